@@ -1,0 +1,23 @@
+// The writer's choice of codec for one matrix of integers.
+#pragma once
+
+#include "codec.h"
+
+namespace onnxopt {
+
+// What a byte is worth against decoding time.
+enum class Prefer { kSmallest = 0, kBalanced = 1, kFastest = 2 };
+
+struct Coded {
+  uint8_t codec;
+  std::vector<uint8_t> bytes;
+};
+
+// A chunk may not hold more integers than this for each of its bytes: the reader refuses such a file as a
+// decompression bomb, so the writer never makes one.
+constexpr size_t kMaxIntegersPerByte = 2048;
+
+// Tries every codec that applies and keeps the cheapest. Deterministic.
+Coded encode_best(const int32_t* q, Shape shape, Prefer prefer);
+
+}  // namespace onnxopt

@@ -1,0 +1,54 @@
+// The container's reader (FORMAT.md). Trusts nothing: every length is checked before it is used, and nothing is
+// allocated on a file's word alone.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "codec.h"
+
+namespace onnxopt {
+
+enum class Reconstruction : uint8_t { kNone = 0, kAffine = 1, kCodebook = 2 };
+
+// One stored tensor.
+struct Entry {
+  std::string name;
+  uint8_t dtype = 0;          // ONNX's TensorProto.DataType
+  std::vector<int64_t> dims;
+  uint8_t axis = 0;           // of the scales, and of the view as a matrix
+  uint8_t codec = 0;
+  Reconstruction reconstruction = Reconstruction::kNone;
+  size_t auxiliary = 0;       // index of the entry with the scales or the table; it stands before this one
+  bool hidden = false;        // holds scales or a table: no tensor of the model
+  Shape shape{};              // the matrix the codec sees
+  size_t chunk_rows = 0;      // rows in every chunk but the last
+  std::vector<Bytes> chunks;  // coded bytes, each decodable by itself
+  uint32_t crc = 0;           // of the coded bytes
+  size_t size = 0;            // bytes when decoded
+
+  size_t coded_size() const;
+};
+
+class Container {
+ public:
+  // Reads everything but the coded weights; `file` must outlive the container. Throws Error.
+  explicit Container(Bytes file);
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  const std::string& model() const { return model_; }  // the inner ONNX model, serialized
+  const std::string& plan() const { return plan_; }    // JSON
+  uint32_t values_crc() const { return values_crc_; }
+
+  // Decodes entries[i] into out[i] (entries[i].size bytes) for every i whose out[i] is not null, chunks in parallel.
+  // threads = 0: one per core. Checks each entry's checksum first. Throws Error.
+  void decode(const std::vector<void*>& out, unsigned threads) const;
+
+ private:
+  std::vector<Entry> entries_;
+  std::string model_;
+  std::string plan_;
+  uint32_t values_crc_ = 0;
+};
+
+}  // namespace onnxopt
