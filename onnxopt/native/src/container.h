@@ -11,6 +11,12 @@ namespace onnxopt {
 
 enum class Reconstruction : uint8_t { kNone = 0, kAffine = 1, kCodebook = 2 };
 
+// Whole rows of a tensor, coded so that they can be decoded by themselves.
+struct Chunk {
+  Bytes bytes;
+  uint32_t crc;  // of the bytes
+};
+
 // One stored tensor.
 struct Entry {
   std::string name;
@@ -22,9 +28,9 @@ struct Entry {
   size_t auxiliary = 0;       // index of the entry with the scales or the table; it stands before this one
   bool hidden = false;        // holds scales or a table: no tensor of the model
   Shape shape{};              // the matrix the codec sees
+  bool scales_by_row = false;  // else by column: the axis is the matrix's columns
   size_t chunk_rows = 0;      // rows in every chunk but the last
-  std::vector<Bytes> chunks;  // coded bytes, each decodable by itself
-  uint32_t crc = 0;           // of the coded bytes
+  std::vector<Chunk> chunks;
   size_t size = 0;            // bytes when decoded
 
   size_t coded_size() const;
@@ -41,7 +47,7 @@ class Container {
   uint32_t values_crc() const { return values_crc_; }
 
   // Decodes entries[i] into out[i] (entries[i].size bytes) for every i whose out[i] is not null, chunks in parallel.
-  // threads = 0: one per core. Checks each entry's checksum first. Throws Error.
+  // threads = 0: one per core. Checks each chunk's checksum first. Throws Error.
   void decode(const std::vector<void*>& out, unsigned threads) const;
 
  private:

@@ -1,0 +1,315 @@
+#include "container.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <unordered_set>
+
+#include "choose.h"
+#include "lossless.h"
+#include "parallel.h"
+#include "reconstruct.h"
+
+namespace onnxopt {
+namespace {
+
+constexpr char kMagic[8] = {'o', 'n', 'n', 'x', 'o', 'p', 't', '\0'};
+constexpr uint16_t kVersion = 1;
+constexpr size_t kHeaderSize = 52;
+constexpr size_t kMaxRank = 16;
+constexpr uint64_t kMaxInflation = 1032;       // deflate cannot expand by more
+constexpr uint64_t kMaxMeta = uint64_t{1} << 31;  // protobuf's own limit
+constexpr size_t kSmallWork = size_t{1} << 16;  // integers that are decoded before a thread has started
+
+uint32_t crc_of(Bytes b) { return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)); }
+
+struct Header {
+  uint32_t entries;
+  uint64_t meta_packed, meta_size, data_size;
+  uint32_t meta_crc, values_crc;
+};
+
+Header read_header(Bytes file) {
+  if (file.size < kHeaderSize || std::memcmp(file.data, kMagic, sizeof(kMagic)) != 0) {
+    throw Error("not an onnxopt container: its first bytes are not 'onnxopt'");
+  }
+  Reader r({file.data + sizeof(kMagic), kHeaderSize - sizeof(kMagic)});
+  const uint16_t version = r.u16();
+  if (version != kVersion) {
+    throw Error("container version " + std::to_string(version) + "; this library reads version " +
+                std::to_string(kVersion) + ": update onnxopt");
+  }
+  const uint16_t flags = r.u16();
+  Header h{};
+  h.entries = r.u32();
+  h.meta_packed = r.u64();
+  h.meta_size = r.u64();
+  h.data_size = r.u64();
+  h.meta_crc = r.u32();
+  h.values_crc = r.u32();
+  if (r.u32() != crc_of({file.data, kHeaderSize - 4})) throw Error("container header: checksum mismatch");
+  if (flags != 0) throw Error("container header: unknown flags " + std::to_string(flags));
+  const uint64_t body = file.size - kHeaderSize;
+  if (h.meta_packed > body || h.data_size != body - h.meta_packed) {
+    throw Error("container header: " + std::to_string(h.meta_packed) + " + " + std::to_string(h.data_size) +
+                " bytes announced, " + std::to_string(body) + " there");
+  }
+  if (h.meta_size > kMaxMeta || h.meta_size > h.meta_packed * kMaxInflation) {
+    throw Error("container header: " + std::to_string(h.meta_packed) + " deflated bytes cannot hold " +
+                std::to_string(h.meta_size));
+  }
+  return h;
+}
+
+std::vector<uint8_t> inflate_exactly(Bytes in, size_t size) {
+  std::vector<uint8_t> out(size);
+  z_stream z{};
+  if (inflateInit2(&z, -15) != Z_OK) throw Error("zlib: inflateInit2 failed");  // raw deflate: the CRC is ours
+  size_t taken = 0;
+  size_t made = 0;
+  int status = Z_OK;
+  // zlib counts in 32 bits, so feed it at most 1 GiB at a time.
+  constexpr size_t kStep = size_t{1} << 30;
+  while (status == Z_OK) {
+    const size_t give = std::min(kStep, in.size - taken);
+    const size_t room = std::min(kStep, size - made);
+    z.next_in = const_cast<Bytef*>(in.data + taken);
+    z.avail_in = static_cast<uInt>(give);
+    uint8_t spare = 0;  // inflate refuses a null output, also where nothing more may come
+    z.next_out = room ? out.data() + made : &spare;
+    z.avail_out = static_cast<uInt>(room);
+    status = inflate(&z, Z_NO_FLUSH);
+    taken += give - z.avail_in;
+    made += room - z.avail_out;
+  }
+  inflateEnd(&z);
+  if (status != Z_STREAM_END || made != size || taken != in.size) {
+    throw Error("container metadata: not the deflate stream of " + std::to_string(size) + " bytes it claims to be");
+  }
+  return out;
+}
+
+// The tensor as a matrix: what comes after the axis is a row, or, where nothing does, the axis itself is.
+void set_matrix_view(Entry& e) {
+  size_t outer = 1;
+  size_t inner = 1;
+  for (size_t i = 0; i < e.dims.size(); ++i) (i < e.axis ? outer : inner) *= static_cast<size_t>(e.dims[i]);
+  const auto along = static_cast<size_t>(e.dims[e.axis]);
+  inner /= along;
+  e.scales_by_row = inner > 1;
+  e.shape = e.scales_by_row ? Shape{outer * along, inner} : Shape{outer, along};
+}
+
+std::string quoted(const Entry& e) { return e.hidden ? "hidden entry" : "entry '" + e.name + "'"; }
+
+void read_dims(Reader& r, Entry& e) {
+  const size_t rank = r.u8();
+  if (rank == 0 || rank > kMaxRank) {
+    throw Error(quoted(e) + ": rank " + std::to_string(rank) + ", expected 1 to " + std::to_string(kMaxRank));
+  }
+  const size_t width = dtype_bytes(e.dtype);
+  if (width == 0) throw Error(quoted(e) + ": element type " + std::to_string(e.dtype) + " is not one containers hold");
+  uint64_t count = 1;
+  for (size_t i = 0; i < rank; ++i) {
+    const uint64_t dim = r.varint();
+    constexpr uint64_t kMost = uint64_t{1} << 48;
+    if (dim == 0 || dim > kMost / count) throw Error(quoted(e) + ": impossible shape");
+    count *= dim;
+    e.dims.push_back(static_cast<int64_t>(dim));
+  }
+  e.size = static_cast<size_t>(count) * width;
+}
+
+void read_chunks(Reader& r, Entry& e, Reader& data) {
+  const uint64_t chunk_rows = r.varint();
+  if (chunk_rows == 0 || chunk_rows > e.shape.rows) {
+    throw Error(quoted(e) + ": chunks of " + std::to_string(chunk_rows) + " rows in " + std::to_string(e.shape.rows));
+  }
+  e.chunk_rows = static_cast<size_t>(chunk_rows);
+  for (size_t row = 0; row < e.shape.rows; row += e.chunk_rows) {
+    const uint64_t length = r.varint();
+    const size_t count = std::min(e.chunk_rows, e.shape.rows - row) * e.shape.cols;
+    if ((count - 1) / kMaxIntegersPerByte >= length) {
+      throw Error(quoted(e) + ": " + std::to_string(length) + " bytes cannot hold " + std::to_string(count) +
+                  " elements: this looks like a decompression bomb");
+    }
+    e.chunks.push_back({data.bytes(length), r.u32()});
+  }
+}
+
+void check_auxiliary(const Entry& e, const Entry& aux) {
+  const auto dtype = static_cast<Dtype>(aux.dtype);
+  bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kNone;
+  if (e.reconstruction == Reconstruction::kAffine) {
+    fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) && aux.dims[0] == e.dims[e.axis];
+  } else {
+    fits = fits && aux.dtype == e.dtype;
+  }
+  if (!fits) throw Error(quoted(e) + ": its scales or table do not fit it");
+}
+
+Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
+  Entry e;
+  const Bytes name = r.bytes(r.varint());
+  e.name.assign(reinterpret_cast<const char*>(name.data), name.size);
+  e.hidden = e.name.empty();
+  e.dtype = r.u8();
+  read_dims(r, e);
+  const uint8_t reconstruction = r.u8();
+  if (reconstruction > static_cast<uint8_t>(Reconstruction::kCodebook)) {
+    throw Error(quoted(e) + ": unknown reconstruction " + std::to_string(reconstruction) + ": update onnxopt");
+  }
+  e.reconstruction = static_cast<Reconstruction>(reconstruction);
+  e.axis = r.u8();
+  if (e.axis >= e.dims.size()) throw Error(quoted(e) + ": axis " + std::to_string(e.axis) + " is beyond its rank");
+  set_matrix_view(e);
+  e.codec = r.u8();
+  if (e.codec != kLossless && find_codec(e.codec) == nullptr) {
+    throw Error(quoted(e) + ": unknown codec " + std::to_string(e.codec) + ": update onnxopt");
+  }
+  if (e.codec == kLossless && e.reconstruction != Reconstruction::kNone) {
+    throw Error(quoted(e) + ": lossless elements cannot be reconstructed from integers");
+  }
+  if (e.reconstruction != Reconstruction::kNone) {
+    const uint64_t auxiliary = r.varint();
+    if (auxiliary >= before.size()) throw Error(quoted(e) + ": its scales or table must stand before it");
+    e.auxiliary = static_cast<size_t>(auxiliary);
+    check_auxiliary(e, before[e.auxiliary]);
+  }
+  read_chunks(r, e, data);
+  return e;
+}
+
+// A decoded auxiliary entry: float32 scales, or a table of elements.
+struct Table {
+  std::vector<float> scales;
+  std::vector<uint8_t> elements;
+};
+
+// Scales are stored as eighths of a power of two: 2^(k/8).
+float exp2_eighth(int16_t k) {
+  // float32(2^(j/8)), written out so that every machine multiplies by the same bits.
+  static constexpr float kRoots[8] = {0x1.000000p+0F, 0x1.172b84p+0F, 0x1.306fe0p+0F, 0x1.4bfdaep+0F,
+                                      0x1.6a09e6p+0F, 0x1.8ace54p+0F, 0x1.ae89fap+0F, 0x1.d5818ep+0F};
+  const int whole = (k - (k & 7)) / 8;
+  if (whole < -126 || whole > 127) throw Error("scale 2^(" + std::to_string(k) + "/8) is no normal float32");
+  return std::ldexp(kRoots[k & 7], whole);
+}
+
+// Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
+void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out) {
+  const Chunk& chunk = e.chunks[index];
+  if (crc_of(chunk.bytes) != chunk.crc) throw Error("checksum mismatch");
+  const size_t first = index * e.chunk_rows;
+  const Shape shape{std::min(e.chunk_rows, e.shape.rows - first), e.shape.cols};
+  const size_t width = dtype_bytes(e.dtype);
+  out += first * e.shape.cols * width;
+  if (e.codec == kLossless) return lossless_decode(chunk.bytes, width, shape, out);
+  const Codec& codec = *find_codec(e.codec);
+  switch (e.reconstruction) {
+    case Reconstruction::kNone:
+      return decode_into(codec, chunk.bytes, shape, first, e.dtype, Cast{}, out);
+    case Reconstruction::kAffine:
+      return decode_into(codec, chunk.bytes, shape, first, e.dtype,
+                         Affine{table.scales.data(), table.scales.size(), e.scales_by_row}, out);
+    case Reconstruction::kCodebook:
+      return decode_into(codec, chunk.bytes, shape, first, e.dtype,
+                         Codebook{table.elements.data(), table.elements.size() / width}, out);
+  }
+}
+
+// Says which entry an error is about.
+template <typename Work>
+void naming(const Entry& e, Work work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    throw Error(quoted(e) + ": " + error.what());
+  }
+}
+
+Table decode_table(const Entry& e, Reconstruction wanted) {
+  Table table;
+  std::vector<uint8_t> raw(e.size);
+  for (size_t i = 0; i < e.chunks.size(); ++i) decode_chunk(e, i, table, raw.data());
+  if (wanted == Reconstruction::kCodebook) {
+    table.elements = std::move(raw);
+  } else if (static_cast<Dtype>(e.dtype) == Dtype::kFloat32) {
+    table.scales.resize(e.size / sizeof(float));
+    std::memcpy(table.scales.data(), raw.data(), e.size);
+  } else {
+    for (size_t at = 0; at < e.size; at += sizeof(int16_t)) {
+      int16_t k = 0;
+      std::memcpy(&k, raw.data() + at, sizeof(k));
+      table.scales.push_back(exp2_eighth(k));
+    }
+  }
+  return table;
+}
+
+}  // namespace
+
+size_t Entry::coded_size() const {
+  size_t total = 0;
+  for (const Chunk& chunk : chunks) total += chunk.bytes.size;
+  return total;
+}
+
+Container::Container(Bytes file) {
+  const Header header = read_header(file);
+  const Bytes packed{file.data + kHeaderSize, static_cast<size_t>(header.meta_packed)};
+  if (crc_of(packed) != header.meta_crc) throw Error("container metadata: checksum mismatch");
+  const std::vector<uint8_t> meta = inflate_exactly(packed, static_cast<size_t>(header.meta_size));
+  values_crc_ = header.values_crc;
+
+  Reader reader({meta.data(), meta.size()});
+  const uint64_t table_size = reader.varint();
+  const uint64_t model_size = reader.varint();
+  Reader table(reader.bytes(table_size));
+  const Bytes model = reader.bytes(model_size);
+  const Bytes plan = reader.rest();
+  model_.assign(reinterpret_cast<const char*>(model.data), model.size);
+  plan_.assign(reinterpret_cast<const char*>(plan.data), plan.size);
+
+  Reader data({packed.data + packed.size, static_cast<size_t>(header.data_size)});
+  std::unordered_set<std::string> names;
+  for (uint32_t i = 0; i < header.entries; ++i) {
+    entries_.push_back(read_entry(table, data, entries_));
+    const Entry& e = entries_.back();
+    if (!e.hidden && !names.insert(e.name).second) throw Error(quoted(e) + " stands twice in the container");
+  }
+  table.expect_end("container entries");
+  data.expect_end("container data");
+}
+
+void Container::decode(const std::vector<void*>& out, unsigned threads) const {
+  if (out.size() != entries_.size()) {
+    throw Error(std::to_string(out.size()) + " buffers for " + std::to_string(entries_.size()) + " entries");
+  }
+  std::vector<Table> tables(entries_.size());
+  struct Task {
+    size_t entry, chunk;
+  };
+  std::vector<Task> tasks;
+  size_t work = 0;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (out[i] == nullptr) continue;
+    const Entry& e = entries_[i];
+    if (e.reconstruction != Reconstruction::kNone) {
+      naming(e, [&] { tables[i] = decode_table(entries_[e.auxiliary], e.reconstruction); });
+    }
+    for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});
+    work += e.shape.size();
+  }
+  parallel_for(tasks.size(), work < kSmallWork ? 1 : threads, [&](size_t t) {
+    const Entry& e = entries_[tasks[t].entry];
+    naming(e, [&] {
+      decode_chunk(e, tasks[t].chunk, tables[tasks[t].entry], static_cast<uint8_t*>(out[tasks[t].entry]));
+    });
+  });
+}
+
+}  // namespace onnxopt
