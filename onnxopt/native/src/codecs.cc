@@ -3,7 +3,7 @@
 namespace onnxopt {
 
 const std::vector<const Codec*>& codecs() {
-  static const std::vector<const Codec*> all{&kRaw, &kBitpack, &kHuffman, &kContext};
+  static const std::vector<const Codec*> all{&kRaw, &kBitpack, &kHuffman, &kRans, &kContext};
   return all;
 }
 

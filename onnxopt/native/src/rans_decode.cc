@@ -1,0 +1,263 @@
+#include <algorithm>
+#include <optional>
+
+#include "rans.h"
+#include "simd.h"
+
+namespace onnxopt::rans {
+namespace {
+
+constexpr size_t kRun = 2048;  // shorter than Sink::kRun, so that slots, offsets and integers share the L1 cache
+static_assert(kRun <= Sink::kRun && kRun % kMaxLanes == 0);
+
+ClassMap read_map(Reader& reader, size_t classes, size_t length) {
+  ClassMap out;
+  if (classes == 1) return out;
+  const uint64_t span = reader.varint();
+  const uint64_t period = reader.varint();
+  if (span < 1 || span > length || period < 1 || period > length) {
+    throw Error("rans: class map of span " + std::to_string(span) + " and period " + std::to_string(period) +
+                " for an axis of " + std::to_string(length));
+  }
+  const unsigned width = bits_for(classes);
+  Reader section(reader.bytes((period * width + 7) / 8));
+  BitReader bits(section);
+  out.span = static_cast<size_t>(span);
+  out.classes = classes;
+  out.map.resize(static_cast<size_t>(period));
+  for (uint8_t& c : out.map) {
+    c = static_cast<uint8_t>(bits.get(width));
+    if (c >= classes) throw Error("rans: class " + std::to_string(c) + " of " + std::to_string(classes));
+  }
+  bits.end();
+  return out;
+}
+
+// The integers that no symbol stands for, in order of their elements.
+class Escapes {
+ public:
+  explicit Escapes(Reader& reader, uint64_t elements) {
+    left_ = reader.varint();
+    if (left_ > elements) throw Error("rans: more escaped integers than elements");
+    lowest_ = reader.svarint();
+    width_ = reader.u8();
+    if (width_ > 32 || lowest_ < INT32_MIN || lowest_ > INT32_MAX) throw Error("rans: malformed escape list");
+    section_ = Reader(reader.bytes((left_ * width_ + 7) / 8));
+  }
+
+  void patch(int32_t marker, int32_t* q, size_t n) {
+    for (size_t i = 0; i < n; ++i) {
+      if (q[i] == marker) q[i] = next();
+    }
+  }
+  void end() const {
+    if (left_ != 0) throw Error("rans: " + std::to_string(left_) + " escaped integers left over");
+    bits_.end();
+  }
+
+ private:
+  int32_t next() {
+    if (left_ == 0) throw Error("rans: more escapes than escaped integers");
+    --left_;
+    const int64_t value = lowest_ + bits_.get(width_);
+    if (value > INT32_MAX) throw Error("rans: an escaped integer does not fit 32 bits");
+    return static_cast<int32_t>(value);
+  }
+
+  uint64_t left_ = 0;
+  int64_t lowest_ = 0;
+  unsigned width_ = 0;
+  Reader section_{Bytes{}};
+  BitReader bits_{section_};
+};
+
+// One symbol of one lane: the state that stays behind, before renormalisation.
+inline uint32_t step(uint32_t x, uint32_t slot, unsigned precision) {
+  return ((slot >> 12 & 0xfff) + 1) * (x >> precision) + (slot & 0xfff);
+}
+
+inline uint32_t word(const uint8_t* p) { return static_cast<uint32_t>(p[0] | p[1] << 8); }
+
+// As Kernel, for kCount lanes.
+template <size_t kCount, bool kOffsets>
+size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
+                     int32_t* out, size_t n) {
+  const uint32_t mask = (1U << precision) - 1;
+  const uint8_t* at = lanes.at;
+  uint32_t state[kCount];
+  std::copy_n(lanes.state, kCount, state);
+  size_t i = 0;
+  for (; i + kCount <= n && static_cast<size_t>(lanes.end - at) >= 2 * kCount; i += kCount) {
+    for (size_t lane = 0; lane < kCount; ++lane) {
+      const uint32_t slot = slots[(state[lane] & mask) + (kOffsets ? offsets[i + lane] : 0)];
+      const uint32_t x = step(state[lane], slot, precision);
+      const uint32_t renormalised = x << 16 | word(at);
+      at += x < kLow ? 2 : 0;
+      state[lane] = x < kLow ? renormalised : x;
+      out[i + lane] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
+    }
+  }
+  std::copy_n(state, kCount, lanes.state);
+  lanes.at = at;
+  return i;
+}
+
+// Any number of lanes, each word checked: for the ends of streams. Starts at lane 0.
+void decode_checked(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
+                    size_t count, int32_t* out, size_t n) {
+  const uint32_t mask = (1U << precision) - 1;
+  for (size_t i = 0; i < n; ++i) {
+    uint32_t& x = lanes.state[i % count];
+    const uint32_t slot = slots[(x & mask) + (offsets ? offsets[i] : 0)];
+    x = step(x, slot, precision);
+    if (x < kLow) {
+      if (lanes.end - lanes.at < 2) throw Error("rans: truncated: the words end before the integers");
+      x = x << 16 | word(lanes.at);
+      lanes.at += 2;
+    }
+    out[i] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
+  }
+}
+
+template <size_t kCount>
+Kernel scalar(bool with_offsets) {
+  return with_offsets ? decode_scalar<kCount, true> : decode_scalar<kCount, false>;
+}
+
+Kernel choose_kernel(size_t lanes, bool with_offsets) {
+#if defined(__x86_64__) || defined(_M_X64)
+  if (lanes == kMaxLanes && simd() == Simd::kAvx512) return decode_avx512;
+  if (lanes == kMaxLanes && simd() == Simd::kAvx2) return decode_avx2;
+#endif
+  switch (lanes) {
+    case 32: return scalar<32>(with_offsets);
+    case 16: return scalar<16>(with_offsets);
+    case 8: return scalar<8>(with_offsets);
+    default: return nullptr;
+  }
+}
+
+// Where in the slots each element's table starts, run by run.
+class Offsets {
+ public:
+  Offsets(ClassMap rows, const ClassMap& columns, Shape shape, unsigned precision)
+      : rows_(std::move(rows)), row_stride_(static_cast<uint32_t>(columns.classes) << precision), columns_(shape.cols) {
+    for (size_t j = 0; j < shape.cols; ++j) columns_[j] = static_cast<uint32_t>(columns.of(j)) << precision;
+  }
+
+  // The next n elements.
+  const uint32_t* next(size_t n) {
+    for (size_t i = 0; i < n;) {
+      const size_t count = std::min(n - i, columns_.size() - col_);
+      const uint32_t table = static_cast<uint32_t>(rows_.of(row_)) * row_stride_;
+      for (size_t j = 0; j < count; ++j) run_[i + j] = table + columns_[col_ + j];
+      i += count;
+      col_ += count;
+      if (col_ == columns_.size()) {
+        col_ = 0;
+        ++row_;
+      }
+    }
+    return run_;
+  }
+
+ private:
+  ClassMap rows_;
+  uint32_t row_stride_;
+  std::vector<uint32_t> columns_;
+  size_t row_ = 0;
+  size_t col_ = 0;
+  uint32_t run_[kRun];
+};
+
+void decode_constant(Reader& reader, size_t n, Sink& sink) {
+  const int64_t value = reader.svarint();
+  if (value < INT32_MIN || value > INT32_MAX) throw Error("rans: the constant does not fit 32 bits");
+  reader.expect_end("rans");
+  int32_t run[kRun];
+  std::fill_n(run, kRun, static_cast<int32_t>(value));
+  for (size_t first = 0; first < n; first += kRun) sink.put(first, run, std::min(kRun, n - first));
+}
+
+Lanes read_lanes(Reader& reader, size_t count) {
+  Lanes lanes{};
+  for (size_t lane = 0; lane < count; ++lane) {
+    lanes.state[lane] = reader.u32();
+    if (lanes.state[lane] < kLow) throw Error("rans: a lane's state is below 65536");
+  }
+  lanes.at = reader.rest().data;
+  lanes.end = lanes.at + reader.left();
+  return lanes;
+}
+
+}  // namespace
+
+void decode(Bytes in, Shape shape, Sink& sink) {
+  Reader reader(in);
+  const unsigned head = reader.u8();
+  if (head == kConstant) return decode_constant(reader, shape.size(), sink);
+  const size_t lane_count = size_t{1} << (head & 7);
+  const bool escape = head >> 3 & 1;
+  const unsigned precision = kMinPrecision + (head >> 4);
+  if (lane_count > kMaxLanes || precision > kMaxPrecision || shape.size() == 0) {
+    throw Error("rans: malformed header byte " + std::to_string(head));
+  }
+  const int64_t base = reader.svarint();
+  const size_t symbols = size_t{reader.u8()} + 1;  // the escape included
+  const size_t direct = symbols - (escape ? 1 : 0);
+  if (base < INT32_MIN || base + static_cast<int64_t>(direct) - 1 > INT32_MAX) {
+    throw Error("rans: the symbols do not fit 32 bits");
+  }
+  const unsigned classes = reader.u8();
+  if (classes & 0x88) throw Error("rans: malformed class counts " + std::to_string(classes));
+  ClassMap rows = read_map(reader, (classes & 7) + 1, shape.rows);
+  const ClassMap columns = read_map(reader, (classes >> 4) + 1, shape.cols);
+
+  const size_t tables = rows.classes * columns.classes;
+  const unsigned code_byte = reader.u8();
+  const TableCode code{code_byte & 7, code_byte >> 3 & 1, code_byte >> 4};
+  if (code.resolution > kMaxResolution || code.rice > kMaxRice) throw Error("rans: malformed table code");
+  std::vector<uint32_t> slots(tables << precision);
+  {
+    BitReader bits(reader);
+    for (size_t t = 0; t < tables; ++t) {
+      Levels levels;
+      Freqs freqs;
+      read_levels(bits, direct, escape, code, levels);
+      frequencies(levels, symbols, code.resolution, precision, freqs);
+      fill_slots(freqs, symbols, slots.data() + (t << precision));
+    }
+    bits.end();
+  }
+  std::optional<Escapes> escapes;
+  if (escape) escapes.emplace(reader, shape.size());
+  Lanes lanes = read_lanes(reader, lane_count);
+  std::optional<Offsets> offsets;
+  if (tables > 1) offsets.emplace(std::move(rows), columns, shape, precision);
+
+  const Kernel kernel = choose_kernel(lane_count, tables > 1);
+  const auto base32 = static_cast<int32_t>(base);
+  const auto marker = static_cast<int32_t>(static_cast<uint32_t>(base32) + static_cast<uint32_t>(direct));
+  alignas(64) int32_t run[kRun];
+  for (size_t first = 0; first < shape.size(); first += kRun) {
+    const size_t n = std::min(kRun, shape.size() - first);
+    const uint32_t* at = offsets ? offsets->next(n) : nullptr;
+    const size_t done = kernel ? kernel(slots.data(), precision, at, base32, lanes, run, n) : 0;
+    decode_checked(slots.data(), precision, at ? at + done : nullptr, base32, lanes, lane_count, run + done, n - done);
+    if (escapes) escapes->patch(marker, run, n);
+    sink.put(first, run, n);
+  }
+  if (lanes.at != lanes.end) throw Error("rans: bytes left over after the last integer");
+  for (size_t lane = 0; lane < lane_count; ++lane) {
+    if (lanes.state[lane] != kLow) throw Error("rans: a lane does not end in its initial state");
+  }
+  if (escapes) escapes->end();
+}
+
+}  // namespace onnxopt::rans
+
+namespace onnxopt {
+
+const Codec kRans{3, "rans", rans::encode, rans::decode};
+
+}  // namespace onnxopt
