@@ -1,1 +1,23 @@
-"""Makes ONNX models small."""
+"""onnxopt makes ONNX models small: compressed, entropy-coded weights that run in stock ONNX Runtime."""
+
+from importlib.metadata import version
+
+from onnxopt.api import Result, apply, optimize, plan
+from onnxopt.archive import decompress, inspect, verify
+from onnxopt.errors import OnnxoptError
+from onnxopt.runtime import load, register
+
+__version__ = version("onnxopt")
+
+__all__ = [
+    "OnnxoptError",
+    "Result",
+    "apply",
+    "decompress",
+    "inspect",
+    "load",
+    "optimize",
+    "plan",
+    "register",
+    "verify",
+]

@@ -72,6 +72,8 @@ ONNXOPT_EXPORT int onnxopt_entry_info(const onnxopt_container* container, size_t
 /* The inner ONNX model and the plan (JSON), as bytes owned by the container. */
 ONNXOPT_EXPORT const void* onnxopt_model(const onnxopt_container* container, size_t* size);
 ONNXOPT_EXPORT const void* onnxopt_plan(const onnxopt_container* container, size_t* size);
+ONNXOPT_EXPORT uint32_t onnxopt_format_version(const onnxopt_container* container);
+/* CRC-32 of all decoded tensors of the model, in order. */
 ONNXOPT_EXPORT uint32_t onnxopt_values_crc(const onnxopt_container* container);
 /* Decodes entry i into out[i] (of its `size` bytes) for every i whose out[i] is not null; threads 0 = all cores. */
 ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigned threads);

@@ -113,6 +113,8 @@ const void* onnxopt_plan(const onnxopt_container* container, size_t* size) {
   return container->container.plan().data();
 }
 
+uint32_t onnxopt_format_version(const onnxopt_container* container) { return container->container.version(); }
+
 uint32_t onnxopt_values_crc(const onnxopt_container* container) { return container->container.values_crc(); }
 
 int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigned threads) {

@@ -263,6 +263,7 @@ Container::Container(Bytes file) {
   const Bytes packed{file.data + kHeaderSize, static_cast<size_t>(header.meta_packed)};
   if (crc_of(packed) != header.meta_crc) throw Error("container metadata: checksum mismatch");
   const std::vector<uint8_t> meta = inflate_exactly(packed, static_cast<size_t>(header.meta_size));
+  version_ = kVersion;
   values_crc_ = header.values_crc;
 
   Reader reader({meta.data(), meta.size()});

@@ -44,6 +44,7 @@ class Container {
   const std::vector<Entry>& entries() const { return entries_; }
   const std::string& model() const { return model_; }  // the inner ONNX model, serialized
   const std::string& plan() const { return plan_; }    // JSON
+  uint16_t version() const { return version_; }
   uint32_t values_crc() const { return values_crc_; }
 
   // Decodes entries[i] into out[i] (entries[i].size bytes) for every i whose out[i] is not null, chunks in parallel.
@@ -54,6 +55,7 @@ class Container {
   std::vector<Entry> entries_;
   std::string model_;
   std::string plan_;
+  uint16_t version_ = 0;
   uint32_t values_crc_ = 0;
 };
 

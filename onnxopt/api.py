@@ -1,0 +1,234 @@
+"""Plan, apply, optimize: a model in, a small model out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from onnxopt import container, evaluate, manager, native, runtime, search
+from onnxopt.cleanup import clean
+from onnxopt.errors import OnnxoptError
+from onnxopt.events import Event
+from onnxopt.graph import Graph, Source, is_compressed, read, split, wrap, write_atomically
+from onnxopt.leaf import Leaf, values_of
+from onnxopt.passes.uniform import Uniform
+from onnxopt.plan import Plan
+
+DEFAULT_ERROR = 0.02
+"""Relative error of every weight where nothing else is asked for."""
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and the share of the work that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `optimize` did."""
+
+    source: Path
+    output: Path
+    bytes_before: int
+    """Of the source file with its external data."""
+    bytes_fp16: int
+    """What the source would be with every float32 weight in float16."""
+    bytes_after: int
+    events: tuple[Event, ...]
+    cleaned: dict[str, int]
+    """Nodes that each clean-up removed."""
+    outputs: dict[str, float]
+    """Relative error of each output on random inputs; empty where `not_compared` says why."""
+    not_compared: str
+    unchanged: bool
+    """Compressed it would be no smaller: the output is a copy of the source."""
+    seconds: float
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A model ready for passes: the graph of what will be compressed, and what stays around it."""
+
+    graph: Graph
+    outside: list[onnx.NodeProto]
+    tensors: list[onnx.TensorProto]
+    cleaned: dict[str, int]
+
+
+def plan(model: str | os.PathLike[str], error: float = DEFAULT_ERROR, lossless: bool = False) -> Plan:
+    """The decisions for a model, without carrying them out.
+
+    Arguments:
+        model: path of an ONNX file.
+        error: wished relative error of every weight, more than 0 and at most 1.
+        lossless: keep every weight bit for bit instead.
+
+    Raises OnnxoptError where the model cannot be read.
+    """
+    source = _plain(model)
+    return _plan(source, _prepare(source.model, lossless).graph, error, lossless)
+
+
+def optimize(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    error: float = DEFAULT_ERROR,
+    lossless: bool = False,
+    prefer: str = "balanced",
+    progress: Progress | None = None,
+) -> Result:
+    """Compresses the model at `model` into the file `output`: `plan` and `apply` in one go.
+
+    Arguments:
+        model: path of an ONNX file.
+        output: path of the file to write; written whole or not at all.
+        error: wished relative error of every weight, more than 0 and at most 1.
+        lossless: keep every weight bit for bit instead.
+        prefer: "smallest", "balanced" or "fastest" to decode.
+        progress: told what is being done.
+
+    Raises OnnxoptError where the model cannot be read or the result cannot be written or run.
+    """
+    started = time.monotonic()
+    source = _plain(model)
+    ready = _prepare(source.model, lossless)
+    decided = _plan(source, ready.graph, error, lossless)
+    return _apply(source, ready, decided, Path(output), prefer, progress or _silent, started)
+
+
+def apply(
+    model: str | os.PathLike[str],
+    plan: Plan,
+    output: str | os.PathLike[str],
+    prefer: str = "balanced",
+    progress: Progress | None = None,
+) -> Result:
+    """Carries out a plan that `plan` made, perhaps edited by hand. Arguments and errors as for `optimize`.
+
+    A plan without steps is lossless.
+    """
+    started = time.monotonic()
+    source = _plain(model)
+    if plan.model_sha256 != source.sha256:
+        raise OnnxoptError(
+            f"{source.path}: the plan is for another model (sha256 {plan.model_sha256[:12]}..., "
+            f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
+        )
+    ready = _prepare(source.model, lossless=not plan.steps)
+    return _apply(source, ready, plan, Path(output), prefer, progress or _silent, started)
+
+
+def _silent(what: str, share: float) -> None:
+    pass
+
+
+def _plain(model: str | os.PathLike[str]) -> Source:
+    source = read(model)
+    if is_compressed(source.model):
+        raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")
+    return source
+
+
+def _prepare(model: onnx.ModelProto, lossless: bool) -> _Prepared:
+    """Normalised first, so that clean-ups see every constant; where every bit counts, not cleaned at all."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    normal = Graph(copy).model
+    cleaned, removed = (normal, {}) if lossless else clean(normal)
+    inner, outside, tensors = split(cleaned)
+    return _Prepared(Graph(inner), outside, tensors, removed)
+
+
+def _plan(source: Source, graph: Graph, error: float, lossless: bool) -> Plan:
+    try:
+        decision = Uniform(error)
+    except ValueError as reason:
+        raise OnnxoptError(f"--error: {reason}") from reason
+    proposed = () if lossless else manager.candidates(graph, decision, error)
+    return search.uniform(source.sha256, proposed, error)
+
+
+def _apply(
+    source: Source, ready: _Prepared, decided: Plan, output: Path, prefer: str, progress: Progress, started: float
+) -> Result:
+    weights = dict(ready.graph.weights())
+    todo, done = max(1, 2 * len(weights)), 0
+
+    def advance(what: str) -> None:
+        nonlocal done
+        done += 1
+        progress(what, min(0.9, 0.9 * done / todo))
+
+    events = manager.run(ready.graph, decided, lambda path: advance(f"quantizing {path}"))
+    inner, leaves = ready.graph.export()
+    packed = container.write(
+        inner.SerializeToString(deterministic=True),
+        leaves,
+        decided.to_json(),
+        prefer,
+        lambda path: advance(f"coding {path}"),
+    )
+    data = wrap(source.model, inner, ready.outside, ready.tensors, packed).SerializeToString(deterministic=True)
+    unchanged = len(data) >= source.size
+    progress("checking", 0.9)
+    with write_atomically(output) as temporary:
+        temporary.write_bytes(source.path.read_bytes() if unchanged else data)
+        outputs, not_compared = _compare(source, temporary)
+    bytes_after = output.stat().st_size
+    return Result(
+        source=source.path,
+        output=output,
+        bytes_before=source.size,
+        bytes_fp16=source.size - 2 * source.float_elements,
+        bytes_after=bytes_after,
+        events=() if unchanged else tuple(_with_bytes(events, leaves, packed, weights, bytes_after)),
+        cleaned=ready.cleaned,
+        outputs=outputs,
+        not_compared=not_compared,
+        unchanged=unchanged,
+        seconds=time.monotonic() - started,
+        plan=decided,
+    )
+
+
+def _compare(source: Source, written: Path) -> tuple[dict[str, float], str]:
+    """Loads the file as a user would; raises OnnxoptError where the runtime refuses it."""
+    try:
+        compressed = runtime.load(written)
+    except Exception as error:
+        raise OnnxoptError(f"{source.path}: compressed it does not load, nothing was written: {error}") from error
+    try:
+        original = onnxruntime.InferenceSession(str(source.path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever the runtime says about the user's own model
+        return {}, str(error).splitlines()[0]
+    try:
+        return {name: d.error for name, d in evaluate.compare(original, compressed).items()}, ""
+    except evaluate.NotComparable as error:
+        return {}, str(error)
+
+
+def _with_bytes(
+    events: list[Event], leaves: dict[str, Leaf], packed: bytes, weights: dict[str, int], file_size: int
+) -> Iterator[Event]:
+    """The events with their bytes in the file, then the weights that no step named, then all the rest as one."""
+    sizes, codecs = {}, {}
+    with native.Container(packed) as stored:
+        for entry in stored.entries:
+            if not entry.hidden:
+                extra = 0 if entry.auxiliary is None else stored.entries[entry.auxiliary].coded_size
+                sizes[entry.name], codecs[entry.name] = entry.coded_size + extra, entry.codec
+    named = {event.path: event for event in events}
+    for path, leaf in leaves.items():
+        event = named.get(path)
+        if event is None:
+            values = values_of(leaf)
+            event = Event(path, values.shape, "", "lossless", values.nbytes, 0, values.size, 0.0)
+        yield replace(event, bytes_after=sizes[path], codec=codecs[path])
+    before = sum(size for path, size in weights.items() if path not in leaves)
+    after = file_size - sum(sizes.values())
+    yield Event("(graph and small tensors)", (), "", "", before, after, 0, 0.0, "deflate")

@@ -1,0 +1,117 @@
+"""Reading compressed models: what is in them, whether they are whole, and back to plain ONNX."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnxopt import evaluate, native, runtime
+from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.graph import is_compressed, join, read, write_atomically
+from onnxopt.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a compressed file holds."""
+
+    path: Path
+    file_size: int
+    """Bytes."""
+    version: int
+    """Of the container's format."""
+    entries: tuple[native.Entry, ...]
+    model_size: int
+    """Bytes of the inner model, inflated."""
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` saw; a file with a fault raises instead."""
+
+    entries: int
+    weights_size: int
+    """Bytes of all decoded weights."""
+    identical_outputs: bool | None
+    """Whether plain and compressed model gave the same bits on random inputs; None where no such input could be run."""
+
+
+def inspect(model: str | os.PathLike[str]) -> Inspection:
+    """What the compressed model at `model` holds. Raises OnnxoptError where it is none or is damaged."""
+    path, data = _bytes_of(model)
+    with _open(path, data) as stored:
+        return Inspection(
+            path=path,
+            file_size=len(data),
+            version=stored.version,
+            entries=tuple(stored.entries),
+            model_size=len(stored.model),
+            plan=Plan.from_json(stored.plan),
+        )
+
+
+def verify(model: str | os.PathLike[str]) -> Verification:
+    """Checks every checksum, decodes everything, loads the model and runs it beside its plain form.
+
+    Raises OnnxoptError at the first fault.
+    """
+    path, data = _bytes_of(model)
+    plain = decompress(path)
+    with _open(path, data) as stored:
+        weights = stored.decode()
+        count = len(stored.entries)
+    session = runtime.load(path)
+    reference = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        differences = evaluate.compare(reference, session)
+        identical = all(d.identical for d in differences.values())
+    except evaluate.NotComparable:
+        identical = None
+    if identical is False:
+        raise ContainerError(f"{path}: outputs differ from those of the decompressed model")
+    return Verification(count, sum(w.nbytes for w in weights.values()), identical)
+
+
+def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+    """The plain model in a compressed one: standard ONNX, the same outputs bit for bit. Written to `output` if given.
+
+    Raises OnnxoptError where `model` is no compressed model or is damaged.
+    """
+    path, data = _bytes_of(model)
+    with _open(path, data) as stored:
+        inner = onnx.load_model_from_string(stored.model)
+        weights = stored.decode()
+        crc = 0
+        for values in weights.values():
+            crc = zlib.crc32(np.ascontiguousarray(values), crc)
+        if crc != stored.values_crc:
+            raise ContainerError(f"{path}: decoded weights are not those that were stored (checksum mismatch)")
+    for tensor in inner.graph.initializer:
+        if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    plain = join(read(path).model, inner)
+    if output is not None:
+        with write_atomically(output) as temporary:
+            temporary.write_bytes(plain.SerializeToString(deterministic=True))
+    return plain
+
+
+def _bytes_of(model: str | os.PathLike[str]) -> tuple[Path, bytes]:
+    source = read(model)
+    if not is_compressed(source.model):
+        raise OnnxoptError(f"{source.path}: is a plain ONNX model; expected one that `onnxopt optimize` wrote")
+    return source.path, source.path.read_bytes()
+
+
+def _open(path: Path, data: bytes) -> native.Container:
+    try:
+        return native.Container(data)
+    except ContainerError as error:
+        raise ContainerError(f"{path}: {error}") from error

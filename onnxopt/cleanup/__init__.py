@@ -1,0 +1,46 @@
+"""Clean-ups before weights are touched: every module in this folder is one, dropping a file here registers it.
+
+They work on onnx-graphsurgeon's graph, which knows every tensor's producer and consumers. What it cannot carry
+(rare attribute types) is not cleaned: a model is never refused for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from pkgutil import iter_modules
+
+import onnx
+import onnx_graphsurgeon as gs
+
+gs.logger.severity = gs.logger.CRITICAL
+
+_CLEANUPS = {m.name: import_module(f"{__name__}.{m.name}").clean for m in iter_modules(__path__)}
+_log = logging.getLogger(__name__)
+
+
+def clean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """A model that computes the same with fewer nodes, and how many each clean-up removed."""
+    try:
+        graph = gs.import_onnx(model)
+        before = _attributes(gs.export_onnx(graph, do_type_check=False).graph)
+        if before != _attributes(model.graph):
+            raise ValueError("some attributes do not survive")
+        graph = gs.import_onnx(model)
+        removed = {name: run(graph) for name, run in _CLEANUPS.items()}
+        if not any(removed.values()):
+            return model, removed
+        cleaned = onnx.ModelProto()
+        cleaned.CopyFrom(model)
+        cleaned.graph.CopyFrom(gs.export_onnx(graph.cleanup().toposort(), do_type_check=False).graph)
+        del cleaned.graph.input[:], cleaned.graph.output[:]
+        cleaned.graph.input.extend(model.graph.input)
+        cleaned.graph.output.extend(model.graph.output)
+        return cleaned, removed
+    except Exception as error:  # whatever its importer stumbles over: the model goes on uncleaned
+        _log.info("left uncleaned: %s", error)
+        return model, {}
+
+
+def _attributes(graph: onnx.GraphProto) -> int:
+    return sum(len(node.attribute) for node in graph.node)

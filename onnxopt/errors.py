@@ -1,0 +1,11 @@
+"""The errors a user can meet: one sentence each, naming what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class OnnxoptError(Exception):
+    """Something about the input, the request or the machine; its text is meant for the user as it is."""
+
+
+class ContainerError(OnnxoptError):
+    """A compressed file is damaged, truncated or of an unknown version."""

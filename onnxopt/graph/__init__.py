@@ -1,0 +1,7 @@
+"""The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
+
+from onnxopt.graph.files import Source, is_compressed, read, write_atomically
+from onnxopt.graph.graph import Graph, Site
+from onnxopt.graph.outer import join, split, wrap
+
+__all__ = ["Graph", "Site", "Source", "is_compressed", "join", "read", "split", "wrap", "write_atomically"]

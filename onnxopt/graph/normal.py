@@ -1,0 +1,97 @@
+"""One shape for all exporters: weights are initializers with names of their own, and no model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+_MIN_IR = 4  # from this version on initializers need not be listed as inputs, and then are constants
+
+
+def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every graph inside its nodes' attributes, outermost first."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from subgraphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from subgraphs(inner)
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of the model: initializers and attributes, in subgraphs too."""
+    for graph in subgraphs(model.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def normalise(model: onnx.ModelProto) -> None:
+    """Brings `model` into the form that `Graph` works on, in place; what it computes stays the same."""
+    model.ir_version = max(model.ir_version, _MIN_IR)
+    for graph in subgraphs(model.graph):
+        del graph.value_info[:]  # the runtime infers them again
+        graph.doc_string = ""
+        for node in graph.node:
+            node.doc_string = ""
+        for tensor in graph.initializer:
+            tensor.doc_string = ""
+        _constants_to_initializers(graph)
+    taken = {tensor.name for tensor in model.graph.initializer}
+    taken.update(value.name for value in (*model.graph.input, *model.graph.output))
+    for graph in subgraphs(model.graph):
+        taken.update(output for node in graph.node for output in node.output)
+    for graph in subgraphs(model.graph):
+        if graph is not model.graph:
+            _make_names_unique(graph, taken)
+    names = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in names]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    kept = []
+    outputs = {value.name for value in graph.output}
+    for node in graph.node:
+        is_tensor = node.op_type == "Constant" and not node.domain and node.attribute[0].name == "value"
+        if is_tensor and node.output[0] not in outputs:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _make_names_unique(graph: onnx.GraphProto, taken: set[str]) -> None:
+    """Two branches of an If may each call a weight ``w``: give each a name that no other graph has."""
+    for tensor in graph.initializer:
+        name, number = tensor.name, 1
+        while name in taken:
+            number += 1
+            name = f"{tensor.name}.{number}"
+        taken.add(name)
+        if name != tensor.name:
+            _rename(graph, tensor.name, name)
+            tensor.name = name
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for inner in subgraphs(graph):
+        for node in inner.node:
+            for index, name in enumerate(node.input):
+                if name == old:
+                    node.input[index] = new
+        for value in inner.output:
+            if value.name == old:
+                value.name = new

@@ -1,0 +1,84 @@
+"""What a stored weight is made of: a plain array, or integers and what turns them back into values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+STEPS_PER_OCTAVE = 8
+"""Scales are stored as whole eighths of a power of two: within 4.4% of any wish, and a few bits each."""
+
+_ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
+
+
+def nearest_log_step(step: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
+    """The stored form ``k`` of each wished scale: ``2^(k/8)`` is the nearest to it in ratio."""
+    k = np.rint(np.log2(step) * STEPS_PER_OCTAVE)
+    return np.clip(k, -126 * STEPS_PER_OCTAVE, 127 * STEPS_PER_OCTAVE).astype(np.int16)
+
+
+def step_of(k: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+    """The scales ``2^(k/8)``, the same float32 bits on every machine."""
+    whole = k.astype(np.int32) // STEPS_PER_OCTAVE
+    return np.ldexp(_ROOTS[k.astype(np.int32) % STEPS_PER_OCTAVE], whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A uniform grid: ``value = float32(q) * 2^(k/8)``, then rounded to `dtype`."""
+
+    q: npt.NDArray[np.int32]
+    """Of the weight's shape."""
+    k: npt.NDArray[np.int16]
+    """[q.shape[axis]]"""
+    axis: int
+    dtype: np.dtype[Any]
+
+    def values(self) -> Array:
+        """The weight as the loader reconstructs it, bit for bit."""
+        along = [1] * self.q.ndim
+        along[self.axis] = -1
+        return (self.q.astype(np.float32) * step_of(self.k).reshape(along)).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Shared values: ``value = table[index]``."""
+
+    index: npt.NDArray[np.int32]
+    """Of the weight's shape."""
+    table: Array
+    """[number of distinct values]"""
+
+    def values(self) -> Array:
+        """The weight as the loader reconstructs it, bit for bit."""
+        return np.asarray(self.table[self.index])
+
+
+Leaf = Scaled | Shared | Array
+
+
+def values_of(leaf: Leaf) -> Array:
+    """The weight as the loader reconstructs it, bit for bit."""
+    return leaf if isinstance(leaf, np.ndarray) else leaf.values()
+
+
+STORABLE = frozenset(
+    np.dtype(name)
+    for name in (
+        "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+    )  # fmt: skip
+)
+"""Element types that an entry can have."""
+
+
+def relative_error(wanted: Array, got: Array) -> float:
+    """Root mean square of the difference over root mean square of `wanted`, in float64."""
+    wanted, got = wanted.astype(np.float64), got.astype(np.float64)
+    power, noise = float(np.square(wanted).mean()), float(np.square(got - wanted).mean())
+    return (noise / power) ** 0.5 if power > 0 else float(noise > 0)

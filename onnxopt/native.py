@@ -1,0 +1,270 @@
+"""The native library's C ABI (native/include/onnxopt.h); the only module that touches ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from onnxopt.errors import ContainerError, OnnxoptError
+
+Array = npt.NDArray[Any]
+
+CODECS = ("raw", "bitpack", "huffman", "rans", "context", "lossless")
+"""Names of the codecs; the index is the id."""
+PREFERENCES = ("smallest", "balanced", "fastest")
+
+_SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+
+
+def library_path() -> Path:
+    """Where the shared library is that ONNX Runtime registers. Raises OnnxoptError where it is missing."""
+    prefix = "" if sys.platform == "win32" else "lib"
+    path = Path(__file__).parent / "lib" / f"{prefix}onnxopt.{_SUFFIX}"
+    if not path.is_file():
+        raise OnnxoptError(f"{path}: the native library is missing; install onnxopt with `pip install .`")
+    return path
+
+
+class _EntryInfo(ctypes.Structure):
+    _fields_ = (
+        ("name", c_char_p),
+        ("dims", POINTER(ctypes.c_int64)),
+        ("codec", c_char_p),
+        ("coded_size", c_uint64),
+        ("size", c_uint64),
+        ("rank", c_uint32),
+        ("dtype", c_uint32),
+        ("axis", c_uint32),
+        ("reconstruction", c_uint32),
+        ("auxiliary", c_uint32),
+        ("hidden", c_uint32),
+    )
+
+
+_OUT = (POINTER(c_void_p), POINTER(c_size_t))
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "onnxopt_version": (c_char_p, ()),
+    "onnxopt_last_error": (c_char_p, ()),
+    "onnxopt_open": (c_void_p, (c_void_p, c_size_t)),
+    "onnxopt_close": (None, (c_void_p,)),
+    "onnxopt_entry_count": (c_size_t, (c_void_p,)),
+    "onnxopt_entry_info": (c_int, (c_void_p, c_size_t, POINTER(_EntryInfo))),
+    "onnxopt_model": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "onnxopt_plan": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "onnxopt_format_version": (c_uint32, (c_void_p,)),
+    "onnxopt_values_crc": (c_uint32, (c_void_p,)),
+    "onnxopt_decode": (c_int, (c_void_p, POINTER(c_void_p), c_uint)),
+    "onnxopt_encode": (c_int, (c_void_p, c_size_t, c_size_t, c_int, c_int, *_OUT)),
+    "onnxopt_encode_lossless": (c_int, (c_void_p, c_size_t, c_size_t, c_size_t, *_OUT)),
+    "onnxopt_decode_integers": (c_int, (c_int, c_void_p, c_size_t, c_size_t, c_size_t, c_void_p)),
+    "onnxopt_decode_lossless": (c_int, (c_void_p, c_size_t, c_size_t, c_size_t, c_size_t, c_void_p)),
+    "onnxopt_decode_floats": (c_int, (c_int, c_void_p, c_size_t, c_size_t, c_size_t, c_void_p, c_void_p)),
+    "onnxopt_simd": (c_char_p, ()),
+    "onnxopt_set_simd": (c_int, (c_char_p,)),
+    "onnxopt_free": (None, (c_void_p,)),
+}
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(library_path()))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _check(status: int, error: type[OnnxoptError] = OnnxoptError) -> int:
+    if status < 0:
+        raise error(_library().onnxopt_last_error().decode(errors="replace"))
+    return status
+
+
+def _pointer(array: Array) -> c_void_p:
+    return c_void_p(array.ctypes.data)
+
+
+def version() -> str:
+    """The native library's version."""
+    return str(_library().onnxopt_version().decode())
+
+
+def simd() -> str:
+    """Which vector instructions the decoder uses on this machine."""
+    return str(_library().onnxopt_simd().decode())
+
+
+def set_simd(name: str | None) -> None:
+    """Forces the decoder's instructions (``"scalar"``, ``"avx2"``, ...), or the best again. For benchmarks."""
+    _check(_library().onnxopt_set_simd(name.encode() if name else None))
+
+
+def encode(q: Array, codec: str | None = None, prefer: str = "balanced") -> tuple[str, bytes]:
+    """Codes the integers ``q[rows, cols]``; returns the codec's name and the bytes.
+
+    Without `codec` all are tried and the cheapest is kept, `prefer` weighing bytes against decoding time.
+    Raises OnnxoptError where `codec` cannot hold these integers.
+    """
+    q = np.ascontiguousarray(q, np.int32)
+    rows, cols = q.shape
+    data, size = c_void_p(), c_size_t()
+    wanted = -1 if codec is None else CODECS.index(codec)
+    chosen = _check(
+        _library().onnxopt_encode(
+            _pointer(q), rows, cols, wanted, PREFERENCES.index(prefer), byref(data), byref(size)
+        )
+    )
+    return CODECS[chosen], _take(data, size)
+
+
+def encode_lossless(values: Array) -> bytes:
+    """Codes the elements of ``values[rows, cols]`` bit for bit."""
+    values = np.ascontiguousarray(values)
+    rows, cols = values.shape
+    data, size = c_void_p(), c_size_t()
+    status = _library().onnxopt_encode_lossless(
+        _pointer(values), values.dtype.itemsize, rows, cols, byref(data), byref(size)
+    )
+    _check(status)
+    return _take(data, size)
+
+
+def _take(data: c_void_p, size: c_size_t) -> bytes:
+    try:
+        return ctypes.string_at(data, size.value)
+    finally:
+        _library().onnxopt_free(data)
+
+
+def decode(codec: str, data: bytes, rows: int, cols: int) -> npt.NDArray[np.int32]:
+    """Inverse of `encode`. Raises ContainerError on malformed data."""
+    q = np.empty((rows, cols), np.int32)
+    status = _library().onnxopt_decode_integers(
+        CODECS.index(codec), data, len(data), rows, cols, _pointer(q)
+    )
+    _check(status, ContainerError)
+    return q
+
+
+def decode_lossless(data: bytes, dtype: npt.DTypeLike, rows: int, cols: int) -> Array:
+    """Inverse of `encode_lossless`. Raises ContainerError on malformed data."""
+    out = np.empty((rows, cols), dtype)
+    status = _library().onnxopt_decode_lossless(
+        data, len(data), out.dtype.itemsize, rows, cols, _pointer(out)
+    )
+    _check(status, ContainerError)
+    return out
+
+
+def decode_floats(
+    codec: str, data: bytes, scales: npt.NDArray[np.float32], cols: int
+) -> npt.NDArray[np.float32]:
+    """Decodes into ``scales[row] * q[row, col]`` on one thread. Raises ContainerError on malformed data."""
+    out = np.empty((len(scales), cols), np.float32)
+    status = _library().onnxopt_decode_floats(
+        CODECS.index(codec), data, len(data), len(scales), cols, _pointer(scales), _pointer(out)
+    )
+    _check(status, ContainerError)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored tensor, as the container's table lists it."""
+
+    name: str
+    """Empty for the scales and tables of other entries."""
+    dtype: int
+    """ONNX's TensorProto.DataType."""
+    dims: tuple[int, ...]
+    codec: str
+    coded_size: int
+    """Bytes in the file."""
+    size: int
+    """Bytes when decoded."""
+    axis: int
+    reconstruction: str
+    auxiliary: int | None
+    """Index of the entry with the scales or the table."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether this holds another entry's scales or table and is no tensor of the model."""
+        return not self.name
+
+
+class Container:
+    """A compressed model or bare container, read by the native reader; checks everything before use.
+
+    Raises ContainerError where `data` is damaged or no container.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data  # the reader keeps views into it
+        self._handle = _library().onnxopt_open(data, len(data))
+        if not self._handle:
+            _check(-1, ContainerError)
+        self.entries: Sequence[Entry] = [self._entry(i) for i in range(_library().onnxopt_entry_count(self._handle))]
+        self.model = self._blob("onnxopt_model")
+        self.plan = self._blob("onnxopt_plan").decode(errors="replace")
+        self.version: int = _library().onnxopt_format_version(self._handle)
+        self.values_crc: int = _library().onnxopt_values_crc(self._handle)
+
+    def _entry(self, index: int) -> Entry:
+        info = _EntryInfo()
+        _check(_library().onnxopt_entry_info(self._handle, index, byref(info)), ContainerError)
+        return Entry(
+            name=info.name.decode(errors="replace"),
+            dtype=info.dtype,
+            dims=tuple(info.dims[: info.rank]),
+            codec=info.codec.decode(),
+            coded_size=info.coded_size,
+            size=info.size,
+            axis=info.axis,
+            reconstruction=("none", "scales", "table")[info.reconstruction],
+            auxiliary=info.auxiliary if info.reconstruction else None,
+        )
+
+    def _blob(self, function: str) -> bytes:
+        size = c_size_t()
+        data = getattr(_library(), function)(self._handle, byref(size))
+        return ctypes.string_at(data, size.value)
+
+    def decode(self, threads: int = 0) -> dict[str, Array]:
+        """Every tensor of the model by name, decoded on `threads` threads (0: all cores). Raises ContainerError."""
+        wanted = [e for e in self.entries if not e.hidden]
+        arrays = {e.name: np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype)) for e in wanted}
+        out = (c_void_p * len(self.entries))(
+            *(None if e.hidden else arrays[e.name].ctypes.data for e in self.entries)
+        )
+        _check(_library().onnxopt_decode(self._handle, out, threads), ContainerError)
+        return arrays
+
+    def close(self) -> None:
+        """Frees the reader; the container cannot be used any more."""
+        if self._handle:
+            _library().onnxopt_close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()

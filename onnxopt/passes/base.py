@@ -1,0 +1,51 @@
+"""The pass protocol: an instance *is* a decision, its fields are the step's arguments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import ClassVar, Self
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import Graph, Site
+from onnxopt.plan import Step
+from onnxopt.stats import Stats
+
+
+class Skip(Exception):
+    """A pass leaves this site as it is; the text says why and ends in the report."""
+
+
+class Pass(ABC):
+    """Subclasses are frozen dataclasses in a module of their own in this folder."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
+        """Legal decisions for this site, cheapest in bytes first; none where the pass does not apply."""
+
+    @abstractmethod
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Rewrites `graph` at `site` and returns the sites of the parts it made (``path@part``).
+
+        Raises Skip where the site must stay as it is.
+        """
+
+    def step(self) -> Step:
+        """This decision as the plan writes it."""
+        return Step(self.name, tuple((f.name, getattr(self, f.name)) for f in fields(self)))  # type: ignore[arg-type]
+
+    @classmethod
+    def from_step(cls, step: Step) -> Self:
+        """The decision that a plan's step names. Raises OnnxoptError where its arguments are not the pass's."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = [key for key, _ in step.args if key not in known]
+        if unknown:
+            raise OnnxoptError(f"step {step}: {cls.name} takes {', '.join(sorted(known)) or 'nothing'}, not {unknown[0]}")
+        try:
+            return cls(**dict(step.args))
+        except (TypeError, ValueError) as error:
+            raise OnnxoptError(f"step {step}: {error}") from error

@@ -1,0 +1,85 @@
+"""The one vocabulary of decisions: a Plan maps weight paths to Steps. Imports the standard library only.
+
+A path names a weight. A step consumes its path and makes child paths (``conv1.w`` by ``svd{rank=8}`` gives
+``conv1.w@u`` and ``conv1.w@v``), which may take steps of their own; a path without a step is stored lossless.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+
+from onnxopt.errors import OnnxoptError
+
+Scalar = bool | int | float | str
+
+_STEP = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)(?:\{(?P<args>[^{}]*)\})?")
+_ARGUMENT = re.compile(r'\s*(?P<key>[a-z][a-z0-9_]*)=(?P<value>"(?:[^"\\]|\\.)*"|[^,"]+)\s*(?:,|$)')
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision, for instance ``uniform{error=0.03}``; this text is what CLI, plan, container and report print."""
+
+    name: str
+    args: tuple[tuple[str, Scalar], ...] = ()
+
+    def __str__(self) -> str:
+        body = ",".join(f"{key}={json.dumps(value)}" for key, value in self.args)
+        return f"{self.name}{{{body}}}" if body else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> Step:
+        """Reads the text form. Raises OnnxoptError where the text is none."""
+        match = _STEP.fullmatch(text.strip())
+        if match is None:
+            raise OnnxoptError(f"not a step: {text!r}; expected name{{key=value,...}}, as in uniform{{error=0.03}}")
+        args: list[tuple[str, Scalar]] = []
+        rest = match["args"] or ""
+        while rest:
+            pair = _ARGUMENT.match(rest)
+            try:
+                value = json.loads(pair["value"]) if pair else None
+            except json.JSONDecodeError:
+                value = None
+            if pair is None or not isinstance(value, bool | int | float | str):
+                raise OnnxoptError(f"step {text!r}: {rest!r} is not key=value with a number, a string or true/false")
+            args.append((pair["key"], value))
+            rest = rest[pair.end() :]
+        return cls(match["name"], tuple(args))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every decision for one model, in the order in which they are applied."""
+
+    model_sha256: str
+    """Of the source file, in hex: a plan is refused for another model."""
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan file's text."""
+        steps = {path: str(step) for path, step in self.steps.items()}
+        document = {"onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "steps": steps}
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads a plan file's text. Raises OnnxoptError where it is none."""
+        try:
+            document = json.loads(text)
+            version, sha256 = document["onnxopt_plan"], document["model_sha256"]
+            steps = {str(path): str(step) for path, step in document["steps"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OnnxoptError(f"not a plan: {type(error).__name__} {error}; `onnxopt plan` writes one") from error
+        if version != _VERSION:
+            raise OnnxoptError(f"plan version {version!r}; this onnxopt reads version {_VERSION}")
+        parsed = {}
+        for path, step in steps.items():
+            try:
+                parsed[path] = Step.parse(step)
+            except OnnxoptError as error:
+                raise OnnxoptError(f"plan, path {path!r}: {error}") from error
+        return cls(str(sha256), parsed)

@@ -1,0 +1,1 @@
+"""What users read: one file an output form. Reads results, computes nothing."""

@@ -1,0 +1,29 @@
+"""Results as JSON, for pipelines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from onnxopt.plan import Plan
+
+
+def to_json(result: Any) -> str:
+    """One result object (a dataclass instance) as indented JSON."""
+    return json.dumps(_plain(result), indent=1, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plan):
+        return json.loads(value.to_json())
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
