@@ -7,7 +7,7 @@
 
 namespace onnxopt::rans {
 
-constexpr size_t kMaxLanes = 32;
+constexpr size_t kMaxLanes = 64;
 constexpr uint32_t kLow = 1U << 16;  // states are in [2^16, 2^32); renormalisation moves 16-bit words
 constexpr size_t kMaxClasses = 8;   // of rows, and of columns
 constexpr unsigned kConstant = 0xf0;  // first byte of a matrix that holds one value
@@ -28,15 +28,14 @@ struct Lanes {
   const uint8_t* end;
 };
 
-// Decodes symbols [0, n) as base + symbol, in whole rounds of 32 lanes. offsets[i] is where the slots of element
-// i's table start; null: at 0. Stops early where fewer than kSlack bytes are left; returns how many it decoded.
-constexpr size_t kSlack = 128;
+// Decodes symbols [0, n) as base + symbol, in whole rounds of all lanes. offsets[i] is where the slots of element i's
+// table start; null: at 0. Stops early where fewer bytes are left than a round could read; returns how many symbols
+// it decoded.
 using Kernel = size_t (*)(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
                           Lanes& lanes, int32_t* out, size_t n);
-size_t decode_avx2(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
-                   int32_t* out, size_t n);
-size_t decode_avx512(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
-                     int32_t* out, size_t n);
+// The kernel for so many lanes; null where there is none.
+Kernel avx2_kernel(size_t lanes, bool with_offsets);
+Kernel avx512_kernel(size_t lanes, bool with_offsets);
 
 std::vector<uint8_t> encode(const int32_t* q, Shape shape);
 void decode(Bytes in, Shape shape, Sink& sink);

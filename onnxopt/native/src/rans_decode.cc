@@ -78,26 +78,27 @@ inline uint32_t step(uint32_t x, uint32_t slot, unsigned precision) {
 
 inline uint32_t word(const uint8_t* p) { return static_cast<uint32_t>(p[0] | p[1] << 8); }
 
-// As Kernel, for kCount lanes.
+// As Kernel, for kCount lanes. Without branches: which lanes need a word is as good as random.
 template <size_t kCount, bool kOffsets>
 size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
                      int32_t* out, size_t n) {
+  constexpr size_t kGroup = 8;  // as many as compilers unroll
   const uint32_t mask = (1U << precision) - 1;
   const uint8_t* at = lanes.at;
-  uint32_t state[kCount];
-  std::copy_n(lanes.state, kCount, state);
   size_t i = 0;
   for (; i + kCount <= n && static_cast<size_t>(lanes.end - at) >= 2 * kCount; i += kCount) {
-    for (size_t lane = 0; lane < kCount; ++lane) {
-      const uint32_t slot = slots[(state[lane] & mask) + (kOffsets ? offsets[i + lane] : 0)];
-      const uint32_t x = step(state[lane], slot, precision);
-      const uint32_t renormalised = x << 16 | word(at);
-      at += x < kLow ? 2 : 0;
-      state[lane] = x < kLow ? renormalised : x;
-      out[i + lane] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
+    for (size_t group = 0; group < kCount; group += kGroup) {
+      for (size_t lane = group; lane < group + kGroup; ++lane) {
+        const uint32_t state = lanes.state[lane];
+        const uint32_t slot = slots[(state & mask) + (kOffsets ? offsets[i + lane] : 0)];
+        const uint32_t x = step(state, slot, precision);
+        const uint32_t low = x < kLow;
+        lanes.state[lane] = x << (16 * low) | (word(at) & (0 - low));
+        at += 2 * low;
+        out[i + lane] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
+      }
     }
   }
-  std::copy_n(state, kCount, lanes.state);
   lanes.at = at;
   return i;
 }
@@ -125,11 +126,14 @@ Kernel scalar(bool with_offsets) {
 }
 
 Kernel choose_kernel(size_t lanes, bool with_offsets) {
+  Kernel kernel = nullptr;
 #if defined(__x86_64__) || defined(_M_X64)
-  if (lanes == kMaxLanes && simd() == Simd::kAvx512) return decode_avx512;
-  if (lanes == kMaxLanes && simd() == Simd::kAvx2) return decode_avx2;
+  if (simd() == Simd::kAvx512) kernel = avx512_kernel(lanes, with_offsets);
+  if (simd() == Simd::kAvx2) kernel = avx2_kernel(lanes, with_offsets);
 #endif
+  if (kernel) return kernel;
   switch (lanes) {
+    case 64: return scalar<64>(with_offsets);
     case 32: return scalar<32>(with_offsets);
     case 16: return scalar<16>(with_offsets);
     case 8: return scalar<8>(with_offsets);
