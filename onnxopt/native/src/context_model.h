@@ -1,4 +1,5 @@
-// The context coder's model of one integer. PLAIN FIRST VERSION: the bitstream will change.
+// The context coder's model: how likely each binary decision of an integer is, learnt from the integers before it.
+// docs/format/context.md states the same byte for byte. Integer arithmetic only, so every machine agrees.
 #pragma once
 
 #include <algorithm>
@@ -9,73 +10,223 @@
 
 namespace onnxopt {
 
-// Probability that a decision is 1: the mean of a fast and a slow running average, both quick at the start.
-class Bit {
- public:
-  unsigned p() const { return std::clamp((fast_ + slow_) >> 1, 192u, 65536u - 192u); }
-  void update(unsigned bit) {
-    const unsigned target = bit ? 65535 : 0;
-    const unsigned fast = std::min(seen_ + 1u, 5u), slow = std::min(seen_ + 1u, 7u);
-    fast_ += static_cast<unsigned>(static_cast<int>(target - fast_) >> fast);
-    slow_ += static_cast<unsigned>(static_cast<int>(target - slow_) >> slow);
-    if (seen_ < 255) ++seen_;
-  }
+// What the encoder tells the decoder before the first integer.
+struct ContextHeader {
+  unsigned scale = 0;     // mean magnitude, a float of two mantissa bits: (4 + scale % 4) << scale / 4, in 1/256
+  int32_t centre = 0;     // subtracted from every integer
+  unsigned distance = 1;  // of the second left neighbour: the kernel's width finds the weight one row above
 
- private:
-  unsigned fast_ = 1u << 15;
-  unsigned slow_ = 1u << 15;
-  unsigned seen_ = 0;
+  static constexpr unsigned kMaxScale = 4 * 37;
+  uint64_t mean256() const { return uint64_t{4 + scale % 4} << scale / 4; }
 };
 
+// kRate[n] = 2^15 / (n + 1.5): the weight of the newest of n + 1 observations (Krichevsky-Trofimov).
+constexpr int kRates = 257;
+inline constexpr std::array<int32_t, kRates> kRate = [] {
+  std::array<int32_t, kRates> rate{};
+  for (int n = 0; n < kRates; ++n) rate[static_cast<size_t>(n)] = (1 << 16) / (2 * n + 3);
+  return rate;
+}();
+
+inline int32_t step(int32_t delta, unsigned n) {
+  return static_cast<int32_t>((static_cast<int64_t>(delta) * kRate[n]) >> 15);
+}
+
+// Probability that a decision is 1, in 1/2^16: the mean of a fast and a slow running average, both exact at the start.
+struct Bit {
+  uint16_t fast = 1u << 15;
+  uint16_t slow = 1u << 15;
+  uint16_t seen = 0;
+
+  static constexpr unsigned kFast = 32, kSlow = 256;
+  // No decision is ever free: an integer costs at least 1/237 bit, so no file is a decompression bomb
+  // (kMaxIntegersPerByte), and a surprise costs at most 9 bits.
+  static constexpr int32_t kFloor = 192;
+
+  static Bit of(uint32_t p, unsigned confidence) {
+    const auto p16 = static_cast<uint16_t>(std::clamp<uint32_t>(p, kFloor, (1u << 16) - kFloor));
+    return {p16, p16, static_cast<uint16_t>(confidence)};
+  }
+  unsigned p() const { return (unsigned{fast} + slow) >> 1; }
+  void update(unsigned bit) {
+    const int32_t target = bit ? (1 << 16) - 1 : 0;
+    fast = static_cast<uint16_t>(fast + step(target - fast, std::min<unsigned>(seen, kFast)));
+    slow = static_cast<uint16_t>(slow + step(target - slow, seen));
+    seen = static_cast<uint16_t>(seen + (seen < kSlow));
+  }
+};
+
+inline unsigned clamp_probability(int32_t p) {
+  return static_cast<unsigned>(std::clamp(p, Bit::kFloor, (1 << 16) - Bit::kFloor));
+}
+
+// Logistic mixing [Mahoney 2005, PAQ]: probabilities meet as log-odds (in 1/256, within +-6).
+struct Logistic {
+  static constexpr int32_t kLimit = 6 * 256 - 1;
+  std::array<uint16_t, 2 * kLimit + 1> squash;  // log-odds + kLimit -> probability in 1/2^16
+  std::array<int16_t, 4096> stretch;            // probability in 1/2^12 -> log-odds
+
+  static const Logistic& get();
+};
+
+struct Mixer {
+  int32_t weight[3] = {19661, 26214, 19661};  // 0.3, 0.4, 0.3 in 1/2^16
+
+  static constexpr int32_t kMaxWeight = 1 << 20;
+
+  template <class Coder>
+  unsigned code(Coder& coder, const Logistic& logistic, Bit& a, Bit& b, Bit& c, unsigned value) {
+    const int32_t in[3] = {logistic.stretch[a.p() >> 4], logistic.stretch[b.p() >> 4], logistic.stretch[c.p() >> 4]};
+    int64_t sum = 0;
+    for (int i = 0; i < 3; ++i) sum += int64_t{weight[i]} * in[i];
+    const auto odds = static_cast<int32_t>(std::clamp<int64_t>(sum >> 16, -Logistic::kLimit, Logistic::kLimit));
+    const unsigned p = clamp_probability(logistic.squash[static_cast<size_t>(odds + Logistic::kLimit)]);
+    const unsigned bit = coder.code(p, value);
+    // Gradient of the code length, at a learning rate of 1/256.
+    const int32_t error = static_cast<int32_t>(bit << 16) - static_cast<int32_t>(p);
+    for (int i = 0; i < 3; ++i) {
+      weight[i] = std::clamp(weight[i] + ((error * in[i]) >> 16), -kMaxWeight, kMaxWeight);
+    }
+    a.update(bit);
+    b.update(bit);
+    c.update(bit);
+    return bit;
+  }
+};
+
+inline unsigned bit_length(uint64_t v) {
+  unsigned n = 0;
+  for (; v >= 256; v >>= 8) n += 8;
+  for (; v != 0; v >>= 1) ++n;
+  return n;
+}
+
+// log2(v) in 1/2^bits, linear between powers of two; v > 0.
+inline unsigned log2_of(uint32_t v, unsigned bits) {
+#if defined(__GNUC__)
+  const unsigned whole = 31u - static_cast<unsigned>(__builtin_clz(v));
+#else
+  const unsigned whole = bit_length(v) - 1;
+#endif
+  return (whole << bits) + static_cast<unsigned>((uint64_t{v} << bits >> whole) & ((1u << bits) - 1));
+}
+
+// Codes integers one by one in row-major order; Coder is a RangeEncoder or a RangeDecoder (which ignores the value).
 class ContextModel {
  public:
-  explicit ContextModel(Shape shape) : above_(shape.cols), above2_(shape.cols) {}
+  ContextModel(Shape shape, const ContextHeader& header);
 
-  void start_row() { left_ = left2_ = 0; }
-
+  void start_row();
   template <class Coder>
-  int32_t code(Coder& coder, size_t col, int32_t value) {
-    const uint64_t energy = uint64_t{2} * left_ + left2_ + uint64_t{2} * above_[col] + above2_[col];
-    unsigned level = 0;
-    for (uint64_t e = energy; e != 0 && level < kLevels - 1; e >>= 1) ++level;
-    const uint32_t sign = value < 0;
-    const uint32_t magnitude = sign ? 0u - static_cast<uint32_t>(value) : static_cast<uint32_t>(value);
-    unsigned bucket = 0;
-    for (uint32_t m = magnitude; m != 0; m >>= 1) ++bucket;
-    unsigned b = 0;
-    while (b < 32 && decide(coder, buckets_[level][b], bucket > b)) ++b;
-    uint32_t out = b != 0;
-    if (b > 1) {
-      const unsigned rest = b - 1, led = std::min(rest, 3u);
-      unsigned node = 1;
-      for (unsigned i = 0; i < led; ++i) {
-        node = 2 * node + decide(coder, mantissa_[b][node], magnitude >> (rest - 1 - i) & 1);
-      }
-      out = node << (rest - led) | coder.code_raw(rest - led, magnitude & ((1u << (rest - led)) - 1));
-    }
-    above2_[col] = above_[col];
-    left2_ = left_;
-    left_ = out;
-    above_[col] = out;
-    if (out != 0 && decide(coder, sign_, sign)) return static_cast<int32_t>(0u - out);
-    return static_cast<int32_t>(out);
-  }
+  int32_t code(Coder& coder, size_t col, int32_t value);
 
  private:
-  static constexpr unsigned kLevels = 12;
+  static constexpr unsigned kBuckets = 16;  // bucket b holds the magnitudes of b significant bits
+  static constexpr unsigned kLevels = 96;   // of expected magnitude: quarter octaves from 1/256
+  static constexpr unsigned kLocals = 24;   // of the neighbours' magnitude: half octaves
+  static constexpr uint32_t kMagnitude = 1u << 16;  // contexts see no larger ones
 
+  using Set = std::array<Bit, kBuckets>;
+
+  void copy_plain(Set& set);
   template <class Coder>
   static unsigned decide(Coder& coder, Bit& bit, unsigned value) {
-    const unsigned out = coder.code(bit.p(), value);
+    const unsigned out = coder.code(clamp_probability(static_cast<int32_t>(bit.p())), value);
     bit.update(out);
     return out;
   }
+  // Running means of magnitudes, in 1/256.
+  static void follow(uint32_t& mean, uint32_t magnitude, unsigned n) {
+    mean = static_cast<uint32_t>(static_cast<int32_t>(mean) +
+                                 step(static_cast<int32_t>(magnitude << 8) - static_cast<int32_t>(mean), n));
+    mean += mean == 0;
+  }
+  template <class Coder>
+  unsigned code_bucket(Coder& coder, Set& level, Set& local, unsigned bucket);
+  template <class Coder>
+  uint32_t code_mantissa(Coder& coder, unsigned bucket, uint32_t magnitude);
 
-  std::array<std::array<Bit, 33>, kLevels> buckets_;
-  std::array<std::array<Bit, 8>, 33> mantissa_;
-  Bit sign_;
-  uint32_t left_ = 0, left2_ = 0;
-  std::vector<uint32_t> above_, above2_;
+  const Logistic& logistic_;
+  ContextHeader header_;
+  unsigned start_;  // the bucket that the first decision splits at
+  Set plain_;       // no context at all: learns first, and is what a new context starts from
+  std::array<std::array<Bit, 8>, kBuckets> mantissa_;
+  std::array<Bit, 27> sign_;
+  std::array<Mixer, kBuckets> mixer_;
+  std::array<Set, kLevels> level_;
+  std::array<Set, kLocals> local_;
+  std::array<bool, kLevels> level_used_{};
+  std::array<bool, kLocals> local_used_{};
+
+  struct Column {
+    uint32_t mean;
+    uint32_t magnitude;  // of the newest integer in this column
+    uint32_t sign;       // 0: that integer was zero, 1: positive, 2: negative
+  };
+  std::vector<Column> columns_;
+  uint32_t left_ = 0, left2_ = 0, left_sign_ = 0;
+  uint32_t mean_, row_mean_ = 0;
+  unsigned seen_ = 0, row_seen_ = 0, column_seen_ = 3;
+  unsigned base_ = 0;  // log2 of the mean when the row began
 };
+
+template <class Coder>
+unsigned ContextModel::code_bucket(Coder& coder, Set& level, Set& local, unsigned bucket) {
+  const auto above = [&](unsigned b) {  // is it in a bucket above b?
+    const unsigned i = std::min(b, kBuckets - 1);
+    return mixer_[i].code(coder, logistic_, plain_[i], level[i], local[i], bucket > b);
+  };
+  unsigned b = start_ - 1;
+  if (above(b)) {
+    do ++b;
+    while (b < 32 && above(b));
+  } else {
+    while (b > 0 && !above(b - 1)) --b;
+  }
+  return b;
+}
+
+template <class Coder>
+uint32_t ContextModel::code_mantissa(Coder& coder, unsigned bucket, uint32_t magnitude) {
+  if (bucket < 2) return bucket;
+  const unsigned bits = bucket - 1, led = std::min(bits, 3u), rest = bits - led;
+  std::array<Bit, 8>& tree = mantissa_[std::min(bucket, kBuckets - 1)];
+  unsigned node = 1;
+  for (unsigned i = 0; i < led; ++i) node = 2 * node + decide(coder, tree[node], magnitude >> (bits - 1 - i) & 1);
+  return node << rest | coder.code_raw(rest, magnitude & ((1u << rest) - 1));
+}
+
+template <class Coder>
+int32_t ContextModel::code(Coder& coder, size_t col, int32_t value) {
+  Column& here = columns_[col];
+  const Column far = col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
+  const auto energy = static_cast<int>(log2_of(row_mean_, 5) + log2_of(here.mean, 5)) - static_cast<int>(base_);
+  const auto level = static_cast<unsigned>(std::clamp(energy >> 3, 0, static_cast<int>(kLevels) - 1));
+  const uint32_t near = 2 * left_ + left2_ + 2 * here.magnitude + far.magnitude;
+  const unsigned local = near < 3 ? near : std::min(log2_of(near, 1), kLocals - 1);
+  if (!level_used_[level]) level_used_[level] = true, copy_plain(level_[level]);
+  if (!local_used_[local]) local_used_[local] = true, copy_plain(local_[local]);
+
+  const uint32_t centred = static_cast<uint32_t>(value) - static_cast<uint32_t>(header_.centre);
+  const unsigned negative = centred >> 31;
+  const uint32_t magnitude = negative ? 0u - centred : centred;
+  const unsigned bucket = code_bucket(coder, level_[level], local_[local], bit_length(magnitude));
+  const uint32_t out = code_mantissa(coder, bucket, magnitude);
+  uint32_t sign = 0;
+  if (out != 0) sign = 1 + decide(coder, sign_[left_sign_ + 3 * here.sign + 9 * far.sign], negative);
+
+  const uint32_t seen = std::min(out, kMagnitude);
+  left2_ = left_;
+  left_ = seen;
+  left_sign_ = sign;
+  follow(row_mean_, seen, row_seen_);
+  follow(here.mean, seen, column_seen_);
+  follow(mean_, seen, seen_);
+  row_seen_ += row_seen_ < 64;
+  seen_ += seen_ < 256;
+  here.magnitude = seen;
+  here.sign = sign;
+  return static_cast<int32_t>((sign == 2 ? 0u - out : out) + static_cast<uint32_t>(header_.centre));
+}
 
 }  // namespace onnxopt
