@@ -1,4 +1,4 @@
-// Context: [u8 scale][svarint centre][u8 distance] then range-coded decisions (context_model.h, docs/format/context.md).
+// Context: [u8 scale][u8 distance | 16 * centred][svarint centre, if centred] then range-coded decisions (context_model.h, docs/format/context.md).
 #include "context_model.h"
 
 #include <cstdlib>
@@ -91,6 +91,8 @@ void ContextModel::copy_plain(Set& set) {
 
 namespace {
 
+constexpr unsigned kCentred = 16;  // flag beside the distance
+
 uint64_t total_magnitude(const int32_t* q, size_t n, int32_t centre) {
   uint64_t sum = 0;
   for (size_t i = 0; i < n; ++i) sum += static_cast<uint64_t>(std::abs(int64_t{q[i]} - centre));
@@ -144,8 +146,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   std::vector<uint8_t> out;
   Writer writer(out);
   writer.u8(static_cast<uint8_t>(header.scale));
-  writer.svarint(header.centre);
-  writer.u8(static_cast<uint8_t>(header.distance));
+  writer.u8(static_cast<uint8_t>(header.distance | (header.centre != 0 ? kCentred : 0)));
+  if (header.centre != 0) writer.svarint(header.centre);
   RangeEncoder coder(out);
   ContextModel model(shape, header);
   for (size_t r = 0; r < shape.rows; ++r) {
@@ -163,11 +165,14 @@ ContextHeader read_header(Reader& reader) {
     throw Error("context: scale " + std::to_string(header.scale) + ", at most " +
                 std::to_string(ContextHeader::kMaxScale) + " expected");
   }
-  const int64_t centre = reader.svarint();
-  if (centre < INT32_MIN || centre > INT32_MAX) throw Error("context: centre is not a 32-bit integer");
-  header.centre = static_cast<int32_t>(centre);
-  header.distance = reader.u8();
-  if (header.distance == 0) throw Error("context: distance 0, at least 1 expected");
+  const unsigned second = reader.u8();
+  header.distance = second & (kCentred - 1);
+  if (header.distance == 0 || second >= 2 * kCentred) throw Error("context: distance or flags out of range");
+  if (second & kCentred) {
+    const int64_t centre = reader.svarint();
+    if (centre < INT32_MIN || centre > INT32_MAX) throw Error("context: centre is not a 32-bit integer");
+    header.centre = static_cast<int32_t>(centre);
+  }
   return header;
 }
 
