@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
 from onnxopt import container, evaluate, manager, native, runtime, search
 from onnxopt.cleanup import clean
+from onnxopt.data import CannotRun, input_scale, quiet_session
 from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
-from onnxopt.graph import Graph, Source, is_compressed, read, split, wrap, write_atomically
+from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
-from onnxopt.passes.uniform import Uniform
 from onnxopt.plan import Plan
 
-DEFAULT_ERROR = 0.02
-"""Relative error of every weight where nothing else is asked for."""
+DEFAULT_ERROR = 0.08
+"""Noise over signal in the outputs on random inputs, where nothing else is asked for."""
 
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of the work that is done, 0 to 1."""
+
+
+_PROBED, _CODED = 0.5, 0.95  # shares of the work that are done by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,11 @@ class Result:
     events: tuple[Event, ...]
     cleaned: dict[str, int]
     """Nodes that each clean-up removed."""
-    outputs: dict[str, float]
-    """Relative error of each output on random inputs; empty where `not_compared` says why."""
+    output_error: float | None
+    """Noise over signal of the outputs on random inputs; None where `not_compared` says why."""
     not_compared: str
+    not_probed: str = field(default="", kw_only=True)
+    """Why all weights were held to be equally sensitive; empty where sensitivities were measured."""
     unchanged: bool
     """Compressed it would be no smaller: the output is a copy of the source."""
     seconds: float
@@ -60,18 +65,24 @@ class _Prepared:
     cleaned: dict[str, int]
 
 
-def plan(model: str | os.PathLike[str], error: float = DEFAULT_ERROR, lossless: bool = False) -> Plan:
+def plan(
+    model: str | os.PathLike[str],
+    error: float = DEFAULT_ERROR,
+    lossless: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
     """The decisions for a model, without carrying them out.
 
     Arguments:
         model: path of an ONNX file.
-        error: wished relative error of every weight, more than 0 and at most 1.
+        error: noise over signal that quantization may cause in the outputs, measured on random inputs.
         lossless: keep every weight bit for bit instead.
 
     Raises OnnxoptError where the model cannot be read.
     """
     source = _plain(model)
-    return _plan(source, _prepare(source.model, lossless).graph, error, lossless)
+    graph = _prepare(source.model, lossless).graph
+    return _plan(source, graph, error, lossless, progress or _silent)[0]
 
 
 def optimize(
@@ -87,7 +98,7 @@ def optimize(
     Arguments:
         model: path of an ONNX file.
         output: path of the file to write; written whole or not at all.
-        error: wished relative error of every weight, more than 0 and at most 1.
+        error: noise over signal that quantization may cause in the outputs, measured on random inputs.
         lossless: keep every weight bit for bit instead.
         prefer: "smallest", "balanced" or "fastest" to decode.
         progress: told what is being done.
@@ -97,8 +108,10 @@ def optimize(
     started = time.monotonic()
     source = _plain(model)
     ready = _prepare(source.model, lossless)
-    decided = _plan(source, ready.graph, error, lossless)
-    return _apply(source, ready, decided, Path(output), prefer, progress or _silent, started)
+    progress = progress or _silent
+    decided, not_probed = _plan(source, ready.graph, error, lossless, progress)
+    result = _apply(source, ready, decided, Path(output), prefer, progress, started)
+    return replace(result, not_probed=not_probed)
 
 
 def apply(
@@ -138,19 +151,22 @@ def _prepare(model: onnx.ModelProto, lossless: bool) -> _Prepared:
     """Normalised first, so that clean-ups see every constant; where every bit counts, not cleaned at all."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    normal = Graph(copy).model
-    cleaned, removed = (normal, {}) if lossless else clean(normal)
+    normalise(copy)
+    cleaned, removed = (copy, {}) if lossless else clean(copy)
     inner, outside, tensors = split(cleaned)
     return _Prepared(Graph(inner), outside, tensors, removed)
 
 
-def _plan(source: Source, graph: Graph, error: float, lossless: bool) -> Plan:
-    try:
-        decision = Uniform(error)
-    except ValueError as reason:
-        raise OnnxoptError(f"--error: {reason}") from reason
-    proposed = () if lossless else manager.candidates(graph, decision, error)
-    return search.uniform(source.sha256, proposed, error)
+def _plan(source: Source, graph: Graph, error: float, lossless: bool, progress: Progress) -> tuple[Plan, str]:
+    if not 0 < error <= 1:
+        raise OnnxoptError(f"--error is {error}, expected more than 0 and at most 1, as in --error {DEFAULT_ERROR}")
+    if lossless:
+        return Plan(source.sha256), ""
+    sites = sum(1 for _ in graph.sites())
+    done = itertools.count(1)
+    return manager.decide(
+        graph, source.sha256, error, lambda path: progress(f"probing {path}", _PROBED * next(done) / max(1, sites))
+    )
 
 
 def _apply(
@@ -162,7 +178,7 @@ def _apply(
     def advance(what: str) -> None:
         nonlocal done
         done += 1
-        progress(what, min(0.9, 0.9 * done / todo))
+        progress(what, _PROBED + (_CODED - _PROBED) * min(1.0, done / todo))
 
     events = manager.run(ready.graph, decided, lambda path: advance(f"quantizing {path}"))
     inner, leaves = ready.graph.export()
@@ -175,10 +191,10 @@ def _apply(
     )
     data = wrap(source.model, inner, ready.outside, ready.tensors, packed).SerializeToString(deterministic=True)
     unchanged = len(data) >= source.size
-    progress("checking", 0.9)
+    progress("checking", _CODED)
     with write_atomically(output) as temporary:
         temporary.write_bytes(source.path.read_bytes() if unchanged else data)
-        outputs, not_compared = _compare(source, temporary)
+        output_error, not_compared = _compare(source, temporary)
     bytes_after = output.stat().st_size
     return Result(
         source=source.path,
@@ -188,7 +204,7 @@ def _apply(
         bytes_after=bytes_after,
         events=() if unchanged else tuple(_with_bytes(events, leaves, packed, weights, bytes_after)),
         cleaned=ready.cleaned,
-        outputs=outputs,
+        output_error=output_error,
         not_compared=not_compared,
         unchanged=unchanged,
         seconds=time.monotonic() - started,
@@ -196,20 +212,20 @@ def _apply(
     )
 
 
-def _compare(source: Source, written: Path) -> tuple[dict[str, float], str]:
+def _compare(source: Source, written: Path) -> tuple[float | None, str]:
     """Loads the file as a user would; raises OnnxoptError where the runtime refuses it."""
     try:
         compressed = runtime.load(written)
     except Exception as error:
         raise OnnxoptError(f"{source.path}: compressed it does not load, nothing was written: {error}") from error
     try:
-        original = onnxruntime.InferenceSession(str(source.path), providers=["CPUExecutionProvider"])
+        original = quiet_session(str(source.path))
     except Exception as error:  # whatever the runtime says about the user's own model
-        return {}, str(error).splitlines()[0]
+        return None, str(error).splitlines()[0]
     try:
-        return {name: d.error for name, d in evaluate.compare(original, compressed).items()}, ""
-    except evaluate.NotComparable as error:
-        return {}, str(error)
+        return evaluate.compare(original, compressed, input_scale(source.model)).error, ""
+    except CannotRun as error:
+        return None, str(error)
 
 
 def _with_bytes(

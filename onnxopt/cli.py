@@ -41,7 +41,7 @@ class Prefer(StrEnum):
 Model = Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)]
 Compressed = Annotated[Path, typer.Argument(help="A model that onnxopt wrote.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
-Error = Annotated[float, typer.Option(help="Relative error of every weight: noise over signal, 0 to 1.")]
+Error = Annotated[float, typer.Option(help="Noise over signal allowed in the outputs, measured on random inputs.")]
 Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
 Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -80,7 +80,8 @@ def plan(
     lossless: Lossless = False,
 ) -> None:  # fmt: skip
     """Write down what optimize would do, to be read, edited and applied."""
-    text = api.plan(model, error, lossless).to_json()
+    with _progress() as progress:
+        text = api.plan(model, error, lossless, progress).to_json()
     if output is None:
         print(text, end="")
         return

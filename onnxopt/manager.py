@@ -2,23 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import prod
+from collections.abc import Callable, Iterable, Mapping
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site
-from onnxopt.leaf import relative_error, values_of
+from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.passes import PASSES, Pass, Skip
+from onnxopt.passes.uniform import Uniform
 from onnxopt.plan import Plan, Step
-from onnxopt.search import Candidate
-from onnxopt.stats import NO_STATS
+from onnxopt.search import Candidate, spread_error
+from onnxopt.stats import Probe, Stats, fill_in
 
 
-def candidates(graph: Graph, decision: Pass, error: float) -> Iterator[Candidate]:
-    """The same decision for every site: what there is to choose from without data."""
-    for site in graph.sites():
-        yield Candidate(site.path, decision.step(), error)
+_LEVEL = 0.01  # relative noise at which gains are measured: small enough to add, large enough for float32 to show
+_SLACK = 1.02  # noise that is this much over what was asked for is what was asked for
+_ROUNDS = 6
+
+
+def decide(
+    graph: Graph, model_sha256: str, error: float, advance: Callable[[str], None] | None = None
+) -> tuple[Plan, str]:
+    """Without data: uniform grids that together make at most `error` in the outputs on random inputs.
+
+    Weights share the error by their measured noise gains; as gains describe small noise only, the sum is measured
+    and all are made finer until it fits. Returns the plan, and why nothing could be measured (empty where it could).
+    """
+    sites = list(graph.sites())
+    measured: dict[str, float] = {}
+    reason = ""
+    probe = None
+    try:
+        probe = Probe(graph.model, [site.path for site in sites]) if sites else None
+    except Exception as failure:  # our CannotRun, or whatever the runtime says about the user's model
+        reason = str(failure).splitlines()[0]
+    for site in sites:
+        if probe and site.axis is not None:
+            noisy = _on_grids(graph, [site], {site.path: _LEVEL})
+            measured[site.path] = (probe.error(noisy) / _LEVEL) ** 2
+        if advance:
+            advance(site.path)
+    stats = fill_in(measured, [site.path for site in sites])
+    candidates = [Candidate(site.path, site.elements, stats[site.path].gain) for site in sites]
+    wished = error
+    for _ in range(_ROUNDS):
+        errors = spread_error(candidates, wished)
+        got = probe.error(_on_grids(graph, sites, errors)) if probe else 0.0
+        if got <= error * _SLACK:
+            break
+        wished *= error / min(got, 4 * error)  # noise far too large says little about how much too large
+    return Plan(model_sha256, {path: Uniform(e).step() for path, e in errors.items()}), reason
+
+
+def _on_grids(graph: Graph, sites: Iterable[Site], errors: Mapping[str, float]) -> dict[str, Array]:
+    weights = {}
+    for site in sites:
+        values = graph.values(site.path)
+        try:
+            weights[site.path] = Uniform(errors[site.path]).quantize(values, site.axis).values()
+        except Skip:
+            weights[site.path] = values
+    return weights
 
 
 def run(graph: Graph, plan: Plan, advance: Callable[[str], None] | None = None) -> list[Event]:
@@ -49,10 +93,10 @@ def _pass_of(path: str, step: Step) -> Pass:
 def _apply(graph: Graph, site: Site, decision: Pass) -> Event:
     reason, error = "", 0.0
     try:
-        decision.apply(graph, site, NO_STATS)
+        decision.apply(graph, site, Stats())
         error = relative_error(graph.values(site.path), values_of(graph.leaves[site.path]))
     except Skip as skip:
         reason = str(skip)
     step = "lossless" if reason else str(decision.step())
-    return Event(site.path, site.shape, site.op, step, site.bytes, 0, prod(site.shape), error, reason=reason)
+    return Event(site.path, site.shape, site.op, step, site.bytes, 0, site.elements, error, reason=reason)
 

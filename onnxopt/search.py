@@ -1,30 +1,35 @@
-"""Chooses one candidate for every site. Knows numbers, no graphs."""
+"""Chooses a decision for every site. Knows numbers, no graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxopt.plan import Plan, Step
+MOST_ERROR = 0.3
+"""Relative error of one weight beyond which noise no longer behaves like small noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One decision that may be taken at one path, and what it is expected to cost."""
+    """What the search weighs: one weight that may be made coarser."""
 
     path: str
-    step: Step
-    error: float
-    """Relative error of the weight, root mean square over root mean square."""
+    elements: int
+    gain: float
+    """Relative output noise power for relative weight noise power 1; more than 0."""
 
 
-def uniform(model_sha256: str, candidates: Iterable[Candidate], error: float) -> Plan:
-    """Without data: at every path the cheapest candidate whose relative error is at most `error`.
+def spread_error(candidates: Sequence[Candidate], error: float) -> dict[str, float]:
+    """The relative error of each weight that spends the fewest bits on a given error of the outputs.
 
-    `candidates` come cheapest first within a path. A path without a fitting candidate gets no step.
+    Uniform noise in weight t of relative power ``e_t^2`` makes relative output power ``g_t e_t^2`` and saves
+    ``N_t log2(1 / e_t)`` bits; noises add. Minimising bits at output power ``E^2`` (Lagrange) gives
+    ``e_t^2 = E^2 N_t / (g_t sum N)``: reverse water-filling, Cover & Thomas, section 10.3.
+
+    Arguments:
+        candidates: one for each weight.
+        error: ``E``, root mean square of the outputs' noise over that of the outputs.
     """
-    steps: dict[str, Step] = {}
-    for candidate in candidates:
-        if candidate.error <= error and candidate.path not in steps:
-            steps[candidate.path] = candidate.step
-    return Plan(model_sha256, steps)
+    total = sum(c.elements for c in candidates)
+    wished = {c.path: error * (c.elements / (total * c.gain)) ** 0.5 for c in candidates}
+    return {path: float(f"{min(e, MOST_ERROR):.3g}") for path, e in wished.items()}

@@ -12,8 +12,9 @@ from pkgutil import iter_modules
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
-gs.logger.severity = gs.logger.CRITICAL
+G_LOGGER.severity = G_LOGGER.CRITICAL
 
 _CLEANUPS = {m.name: import_module(f"{__name__}.{m.name}").clean for m in iter_modules(__path__)}
 _log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from onnxopt.graph.files import Source, is_compressed, read, write_atomically
 from onnxopt.graph.graph import Graph, Site
+from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import join, split, wrap
 
-__all__ = ["Graph", "Site", "Source", "is_compressed", "join", "read", "split", "wrap", "write_atomically"]
+__all__ = ["Graph", "Site", "Source", "is_compressed", "join", "normalise", "read", "split", "wrap", "write_atomically"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxopt.graph.normal import normalise, subgraphs
+from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.leaf import STORABLE, Array, Leaf
 
 MIN_STORED = 64
@@ -30,34 +31,40 @@ class Site:
     shape: tuple[int, ...]
     op: str
     """Type of the node that consumes it."""
-    axis: int
-    """Along this axis lie the outputs of the node: what shares a row shares an output."""
+    axis: int | None
+    """Along this axis lie the outputs of the node; None for a vector, one number for each output."""
     bytes: int
     """In the source model."""
 
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
 
 class Graph:
-    """One model under work. `model` is changed in place, so hand over a copy if you need it later."""
+    """One normalised model under work, changed in place."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        normalise(model)
+        hoist(model)
         self.model = model
         self.leaves: dict[str, Leaf] = {}
-        self._tensors = {t.name: t for graph in subgraphs(model.graph) for t in graph.initializer}
+        self._tensors = {t.name: t for t in model.graph.initializer}
 
     def sites(self) -> Iterator[Site]:
-        """Every float weight of two or more dimensions that a node with weights consumes, in graph order."""
+        """Every float weight, bias or slope that is large enough to be stored, in graph order."""
         seen = set()
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
                 for index, name in enumerate(node.input):
                     tensor = self._tensors.get(name)
-                    if tensor is None or name in seen or not _is_float_matrix(tensor):
+                    if tensor is None or name in seen or tensor.data_type not in _FLOATS:
                         continue
                     axis = _output_axis(node, index, len(tensor.dims))
-                    if axis is not None:
-                        seen.add(name)
-                        yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
+                    if prod(tensor.dims) < MIN_STORED or axis is None and not _is_vector(node, index, tensor):
+                        continue
+                    seen.add(name)
+                    yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
 
     def values(self, path: str) -> Array:
         """The weight at `path`."""
@@ -77,27 +84,18 @@ class Graph:
             yield name, tensor_bytes(tensor)
 
     def export(self) -> tuple[onnx.ModelProto, dict[str, Leaf]]:
-        """The inner model, and what is stored beside it by name.
-
-        Stored weights become external-data references of the main graph, where subgraphs see them too.
-        """
+        """The inner model, its stored weights external-data references, and what is stored for each by name."""
         leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
-        for graph in subgraphs(self.model.graph):
-            kept = [t for t in graph.initializer if t.name not in leaves]
-            if len(kept) < len(graph.initializer):
-                copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-                dims = {t.name: (t.data_type, list(t.dims)) for t in graph.initializer if t.name in leaves}
-                del graph.initializer[:]
-                graph.initializer.extend(copies)
-                self.model.graph.initializer.extend(_reference(n, *dims[n]) for n in dims)
-        order = [t.name for t in self.model.graph.initializer if t.name in leaves]
-        return self.model, {name: leaves[name] for name in order}
+        tensors = [_reference(t) if name in leaves else t for name, t in self._tensors.items()]
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(tensors)
+        return self.model, leaves
 
     def _leaf(self, name: str) -> Leaf | None:
         if name in self.leaves:
             return self.leaves[name]
         tensor = self._tensors[name]
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 0
+        count = prod(tensor.dims) if tensor.dims else 0
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
             return None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -110,25 +108,37 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's elements."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    return count * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
-def _reference(name: str, data_type: int, dims: list[int]) -> onnx.TensorProto:
-    tensor = onnx.TensorProto(name=name, data_type=data_type, dims=dims)
+def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=stored.name, data_type=stored.data_type, dims=stored.dims)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=LOCATION)
     return tensor
 
 
-def _is_float_matrix(tensor: onnx.TensorProto) -> bool:
-    types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    return len(tensor.dims) >= 2 and tensor.data_type in types and 0 not in tensor.dims
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+_VECTORS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3, "PRelu": 1}
+"""Operators with biases or slopes, and the input where these are."""
+
+
+def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
+    """A bias or a slope for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
+    if _VECTORS.get(node.op_type) != index and not (node.op_type == "Add" and len(tensor.dims) == 1):
+        return False
+    return max(tensor.dims) == prod(tensor.dims) or node.op_type in ("LSTM", "GRU", "RNN")
+
+
+_SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
+"""What only moves a weight's elements about before they are used."""
 
 
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
     """The axis of a weight's outputs; None where the operand is not a weight. Shapes: the ONNX operators' pages."""
     attributes = {a.name: a for a in node.attribute}
+    if rank < 2:  # noqa: PLR2004
+        return None
     match (node.op_type, index):
         case ("Conv" | "Gather" | "GatherElements" | "ConvInteger" | "DeformConv", _) if index == _data_input(node):
             return 0
@@ -142,6 +152,8 @@ def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
             return rank - 2
         case ("MatMul", 1):
             return rank - 1
+        case (op, 0) if op in _SHAPE_OPS:
+            return 0
     return None
 
 

@@ -86,6 +86,17 @@ def _make_names_unique(graph: onnx.GraphProto, taken: set[str]) -> None:
             tensor.name = name
 
 
+def hoist(model: onnx.ModelProto) -> None:
+    """Moves the initializers of branches and loop bodies to the main graph, where they can be stored and fed.
+
+    Inner graphs see the names of the graphs around them, so nothing else changes. Call `normalise` first.
+    """
+    for graph in subgraphs(model.graph):
+        if graph is not model.graph:
+            model.graph.initializer.extend(graph.initializer)
+            del graph.initializer[:]
+
+
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for inner in subgraphs(graph):
         for node in inner.node:

@@ -13,16 +13,21 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxopt.graph import Graph, Site
-from onnxopt.leaf import Scaled, nearest_log_step, step_of
+from onnxopt.leaf import Array, Scaled, along_axis, nearest_log_step, step_of
 from onnxopt.passes.base import Pass, Skip
 from onnxopt.stats import Stats
 
 _EXACT = 2**24  # beyond this magnitude not every integer is a float32
+_QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Pass):
-    """``uniform{error=e}``: each output channel's quantization noise has `e` times the channel's own power (rms)."""
+    """``uniform{error=e}``: quantization noise of `e` times the weight's root mean square.
+
+    Channel c takes the step ``e sqrt(12 rms_c rms)``: between one step for all, which drowns quiet channels that the
+    next layer amplifies, and steps in proportion, which waste bits on them.
+    """
 
     name: ClassVar[str] = "uniform"
     error: float
@@ -36,22 +41,28 @@ class Uniform(Pass):
         """Octaves of error, coarsest first: each is one more bit a weight."""
         yield from (cls(error=2.0**-octave) for octave in range(2, 8))
 
-    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores the weight ``W[..., axis, ...]`` as integers and one step for every index of the axis."""
-        values = graph.values(site.path)
+    def quantize(self, values: Array, axis: int | None) -> Scaled:
+        """The weight ``W[..., axis, ...]`` as integers and one step for every index of the axis (None: one for all).
+
+        Raises Skip where the weight cannot be represented.
+        """
         w = values.astype(np.float64)
         if not np.isfinite(w).all():
             raise Skip("holds infinities or NaNs")
-        others = tuple(a for a in range(w.ndim) if a != site.axis)
-        power = np.sqrt(np.square(w).mean(axis=others))
-        if not power.any():
+        rms = float(np.sqrt(np.square(w).mean()))
+        if rms == 0:
             raise Skip("all zeros")
-        power[power == 0] = power.max()  # a dead channel: any step does
-        k = nearest_log_step(self.error * np.sqrt(12) * power)
-        along = [1] * w.ndim
-        along[site.axis] = -1
-        q = np.rint(w / step_of(k).astype(np.float64).reshape(along))
+        others = tuple(a for a in range(w.ndim) if a != axis)
+        channel = np.atleast_1d(np.sqrt(np.square(w).mean(axis=None if axis is None else others)))
+        channel = np.maximum(channel, rms * _QUIETEST)
+        k = nearest_log_step(self.error * np.sqrt(12 * channel * rms))
+        scales = step_of(k).astype(np.float64).reshape(along_axis(w.ndim, axis or 0))
+        q = np.rint(w / scales)
         if np.abs(q).max() >= _EXACT:
-            raise Skip(f"an outlier of {np.abs(q).max():.0f} steps does not fit a float32 grid")
-        graph.store(site.path, Scaled(q.astype(np.int32), k, site.axis, values.dtype))
+            raise Skip(f"an outlier of {np.abs(q).max():.3g} steps is too far out for a float32 grid")
+        return Scaled(q.astype(np.int32), k, axis or 0, values.dtype)
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Stores the weight on the grid."""
+        graph.store(site.path, self.quantize(graph.values(site.path), site.axis))
         return ()

@@ -41,11 +41,12 @@ def print_result(console: Console, result: Result) -> None:
         )
     if result.not_compared:
         console.print(f"outputs not compared: {result.not_compared}", style="yellow", markup=False)
-    elif result.outputs:
-        worst = max(result.outputs, key=lambda name: result.outputs[name])
-        error = result.outputs[worst]
-        text = "identical bit for bit" if error == 0 else f"relative error {error:.2%} at most (output {worst!r})"
-        console.print(f"outputs on random inputs, through the loader: {text}", markup=False, highlight=False)
+    elif result.output_error is not None:
+        error = result.output_error
+        text = "the same" if error == 0 else f"noise over signal {error:.3f}"
+        console.print(f"outputs on random inputs, through the loader: {text}", highlight=False)
+    if result.not_probed:
+        console.print(f"sensitivities not measured: {result.not_probed}", style="yellow", markup=False)
 
 
 def _table(*right: str) -> Table:

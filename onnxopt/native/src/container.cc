@@ -144,7 +144,7 @@ void check_auxiliary(const Entry& e, const Entry& aux) {
   const auto dtype = static_cast<Dtype>(aux.dtype);
   bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kNone;
   if (e.reconstruction == Reconstruction::kAffine) {
-    fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) && aux.dims[0] == e.dims[e.axis];
+    fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) && (aux.dims[0] == e.dims[e.axis] || aux.dims[0] == 1);
   } else {
     fits = fits && aux.dtype == e.dtype;
   }
@@ -189,14 +189,13 @@ struct Table {
   std::vector<uint8_t> elements;
 };
 
-// Scales are stored as eighths of a power of two: 2^(k/8).
-float exp2_eighth(int16_t k) {
-  // float32(2^(j/8)), written out so that every machine multiplies by the same bits.
-  static constexpr float kRoots[8] = {0x1.000000p+0F, 0x1.172b84p+0F, 0x1.306fe0p+0F, 0x1.4bfdaep+0F,
-                                      0x1.6a09e6p+0F, 0x1.8ace54p+0F, 0x1.ae89fap+0F, 0x1.d5818ep+0F};
-  const int whole = (k - (k & 7)) / 8;
-  if (whole < -126 || whole > 127) throw Error("scale 2^(" + std::to_string(k) + "/8) is no normal float32");
-  return std::ldexp(kRoots[k & 7], whole);
+// Scales are stored as quarters of a power of two: 2^(k/4).
+float exp2_quarter(int16_t k) {
+  // float32(2^(j/4)), written out so that every machine multiplies by the same bits.
+  static constexpr float kRoots[4] = {0x1.000000p+0F, 0x1.306fe0p+0F, 0x1.6a09e6p+0F, 0x1.ae89fap+0F};
+  const int whole = (k - (k & 3)) / 4;
+  if (whole < -126 || whole > 127) throw Error("scale 2^(" + std::to_string(k) + "/4) is no normal float32");
+  return std::ldexp(kRoots[k & 3], whole);
 }
 
 // Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
@@ -214,7 +213,9 @@ void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out
       return decode_into(codec, chunk.bytes, shape, first, e.dtype, Cast{}, out);
     case Reconstruction::kAffine:
       return decode_into(codec, chunk.bytes, shape, first, e.dtype,
-                         Affine{table.scales.data(), table.scales.size(), e.scales_by_row}, out);
+                         Affine{table.scales.data(), table.scales.size(),
+                                e.scales_by_row || table.scales.size() == 1},
+                         out);
     case Reconstruction::kCodebook:
       return decode_into(codec, chunk.bytes, shape, first, e.dtype,
                          Codebook{table.elements.data(), table.elements.size() / width}, out);
@@ -244,7 +245,7 @@ Table decode_table(const Entry& e, Reconstruction wanted) {
     for (size_t at = 0; at < e.size; at += sizeof(int16_t)) {
       int16_t k = 0;
       std::memcpy(&k, raw.data() + at, sizeof(k));
-      table.scales.push_back(exp2_eighth(k));
+      table.scales.push_back(exp2_quarter(k));
     }
   }
   return table;

@@ -1,0 +1,133 @@
+"""Inputs for a model. Without data of the user's: random ones, shaped so that the model runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from onnxopt.errors import OnnxoptError
+
+Array = npt.NDArray[Any]
+
+_TYPES = {
+    "float": "float32", "float16": "float16", "double": "float64", "int8": "int8", "uint8": "uint8", "int16": "int16",
+    "uint16": "uint16", "int32": "int32", "uint32": "uint32", "int64": "int64", "uint64": "uint64", "bool": "bool",
+}  # fmt: skip
+_SIZES = (1, 32, 224, 512, 640)
+"""What an unknown dimension may be."""
+_MOST_SHAPES = 100
+"""Combinations of unknown dimensions that are tried."""
+
+
+class CannotRun(OnnxoptError):
+    """No random input makes the model run; the text says what the runtime said."""
+
+
+def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
+    """A session that keeps what it has to say to itself: here a model that fails to run is no news."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def runnable_feeds(
+    session: onnxruntime.InferenceSession, count: int, scale: dict[str, tuple[float, float]] | None = None
+) -> list[dict[str, Array]]:
+    """`count` random inputs on which `session` runs: normal noise for floats, zeros and ones for the rest.
+
+    Arguments:
+        scale: by input, the factor and offset that its noise takes (see `input_scale`).
+
+    Raises CannotRun where no shape of the unknown dimensions makes the model run.
+    """
+    reason = ""
+    for sizes in itertools.islice(_shapes(session), _MOST_SHAPES):
+        feeds = [_feeds(session, sizes, seed, scale or {}) for seed in range(count)]
+        try:
+            session.run(None, feeds[0])
+        except Exception as error:  # the runtime raises classes of its own, and what it raises is what we report
+            reason = reason or str(error).splitlines()[0]
+            continue
+        return feeds
+    raise CannotRun(f"no random input runs the model: {reason}")
+
+
+def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Factor and offset for the noise of each input that the model itself normalises first.
+
+    A model that begins with ``(x - 127.5) / 128`` is made for pixels: its noise must be ``128 z + 127.5``.
+    """
+    constants = {t.name: t for t in model.graph.initializer}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    scales = {}
+    for value in model.graph.input:
+        factor, offset, name = 1.0, 0.0, value.name  # x = factor * (what the chain gives so far) + offset
+        while len(consumers.get(name, [])) == 1:
+            node = consumers[name][0]
+            other = constants.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None  # noqa: PLR2004
+            if other is None or node.op_type not in ("Sub", "Add", "Mul", "Div"):
+                break
+            c = float(np.mean(onnx.numpy_helper.to_array(other)))
+            if node.op_type in ("Sub", "Add"):
+                offset += factor * (c if node.op_type == "Sub" else -c)
+            elif c != 0:
+                factor *= 1 / c if node.op_type == "Mul" else c
+            name = node.output[0]
+        if (factor, offset) != (1.0, 0.0):
+            scales[value.name] = (factor, offset)
+    return scales
+
+
+def _unknown(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:
+    """Input, axis and key of each unknown dimension; a name that stands twice is one key."""
+    for value in session.get_inputs():
+        for axis, size in enumerate(value.shape):
+            if not isinstance(size, int) or size <= 0:
+                yield value.name, axis, size if isinstance(size, str) else (value.name, axis)
+
+
+def _shapes(session: onnxruntime.InferenceSession) -> Iterator[dict[object, int]]:
+    """Ways to fill in the unknown dimensions, the likeliest first: a leading one is a batch of one."""
+    first = {key for _, axis, key in _unknown(session) if axis == 0}
+    others = list(dict.fromkeys(key for _, _, key in _unknown(session) if key not in first))
+    batch = dict.fromkeys(first, 1)
+    for size in _SIZES:
+        yield batch | dict.fromkeys(others, size)
+    for sizes in itertools.product(_SIZES, repeat=len(others)):
+        if len(set(sizes)) > 1:
+            yield batch | dict(zip(others, sizes, strict=True))
+    for size in _SIZES[1:]:
+        yield dict.fromkeys([*first, *others], size)
+
+
+def _feeds(
+    session: onnxruntime.InferenceSession,
+    sizes: dict[object, int],
+    seed: int,
+    scale: dict[str, tuple[float, float]],
+) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    unknown = {(name, axis): sizes[key] for name, axis, key in _unknown(session)}
+    feeds = {}
+    for value in session.get_inputs():
+        kind = value.type.removeprefix("tensor(").removesuffix(")")
+        if kind not in _TYPES:
+            raise CannotRun(f"no random input runs the model: input {value.name!r} is a {value.type}")
+        dims = [unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape)]
+        dtype = np.dtype(_TYPES[kind])
+        if dtype.kind == "f":
+            factor, offset = scale.get(value.name, (1.0, 0.0))
+            feeds[value.name] = (factor * rng.standard_normal(dims) + offset).astype(dtype)
+        else:
+            feeds[value.name] = rng.integers(0, 2, dims).astype(dtype)
+    return feeds
