@@ -10,6 +10,7 @@ namespace onnxopt::rans {
 constexpr size_t kMaxLanes = 64;
 constexpr uint32_t kLow = 1U << 16;  // states are in [2^16, 2^32); renormalisation moves 16-bit words
 constexpr size_t kMaxClasses = 8;   // of rows, and of columns
+constexpr unsigned kMaxLowBits = 16;
 constexpr unsigned kConstant = 0xf0;  // first byte of a matrix that holds one value
 
 // Rows (or columns) i grouped into classes: class = map[i / span % map.size()].

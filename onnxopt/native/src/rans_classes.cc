@@ -11,11 +11,11 @@ namespace {
 
 constexpr size_t kMinElements = 4096;      // below, no second table pays for itself
 constexpr size_t kRowGroups = 16;
-constexpr size_t kColumnGroups = 8;
+constexpr size_t kColumnGroups = 12;
 constexpr size_t kMaxColumnClasses = 4;
-constexpr uint64_t kBitsPerLevel = 3;      // of a table, roughly
-constexpr size_t kProposals = 2;
-constexpr size_t kKernels[] = {9, 25};  // sizes of convolution kernels: columns of a weight repeat with these periods
+constexpr uint64_t kBitsPerLevel = 4;      // of a table, roughly
+constexpr size_t kProposals = 1;
+constexpr size_t kKernels[] = {9};  // 3 x 3 convolutions: columns of their weights repeat with this period
 
 // Axis i belongs to position i / span % period of a map.
 struct Grid {

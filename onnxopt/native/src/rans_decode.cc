@@ -33,15 +33,17 @@ ClassMap read_map(Reader& reader, size_t classes, size_t length) {
   return out;
 }
 
+inline uint32_t word(const uint8_t* p) { return static_cast<uint32_t>(p[0] | p[1] << 8); }
+
 // The integers that no symbol stands for, in order of their elements.
 class Escapes {
  public:
-  explicit Escapes(Reader& reader, uint64_t elements) {
+  Escapes(Reader& reader, uint64_t elements, int32_t lowest, int32_t highest) : highest_(highest) {
     left_ = reader.varint();
     if (left_ > elements) throw Error("rans: more escaped integers than elements");
     lowest_ = reader.svarint();
     width_ = reader.u8();
-    if (width_ > 32 || lowest_ < INT32_MIN || lowest_ > INT32_MAX) throw Error("rans: malformed escape list");
+    if (width_ > 32 || lowest_ < lowest || lowest_ > highest) throw Error("rans: malformed escape list");
     section_ = Reader(reader.bytes((left_ * width_ + 7) / 8));
   }
 
@@ -60,10 +62,11 @@ class Escapes {
     if (left_ == 0) throw Error("rans: more escapes than escaped integers");
     --left_;
     const int64_t value = lowest_ + bits_.get(width_);
-    if (value > INT32_MAX) throw Error("rans: an escaped integer does not fit 32 bits");
+    if (value > highest_) throw Error("rans: an escaped integer does not fit 32 bits");
     return static_cast<int32_t>(value);
   }
 
+  int32_t highest_;
   uint64_t left_ = 0;
   int64_t lowest_ = 0;
   unsigned width_ = 0;
@@ -71,12 +74,22 @@ class Escapes {
   BitReader bits_{section_};
 };
 
+// Appends to q[0, n) the `width` low bits that stand uncoded in `in`, element `first` of the matrix onwards. Reads up
+// to three bytes past the last one it needs: the lanes' states stand there.
+void append_low_bits(const uint8_t* in, unsigned width, size_t first, int32_t* q, size_t n) {
+  const uint32_t mask = (1U << width) - 1;
+  for (size_t i = 0; i < n; ++i) {
+    const uint64_t bit = static_cast<uint64_t>(first + i) * width;
+    const uint8_t* p = in + (bit >> 3);
+    const uint32_t bytes = word(p) | word(p + 2) << 16;
+    q[i] = static_cast<int32_t>(static_cast<uint32_t>(q[i]) << width | (bytes >> (bit & 7) & mask));
+  }
+}
+
 // One symbol of one lane: the state that stays behind, before renormalisation.
 inline uint32_t step(uint32_t x, uint32_t slot, unsigned precision) {
   return ((slot >> 12 & 0xfff) + 1) * (x >> precision) + (slot & 0xfff);
 }
-
-inline uint32_t word(const uint8_t* p) { return static_cast<uint32_t>(p[0] | p[1] << 8); }
 
 // As Kernel, for kCount lanes. Without branches: which lanes need a word is as good as random.
 template <size_t kCount, bool kOffsets>
@@ -209,13 +222,17 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const int64_t base = reader.svarint();
   const size_t symbols = size_t{reader.u8()} + 1;  // the escape included
   const size_t direct = symbols - (escape ? 1 : 0);
-  if (base < INT32_MIN || base + static_cast<int64_t>(direct) - 1 > INT32_MAX) {
+  const unsigned classes = reader.u8();
+  if (classes & 0x08) throw Error("rans: malformed class counts " + std::to_string(classes));
+  const unsigned low_bits = classes & 0x80 ? reader.u8() : 0;
+  if (low_bits > kMaxLowBits) throw Error("rans: " + std::to_string(low_bits) + " low bits, at most 16 expected");
+  const int32_t lowest = INT32_MIN >> low_bits;
+  const int32_t highest = INT32_MAX >> low_bits;
+  if (base < lowest || base + static_cast<int64_t>(direct) - 1 > highest) {
     throw Error("rans: the symbols do not fit 32 bits");
   }
-  const unsigned classes = reader.u8();
-  if (classes & 0x88) throw Error("rans: malformed class counts " + std::to_string(classes));
   ClassMap rows = read_map(reader, (classes & 7) + 1, shape.rows);
-  const ClassMap columns = read_map(reader, (classes >> 4) + 1, shape.cols);
+  const ClassMap columns = read_map(reader, (classes >> 4 & 7) + 1, shape.cols);
 
   const size_t tables = rows.classes * columns.classes;
   const unsigned code_byte = reader.u8();
@@ -234,7 +251,8 @@ void decode(Bytes in, Shape shape, Sink& sink) {
     bits.end();
   }
   std::optional<Escapes> escapes;
-  if (escape) escapes.emplace(reader, shape.size());
+  if (escape) escapes.emplace(reader, shape.size(), lowest, highest);
+  const Bytes low = reader.bytes((static_cast<uint64_t>(shape.size()) * low_bits + 7) / 8);
   Lanes lanes = read_lanes(reader, lane_count);
   std::optional<Offsets> offsets;
   if (tables > 1) offsets.emplace(std::move(rows), columns, shape, precision);
@@ -249,6 +267,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
     const size_t done = kernel ? kernel(slots.data(), precision, at, base32, lanes, run, n) : 0;
     decode_checked(slots.data(), precision, at ? at + done : nullptr, base32, lanes, lane_count, run + done, n - done);
     if (escapes) escapes->patch(marker, run, n);
+    if (low_bits) append_low_bits(low.data, low_bits, first, run, n);
     sink.put(first, run, n);
   }
   if (lanes.at != lanes.end) throw Error("rans: bytes left over after the last integer");

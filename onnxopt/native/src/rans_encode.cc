@@ -16,28 +16,62 @@ std::vector<uint8_t> encode_constant(int32_t value) {
   return out;
 }
 
+std::vector<int32_t> sorted_sample(const int32_t* q, size_t n) {
+  std::vector<int32_t> sample;
+  const size_t stride = std::max<size_t>(1, n / kSample);
+  for (size_t i = 0; i < n; i += stride) sample.push_back(q[i]);
+  std::sort(sample.begin(), sample.end());
+  return sample;
+}
+
 // The window of values that get symbols: all, or the 255 around the median.
-Symbols find_symbols(const int32_t* q, size_t n, int32_t lo, int32_t hi) {
+Symbols find_symbols(const int32_t* q, size_t n, int32_t lo, int32_t hi, int32_t median, unsigned low_bits) {
   Symbols out;
-  out.lowest = lo;
+  out.low_bits = low_bits;
+  out.lowest = lo >>= low_bits;
+  hi >>= low_bits;
   const int64_t range = int64_t{hi} - lo + 1;
   out.has_outside = range > static_cast<int64_t>(kMaxSymbols);
   out.count = out.has_outside ? kMaxSymbols : static_cast<size_t>(range);
   if (out.has_outside) {
-    std::vector<int32_t> sample;
-    const size_t stride = std::max<size_t>(1, n / kSample);
-    for (size_t i = 0; i < n; i += stride) sample.push_back(q[i]);
-    const auto middle = sample.begin() + static_cast<std::ptrdiff_t>(sample.size() / 2);
-    std::nth_element(sample.begin(), middle, sample.end());
     const int64_t last_start = int64_t{hi} - static_cast<int64_t>(kMaxSymbols - 2);
-    out.lowest = static_cast<int32_t>(std::clamp<int64_t>(int64_t{*middle} - 127, lo, last_start));
+    out.lowest = static_cast<int32_t>(std::clamp<int64_t>(int64_t{median >> low_bits} - 127, lo, last_start));
   }
   out.of.resize(n);
   const auto base = static_cast<uint32_t>(out.lowest);
   const auto last = static_cast<uint32_t>(kMaxSymbols - 1);
   for (size_t i = 0; i < n; ++i) {
-    out.of[i] = static_cast<uint8_t>(std::min(static_cast<uint32_t>(q[i]) - base, last));
+    out.of[i] = static_cast<uint8_t>(std::min(static_cast<uint32_t>(q[i] >> low_bits) - base, last));
   }
+  return out;
+}
+
+// So many low bits that all but one in 256 of the rest fit the symbols' window.
+unsigned wanted_low_bits(const std::vector<int32_t>& sample) {
+  const size_t aside = sample.size() / 512;
+  const int64_t spread = int64_t{sample[sample.size() - 1 - aside]} - sample[aside];
+  unsigned bits = 0;
+  while (bits < kMaxLowBits && spread >> bits > 240) ++bits;
+  return bits;
+}
+
+// Everything decided for one matrix.
+struct Choice {
+  Symbols symbols;
+  std::vector<Classes> classes;  // what plan.classes points into
+  Plan plan;
+};
+
+Choice choose(const int32_t* q, Shape shape, int32_t lo, int32_t hi, int32_t median, unsigned low_bits) {
+  Choice out;
+  out.symbols = find_symbols(q, shape.size(), lo, hi, median, low_bits);
+  const unsigned escape_width = bits_for(static_cast<uint64_t>(int64_t{hi} - lo) + 1) - low_bits;
+  out.classes = propose_classes(out.symbols, shape);
+  for (const Classes& classes : out.classes) {
+    Plan plan = price(classes, out.symbols, escape_width);
+    if (plan.bits < out.plan.bits) out.plan = std::move(plan);
+  }
+  if (out.plan.classes) out.plan.bits += static_cast<uint64_t>(shape.size()) * low_bits;
   return out;
 }
 
@@ -87,7 +121,7 @@ void write_escapes(const int32_t* q, Shape shape, const Symbols& symbols, const 
   for (size_t row = 0, i = 0; row < shape.rows; ++row) {
     const size_t table = plan.classes->rows.of(row) * plan.classes->columns.classes;
     for (size_t col = 0; col < shape.cols; ++col, ++i) {
-      if (is_escaped(plan, table + column_class[col], symbols.of[i])) values.push_back(q[i]);
+      if (is_escaped(plan, table + column_class[col], symbols.of[i])) values.push_back(q[i] >> symbols.low_bits);
     }
   }
   const auto [lo, hi] = std::minmax_element(values.begin(), values.end());
@@ -142,14 +176,15 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   const auto [lo, hi] = std::minmax_element(q, q + n);
   if (*lo == *hi) return encode_constant(*lo);
 
-  const Symbols symbols = find_symbols(q, n, *lo, *hi);
-  const unsigned escape_width = bits_for(static_cast<uint64_t>(int64_t{*hi} - *lo) + 1);
-  const std::vector<Classes> candidates = propose_classes(symbols, shape);
-  Plan plan;
-  for (const Classes& classes : candidates) {
-    Plan candidate = price(classes, symbols, escape_width);
-    if (candidate.bits < plan.bits) plan = std::move(candidate);
+  const std::vector<int32_t> sample = sorted_sample(q, n);
+  const int32_t median = sample[sample.size() / 2];
+  Choice choice = choose(q, shape, *lo, *hi, median, 0);
+  if (const unsigned low_bits = wanted_low_bits(sample); low_bits > 0) {
+    Choice other = choose(q, shape, *lo, *hi, median, low_bits);
+    if (other.plan.bits < choice.plan.bits) choice = std::move(other);
   }
+  const Symbols& symbols = choice.symbols;
+  const Plan& plan = choice.plan;
   if (!plan.classes || plan.bits / 32 >= n) return {};
 
   const unsigned log_lanes = log2_lanes(plan.bits / 8);
@@ -159,7 +194,9 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   writer.u8(static_cast<uint8_t>(log_lanes | (plan.escape ? 8 : 0) | (plan.precision - kMinPrecision) << 4));
   writer.svarint(int64_t{symbols.lowest} + static_cast<int64_t>(plan.first));
   writer.u8(static_cast<uint8_t>(plan.direct + (plan.escape ? 1 : 0) - 1));
-  writer.u8(static_cast<uint8_t>((plan.classes->rows.classes - 1) | (plan.classes->columns.classes - 1) << 4));
+  const size_t classes = (plan.classes->rows.classes - 1) | (plan.classes->columns.classes - 1) << 4;
+  writer.u8(static_cast<uint8_t>(classes | (symbols.low_bits ? 0x80 : 0)));
+  if (symbols.low_bits) writer.u8(static_cast<uint8_t>(symbols.low_bits));
   write_map(plan.classes->rows, writer, out);
   write_map(plan.classes->columns, writer, out);
   writer.u8(plan.code.byte());
@@ -170,6 +207,10 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   std::vector<uint8_t> column_class(shape.cols);
   for (size_t col = 0; col < shape.cols; ++col) column_class[col] = static_cast<uint8_t>(plan.classes->columns.of(col));
   if (plan.escape) write_escapes(q, shape, symbols, plan, column_class, writer, out);
+  if (symbols.low_bits) {
+    BitWriter bits(out);
+    for (size_t i = 0; i < n; ++i) bits.put(static_cast<uint32_t>(q[i]) & ((1U << symbols.low_bits) - 1), symbols.low_bits);
+  }
   write_lanes(shape, symbols, plan, column_class, size_t{1} << log_lanes, writer, out);
   return out;
 }

@@ -10,6 +10,7 @@ struct EscapeRule {
   uint32_t rare;
   unsigned one_in;
 };
+constexpr unsigned kSmoothing[] = {0, 4};  // passes tried
 constexpr EscapeRule kRules[] = {{0, 32}, {1, 32}, {0, 13}, {0, 11}};
 
 bool escaped(const EscapeRule& rule, uint32_t count, uint64_t total) {
@@ -60,6 +61,25 @@ Direct apply_rule(const EscapeRule& rule, const std::vector<Counts>& counts, con
   return out;
 }
 
+// Counts averaged with their neighbours' (binomial weights 1 2 1, so many times over), times 16: where counts are
+// small their noise costs more to write than it saves.
+void smooth(const Counts& counts, size_t symbols, unsigned passes, Counts& out) {
+  size_t first = 0;
+  size_t end = symbols;
+  while (first < end && counts[first] == 0) ++first;
+  while (end > first && counts[end - 1] == 0) --end;
+  for (size_t s = 0; s < out.size(); ++s) out[s] = counts[s] * 16;
+  for (unsigned pass = 0; pass < passes; ++pass) {
+    uint32_t left = first < end ? out[first] : 0;
+    for (size_t s = first; s < end; ++s) {
+      const uint32_t middle = out[s];
+      const uint32_t right = s + 1 < end ? out[s + 1] : middle;
+      out[s] = std::max<uint32_t>(1, (left + 2 * middle + right) / 4);
+      left = middle;
+    }
+  }
+}
+
 // Bits of the coded symbols.
 uint64_t data_bits(const Counts& counts, const Freqs& freqs, size_t symbols, unsigned precision) {
   uint64_t cost = 0;
@@ -84,7 +104,8 @@ Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width
     const bool escape = direct.escapes > 0;
     const size_t all = direct.direct + (escape ? 1 : 0);
     const uint64_t list = escape ? direct.escapes * escape_width + 48 : 0;
-    for (unsigned precision = kMaxPrecision - 1; precision <= kMaxPrecision; ++precision) {
+    for (const unsigned passes : kSmoothing) {
+      const unsigned precision = kMaxPrecision;
       for (unsigned resolution = 0; resolution <= kMaxResolution; ++resolution) {
         std::vector<Levels> levels(classes.counts.size());
         uint64_t data = 0;
@@ -92,7 +113,10 @@ Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width
         for (size_t t = 0; t < levels.size(); ++t) {
           Freqs freqs;
           levels[t].fill(0);
-          fit_levels(direct.counts[t], all, resolution, precision, levels[t]);
+          Counts smoothed;
+          smooth(direct.counts[t], direct.direct, passes, smoothed);
+          if (escape) smoothed[direct.direct] = direct.counts[t][direct.direct] * 16;
+          fit_levels(smoothed, all, resolution, precision, levels[t]);
           frequencies(levels[t], all, resolution, precision, freqs);
           data += data_bits(direct.counts[t], freqs, all, precision);
           costs.add(levels[t], direct.direct, escape);

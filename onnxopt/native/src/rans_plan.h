@@ -5,8 +5,9 @@
 
 namespace onnxopt::rans {
 
-// Symbols before escapes are chosen: symbol s stands for lowest + s; integers outside the window are `outside`.
+// Symbols before escapes are chosen, of the integers less their low bits: symbol s stands for lowest + s; integers outside the window are `outside`.
 struct Symbols {
+  unsigned low_bits = 0;            // stand uncoded
   int32_t lowest = 0;
   size_t count = 0;                 // of symbols, `outside` included where there are any such integers
   bool has_outside = false;         // then the last symbol is `outside`
