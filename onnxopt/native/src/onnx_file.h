@@ -1,12 +1,25 @@
 // Finds the container inside a compressed .onnx file without a protobuf library.
 #pragma once
 
+#include <string>
+
 #include "bytes.h"
 
 namespace onnxopt {
 
-// The container's bytes: a view into `file`, which may be a compressed .onnx model or a bare container.
-// Throws Error where neither is found.
+// Where the container lies.
+struct Payload {
+  Bytes bytes;            // a view into the file; null where the container lies in a file of its own:
+  std::string location;   // that file, relative to the model's folder
+  uint64_t offset = 0;
+  uint64_t length = 0;    // 0: to its end
+  size_t nodes = 1;       // in the outer graph: more than one where some had to stay outside the container
+};
+
+// `file` may be a compressed .onnx model or a bare container. Throws Error where it is neither.
+Payload find_payload(Bytes file);
+
+// The container's bytes: a view into `file`. Throws Error where it has none.
 Bytes find_container(Bytes file);
 
 }  // namespace onnxopt

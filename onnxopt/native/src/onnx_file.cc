@@ -1,0 +1,144 @@
+// Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
+// NodeProto.op_type = 4, domain = 7; TensorProto.name = 8, raw_data = 9, external_data = 13;
+// StringStringEntryProto.key = 1, value = 2.
+#include "onnx_file.h"
+
+#include <algorithm>
+#include <string_view>
+
+namespace onnxopt {
+namespace {
+
+constexpr std::string_view kMagic{"onnxopt\0", 8};
+constexpr std::string_view kPayload = "onnxopt.container";
+constexpr std::string_view kDomain = "onnxopt";
+constexpr std::string_view kOp = "CompressedModel";
+
+// One field of a protobuf message; `bytes` is empty unless it is length-delimited.
+struct Field {
+  uint64_t number = 0;
+  Bytes bytes;
+  std::string_view text() const { return {reinterpret_cast<const char*>(bytes.data), bytes.size}; }
+};
+
+// Unlike Reader::varint this takes padded forms, which protobuf allows.
+uint64_t protobuf_varint(Reader& r) {
+  uint64_t value = 0;
+  for (unsigned shift = 0; shift < 64; shift += 7) {
+    const uint8_t byte = r.u8();
+    value |= static_cast<uint64_t>(byte & 0x7f) << shift;
+    if (byte < 0x80) return value;
+  }
+  throw Error("a variable-length integer of more than ten bytes");
+}
+
+Field next_field(Reader& r) {
+  const uint64_t tag = protobuf_varint(r);
+  Field field;
+  field.number = tag >> 3;
+  switch (tag & 7) {
+    case 0: protobuf_varint(r); break;
+    case 1: r.bytes(8); break;
+    case 2: field.bytes = r.bytes(protobuf_varint(r)); break;
+    case 5: r.bytes(4); break;
+    default: throw Error("a field of wire type " + std::to_string(tag & 7));
+  }
+  if (field.number == 0) throw Error("a field numbered 0");
+  return field;
+}
+
+// Calls take(field) for every field of the message.
+template <typename Take>
+void each_field(Bytes message, Take take) {
+  Reader r(message);
+  while (r.left() != 0) take(next_field(r));
+}
+
+uint64_t number_of(std::string_view text) {
+  uint64_t value = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9' || value > (UINT64_MAX - 9) / 10) throw Error("'" + std::string(text) + "' is no number");
+    value = value * 10 + static_cast<uint64_t>(c - '0');
+  }
+  return value;
+}
+
+void read_external(Bytes entry, Payload& payload) {
+  std::string_view key;
+  std::string_view value;
+  each_field(entry, [&](const Field& f) {
+    if (f.number == 1) key = f.text();
+    if (f.number == 2) value = f.text();
+  });
+  if (key == "location") payload.location = value;
+  if (key == "offset") payload.offset = number_of(value);
+  if (key == "length") payload.length = number_of(value);
+}
+
+bool read_if_payload(Bytes tensor, Payload& payload) {
+  Payload found;
+  bool named = false;
+  each_field(tensor, [&](const Field& f) {
+    if (f.number == 8) named = f.text() == kPayload;
+    if (f.number == 9) found.bytes = f.bytes;
+    if (f.number == 13) read_external(f.bytes, found);
+  });
+  if (!named) return false;
+  payload = found;
+  return true;
+}
+
+bool is_compressed_node(Bytes node) {
+  std::string_view op;
+  std::string_view domain;
+  each_field(node, [&](const Field& f) {
+    if (f.number == 4) op = f.text();
+    if (f.number == 7) domain = f.text();
+  });
+  return op == kOp && domain == kDomain;
+}
+
+Payload walk_model(Bytes file) {
+  Payload payload;
+  size_t nodes = 0;
+  bool has_tensor = false;
+  bool has_node = false;
+  each_field(file, [&](const Field& model_field) {
+    if (model_field.number != 7) return;
+    each_field(model_field.bytes, [&](const Field& f) {
+      if (f.number == 1) {
+        ++nodes;
+        has_node = has_node || is_compressed_node(f.bytes);
+      }
+      if (f.number == 5 && !has_tensor) has_tensor = read_if_payload(f.bytes, payload);
+    });
+  });
+  if (!has_node || !has_tensor) throw Error("it holds no compressed model: was it written by onnxopt?");
+  payload.nodes = nodes;
+  return payload;
+}
+
+}  // namespace
+
+Payload find_payload(Bytes file) {
+  if (file.size >= kMagic.size() && std::equal(kMagic.begin(), kMagic.end(), file.data)) {
+    Payload bare;
+    bare.bytes = file;
+    return bare;
+  }
+  try {
+    return walk_model(file);
+  } catch (const Error& error) {
+    throw Error(std::string("not a compressed ONNX model: ") + error.what());
+  }
+}
+
+Bytes find_container(Bytes file) {
+  const Payload payload = find_payload(file);
+  if (payload.bytes.data == nullptr) {
+    throw Error("the container lies in another file, '" + payload.location + "': open the model by its path");
+  }
+  return payload.bytes;
+}
+
+}  // namespace onnxopt

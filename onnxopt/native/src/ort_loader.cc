@@ -1,0 +1,255 @@
+// The two ways in: the custom op that a registered library gives ONNX Runtime, and onnxopt_create_session.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "container.h"
+#include "inner_session.h"
+#include "onnx_file.h"
+#include "onnxopt.h"
+
+namespace onnxopt {
+namespace {
+
+constexpr const char* kDomain = "onnxopt";
+constexpr const char* kOpName = "CompressedModel";
+
+// What lives as long as the library: sessions refer to it and nobody says when the last one is gone.
+template <typename T>
+T* keep_forever(std::unique_ptr<T> object) {
+  static std::mutex mutex;
+  static auto& kept = *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
+  const std::lock_guard<std::mutex> lock(mutex);
+  kept.push_back(std::move(object));
+  return kept.back().get();
+}
+
+// --- options -------------------------------------------------------------------------------------------------
+
+std::string config_entry(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
+  int there = 0;
+  runtime.check(runtime.api.HasSessionConfigEntry()(options, key, &there));
+  if (there == 0) return "";
+  size_t size = 0;
+  runtime.check(runtime.api.GetSessionConfigEntry()(options, key, nullptr, &size));
+  std::string value(size, '\0');
+  runtime.check(runtime.api.GetSessionConfigEntry()(options, key, value.data(), &size));
+  value.resize(size - 1);  // the terminating zero
+  return value;
+}
+
+// -1 where there is no such entry.
+int thread_count(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
+  const std::string value = config_entry(runtime, options, key);
+  if (value.empty()) return -1;
+  if (value.size() > 4 || value.find_first_not_of("0123456789") != std::string::npos) {
+    throw Error(std::string(key) + " is '" + value + "', expected a number of threads, 0 for all cores");
+  }
+  return std::stoi(value);
+}
+
+int optimization_level(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
+  static constexpr struct {
+    const char* name;
+    int level;
+  } kLevels[] = {{"", -1}, {"disabled", 0}, {"basic", 1}, {"extended", 2}, {"all", 99}};
+  const std::string value = config_entry(runtime, options, key);
+  for (const auto& known : kLevels) {
+    if (value == known.name) return known.level;
+  }
+  throw Error(std::string(key) + " is '" + value + "', expected disabled, basic, extended or all");
+}
+
+// How inner sessions are made; -1 means as the runtime does it.
+struct Settings {
+  int intra_op_threads = -1;
+  int inter_op_threads = -1;
+  int level = -1;
+
+  Settings() = default;
+  Settings(const Runtime& runtime, const OrtSessionOptions* options)
+      : intra_op_threads(thread_count(runtime, options, "onnxopt.intra_op_num_threads")),
+        inter_op_threads(thread_count(runtime, options, "onnxopt.inter_op_num_threads")),
+        level(optimization_level(runtime, options, "onnxopt.graph_optimization_level")) {}
+
+  unsigned decoding_threads() const { return static_cast<unsigned>(std::max(intra_op_threads, 0)); }
+
+  void apply(const Runtime& runtime, OrtSessionOptions* options) const {
+    const ort::Api& api = runtime.api;
+    if (intra_op_threads >= 0) runtime.check(api.SetIntraOpNumThreads()(options, intra_op_threads));
+    if (inter_op_threads >= 0) runtime.check(api.SetInterOpNumThreads()(options, inter_op_threads));
+    if (level >= 0) runtime.check(api.SetSessionGraphOptimizationLevel()(options, level));
+  }
+};
+
+Owned<OrtSessionOptions> new_options(const Runtime& runtime, const OrtSessionOptions* like) {
+  OrtSessionOptions* options = nullptr;
+  runtime.check(like == nullptr ? runtime.api.CreateSessionOptions()(&options)
+                                : runtime.api.CloneSessionOptions()(like, &options));
+  return {options, runtime.api.ReleaseSessionOptions()};
+}
+
+// --- the custom op ---------------------------------------------------------------------------------------------
+
+struct CompressedModelOp : ort::CustomOp {
+  CompressedModelOp(const Runtime& with, const OrtSessionOptions* options);
+
+  Runtime runtime;
+  Settings settings;
+  Owned<OrtCustomOpDomain> domain;
+};
+
+std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const OrtKernelInfo* info) {
+  const Runtime& runtime = op.runtime;
+  int is_constant = 0;
+  const OrtValue* tensor = nullptr;  // belongs to the runtime
+  runtime.check(runtime.api.KernelInfoGetConstantInput_tensor()(info, 0, &is_constant, &tensor));
+  if (is_constant == 0 || tensor == nullptr) throw Error("the first input of CompressedModel is no initializer");
+  OrtTensorTypeAndShapeInfo* shape = nullptr;
+  runtime.check(runtime.api.GetTensorTypeAndShape()(tensor, &shape));
+  const Owned<OrtTensorTypeAndShapeInfo> owned(shape, runtime.api.ReleaseTensorTypeAndShapeInfo());
+  size_t size = 0;
+  runtime.check(runtime.api.GetTensorShapeElementCount()(shape, &size));
+  void* data = nullptr;
+  runtime.check(runtime.api.GetTensorMutableData()(const_cast<OrtValue*>(tensor), &data));
+
+  Owned<OrtEnv> env = runtime.environment();
+  const Owned<OrtSessionOptions> options = new_options(runtime, nullptr);
+  op.settings.apply(runtime, options.get());
+  InnerModel model(Container({static_cast<const uint8_t*>(data), size}), op.settings.decoding_threads());
+  InnerSessionParts parts = create_session(runtime, env.get(), options.get(), std::move(model));
+  return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts));
+}
+
+CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOptions* options)
+    : CustomOp{}, runtime(with), settings(with, options), domain(nullptr, with.api.ReleaseCustomOpDomain()) {
+  using ort::CustomOp;
+  version = ort::kApiVersion;
+  name = [](const CustomOp*) { return kOpName; };
+  execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
+  input_count = [](const CustomOp*) -> size_t { return 2; };
+  input_type = [](const CustomOp*, size_t index) -> int { return index == 0 ? ort::kUint8 : ort::kUndefined; };
+  input_characteristic = [](const CustomOp*, size_t index) -> int {
+    return index == 0 ? ort::kRequired : ort::kVariadic;
+  };
+  input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
+  output_count = [](const CustomOp*) -> size_t { return 1; };
+  output_type = [](const CustomOp*, size_t) -> int { return ort::kUndefined; };
+  output_characteristic = [](const CustomOp*, size_t) -> int { return ort::kVariadic; };
+  variadic_input_min_arity = [](const CustomOp*) -> int { return 0; };
+  variadic_input_homogeneity = [](const CustomOp*) -> int { return 0; };
+  variadic_output_min_arity = [](const CustomOp*) -> int { return 1; };
+  variadic_output_homogeneity = [](const CustomOp*) -> int { return 0; };
+  create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+    const auto& self = *static_cast<const CompressedModelOp*>(op);
+    return guarded(self.runtime.api, [&] { *kernel = onnxopt::create_kernel(self, info).release(); });
+  };
+  compute_v2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
+    auto& session = *static_cast<InnerSession*>(kernel);
+    return guarded(session.api(), [&] { session.run(context); });
+  };
+  destroy_kernel = [](void* kernel) { delete static_cast<InnerSession*>(kernel); };
+
+  OrtCustomOpDomain* created = nullptr;
+  runtime.check(runtime.api.CreateCustomOpDomain()(kDomain, &created));
+  domain.reset(created);
+  runtime.check(runtime.api.CustomOpDomain_Add()(created, this));
+}
+
+void register_op(const Runtime& runtime, OrtSessionOptions* options) {
+  const auto* op = keep_forever(std::make_unique<CompressedModelOp>(runtime, options));
+  runtime.check(runtime.api.AddCustomOpDomain()(options, op->domain.get()));
+}
+
+// --- onnxopt_create_session ------------------------------------------------------------------------------------
+
+std::vector<uint8_t> read_file(const std::filesystem::path& path, uint64_t offset = 0, uint64_t length = 0) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) throw Error(path.u8string() + ": cannot be opened");
+  const auto size = static_cast<uint64_t>(file.tellg());
+  if (offset > size || length > size - offset) {
+    throw Error(path.u8string() + ": " + std::to_string(size) + " bytes, at least " + std::to_string(offset) + " + " +
+                std::to_string(length) + " expected");
+  }
+  std::vector<uint8_t> data(static_cast<size_t>(length == 0 ? size - offset : length));
+  file.seekg(static_cast<std::streamoff>(offset));
+  if (!file.read(reinterpret_cast<char*>(data.data()), static_cast<std::streamsize>(data.size()))) {
+    throw Error(path.u8string() + ": cannot be read");
+  }
+  return data;
+}
+
+// The external data of a model must lie in its folder, as ONNX demands.
+std::filesystem::path beside(const char* model, const std::string& location) {
+  const std::filesystem::path relative = std::filesystem::u8path(location);
+  const bool climbs = std::find(relative.begin(), relative.end(), "..") != relative.end();
+  if (relative.empty() || !relative.is_relative() || climbs) {
+    throw Error("external data '" + location + "' is outside the model's folder");
+  }
+  return std::filesystem::u8path(model).parent_path() / relative;
+}
+
+InnerModel decode(const char* path, Bytes file, const Payload& payload, unsigned threads) {
+  if (payload.bytes.data != nullptr) return {Container(payload.bytes), threads};
+  if (path == nullptr) find_container(file);  // throws what is to be said
+  const std::vector<uint8_t> external = read_file(beside(path, payload.location), payload.offset, payload.length);
+  return {Container({external.data(), external.size()}), threads};
+}
+
+OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes file, const OrtSessionOptions* like) {
+  const Runtime runtime(base);
+  const ort::Api& api = runtime.api;
+  std::vector<uint8_t> content;
+  if (file.data == nullptr) {
+    if (path == nullptr) throw Error("neither a path nor data was given");
+    content = read_file(std::filesystem::u8path(path));
+    file = {content.data(), content.size()};
+  } else {
+    path = nullptr;
+  }
+  const Payload payload = find_payload(file);
+  const Owned<OrtSessionOptions> options = new_options(runtime, like);
+  // The session needs the environment for as long as the caller keeps it: this reference is never given back.
+  OrtEnv* env = runtime.environment().release();
+  OrtSession* session = nullptr;
+  if (payload.nodes == 1) {
+    const Settings settings(runtime, options.get());
+    settings.apply(runtime, options.get());
+    InnerModel model = decode(path, file, payload, settings.decoding_threads());
+    std::vector<uint8_t>().swap(content);
+    InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model));
+    if (parts.release != nullptr) keep_forever(std::move(parts.release));
+    return parts.session.release();
+  }
+  register_op(runtime, options.get());
+  if (path != nullptr) {
+    const auto native_path = std::filesystem::u8path(path);
+    runtime.check(api.CreateSession()(env, native_path.c_str(), options.get(), &session));
+  } else {
+    runtime.check(api.CreateSessionFromArray()(env, file.data, file.size, options.get(), &session));
+  }
+  return session;
+}
+
+// Functions that every version of the runtime has: enough to report that it is too old.
+ort::Api oldest_api(const OrtApiBase* base) {
+  return ort::Api(reinterpret_cast<const ort::ApiBase*>(base)->get_api(1));
+}
+
+}  // namespace
+}  // namespace onnxopt
+
+OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  return onnxopt::guarded(onnxopt::oldest_api(base),
+                          [&] { onnxopt::register_op(onnxopt::Runtime(base), options); });
+}
+
+OrtStatus* onnxopt_create_session(const OrtApiBase* base, const char* path, const void* data, size_t size,
+                                  const OrtSessionOptions* options, OrtSession** session) {
+  return onnxopt::guarded(onnxopt::oldest_api(base), [&] {
+    *session = onnxopt::create_session_of(base, path, {static_cast<const uint8_t*>(data), size}, options);
+  });
+}

@@ -1,0 +1,47 @@
+// The runtime at hand: its functions, its errors as exceptions, its objects owned.
+#pragma once
+
+#include <memory>
+#include <new>
+#include <string>
+
+#include "bytes.h"
+#include "ort_abi.h"
+
+namespace onnxopt {
+
+template <typename T>
+using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
+
+struct Runtime {
+  ort::Api api;
+  bool copies_early;  // see ReleaseOp in inner_model.h
+
+  // Throws Error where the runtime is too old.
+  explicit Runtime(const OrtApiBase* base);
+
+  // Throws Error with the runtime's own words where it reports a failure.
+  void check(OrtStatus* status) const {
+    if (status == nullptr) return;
+    const Owned<OrtStatus> owned(status, api.ReleaseStatus());
+    throw Error(api.GetErrorMessage()(status));
+  }
+
+  // The process's environment, one more reference to it.
+  Owned<OrtEnv> environment() const;
+};
+
+// Calls body; what it throws becomes a status.
+template <typename Body>
+OrtStatus* guarded(const ort::Api& api, Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus()(ort::kFail, "onnxopt: out of memory");
+  } catch (const std::exception& error) {
+    return api.CreateStatus()(ort::kFail, ("onnxopt: " + std::string(error.what())).c_str());
+  }
+}
+
+}  // namespace onnxopt
