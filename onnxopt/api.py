@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxopt import container, evaluate, manager, native, runtime, search
+from onnxopt import container, evaluate, manager, native, runtime
 from onnxopt.cleanup import clean
 from onnxopt.data import CannotRun, input_scale, quiet_session
 from onnxopt.errors import OnnxoptError

@@ -7,7 +7,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnxopt import evaluate, native, runtime
@@ -89,7 +88,7 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
         weights = stored.decode()
         crc = 0
         for values in weights.values():
-            crc = zlib.crc32(np.ascontiguousarray(values), crc)
+            crc = zlib.crc32(values.tobytes(), crc)
         if crc != stored.values_crc:
             raise ContainerError(f"{path}: decoded weights are not those that were stored (checksum mismatch)")
     for tensor in inner.graph.initializer:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from onnxopt import native
+from onnxopt.errors import OnnxoptError
 from onnxopt.leaf import Array, Leaf, Scaled, Shared, values_of
 
 MAGIC = b"onnxopt\0"
@@ -84,7 +85,7 @@ def write(
                 advance(record.name)
     values_crc = 0
     for leaf in leaves.values():
-        values_crc = zlib.crc32(np.ascontiguousarray(values_of(leaf)), values_crc)
+        values_crc = zlib.crc32(values_of(leaf).tobytes(), values_crc)
     text = plan.encode()
     meta = varint(len(table)) + varint(len(model)) + bytes(table) + model + text
     packed = _deflate(meta)
@@ -120,7 +121,7 @@ def _as_integers(values: Array) -> Array:
     """int32 where every element fits, else the elements themselves."""
     if values.dtype.kind == "f":
         return values
-    if values.dtype.itemsize >= 4:  # noqa: PLR2004 (bytes: narrower integers always fit)
+    if values.dtype.itemsize >= 4:
         low, high = int(values.min()), int(values.max())
         if low < -(2**31) or high >= 2**31:
             return values
@@ -133,12 +134,12 @@ def _code(record: _Record, prefer: str) -> tuple[str, int, list[bytes]]:
     elements = np.ascontiguousarray(record.elements).reshape(rows, cols)
     chunk_rows = max(1, min(rows, CHUNK // cols))
     parts = [elements[at : at + chunk_rows] for at in range(0, rows, chunk_rows)]
-    if elements.dtype != np.int32 or record.dtype.kind == "f" and record.reconstruction == _NONE:
+    if elements.dtype != np.int32 or (record.dtype.kind == "f" and record.reconstruction == _NONE):
         return "lossless", chunk_rows, [native.encode_lossless(part) for part in parts]
     codec, first = native.encode(parts[0], prefer=prefer)
     try:
         return codec, chunk_rows, [first, *(native.encode(part, codec)[1] for part in parts[1:])]
-    except native.OnnxoptError:  # a later chunk holds what the first one's codec cannot
+    except OnnxoptError:  # a later chunk holds what the first one's codec cannot
         return "bitpack", chunk_rows, [native.encode(part, "bitpack")[1] for part in parts]
 
 

@@ -74,7 +74,7 @@ def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
         factor, offset, name = 1.0, 0.0, value.name  # x = factor * (what the chain gives so far) + offset
         while len(consumers.get(name, [])) == 1:
             node = consumers[name][0]
-            other = constants.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None  # noqa: PLR2004
+            other = constants.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None
             if other is None or node.op_type not in ("Sub", "Add", "Mul", "Div"):
                 break
             c = float(np.mean(onnx.numpy_helper.to_array(other)))

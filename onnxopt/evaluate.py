@@ -43,4 +43,4 @@ def compare(
 def _same(a: Any, b: Any) -> bool:
     if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
         return bool(np.all(a == b))
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())

@@ -21,13 +21,13 @@ _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE
 def nearest_log_step(step: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
     """The stored form ``k`` of each wished scale: ``2^(k/4)`` is the nearest to it in ratio."""
     k = np.rint(np.log2(step) * STEPS_PER_OCTAVE)
-    return np.clip(k, -126 * STEPS_PER_OCTAVE, 127 * STEPS_PER_OCTAVE).astype(np.int16)
+    return np.asarray(np.clip(k, -126 * STEPS_PER_OCTAVE, 127 * STEPS_PER_OCTAVE), np.int16)
 
 
 def step_of(k: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
     """The scales ``2^(k/4)``, the same float32 bits on every machine."""
     whole = k.astype(np.int32) // STEPS_PER_OCTAVE
-    return np.ldexp(_ROOTS[k.astype(np.int32) % STEPS_PER_OCTAVE], whole)
+    return np.asarray(np.ldexp(_ROOTS[k.astype(np.int32) % STEPS_PER_OCTAVE], whole), np.float32)
 
 
 def along_axis(rank: int, axis: int) -> tuple[int, ...]:
@@ -75,11 +75,8 @@ def values_of(leaf: Leaf) -> Array:
 
 
 STORABLE = frozenset(
-    np.dtype(name)
-    for name in (
-        "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
-    )  # fmt: skip
-)
+    map(np.dtype, ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64"))
+) | frozenset(map(np.dtype, ("uint8", "uint16", "uint32", "uint64")))
 """Element types that an entry can have."""
 
 

@@ -14,7 +14,6 @@ from onnxopt.plan import Plan, Step
 from onnxopt.search import Candidate, spread_error
 from onnxopt.stats import Probe, Stats, fill_in
 
-
 _LEVEL = 0.01  # relative noise at which gains are measured: small enough to add, large enough for float32 to show
 _SLACK = 1.02  # noise that is this much over what was asked for is what was asked for
 _ROUNDS = 6
@@ -86,7 +85,9 @@ def run(graph: Graph, plan: Plan, advance: Callable[[str], None] | None = None) 
 
 def _pass_of(path: str, step: Step) -> Pass:
     if step.name not in PASSES:
-        raise OnnxoptError(f"plan, path {path!r}: no pass is called {step.name!r}; there is {', '.join(sorted(PASSES))}")
+        raise OnnxoptError(
+            f"plan, path {path!r}: no pass is called {step.name!r}; there is {', '.join(sorted(PASSES))}"
+        )
     return PASSES[step.name].from_step(step)
 
 
@@ -99,4 +100,3 @@ def _apply(graph: Graph, site: Site, decision: Pass) -> Event:
         reason = str(skip)
     step = "lossless" if reason else str(decision.step())
     return Event(site.path, site.shape, site.op, step, site.bytes, 0, site.elements, error, reason=reason)
-

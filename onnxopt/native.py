@@ -121,9 +121,7 @@ def encode(q: Array, codec: str | None = None, prefer: str = "balanced") -> tupl
     data, size = c_void_p(), c_size_t()
     wanted = -1 if codec is None else CODECS.index(codec)
     chosen = _check(
-        _library().onnxopt_encode(
-            _pointer(q), rows, cols, wanted, PREFERENCES.index(prefer), byref(data), byref(size)
-        )
+        _library().onnxopt_encode(_pointer(q), rows, cols, wanted, PREFERENCES.index(prefer), byref(data), byref(size))
     )
     return CODECS[chosen], _take(data, size)
 
@@ -150,9 +148,7 @@ def _take(data: c_void_p, size: c_size_t) -> bytes:
 def decode(codec: str, data: bytes, rows: int, cols: int) -> npt.NDArray[np.int32]:
     """Inverse of `encode`. Raises ContainerError on malformed data."""
     q = np.empty((rows, cols), np.int32)
-    status = _library().onnxopt_decode_integers(
-        CODECS.index(codec), data, len(data), rows, cols, _pointer(q)
-    )
+    status = _library().onnxopt_decode_integers(CODECS.index(codec), data, len(data), rows, cols, _pointer(q))
     _check(status, ContainerError)
     return q
 
@@ -160,16 +156,12 @@ def decode(codec: str, data: bytes, rows: int, cols: int) -> npt.NDArray[np.int3
 def decode_lossless(data: bytes, dtype: npt.DTypeLike, rows: int, cols: int) -> Array:
     """Inverse of `encode_lossless`. Raises ContainerError on malformed data."""
     out = np.empty((rows, cols), dtype)
-    status = _library().onnxopt_decode_lossless(
-        data, len(data), out.dtype.itemsize, rows, cols, _pointer(out)
-    )
+    status = _library().onnxopt_decode_lossless(data, len(data), out.dtype.itemsize, rows, cols, _pointer(out))
     _check(status, ContainerError)
     return out
 
 
-def decode_floats(
-    codec: str, data: bytes, scales: npt.NDArray[np.float32], cols: int
-) -> npt.NDArray[np.float32]:
+def decode_floats(codec: str, data: bytes, scales: npt.NDArray[np.float32], cols: int) -> npt.NDArray[np.float32]:
     """Decodes into ``scales[row] * q[row, col]`` on one thread. Raises ContainerError on malformed data."""
     out = np.empty((len(scales), cols), np.float32)
     status = _library().onnxopt_decode_floats(
@@ -245,9 +237,7 @@ class Container:
         """Every tensor of the model by name, decoded on `threads` threads (0: all cores). Raises ContainerError."""
         wanted = [e for e in self.entries if not e.hidden]
         arrays = {e.name: np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype)) for e in wanted}
-        out = (c_void_p * len(self.entries))(
-            *(None if e.hidden else arrays[e.name].ctypes.data for e in self.entries)
-        )
+        out = (c_void_p * len(self.entries))(*(None if e.hidden else arrays[e.name].ctypes.data for e in self.entries))
         _check(_library().onnxopt_decode(self._handle, out, threads), ContainerError)
         return arrays
 

@@ -37,7 +37,7 @@ def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:
             return float("inf")
         signal = a.astype(np.float64)
         noise = b.astype(np.float64) - signal
-        if a.ndim == 2 and a.shape[1] > 1:  # noqa: PLR2004
+        if a.ndim == 2 and a.shape[1] > 1:
             noise, signal = noise - noise.mean(1, keepdims=True), signal - signal.mean(1, keepdims=True)
         power = float(np.square(signal).sum())
         if power > 0 and np.isfinite(power):

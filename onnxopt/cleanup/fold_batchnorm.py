@@ -35,7 +35,7 @@ def _fold(graph: gs.Graph, norm: gs.Node) -> bool:
     along = [1] * weight.values.ndim
     along[_OUTPUT_AXIS[conv.op]] = -1
     dtype = weight.values.dtype
-    bias = conv.inputs[2].values.astype(np.float64) if len(conv.inputs) > 2 else 0.0  # noqa: PLR2004
+    bias = conv.inputs[2].values.astype(np.float64) if len(conv.inputs) > 2 else 0.0
     folded = (weight.values.astype(np.float64) * scale.reshape(along)).astype(dtype)
     shift = (scale * (bias - mean) + beta).astype(dtype)
     conv.inputs = [

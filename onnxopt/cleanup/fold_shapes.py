@@ -28,9 +28,10 @@ def clean(graph: gs.Graph) -> int:
     """Folds to the end, as one fold makes the next; returns how many nodes went."""
     folded = 0
     for node in graph.nodes:  # in topological order
-        output = node.outputs[0] if node.outputs else None
-        ready = node.op in _FOLDS and all(isinstance(i, gs.Constant) for i in node.inputs)
-        if not ready or output in graph.outputs or any(len(i.outputs) != 1 for i in node.inputs[:1]):
+        if node.op not in _FOLDS or not all(isinstance(i, gs.Constant) for i in node.inputs):
+            continue
+        output = node.outputs[0]
+        if output in graph.outputs or any(len(i.outputs) != 1 for i in node.inputs[:1]):
             continue
         constant = gs.Constant(output.name, np.ascontiguousarray(_FOLDS[node.op](node.inputs[0].values, node)))
         for consumer in list(output.outputs):

@@ -61,7 +61,7 @@ class Graph:
                     if tensor is None or name in seen or tensor.data_type not in _FLOATS:
                         continue
                     axis = _output_axis(node, index, len(tensor.dims))
-                    if prod(tensor.dims) < MIN_STORED or axis is None and not _is_vector(node, index, tensor):
+                    if prod(tensor.dims) < MIN_STORED or (axis is None and not _is_vector(node, index, tensor)):
                         continue
                     seen.add(name)
                     yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
@@ -99,7 +99,7 @@ class Graph:
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
             return None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if dtype not in STORABLE or dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS:
+        if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
         return self.values(name)
 
@@ -108,7 +108,8 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's elements."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
-    return prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return prod(tensor.dims) * int(width)
 
 
 def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
@@ -137,7 +138,7 @@ _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Tra
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
     """The axis of a weight's outputs; None where the operand is not a weight. Shapes: the ONNX operators' pages."""
     attributes = {a.name: a for a in node.attribute}
-    if rank < 2:  # noqa: PLR2004
+    if rank < 2:
         return None
     match (node.op_type, index):
         case ("Conv" | "Gather" | "GatherElements" | "ConvInteger" | "DeformConv", _) if index == _data_input(node):

@@ -131,7 +131,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light.CopyFrom(model)
     del light.graph.initializer[:]
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() > 4096:  # noqa: PLR2004 (bytes; shapes are far smaller)
+        if tensor.ByteSize() > 4096:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             light.graph.initializer.append(tensor)

@@ -44,7 +44,9 @@ class Pass(ABC):
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = [key for key, _ in step.args if key not in known]
         if unknown:
-            raise OnnxoptError(f"step {step}: {cls.name} takes {', '.join(sorted(known)) or 'nothing'}, not {unknown[0]}")
+            raise OnnxoptError(
+                f"step {step}: {cls.name} takes {', '.join(sorted(known)) or 'nothing'}, not {unknown[0]}"
+            )
         try:
             return cls(**dict(step.args))
         except (TypeError, ValueError) as error:

@@ -16,7 +16,7 @@ def size(count: int) -> str:
     """Bytes in the unit that reads best: 1 kB is 1000 bytes."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
-        if value < 1000:  # noqa: PLR2004
+        if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"

@@ -1,0 +1,74 @@
+# make demo    build, install into .venv, compress a model, evaluate before and after
+# make test    everything that CI runs
+# make check   format, lint, types, import rules, tests, native tests under sanitizers
+# make fuzz    fuzz the native reader for ten minutes (needs clang)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS := $(shell getconf _NPROCESSORS_ONLN)
+SOURCES := $(shell find onnxopt -type f -not -name '*.pyc') pyproject.toml
+NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/tests onnxopt/native/fuzz \
+            -name '*.cc' -o -name '*.h')
+FUZZ_SECONDS ?= 600
+
+.PHONY: demo test check lint native-test pytest pytest-all tables fuzz clean
+
+demo: build/installed
+	mkdir -p build/demo
+	$(BIN)/onnxopt optimize models/digits.onnx -o build/demo/digits.onnx
+	$(BIN)/python tools/demo.py models/digits.onnx build/demo/digits.onnx
+
+test: lint native-test pytest-all
+
+check: lint native-test pytest
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The package itself, with what the demo and the tests need.
+build/installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet '.[test]'
+	mkdir -p build && touch $@
+
+build/installed-dev: build/installed
+	$(BIN)/python -m pip install --quiet '.[dev]'
+	touch $@
+
+lint: build/installed-dev build/native/compile_commands.json
+	$(BIN)/ruff format --check onnxopt tests tools
+	$(BIN)/ruff check onnxopt tests tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-tidy --quiet -p build/native $(filter %.cc,$(filter onnxopt/native/src/%,$(NATIVE)))
+
+build/native/compile_commands.json: onnxopt/native/CMakeLists.txt
+	cmake -S onnxopt/native -B build/native -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+
+native-test:
+	cmake -S onnxopt/native -B build/sanitized -DONNXOPT_TESTS=ON -DONNXOPT_SANITIZE=address,undefined \
+	      -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitized --parallel $(JOBS)
+	ctest --test-dir build/sanitized --output-on-failure
+
+pytest: build/installed-dev
+	$(BIN)/pytest
+
+pytest-all: build/installed-dev
+	$(BIN)/pytest -m "slow or not slow" --durations=10
+
+# Rewrites the generated tables in README.md.
+tables: build/installed
+	$(BIN)/python tools/table_models.py
+
+fuzz:
+	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \
+	      -DONNXOPT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/fuzz --parallel $(JOBS)
+	mkdir -p build/fuzz/corpus
+	build/fuzz/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=65536 build/fuzz/corpus onnxopt/native/fuzz/corpus
+
+clean:
+	rm -rf build $(VENV)
