@@ -185,7 +185,6 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   }
   const Symbols& symbols = choice.symbols;
   const Plan& plan = choice.plan;
-  if (!plan.classes || plan.bits / 32 >= n) return {};
 
   const unsigned log_lanes = log2_lanes(plan.bits / 8);
   std::vector<uint8_t> out;
