@@ -1,0 +1,90 @@
+#include <cstring>
+
+#include "lossless.h"
+#include "test_codec.h"
+
+using namespace onnxopt;
+
+namespace {
+
+std::vector<uint8_t> decoded_bytes(const std::vector<uint8_t>& coded, size_t width, Shape shape) {
+  const std::vector<uint8_t> exact(coded);
+  std::vector<uint8_t> out(shape.size() * width);
+  lossless_decode({exact.data(), exact.size()}, width, shape, out.data());
+  return out;
+}
+
+bool refused_bytes(const std::vector<uint8_t>& coded, size_t width, Shape shape) {
+  try {
+    decoded_bytes(coded, width, shape);
+    return false;
+  } catch (const Error&) {
+    return true;
+  }
+}
+
+void check(const std::vector<uint8_t>& data, size_t width, Shape shape, size_t most) {
+  const std::vector<uint8_t> coded = lossless_encode(data.data(), width, shape);
+  CHECK(decoded_bytes(coded, width, shape) == data);
+  CHECK(coded.size() <= most);
+  CHECK(shape.size() / kMaxIntegersPerByte <= coded.size());
+  std::vector<uint8_t> longer(coded);
+  longer.push_back(0);
+  CHECK(refused_bytes(longer, width, shape));
+  const size_t step = coded.size() / 50 + 1;
+  for (size_t n = 0; n < coded.size(); n += step) {
+    CHECK(refused_bytes({coded.begin(), coded.begin() + static_cast<long>(n)}, width, shape));
+  }
+  for (size_t i = 0; i < coded.size(); i += i < 50 ? 1 : step) {
+    for (const uint8_t flip : {1, 2, 64, 255}) {
+      std::vector<uint8_t> bad(coded);
+      bad[i] = static_cast<uint8_t>(bad[i] ^ flip);
+      refused_bytes(bad, width, shape);
+    }
+  }
+}
+
+template <class T>
+void check_all(const std::vector<T>& values, Shape shape, double most) {
+  std::vector<uint8_t> data(values.size() * sizeof(T));
+  if (!data.empty()) std::memcpy(data.data(), values.data(), data.size());
+  check(data, sizeof(T), shape, static_cast<size_t>(most * static_cast<double>(data.size())) + 16);
+}
+
+template <class T, class Draw>
+std::vector<T> draw(size_t n, Draw one) {
+  std::vector<T> out(n);
+  for (T& v : out) v = static_cast<T>(one());
+  return out;
+}
+
+}  // namespace
+
+int main() {
+  Random random(4);
+  for (const Shape s : {Shape{0, 0}, Shape{0, 3}, Shape{1, 1}, Shape{1, 5}, Shape{40, 30}}) {
+    const size_t n = s.size();
+    check_all(draw<float>(n, [&] { return 0.05 * random.gaussian(); }), s, n > 100 ? 0.9 : 2);
+    check_all(draw<double>(n, [&] { return 0.05 * random.gaussian(); }), s, n > 100 ? 0.97 : 2);
+    check_all(draw<float>(n, [&] { return static_cast<double>(random.next() % 9) * 0.125 - 0.5; }), s, n > 100 ? 0.15 : 2);
+    check_all(draw<int64_t>(n, [&] { return static_cast<double>(random.next() % 1000) - 500; }), s, n > 100 ? 0.17 : 2);
+    check_all(draw<int8_t>(n, [&] { return std::rint(6 * random.gaussian()); }), s, n > 100 ? 0.65 : 4);
+    check_all(draw<uint8_t>(n, [&] { return std::rint(128 + 6 * random.gaussian()); }), s, n > 100 ? 0.65 : 4);
+    for (const size_t width : {1u, 2u, 4u, 8u}) {  // any bits at all: NaNs, infinities, denormals, negative zeros
+      check(draw<uint8_t>(n * width, [&] { return random.next() >> 3; }), width, s, n * width + 16);
+    }
+  }
+  check_all(std::vector<float>(10000, 0.0f), {100, 100}, 0);
+  check_all(std::vector<float>(10000, -0.0f), {100, 100}, 0.0005);
+  std::vector<uint32_t> odd{0x80000000, 0, 0x7fc00001, 0xffc12345, 0x7f800000, 0xff800000, 1, 0x80000001, 0x007fffff};
+  check_all(odd, {3, 3}, 2);
+  for (int i = 0; i < 12; ++i) odd.insert(odd.end(), odd.begin(), odd.begin() + 9);
+  check_all(odd, {odd.size() / 9, 9}, 1);
+  CHECK_THROWS(lossless_encode(nullptr, 3, {0, 0}));
+  for (int i = 0; i < 20000; ++i) {
+    std::vector<uint8_t> noise(random.next() % 40);
+    for (uint8_t& b : noise) b = static_cast<uint8_t>(random.next() >> (random.next() % 8));
+    if (!noise.empty()) noise[0] = static_cast<uint8_t>(noise[0] & 3);
+    refused_bytes(noise, size_t{1} << random.next() % 4, {1 + random.next() % 6, random.next() % 20});
+  }
+}
