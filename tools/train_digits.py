@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
@@ -177,8 +178,6 @@ def main() -> None:
     made = model(train(images, labels))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(made.SerializeToString(deterministic=True))
-
-    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
     found = session.run(None, {"input": test_images})[0].argmax(1)
