@@ -1,0 +1,121 @@
+"""Compressed models in ONNX Runtime from Python: `load` one, or `register` the library and load it like any other."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from onnxopt import native
+from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.graph.files import DOMAIN, OP, PAYLOAD
+
+Providers = Sequence[str | tuple[str, dict[Any, Any]]]
+
+_FIRST_SHARING = (1, 23)
+"""Older wheels keep their environment to themselves, so a registered library cannot create a session in it."""
+_LARGEST_MESSAGE = 2**31 - 1
+"""Bytes: protobuf's limit."""
+
+
+def load(
+    model: str | os.PathLike[str] | bytes,
+    sess_options: onnxruntime.SessionOptions | None = None,
+    providers: Providers | None = None,
+) -> onnxruntime.InferenceSession:
+    """A plain session of a compressed model: the weights are decoded, the inner model is all that runs.
+
+    Works with onnxruntime 1.17 and newer. A model that is not compressed loads as it is.
+
+    Arguments:
+        model: a file or its content.
+        sess_options: left as they are, so they can serve any number of sessions. ONNX Runtime can take decoded weights
+            as they are only through options that then fit no other model; so where options are given, the
+            weights take one more copy while the session is created, and a model's weights must stay below 2 GB.
+        providers: as for `onnxruntime.InferenceSession`.
+
+    Raises ContainerError where the file is damaged, OnnxoptError where the installed onnxruntime cannot run it.
+    """
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    if not _is_compressed(source):
+        return onnxruntime.InferenceSession(source, sess_options, providers=providers)
+    outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+    if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
+        # Sequences or maps at the border: their nodes stay in the outer graph, so that is what has to run.
+        del outer
+        options = sess_options or onnxruntime.SessionOptions()
+        register(options)
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    inner, weights = _decode(_payload(outer))
+    del outer
+    if sess_options is not None:
+        inner, weights = _embed(inner, weights), {}
+        return onnxruntime.InferenceSession(inner, sess_options, providers=providers)
+    options = onnxruntime.SessionOptions()
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    if values:
+        options.add_external_initializers(list(weights), values)
+    return onnxruntime.InferenceSession(inner, options, providers=providers)  # it copies the weights
+
+
+def register(sess_options: onnxruntime.SessionOptions) -> None:
+    """Lets sessions with these options run compressed models. Call it once for each options object.
+
+    What the inner session shall use is read here: the config entries ``onnxopt.intra_op_num_threads``,
+    ``onnxopt.inter_op_num_threads`` (0: all cores) and ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
+    ``extended`` or ``all``), set with ``sess_options.add_session_config_entry`` before.
+
+    Raises OnnxoptError where this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
+    """
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if version < _FIRST_SHARING:
+        raise OnnxoptError(
+            f"onnxruntime {onnxruntime.__version__} cannot run compressed models through a registered library; "
+            "use onnxopt.load(path), or onnxruntime 1.23 or newer"
+        )
+    try:
+        sess_options.register_custom_ops_library(str(native.library_path()))
+    except RuntimeError as error:
+        raise OnnxoptError(str(error)) from error
+
+
+def _is_compressed(source: str | bytes) -> bool:
+    if isinstance(source, bytes):
+        return PAYLOAD.encode() in source
+    try:
+        with Path(source).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(PAYLOAD.encode()) >= 0
+    except (OSError, ValueError):  # missing or empty: ONNX Runtime says so better
+        return False
+
+
+def _payload(outer: onnx.ModelProto) -> bytes:
+    for tensor in outer.graph.initializer:
+        if tensor.name == PAYLOAD:
+            return bytes(tensor.raw_data)
+    raise ContainerError(f"the model has a {DOMAIN}::{OP} node but no initializer {PAYLOAD!r}")
+
+
+def _decode(payload: bytes) -> tuple[bytes, dict[str, native.Array]]:
+    with native.Container(payload) as container:
+        return container.model, container.decode()
+
+
+def _embed(inner: bytes, weights: Mapping[str, native.Array]) -> bytes:
+    """The inner model with its weights inside: an ordinary model."""
+    if len(inner) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:
+        raise OnnxoptError(
+            "the decoded model is over 2 GB: call onnxopt.load without sess_options, or use onnxopt.register"
+        )
+    model = onnx.load_model_from_string(inner)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+            tensor.raw_data = weights[tensor.name].tobytes()
+    return bytes(model.SerializeToString())
