@@ -48,8 +48,15 @@ class Escapes {
   }
 
   void patch(int32_t marker, int32_t* q, size_t n) {
-    for (size_t i = 0; i < n; ++i) {
-      if (q[i] == marker) q[i] = next();
+    constexpr size_t kBlock = 64;  // escapes are rare: most blocks have none, and compilers make that check vector code
+    for (size_t first = 0; first < n; first += kBlock) {
+      const size_t end = std::min(first + kBlock, n);
+      uint32_t found = 0;
+      for (size_t i = first; i < end; ++i) found |= q[i] == marker ? 1U : 0U;
+      if (!found) continue;
+      for (size_t i = first; i < end; ++i) {
+        if (q[i] == marker) q[i] = next();
+      }
     }
   }
   void end() const {
@@ -140,7 +147,7 @@ Kernel scalar(bool with_offsets) {
 
 Kernel choose_kernel(size_t lanes, bool with_offsets) {
   Kernel kernel = nullptr;
-#if defined(__x86_64__) || defined(_M_X64)
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
   if (simd() == Simd::kAvx512) kernel = avx512_kernel(lanes, with_offsets);
   if (simd() == Simd::kAvx2) kernel = avx2_kernel(lanes, with_offsets);
 #endif

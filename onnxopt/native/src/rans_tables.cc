@@ -57,10 +57,12 @@ Range present(const Levels& levels, size_t symbols) {
 
 uint32_t log2_fixed(uint64_t x) {
   static const std::array<uint16_t, 4096> mantissas = log2_mantissas();
-  unsigned top = 0;
-  for (unsigned half = 32; half > 0; half /= 2) {
-    if (x >> top >> half) top += half;
-  }
+#if defined(__GNUC__) || defined(__clang__)
+  const unsigned top = 63U - static_cast<unsigned>(__builtin_clzll(x));
+#else
+  unsigned top = 63;
+  while (!(x >> top)) --top;
+#endif
   const uint64_t mantissa = top >= 12 ? x >> (top - 12) : x << (12 - top);
   return (top << 16) + mantissas[mantissa & 4095];
 }
