@@ -16,6 +16,13 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Throws Error with a message made as by printf. Out of line, so that checks cost little code where they stand.
+[[noreturn]] void fail(const char* format, ...)
+#if defined(__GNUC__)
+    __attribute__((cold, noinline, format(printf, 1, 2)))
+#endif
+    ;
+
 struct Bytes {
   const uint8_t* data = nullptr;
   size_t size = 0;
@@ -30,9 +37,7 @@ class Reader {
   Bytes rest() const { return {at_, left()}; }
 
   Bytes bytes(uint64_t n) {
-    if (n > left()) {
-      throw Error("truncated: " + std::to_string(n) + " bytes expected, " + std::to_string(left()) + " left");
-    }
+    if (n > left()) fail("truncated: %llu bytes expected, %zu left", static_cast<unsigned long long>(n), left());
     const Bytes out{at_, static_cast<size_t>(n)};
     at_ += n;
     return out;
@@ -44,16 +49,7 @@ class Reader {
   uint64_t u64() { return fixed<uint64_t>(); }
 
   // LEB128, at most ten bytes, the shortest form only.
-  uint64_t varint() {
-    uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      const uint8_t byte = u8();
-      if ((shift == 63 && byte > 1) || (shift > 0 && byte == 0)) break;
-      value |= static_cast<uint64_t>(byte & 0x7f) << shift;
-      if (byte < 0x80) return value;
-    }
-    throw Error("malformed variable-length integer");
-  }
+  uint64_t varint();
 
   // Zigzag: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
   int64_t svarint() {
@@ -62,7 +58,7 @@ class Reader {
   }
 
   void expect_end(const char* what) const {
-    if (left() != 0) throw Error(std::string(what) + ": " + std::to_string(left()) + " bytes left over");
+    if (left() != 0) fail("%s: %zu bytes left over", what, left());
   }
 
  private:

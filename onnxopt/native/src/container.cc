@@ -26,6 +26,8 @@ constexpr size_t kSmallWork = size_t{1} << 16;  // integers that are decoded bef
 
 uint32_t crc_of(Bytes b) { return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)); }
 
+unsigned long long ull(uint64_t v) { return v; }  // what printf's %llu takes
+
 struct Header {
   uint32_t entries;
   uint64_t meta_packed, meta_size, data_size;
@@ -34,13 +36,12 @@ struct Header {
 
 Header read_header(Bytes file) {
   if (file.size < kHeaderSize || std::memcmp(file.data, kMagic, sizeof(kMagic)) != 0) {
-    throw Error("not an onnxopt container: its first bytes are not 'onnxopt'");
+    fail("not an onnxopt container: its first bytes are not 'onnxopt'");
   }
   Reader r({file.data + sizeof(kMagic), kHeaderSize - sizeof(kMagic)});
   const uint16_t version = r.u16();
   if (version != kVersion) {
-    throw Error("container version " + std::to_string(version) + "; this library reads version " +
-                std::to_string(kVersion) + ": update onnxopt");
+    fail("container version %u; this library reads version %u: update onnxopt", version, kVersion);
   }
   const uint16_t flags = r.u16();
   Header h{};
@@ -50,16 +51,14 @@ Header read_header(Bytes file) {
   h.data_size = r.u64();
   h.meta_crc = r.u32();
   h.values_crc = r.u32();
-  if (r.u32() != crc_of({file.data, kHeaderSize - 4})) throw Error("container header: checksum mismatch");
-  if (flags != 0) throw Error("container header: unknown flags " + std::to_string(flags));
+  if (r.u32() != crc_of({file.data, kHeaderSize - 4})) fail("container header: checksum mismatch");
+  if (flags != 0) fail("container header: unknown flags %u", flags);
   const uint64_t body = file.size - kHeaderSize;
   if (h.meta_packed > body || h.data_size != body - h.meta_packed) {
-    throw Error("container header: " + std::to_string(h.meta_packed) + " + " + std::to_string(h.data_size) +
-                " bytes announced, " + std::to_string(body) + " there");
+    fail("container header: %llu + %llu bytes announced, %llu there", ull(h.meta_packed), ull(h.data_size), ull(body));
   }
   if (h.meta_size > kMaxMeta || h.meta_size > h.meta_packed * kMaxInflation) {
-    throw Error("container header: " + std::to_string(h.meta_packed) + " deflated bytes cannot hold " +
-                std::to_string(h.meta_size));
+    fail("container header: %llu deflated bytes cannot hold %llu", ull(h.meta_packed), ull(h.meta_size));
   }
   return h;
 }
@@ -67,7 +66,7 @@ Header read_header(Bytes file) {
 std::vector<uint8_t> inflate_exactly(Bytes in, size_t size) {
   std::vector<uint8_t> out(size);
   z_stream z{};
-  if (inflateInit2(&z, -15) != Z_OK) throw Error("zlib: inflateInit2 failed");  // raw deflate: the CRC is ours
+  if (inflateInit2(&z, -15) != Z_OK) fail("zlib: inflateInit2 failed");  // raw deflate: the CRC is ours
   size_t taken = 0;
   size_t made = 0;
   int status = Z_OK;
@@ -87,7 +86,7 @@ std::vector<uint8_t> inflate_exactly(Bytes in, size_t size) {
   }
   inflateEnd(&z);
   if (status != Z_STREAM_END || made != size || taken != in.size) {
-    throw Error("container metadata: not the deflate stream of " + std::to_string(size) + " bytes it claims to be");
+    fail("container metadata: not the deflate stream of %zu bytes it claims to be", size);
   }
   return out;
 }
@@ -108,15 +107,15 @@ std::string quoted(const Entry& e) { return e.hidden ? "hidden entry" : "entry '
 void read_dims(Reader& r, Entry& e) {
   const size_t rank = r.u8();
   if (rank == 0 || rank > kMaxRank) {
-    throw Error(quoted(e) + ": rank " + std::to_string(rank) + ", expected 1 to " + std::to_string(kMaxRank));
+    fail("%s: rank %zu, expected 1 to %zu", quoted(e).c_str(), rank, kMaxRank);
   }
   const size_t width = dtype_bytes(e.dtype);
-  if (width == 0) throw Error(quoted(e) + ": element type " + std::to_string(e.dtype) + " is not one containers hold");
+  if (width == 0) fail("%s: element type %u is not one containers hold", quoted(e).c_str(), e.dtype);
   uint64_t count = 1;
   for (size_t i = 0; i < rank; ++i) {
     const uint64_t dim = r.varint();
     constexpr uint64_t kMost = uint64_t{1} << 48;
-    if (dim == 0 || dim > kMost / count) throw Error(quoted(e) + ": impossible shape");
+    if (dim == 0 || dim > kMost / count) fail("%s: impossible shape", quoted(e).c_str());
     count *= dim;
     e.dims.push_back(static_cast<int64_t>(dim));
   }
@@ -126,15 +125,15 @@ void read_dims(Reader& r, Entry& e) {
 void read_chunks(Reader& r, Entry& e, Reader& data) {
   const uint64_t chunk_rows = r.varint();
   if (chunk_rows == 0 || chunk_rows > e.shape.rows) {
-    throw Error(quoted(e) + ": chunks of " + std::to_string(chunk_rows) + " rows in " + std::to_string(e.shape.rows));
+    fail("%s: chunks of %llu rows in %zu", quoted(e).c_str(), ull(chunk_rows), e.shape.rows);
   }
   e.chunk_rows = static_cast<size_t>(chunk_rows);
   for (size_t row = 0; row < e.shape.rows; row += e.chunk_rows) {
     const uint64_t length = r.varint();
     const size_t count = std::min(e.chunk_rows, e.shape.rows - row) * e.shape.cols;
     if ((count - 1) / kMaxIntegersPerByte >= length) {
-      throw Error(quoted(e) + ": " + std::to_string(length) + " bytes cannot hold " + std::to_string(count) +
-                  " elements: this looks like a decompression bomb");
+      fail("%s: %llu bytes cannot hold %zu elements: this looks like a decompression bomb", quoted(e).c_str(),
+           ull(length), count);
     }
     e.chunks.push_back({data.bytes(length), r.u32()});
   }
@@ -148,7 +147,7 @@ void check_auxiliary(const Entry& e, const Entry& aux) {
   } else {
     fits = fits && aux.dtype == e.dtype;
   }
-  if (!fits) throw Error(quoted(e) + ": its scales or table do not fit it");
+  if (!fits) fail("%s: its scales or table do not fit it", quoted(e).c_str());
 }
 
 Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
@@ -160,22 +159,22 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
   read_dims(r, e);
   const uint8_t reconstruction = r.u8();
   if (reconstruction > static_cast<uint8_t>(Reconstruction::kCodebook)) {
-    throw Error(quoted(e) + ": unknown reconstruction " + std::to_string(reconstruction) + ": update onnxopt");
+    fail("%s: unknown reconstruction %u: update onnxopt", quoted(e).c_str(), reconstruction);
   }
   e.reconstruction = static_cast<Reconstruction>(reconstruction);
   e.axis = r.u8();
-  if (e.axis >= e.dims.size()) throw Error(quoted(e) + ": axis " + std::to_string(e.axis) + " is beyond its rank");
+  if (e.axis >= e.dims.size()) fail("%s: axis %u is beyond its rank", quoted(e).c_str(), e.axis);
   set_matrix_view(e);
   e.codec = r.u8();
   if (e.codec != kLossless && find_codec(e.codec) == nullptr) {
-    throw Error(quoted(e) + ": unknown codec " + std::to_string(e.codec) + ": update onnxopt");
+    fail("%s: unknown codec %u: update onnxopt", quoted(e).c_str(), e.codec);
   }
   if (e.codec == kLossless && e.reconstruction != Reconstruction::kNone) {
-    throw Error(quoted(e) + ": lossless elements cannot be reconstructed from integers");
+    fail("%s: lossless elements cannot be reconstructed from integers", quoted(e).c_str());
   }
   if (e.reconstruction != Reconstruction::kNone) {
     const uint64_t auxiliary = r.varint();
-    if (auxiliary >= before.size()) throw Error(quoted(e) + ": its scales or table must stand before it");
+    if (auxiliary >= before.size()) fail("%s: its scales or table must stand before it", quoted(e).c_str());
     e.auxiliary = static_cast<size_t>(auxiliary);
     check_auxiliary(e, before[e.auxiliary]);
   }
@@ -194,14 +193,14 @@ float exp2_quarter(int16_t k) {
   // float32(2^(j/4)), written out so that every machine multiplies by the same bits.
   static constexpr float kRoots[4] = {0x1.000000p+0F, 0x1.306fe0p+0F, 0x1.6a09e6p+0F, 0x1.ae89fap+0F};
   const int whole = (k - (k & 3)) / 4;
-  if (whole < -126 || whole > 127) throw Error("scale 2^(" + std::to_string(k) + "/4) is no normal float32");
+  if (whole < -126 || whole > 127) fail("scale 2^(%d/4) is no normal float32", k);
   return std::ldexp(kRoots[k & 3], whole);
 }
 
 // Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
 void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out) {
   const Chunk& chunk = e.chunks[index];
-  if (crc_of(chunk.bytes) != chunk.crc) throw Error("checksum mismatch");
+  if (crc_of(chunk.bytes) != chunk.crc) fail("checksum mismatch");
   const size_t first = index * e.chunk_rows;
   const Shape shape{std::min(e.chunk_rows, e.shape.rows - first), e.shape.cols};
   const size_t width = dtype_bytes(e.dtype);
@@ -228,7 +227,7 @@ void naming(const Entry& e, Work work) {
   try {
     work();
   } catch (const Error& error) {
-    throw Error(quoted(e) + ": " + error.what());
+    fail("%s: %s", quoted(e).c_str(), error.what());
   }
 }
 
@@ -262,7 +261,7 @@ size_t Entry::coded_size() const {
 Container::Container(Bytes file) {
   const Header header = read_header(file);
   const Bytes packed{file.data + kHeaderSize, static_cast<size_t>(header.meta_packed)};
-  if (crc_of(packed) != header.meta_crc) throw Error("container metadata: checksum mismatch");
+  if (crc_of(packed) != header.meta_crc) fail("container metadata: checksum mismatch");
   const std::vector<uint8_t> meta = inflate_exactly(packed, static_cast<size_t>(header.meta_size));
   version_ = kVersion;
   values_crc_ = header.values_crc;
@@ -281,7 +280,7 @@ Container::Container(Bytes file) {
   for (uint32_t i = 0; i < header.entries; ++i) {
     entries_.push_back(read_entry(table, data, entries_));
     const Entry& e = entries_.back();
-    if (!e.hidden && !names.insert(e.name).second) throw Error(quoted(e) + " stands twice in the container");
+    if (!e.hidden && !names.insert(e.name).second) fail("%s stands twice in the container", quoted(e).c_str());
   }
   table.expect_end("container entries");
   data.expect_end("container data");
@@ -289,7 +288,7 @@ Container::Container(Bytes file) {
 
 void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   if (out.size() != entries_.size()) {
-    throw Error(std::to_string(out.size()) + " buffers for " + std::to_string(entries_.size()) + " entries");
+    fail("%zu buffers for %zu entries", out.size(), entries_.size());
   }
   std::vector<Table> tables(entries_.size());
   struct Task {
