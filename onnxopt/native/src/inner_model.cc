@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "memory.h"
+
 namespace onnxopt {
 namespace {
 
@@ -18,7 +20,7 @@ std::string field(unsigned number, const std::string& value) {
 
 }  // namespace
 
-Runtime::Runtime(const OrtApiBase* base) : api(nullptr), copies_early(false) {
+Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
   const auto* entry = reinterpret_cast<const ort::ApiBase*>(base);
   const std::string version = entry->version();
   const OrtApi* table = entry->get_api(ort::kApiVersion);
@@ -29,7 +31,7 @@ Runtime::Runtime(const OrtApiBase* base) : api(nullptr), copies_early(false) {
   api = ort::Api(table);
   const size_t dot = version.find('.');
   const int minor = dot == std::string::npos ? INT32_MAX : std::atoi(version.c_str() + dot + 1);
-  copies_early = version.rfind("1.", 0) == 0 && minor <= kNewestTested;
+  tested = version.rfind("1.", 0) == 0 && minor <= kNewestTested;
 }
 
 Owned<OrtEnv> Runtime::environment() const {
@@ -120,7 +122,7 @@ InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtS
   std::string bytes = model.model();
   if (!names.empty()) {
     runtime.check(api.AddExternalInitializers()(options, names.data(), pointers.data(), names.size()));
-    if (runtime.copies_early) {
+    if (runtime.tested) {
       parts.release = std::make_unique<ReleaseOp>(runtime, model);
       runtime.check(api.AddCustomOpDomain()(options, parts.release->domain()));
       bytes += ReleaseOp::node();
@@ -130,6 +132,8 @@ InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtS
   runtime.check(api.CreateSessionFromArray()(env, bytes.data(), bytes.size(), options, &session));
   parts.session.reset(session);
   if (parts.release != nullptr) parts.release->forget();
+  model.release();
+  trim_heap();
   return parts;
 }
 

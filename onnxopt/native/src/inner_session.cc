@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "memory.h"
+
 namespace onnxopt {
 namespace {
 
@@ -19,8 +21,8 @@ size_t count_of(const std::vector<int64_t>& dims) {
 
 }  // namespace
 
-InnerSession::InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts)
-    : runtime_(runtime), env_(std::move(env)), parts_(std::move(parts)) {
+InnerSession::InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts, Bytes done_with)
+    : runtime_(runtime), env_(std::move(env)), parts_(std::move(parts)), done_with_(done_with) {
   size_t inputs = 0;
   size_t outputs = 0;
   runtime_.check(runtime_.api.SessionGetInputCount()(parts_.session.get(), &inputs));
@@ -89,6 +91,7 @@ bool InnerSession::predict(const std::vector<Dims>& inputs, const Port& output, 
 
 void InnerSession::run(OrtKernelContext* context) {
   const ort::Api& api = runtime_.api;
+  std::call_once(dropped_, [this] { drop_pages(done_with_.data, done_with_.size); });
   size_t given = 0;
   runtime_.check(api.KernelContext_GetInputCount()(context, &given));
   if (given != inputs_.size() + 1) {

@@ -11,7 +11,8 @@ namespace onnxopt {
 
 class InnerSession {
  public:
-  InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts);
+  // `done_with` is dropped at the first run: see create_kernel in ort_loader.cc.
+  InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts, Bytes done_with);
 
   // The kernel's inputs from the second on go in, its outputs come out. Any number of threads at once. Throws Error.
   void run(OrtKernelContext* context);
@@ -37,6 +38,8 @@ class InnerSession {
   InnerSessionParts parts_;
   std::vector<Port> inputs_, outputs_;
   std::vector<const char*> input_names_, output_names_;
+  Bytes done_with_;
+  std::once_flag dropped_;
   std::mutex mutex_;
   std::vector<Dims> proven_;  // shapes of inputs with which every predicted output shape came true
 };

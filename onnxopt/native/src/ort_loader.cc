@@ -41,6 +41,13 @@ std::string config_entry(const Runtime& runtime, const OrtSessionOptions* option
   return value;
 }
 
+bool flag(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
+  const std::string value = config_entry(runtime, options, key);
+  if (value.empty() || value == "0") return false;
+  if (value == "1") return true;
+  throw Error(std::string(key) + " is '" + value + "', expected 0 or 1");
+}
+
 // -1 where there is no such entry.
 int thread_count(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
   const std::string value = config_entry(runtime, options, key);
@@ -68,12 +75,16 @@ struct Settings {
   int intra_op_threads = -1;
   int inter_op_threads = -1;
   int level = -1;
+  bool keep_container = false;  // else its pages are given back once it is decoded
 
   Settings() = default;
   Settings(const Runtime& runtime, const OrtSessionOptions* options)
       : intra_op_threads(thread_count(runtime, options, "onnxopt.intra_op_num_threads")),
         inter_op_threads(thread_count(runtime, options, "onnxopt.inter_op_num_threads")),
-        level(optimization_level(runtime, options, "onnxopt.graph_optimization_level")) {}
+        level(optimization_level(runtime, options, "onnxopt.graph_optimization_level")),
+        // In ONNX Runtime's own format tensors may lie in the caller's memory.
+        keep_container(flag(runtime, options, "onnxopt.keep_container") ||
+                       flag(runtime, options, "session.use_ort_model_bytes_for_initializers")) {}
 
   unsigned decoding_threads() const { return static_cast<unsigned>(std::max(intra_op_threads, 0)); }
 
@@ -119,9 +130,13 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   Owned<OrtEnv> env = runtime.environment();
   const Owned<OrtSessionOptions> options = new_options(runtime, nullptr);
   op.settings.apply(runtime, options.get());
-  InnerModel model(Container({static_cast<const uint8_t*>(data), size}), op.settings.decoding_threads());
+  const Bytes payload{static_cast<const uint8_t*>(data), size};
+  InnerModel model(Container(payload), op.settings.decoding_threads());
   InnerSessionParts parts = create_session(runtime, env.get(), options.get(), std::move(model));
-  return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts));
+  // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads it. At the
+  // first run, when the runtime has also written its optimized model where it was asked to, its pages can go.
+  const Bytes done_with = runtime.tested && !op.settings.keep_container ? payload : Bytes{};
+  return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts), done_with);
 }
 
 CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOptions* options)

@@ -15,7 +15,7 @@ using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
 
 struct Runtime {
   ort::Api api;
-  bool copies_early;  // see ReleaseOp in inner_model.h
+  bool tested;  // the loader was tested with this version, so it may count on how it treats memory
 
   // Throws Error where the runtime is too old.
   explicit Runtime(const OrtApiBase* base);

@@ -1,0 +1,172 @@
+"""What a compressed model costs to load and run, against the same model as a plain file.
+
+python tools/bench_loader.py                 # VGG-16's shapes: 138 million weights
+python tools/bench_loader.py --width 0.25    # a sixteenth of it
+
+Weights are random normal ones on 4-bit grids, stored and decoded to the same values in every form. Loads are measured
+in processes of their own, the forms taking turns; runs are measured in turns in one process, on one machine that may
+be busy with other things: so the figures are medians of ratios within a turn, not ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import psutil
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxopt
+from onnxopt import container
+from onnxopt.graph import Graph, split, wrap
+from onnxopt.leaf import Scaled, nearest_log_step
+
+VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+"""Output channels of each 3x3 convolution; 0 is a 2x2 pooling."""
+FORMS = ("plain", "registered", "load")
+MIB = 1 << 20
+
+
+def leaf(rng: np.random.Generator, shape: tuple[int, ...]) -> Scaled:
+    """Normal weights of He's initialization, on a 4-bit grid with one scale a row."""
+    sigma = np.sqrt(2 / np.prod(shape[1:]))
+    k = nearest_log_step(np.full(shape[0], 0.35 * sigma))
+    q = np.rint(rng.standard_normal(shape, np.float32) / np.float32(0.35))
+    return Scaled(np.clip(q, -8, 7).astype(np.int32), k, 0, np.dtype(np.float32))
+
+
+def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Scaled]]:
+    """A network of VGG-16's shapes, every width times `width`, and what its weights are made of."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value, channels = [], {}, "image", 3
+    for index, wanted in enumerate(VGG16):
+        at = f"{index}"
+        if wanted == 0:
+            nodes.append(helper.make_node("MaxPool", [value], [at], kernel_shape=[2, 2], strides=[2, 2]))
+        else:
+            outputs = int(wanted * width)
+            weights[f"w{at}"] = leaf(rng, (outputs, channels, 3, 3))
+            nodes.append(helper.make_node("Conv", [value, f"w{at}"], [f"c{at}"], pads=[1, 1, 1, 1]))
+            nodes.append(helper.make_node("Relu", [f"c{at}"], [at]))
+            channels = outputs
+        value = at
+    nodes.append(helper.make_node("Flatten", [value], ["flat"]))
+    value, features = "flat", channels * 49
+    for name, outputs in (("fc6", int(4096 * width)), ("fc7", int(4096 * width)), ("fc8", 1000)):
+        weights[f"{name}.w"] = leaf(rng, (outputs, features))
+        nodes.append(helper.make_node("Gemm", [value, f"{name}.w"], [name], transB=1))
+        nodes.append(helper.make_node("Relu" if name != "fc8" else "Softmax", [name], [f"{name}.out"]))
+        value, features = f"{name}.out", outputs
+    graph = helper.make_graph(
+        nodes,
+        "vgg",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 224, 224])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, 1000])],
+        [numpy_helper.from_array(w.values(), name) for name, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), weights
+
+
+def write_models(folder: Path, width: float) -> None:
+    """The plain and the compressed file."""
+    model, weights = vgg(width)
+    onnx.save(model, folder / "plain.onnx")
+    inner, outside, tensors = split(model)
+    graph = Graph(inner)
+    for name, weight in weights.items():
+        graph.store(name, weight)
+    inner, leaves = graph.export()
+    packed = container.write(inner.SerializeToString(), leaves, "{}")
+    onnx.save(wrap(model, inner, outside, tensors, packed), folder / "compressed.onnx")
+
+
+def session(folder: Path, form: str) -> onnxruntime.InferenceSession:
+    """The model in one of `FORMS`."""
+    path = str(folder / ("plain.onnx" if form == "plain" else "compressed.onnx"))
+    if form == "load":
+        return onnxopt.load(path)
+    options = onnxruntime.SessionOptions()
+    if form == "registered":
+        onnxopt.register(options)
+    return onnxruntime.InferenceSession(path, options)
+
+
+def measure_load(folder: Path, form: str) -> dict[str, float]:
+    """Seconds and MiB of one load, in this process; steady is after a run."""
+    before = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    loaded = session(folder, form)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes, on Linux
+    loaded.run(None, {"image": np.zeros((1, 3, 224, 224), np.float32)})
+    steady = psutil.Process().memory_info().rss
+    return {"load s": seconds, "peak MiB": (peak - before) / MIB, "steady MiB": (steady - before) / MIB}
+
+
+def measure_runs(folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every run of each form, in turns."""
+    sessions = {form: session(folder, form) for form in FORMS}
+    image = np.random.default_rng(1).random((1, 3, 224, 224), np.float32)
+    wanted = sessions["plain"].run(None, {"image": image})[0]
+    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    for _ in range(rounds):
+        for form, one in sessions.items():
+            started = time.perf_counter()
+            got = one.run(None, {"image": image})[0]
+            times[form].append((time.perf_counter() - started) * 1e3)
+            assert np.array_equal(got, wanted), f"{form} gives other values"
+    return times
+
+
+def in_own_process(folder: Path, task: str, width: float) -> str:
+    """What a fresh process prints: a process's peak is never below that of the one which started it."""
+    command = [sys.executable, __file__, "--folder", str(folder), "--task", task, "--width", str(width)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def report(name: str, values: dict[str, list[float]]) -> None:
+    """One line a form: the median, and the median of the ratios to plain within each turn."""
+    for form in FORMS:
+        ratios = [x / plain for x, plain in zip(values[form], values["plain"], strict=True)]
+        print(f"{name:<10} {form:<10} {median(values[form]):10.2f}   {median(ratios):.3f}x")
+
+
+def main() -> None:
+    """Prints load time, memory and run time of each form."""
+    parser = argparse.ArgumentParser(description="Loading and running compressed models against plain ones.")
+    parser.add_argument("--width", type=float, default=1.0, help="of every layer, relative to VGG-16")
+    parser.add_argument("--loads", type=int, default=5, help="loads of each form")
+    parser.add_argument("--runs", type=int, default=15, help="runs of each form")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=("write", *FORMS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.task == "write":
+        return write_models(arguments.folder, arguments.width)
+    if arguments.task:
+        return print(json.dumps(measure_load(arguments.folder, arguments.task)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        in_own_process(folder, "write", arguments.width)
+        for file in sorted(folder.iterdir()):
+            print(f"{file.name}: {file.stat().st_size / MIB:.1f} MiB")
+        turns: list[dict[str, Any]] = []
+        for _ in range(arguments.loads):
+            turns.append({form: json.loads(in_own_process(folder, form, arguments.width)) for form in FORMS})
+        for what in turns[0]["plain"]:
+            report(what, {form: [turn[form][what] for turn in turns] for form in FORMS})
+        report("run ms", measure_runs(folder, arguments.runs))
+
+
+if __name__ == "__main__":
+    main()
