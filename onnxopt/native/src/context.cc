@@ -1,4 +1,4 @@
-// Context: [u8 scale][u8 distance | 16 * centred][svarint centre, if centred] then range-coded decisions (context_model.h, docs/format/context.md).
+// Context: [u8 scale][u8 nonzero][u8 distance | 16 * centred][svarint centre, if centred] then range-coded decisions (context_model.h, docs/format/context.md).
 #include "context_model.h"
 
 #include <cstdlib>
@@ -23,16 +23,15 @@ int32_t logistic_at(int32_t odds) {  // odds in 1/256 within [-1536, 1536]; line
   return odds < 0 ? (1 << 16) - p : p;
 }
 
-// Magnitudes as if geometric, P(m >= k) = theta^k with theta = mean / (mean + 1): where the model starts from.
-// Returns theta^(2^j), j = 0.., in 1/2^32.
-std::array<uint64_t, 32> geometric_powers(uint64_t mean256) {
+// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the model starts
+// from. Returns theta^(2^j), j = 0.., in 1/2^32.
+std::array<uint64_t, 32> geometric_powers(uint64_t excess256) {
   std::array<uint64_t, 32> power{};
-  power[0] = std::min<uint64_t>(((mean256 << 24) / (mean256 + 256)) << 8, UINT32_MAX);
+  power[0] = ((excess256 << 24) / (excess256 + 256)) << 8;
   for (size_t j = 1; j < power.size(); ++j) power[j] = power[j - 1] * power[j - 1] >> 32;
   return power;
 }
 
-uint32_t to16(uint64_t p32) { return static_cast<uint32_t>(p32 >> 16); }
 // t / (1 + t)
 uint32_t half16(uint64_t t32) { return static_cast<uint32_t>((t32 << 16) / ((uint64_t{1} << 32) + t32)); }
 
@@ -55,24 +54,24 @@ const Logistic& Logistic::get() {
 ContextModel::ContextModel(Shape shape, const ContextHeader& header)
     : logistic_(Logistic::get()), header_(header) {
   constexpr unsigned kConfidence = 8;  // observations that the first guess is worth
-  const uint64_t mean256 = header.mean256();
-  const std::array<uint64_t, 32> power = geometric_powers(mean256);
-  start_ = std::clamp(bit_length(mean256 * 11 >> 12), 1u, kBuckets - 1);  // near the median: 11/16 of the mean
+  const std::array<uint64_t, 32> power = geometric_powers(header.excess256());
+  std::array<uint64_t, kBuckets + 1> beyond;  // P(m >= 2^b) in 1/2^32: the share of magnitudes in buckets above b
+  beyond[0] = uint64_t{2 * header.nonzero + 1} << 23;
+  for (unsigned b = 1; b <= kBuckets; ++b) beyond[b] = beyond[b - 1] * power[b - 1] >> 32;
+  start_ = 1;
+  while (start_ < kBuckets - 1 && beyond[start_] >= uint64_t{1} << 31) ++start_;
   for (unsigned b = 0; b < kBuckets; ++b) {
-    if (b + 1 < start_) {  // given that it is at most in bucket b + 1
-      plain_[b] = Bit::of(half16(power[b]), kConfidence);
-    } else if (b + 1 == start_) {
-      plain_[b] = Bit::of(to16(power[b]), kConfidence);
-    } else {  // given that it is at least in bucket b
-      plain_[b] = Bit::of(to16(power[b - 1]), kConfidence);
-    }
+    uint64_t p = beyond[b];  // of the first decision
+    if (b + 1 < start_) p = ((beyond[b] - beyond[b + 1]) << 32) / ((uint64_t{1} << 32) - beyond[b + 1]);  // not above b + 1
+    if (b + 1 > start_) p = power[b - 1];                                                       // above b - 1
+    plain_[b] = Bit::of(static_cast<uint32_t>(p >> 16), kConfidence);
     for (unsigned node = 1; b >= 2 && node < 8; ++node) {
       const unsigned depth = node >= 4 ? 3 : node >= 2 ? 2 : 1;
       if (b > depth) mantissa_[b][node] = Bit::of(half16(power[b - 1 - depth]), kConfidence);
     }
   }
   sign_.fill(Bit::of(1u << 15, 2));
-  mean_ = static_cast<uint32_t>(std::min<uint64_t>(mean256, uint64_t{kMagnitude} << 8));
+  mean_ = static_cast<uint32_t>(std::clamp<uint64_t>(header.mean256(), 1, uint64_t{kMagnitude} << 8));
   columns_.assign(shape.cols, {mean_, 0, 0});
 }
 
@@ -81,12 +80,12 @@ void ContextModel::start_row() {
   row_mean_ = mean_;
   row_seen_ = 8;
   base_ = log2_of(mean_, 5);
-  column_seen_ += column_seen_ < 32;
+  column_seen_ += column_seen_ < kColumnMemory;
 }
 
 void ContextModel::copy_plain(Set& set) {
   set = plain_;
-  for (Bit& bit : set) bit.seen = std::min<uint16_t>(bit.seen, 4);
+  for (Bit& bit : set) bit.seen = std::min<uint16_t>(bit.seen, 2);
 }
 
 namespace {
@@ -135,9 +134,12 @@ ContextHeader make_header(const int32_t* q, Shape shape) {
   if (n == 0) return header;
   header.centre = best_centre(q, n);
   header.distance = best_distance(q, shape, header.centre);
-  const uint64_t total = total_magnitude(q, n, header.centre);
-  const uint64_t mean256 = total / n * 256 + total % n * 256 / n;
-  while (header.scale < ContextHeader::kMaxScale && header.mean256() < mean256) ++header.scale;
+  const auto nonzeros = n - static_cast<size_t>(std::count(q, q + n, header.centre));
+  header.nonzero = static_cast<unsigned>(std::min<uint64_t>(uint64_t{nonzeros} * 256 / n, 255));
+  if (nonzeros == 0) return header;
+  const uint64_t excess = total_magnitude(q, n, header.centre) - nonzeros;
+  const uint64_t excess256 = excess / nonzeros * 256 + excess % nonzeros * 256 / nonzeros;
+  while (header.scale < ContextHeader::kMaxScale && header.excess256() < excess256) ++header.scale;
   return header;
 }
 
@@ -146,6 +148,7 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   std::vector<uint8_t> out;
   Writer writer(out);
   writer.u8(static_cast<uint8_t>(header.scale));
+  writer.u8(static_cast<uint8_t>(header.nonzero));
   writer.u8(static_cast<uint8_t>(header.distance | (header.centre != 0 ? kCentred : 0)));
   if (header.centre != 0) writer.svarint(header.centre);
   RangeEncoder coder(out);
@@ -165,6 +168,7 @@ ContextHeader read_header(Reader& reader) {
     throw Error("context: scale " + std::to_string(header.scale) + ", at most " +
                 std::to_string(ContextHeader::kMaxScale) + " expected");
   }
+  header.nonzero = reader.u8();
   const unsigned second = reader.u8();
   header.distance = second & (kCentred - 1);
   if (header.distance == 0 || second >= 2 * kCentred) throw Error("context: distance or flags out of range");

@@ -12,12 +12,14 @@ namespace onnxopt {
 
 // What the encoder tells the decoder before the first integer.
 struct ContextHeader {
-  unsigned scale = 0;     // mean magnitude, a float of two mantissa bits: (4 + scale % 4) << scale / 4, in 1/256
+  unsigned scale = 0;     // mean magnitude of the nonzeros less 1: (4 + scale % 4) << scale / 4, in 1/256
+  unsigned nonzero = 0;   // their share: (2 * nonzero + 1) / 512
   int32_t centre = 0;     // subtracted from every integer
   unsigned distance = 1;  // of the second left neighbour: the kernel's width finds the weight one row above
 
   static constexpr unsigned kMaxScale = 4 * 37;
-  uint64_t mean256() const { return uint64_t{4 + scale % 4} << scale / 4; }
+  uint64_t excess256() const { return uint64_t{4 + scale % 4} << scale / 4; }
+  uint64_t mean256() const { return ((excess256() + 256) * (2 * nonzero + 1)) >> 9; }
 };
 
 // kRate[n] = 2^15 / (n + 1.5): the weight of the newest of n + 1 observations (Krichevsky-Trofimov).
@@ -125,6 +127,8 @@ class ContextModel {
   static constexpr unsigned kLevels = 96;   // of expected magnitude: quarter octaves from 1/256
   static constexpr unsigned kLocals = 24;   // of the neighbours' magnitude: half octaves
   static constexpr uint32_t kMagnitude = 1u << 16;  // contexts see no larger ones
+  // Integers that the running mean of a row and of a column remember.
+  static constexpr unsigned kRowMemory = 64, kColumnMemory = 32;
 
   using Set = std::array<Bit, kBuckets>;
 
@@ -222,7 +226,7 @@ int32_t ContextModel::code(Coder& coder, size_t col, int32_t value) {
   follow(row_mean_, seen, row_seen_);
   follow(here.mean, seen, column_seen_);
   follow(mean_, seen, seen_);
-  row_seen_ += row_seen_ < 64;
+  row_seen_ += row_seen_ < kRowMemory;
   seen_ += seen_ < 256;
   here.magnitude = seen;
   here.sign = sign;

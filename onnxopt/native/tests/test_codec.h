@@ -114,8 +114,8 @@ inline void check_codec(const Codec& codec) {
     std::vector<uint8_t> longer(bytes);
     longer.push_back(0);
     CHECK(refused(codec, longer, m.shape));
-    longer.back() = 0xa5;
-    CHECK(refused(codec, longer, m.shape));
+    longer.back() = 0xa5;  // may at most be another matrix's bytes
+    CHECK(refused(codec, longer, m.shape) || decoded(codec, longer, m.shape) != m.q);
     const size_t step = bytes.size() / 40 + 1;
     for (size_t n = 0; n < bytes.size(); n += step) refused(codec, {bytes.begin(), bytes.begin() + static_cast<long>(n)}, m.shape);
     CHECK(refused(codec, {}, m.shape));

@@ -1,0 +1,47 @@
+"""Codec 5, lossless: a reference decoder written from docs/format/lossless.md, for tests."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from fields import Fields
+
+Decoder = Callable[[bytes, int, int], npt.NDArray[np.int32]]
+
+_STORED = 255
+
+
+def _coded(fields: Fields, codec: int, rows: int, cols: int, codecs: Mapping[int, Decoder]) -> npt.NDArray[np.int32]:
+    return codecs[codec](fields.bytes(fields.varint()), rows, cols).reshape(-1)
+
+
+def _planes(fields: Fields, width: int, rows: int, cols: int, codecs: Mapping[int, Decoder]) -> npt.NDArray[np.uint8]:
+    """Elements as bytes [rows * cols, width]."""
+    n = rows * cols
+    bits = 8 * width
+    out = np.zeros(n, np.uint64)
+    for b in reversed(range(width if n else 0)):
+        codec = fields.u8()
+        if codec == _STORED:
+            plane = np.frombuffer(fields.bytes(n), np.uint8)
+        else:
+            plane = _coded(fields, codec, rows, cols, codecs).astype(np.uint8)
+        out |= plane.astype(np.uint64) << np.uint64(8 * b)
+    if width > 1:
+        out = out >> np.uint64(1) | (out & np.uint64(1)) << np.uint64(bits - 1)
+    return out.astype("<u8").view(np.uint8).reshape(n, 8)[:, :width]
+
+
+def decode(data: bytes, width: int, rows: int, cols: int, codecs: Mapping[int, Decoder]) -> bytes:
+    """Elements of `width` bytes, row by row; `codecs` decodes the integer matrices inside, by codec id."""
+    fields = Fields(data)
+    mode = fields.u8()
+    if mode == 0:
+        return _planes(fields, width, rows, cols, codecs).tobytes()
+    if mode == 1:
+        integers = _coded(fields, fields.u8(), rows, cols, codecs)
+        return integers.astype(f"<i{width}").tobytes()
+    size = fields.varint()
+    table = _planes(fields, width, 1, size, codecs)
+    return table[_coded(fields, fields.u8(), rows, cols, codecs)].tobytes()
