@@ -1,0 +1,86 @@
+#include "onnx_file.h"
+
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+using onnxopt::Bytes;
+
+namespace {
+
+std::string field(unsigned number, const std::string& value) {
+  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(value.size())} + value;
+}
+
+std::string varint_field(unsigned number, unsigned value) {
+  return {static_cast<char>(number << 3), static_cast<char>(value)};
+}
+
+Bytes view(const std::string& s) { return {reinterpret_cast<const uint8_t*>(s.data()), s.size()}; }
+
+std::string text(Bytes b) { return {reinterpret_cast<const char*>(b.data), b.size}; }
+
+const std::string kNode = field(1, field(4, "CompressedModel") + field(7, "onnxopt"));
+const std::string kTensor = varint_field(2, 2) + field(8, "onnxopt.container");
+
+std::string model(const std::string& tensor, const std::string& more_nodes = "") {
+  const std::string other = field(5, field(8, "other") + field(9, "xyz"));
+  return varint_field(1, 8) + field(2, "producer") + field(7, kNode + more_nodes + other + field(5, tensor)) +
+         field(8, varint_field(2, 13));
+}
+
+void finds_the_container() {
+  CHECK(text(onnxopt::find_container(view(model(kTensor + field(9, "payload"))))) == "payload");
+  CHECK(text(onnxopt::find_container(view(model(field(9, "payload") + kTensor)))) == "payload");
+  const std::string bare("onnxopt\0rest", 12);
+  CHECK(text(onnxopt::find_container(view(bare))) == bare);
+  CHECK(onnxopt::find_payload(view(model(kTensor + field(9, "payload"), field(1, field(4, "ZipMap"))))).nodes == 2);
+}
+
+void finds_external_data() {
+  const auto entry = [](const char* key, const char* value) { return field(13, field(1, key) + field(2, value)); };
+  const std::string file =
+      model(kTensor + entry("location", "w.bin") + entry("offset", "4096") + entry("length", "17"));
+  const onnxopt::Payload found = onnxopt::find_payload(view(file));
+  CHECK(found.bytes.data == nullptr && found.location == "w.bin" && found.offset == 4096 && found.length == 17);
+  CHECK_THROWS(onnxopt::find_container(view(file)));
+  const std::string wrong = model(kTensor + entry("offset", "-1"));
+  CHECK_THROWS(onnxopt::find_payload(view(wrong)));
+}
+
+void refuses_everything_else() {
+  CHECK_THROWS(onnxopt::find_container({nullptr, 0}));
+  const std::string plain = varint_field(1, 8) + field(7, field(1, field(4, "Relu")));
+  CHECK_THROWS(onnxopt::find_container(view(plain)));
+  const std::string endless(11, '\xff');
+  CHECK_THROWS(onnxopt::find_container(view(endless)));
+  const std::string file = model(kTensor + field(9, "payload"));
+  for (size_t n = 0; n < file.size(); ++n) {  // cut anywhere: an error or, after the graph, the same container
+    const std::string cut = file.substr(0, n);
+    try {
+      CHECK(text(onnxopt::find_container(view(cut))) == "payload");
+    } catch (const onnxopt::Error&) {
+    }
+  }
+  for (size_t at = 0; at < file.size(); ++at) {  // any byte changed: anything but a crash, and a view into the file
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string changed = file;
+      changed[at] = static_cast<char>(changed[at] ^ (1 << bit));
+      try {
+        const Bytes found = onnxopt::find_container(view(changed));
+        CHECK(found.data >= view(changed).data && found.data + found.size <= view(changed).data + changed.size());
+      } catch (const onnxopt::Error&) {
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  finds_the_container();
+  finds_external_data();
+  refuses_everything_else();
+  return 0;
+}
