@@ -24,7 +24,15 @@ constexpr uint64_t kMaxInflation = 1032;       // deflate cannot expand by more
 constexpr uint64_t kMaxMeta = uint64_t{1} << 31;  // protobuf's own limit
 constexpr size_t kSmallWork = size_t{1} << 16;  // integers that are decoded before a thread has started
 
-uint32_t crc_of(Bytes b) { return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)); }
+// In the fuzzer's build every checksum matches, so that mutated bytes get past them.
+bool checksum_matches(Bytes b, uint32_t crc) {
+#ifdef ONNXOPT_FUZZING
+  (void)b, (void)crc;
+  return true;
+#else
+  return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)) == crc;
+#endif
+}
 
 unsigned long long ull(uint64_t v) { return v; }  // what printf's %llu takes
 
@@ -51,7 +59,7 @@ Header read_header(Bytes file) {
   h.data_size = r.u64();
   h.meta_crc = r.u32();
   h.values_crc = r.u32();
-  if (r.u32() != crc_of({file.data, kHeaderSize - 4})) fail("container header: checksum mismatch");
+  if (!checksum_matches({file.data, kHeaderSize - 4}, r.u32())) fail("container header: checksum mismatch");
   if (flags != 0) fail("container header: unknown flags %u", flags);
   const uint64_t body = file.size - kHeaderSize;
   if (h.meta_packed > body || h.data_size != body - h.meta_packed) {
@@ -102,7 +110,35 @@ void set_matrix_view(Entry& e) {
   e.shape = e.scales_by_row ? Shape{outer * along, inner} : Shape{outer, along};
 }
 
-std::string quoted(const Entry& e) { return e.hidden ? "hidden entry" : "entry '" + e.name + "'"; }
+// For messages: one line, whatever the name.
+std::string quoted(const Entry& e) {
+  if (e.hidden) return "hidden entry";
+  std::string name = e.name;
+  for (char& c : name) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  return "entry '" + name + "'";
+}
+
+// Well-formed UTF-8 (the Unicode Standard, table 3-7) without zero bytes: callers see names as C strings and as text,
+// and two names must not look the same to them.
+bool is_text(Bytes b) {
+  Reader r(b);
+  while (r.left() != 0) {
+    const uint8_t lead = r.u8();
+    if (lead == 0) return false;
+    if (lead < 0x80) continue;
+    if (lead < 0xc2 || lead > 0xf4) return false;
+    const size_t more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
+    if (r.left() < more) return false;
+    const uint8_t* next = r.bytes(more).data;
+    const uint8_t lo = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    const uint8_t hi = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    if (next[0] < lo || next[0] > hi) return false;
+    for (size_t i = 1; i < more; ++i) {
+      if (next[i] < 0x80 || next[i] > 0xbf) return false;
+    }
+  }
+  return true;
+}
 
 void read_dims(Reader& r, Entry& e) {
   const size_t rank = r.u8();
@@ -153,6 +189,7 @@ void check_auxiliary(const Entry& e, const Entry& aux) {
 Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
   Entry e;
   const Bytes name = r.bytes(r.varint());
+  if (!is_text(name)) fail("an entry's name is not UTF-8 text");
   e.name.assign(reinterpret_cast<const char*>(name.data), name.size);
   e.hidden = e.name.empty();
   e.dtype = r.u8();
@@ -197,15 +234,23 @@ float exp2_quarter(int16_t k) {
   return std::ldexp(kRoots[k & 3], whole);
 }
 
+void check_bools(const uint8_t* values, size_t n) {
+  if (std::any_of(values, values + n, [](uint8_t v) { return v > 1; })) fail("a bool is neither 0 nor 1");
+}
+
 // Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
 void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out) {
   const Chunk& chunk = e.chunks[index];
-  if (crc_of(chunk.bytes) != chunk.crc) fail("checksum mismatch");
+  if (!checksum_matches(chunk.bytes, chunk.crc)) fail("checksum mismatch");
   const size_t first = index * e.chunk_rows;
   const Shape shape{std::min(e.chunk_rows, e.shape.rows - first), e.shape.cols};
   const size_t width = dtype_bytes(e.dtype);
   out += first * e.shape.cols * width;
-  if (e.codec == kLossless) return lossless_decode(chunk.bytes, width, shape, out);
+  if (e.codec == kLossless) {
+    lossless_decode(chunk.bytes, width, shape, out);
+    if (static_cast<Dtype>(e.dtype) == Dtype::kBool) check_bools(out, shape.size());
+    return;
+  }
   const Codec& codec = *find_codec(e.codec);
   switch (e.reconstruction) {
     case Reconstruction::kNone:
@@ -231,23 +276,30 @@ void naming(const Entry& e, Work work) {
   }
 }
 
-Table decode_table(const Entry& e, Reconstruction wanted) {
-  Table table;
+// Fills what `wanted` needs of the table that entry e holds, unless an entry before has done so.
+void decode_table(const Entry& e, Reconstruction wanted, Table& table) {
+  const bool codebook = wanted == Reconstruction::kCodebook;
+  if (codebook ? !table.elements.empty() : !table.scales.empty()) return;
   std::vector<uint8_t> raw(e.size);
-  for (size_t i = 0; i < e.chunks.size(); ++i) decode_chunk(e, i, table, raw.data());
-  if (wanted == Reconstruction::kCodebook) {
+  for (size_t i = 0; i < e.chunks.size(); ++i) decode_chunk(e, i, {}, raw.data());
+  if (codebook) {
     table.elements = std::move(raw);
   } else if (static_cast<Dtype>(e.dtype) == Dtype::kFloat32) {
-    table.scales.resize(e.size / sizeof(float));
-    std::memcpy(table.scales.data(), raw.data(), e.size);
+    std::vector<float> scales(e.size / sizeof(float));
+    std::memcpy(scales.data(), raw.data(), e.size);
+    if (!std::all_of(scales.begin(), scales.end(), [](float s) { return std::isfinite(s); })) {
+      fail("a scale is not finite");
+    }
+    table.scales = std::move(scales);
   } else {
+    std::vector<float> scales;
     for (size_t at = 0; at < e.size; at += sizeof(int16_t)) {
       int16_t k = 0;
       std::memcpy(&k, raw.data() + at, sizeof(k));
-      table.scales.push_back(exp2_quarter(k));
+      scales.push_back(exp2_quarter(k));
     }
+    table.scales = std::move(scales);
   }
-  return table;
 }
 
 }  // namespace
@@ -261,7 +313,7 @@ size_t Entry::coded_size() const {
 Container::Container(Bytes file) {
   const Header header = read_header(file);
   const Bytes packed{file.data + kHeaderSize, static_cast<size_t>(header.meta_packed)};
-  if (crc_of(packed) != header.meta_crc) fail("container metadata: checksum mismatch");
+  if (!checksum_matches(packed, header.meta_crc)) fail("container metadata: checksum mismatch");
   const std::vector<uint8_t> meta = inflate_exactly(packed, static_cast<size_t>(header.meta_size));
   version_ = kVersion;
   values_crc_ = header.values_crc;
@@ -290,6 +342,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   if (out.size() != entries_.size()) {
     fail("%zu buffers for %zu entries", out.size(), entries_.size());
   }
+  // By auxiliary entry, however many use it: else a small file could claim one large table many times over.
   std::vector<Table> tables(entries_.size());
   struct Task {
     size_t entry, chunk;
@@ -300,7 +353,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
     if (out[i] == nullptr) continue;
     const Entry& e = entries_[i];
     if (e.reconstruction != Reconstruction::kNone) {
-      naming(e, [&] { tables[i] = decode_table(entries_[e.auxiliary], e.reconstruction); });
+      naming(e, [&] { decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]); });
     }
     for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});
     work += e.shape.size();
@@ -308,7 +361,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   parallel_for(tasks.size(), work < kSmallWork ? 1 : threads, [&](size_t t) {
     const Entry& e = entries_[tasks[t].entry];
     naming(e, [&] {
-      decode_chunk(e, tasks[t].chunk, tables[tasks[t].entry], static_cast<uint8_t*>(out[tasks[t].entry]));
+      decode_chunk(e, tasks[t].chunk, tables[e.auxiliary], static_cast<uint8_t*>(out[tasks[t].entry]));
     });
   });
 }

@@ -1,5 +1,5 @@
 // Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
-// NodeProto.op_type = 4, domain = 7; TensorProto.name = 8, raw_data = 9, external_data = 13;
+// NodeProto.op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
 // StringStringEntryProto.key = 1, value = 2.
 #include "onnx_file.h"
 
@@ -14,10 +14,13 @@ constexpr std::string_view kPayload = "onnxopt.container";
 constexpr std::string_view kDomain = "onnxopt";
 constexpr std::string_view kOp = "CompressedModel";
 
-// One field of a protobuf message; `bytes` is empty unless it is length-delimited.
+constexpr uint64_t kUint8 = 2;  // TensorProto.DataType
+
+// One field of a protobuf message; `bytes` is empty unless it is length-delimited, `value` 0 unless it is a varint.
 struct Field {
   uint64_t number = 0;
   Bytes bytes;
+  uint64_t value = 0;
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes.data), bytes.size}; }
 };
 
@@ -37,7 +40,7 @@ Field next_field(Reader& r) {
   Field field;
   field.number = tag >> 3;
   switch (tag & 7) {
-    case 0: protobuf_varint(r); break;
+    case 0: field.value = protobuf_varint(r); break;
     case 1: r.bytes(8); break;
     case 2: field.bytes = r.bytes(protobuf_varint(r)); break;
     case 5: r.bytes(4); break;
@@ -78,12 +81,15 @@ void read_external(Bytes entry, Payload& payload) {
 bool read_if_payload(Bytes tensor, Payload& payload) {
   Payload found;
   bool named = false;
+  uint64_t dtype = 0;
   each_field(tensor, [&](const Field& f) {
+    if (f.number == 2) dtype = f.value;
     if (f.number == 8) named = f.text() == kPayload;
     if (f.number == 9) found.bytes = f.bytes;
     if (f.number == 13) read_external(f.bytes, found);
   });
   if (!named) return false;
+  if (dtype != kUint8) fail("the container is a tensor of element type %llu, not uint8", static_cast<unsigned long long>(dtype));
   payload = found;
   return true;
 }

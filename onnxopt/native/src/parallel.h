@@ -29,6 +29,7 @@ void parallel_for(size_t count, unsigned threads, Work work) {
     }
   };
   std::vector<std::thread> pool;
+  pool.reserve(std::min<size_t>(threads, count));  // it must not throw where threads run
   try {
     for (size_t t = 1; t < std::min<size_t>(threads, count); ++t) pool.emplace_back(run);
   } catch (const std::system_error&) {
