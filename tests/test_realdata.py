@@ -45,7 +45,7 @@ def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
     row = table_models.measure(model, tmp_path)
     assert row.identical
     assert row.ratio >= least_ratio
-    assert row.loss <= most_loss
+    assert row.loss <= most_loss + 1e-9
 
 
 @pytest.mark.parametrize("model", [m for m in table_models.MODELS if m not in FLOORS])

@@ -38,14 +38,15 @@ def main() -> None:
 
     table = Table(title=f"digits: {len(labels)} test images, ONNX Runtime {onnxruntime.__version__}")
     table.add_column("")
-    table.add_column(str(paths.original), justify="right")
-    table.add_column(str(paths.compressed), justify="right")
+    table.add_column("original", justify="right")
+    table.add_column("compressed", justify="right")
+    table.add_row("file", str(paths.original), str(paths.compressed))
     table.add_row("bytes", f"{before:,}", f"{after:,}  ({before / after:.2f}x smaller)")
     accuracy = [f"{100 * (scores.argmax(1) == labels).mean():.2f} %" for scores in (wanted, got)]
     table.add_row("accuracy", *accuracy)
     same = int((wanted.argmax(1) == got.argmax(1)).sum())
-    table.add_row("same answer", "", f"{same} of {len(labels)}")
-    table.add_row("relative error of the outputs", "", f"{np.linalg.norm(got - wanted) / np.linalg.norm(wanted):.4f}")
+    table.add_row("same digit", "", f"{same} of {len(labels)}")
+    table.add_row("error of the outputs", "", f"{100 * np.linalg.norm(got - wanted) / np.linalg.norm(wanted):.1f} %")
     Console().print(table)
 
 
