@@ -235,11 +235,17 @@ class Container:
 
     def decode(self, threads: int = 0) -> dict[str, Array]:
         """Every tensor of the model by name, decoded on `threads` threads (0: all cores). Raises ContainerError."""
-        wanted = [e for e in self.entries if not e.hidden]
-        arrays = {e.name: np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype)) for e in wanted}
-        out = (c_void_p * len(self.entries))(*(None if e.hidden else arrays[e.name].ctypes.data for e in self.entries))
+        try:
+            arrays = [
+                None if e.hidden else np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype))
+                for e in self.entries
+            ]
+        except MemoryError as error:
+            size = sum(e.size for e in self.entries if not e.hidden)
+            raise ContainerError(f"decoded, its weights take {size} bytes: more than this machine gives") from error
+        out = (c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
         _check(_library().onnxopt_decode(self._handle, out, threads), ContainerError)
-        return arrays
+        return {e.name: a for e, a in zip(self.entries, arrays, strict=True) if a is not None}
 
     def close(self) -> None:
         """Frees the reader; the container cannot be used any more."""
