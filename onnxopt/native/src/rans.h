@@ -1,5 +1,5 @@
-// Codec 3, rANS [Duda 2013]: what its encoder, its decoder and its vector kernels share. docs/format/rans.md is the
-// specification.
+// Codec 3, rANS [Duda 2013]: what its encoder, its decoder and its vector kernels share. docs/format/rans.md
+// is the specification.
 #pragma once
 
 #include "codec.h"
@@ -9,7 +9,7 @@ namespace onnxopt::rans {
 
 constexpr size_t kMaxLanes = 64;
 constexpr uint32_t kLow = 1U << 16;  // states are in [2^16, 2^32); renormalisation moves 16-bit words
-constexpr size_t kMaxClasses = 8;   // of rows, and of columns
+constexpr size_t kMaxClasses = 8;    // of rows, and of columns
 constexpr unsigned kMaxLowBits = 16;
 constexpr unsigned kConstant = 0xf0;  // first byte of a matrix that holds one value
 
@@ -25,13 +25,13 @@ struct ClassMap {
 // Element i is coded by lane i % lanes, all lanes share one stream of words.
 struct Lanes {
   uint32_t state[kMaxLanes];
-  const uint8_t* at;   // next word
+  const uint8_t* at;  // next word
   const uint8_t* end;
 };
 
-// Decodes symbols [0, n) as base + symbol, in whole rounds of all lanes. offsets[i] is where the slots of element i's
-// table start; null: at 0. Stops early where fewer bytes are left than a round could read; returns how many symbols
-// it decoded.
+// Decodes symbols [0, n) as base + symbol, in whole rounds of all lanes. offsets[i] is where the slots of
+// element i's table start; null: at 0. Stops early where fewer bytes are left than a round could read;
+// returns how many symbols it decoded.
 using Kernel = size_t (*)(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
                           Lanes& lanes, int32_t* out, size_t n);
 // The kernel for so many lanes; null where there is none.

@@ -49,14 +49,16 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
   const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(precision));
   const uint8_t* at = lanes.at;
   __m256i state[kGroups];
-  for (int g = 0; g < kGroups; ++g) state[g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes.state + 8 * g));
+  for (int g = 0; g < kGroups; ++g)
+    state[g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes.state + 8 * g));
   size_t i = 0;
   for (; i + kLanes <= n && lanes.end - at >= kMostRead; i += kLanes) {
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       __m256i index = _mm256_and_si256(state[g], slot_mask);
       if (kOffsets) {
-        index = _mm256_add_epi32(index, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + i + 8 * g)));
+        index = _mm256_add_epi32(index,
+                                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + i + 8 * g)));
       }
       const __m256i slot = lookup(slots, index);
       const __m256i freq = _mm256_and_si256(_mm256_srli_epi32(slot, 12), low12);  // less one
@@ -68,15 +70,16 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
       const __m256i below = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
       const auto mask = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(below)));
       const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
-      const __m256i order = _mm256_cvtepu8_epi32(
-          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kPermutations.index[mask])));
+      const __m256i order =
+          _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kPermutations.index[mask])));
       const __m256i filled =
           _mm256_or_si256(_mm256_slli_epi32(x, 16), _mm256_permutevar8x32_epi32(words, order));
       state[g] = _mm256_blendv_epi8(x, filled, below);
       at += 2 * __builtin_popcount(mask);
     }
   }
-  for (int g = 0; g < kGroups; ++g) _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes.state + 8 * g), state[g]);
+  for (int g = 0; g < kGroups; ++g)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes.state + 8 * g), state[g]);
   lanes.at = at;
   return i;
 }
@@ -85,10 +88,14 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
 
 Kernel avx2_kernel(size_t lanes, bool with_offsets) {
   switch (lanes) {
-    case 64: return with_offsets ? decode<8, true> : decode<8, false>;
-    case 32: return with_offsets ? decode<4, true> : decode<4, false>;
-    case 16: return with_offsets ? decode<2, true> : decode<2, false>;
-    default: return nullptr;
+    case 64:
+      return with_offsets ? decode<8, true> : decode<8, false>;
+    case 32:
+      return with_offsets ? decode<4, true> : decode<4, false>;
+    case 16:
+      return with_offsets ? decode<2, true> : decode<2, false>;
+    default:
+      return nullptr;
   }
 }
 

@@ -22,7 +22,8 @@ inline __m512i lookup(const uint32_t* slots, __m512i index) {
   alignas(64) uint32_t i[16];
   _mm512_store_si512(i, index);
   const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four(slots, i)), four(slots, i + 4), 1);
-  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four(slots, i + 8)), four(slots, i + 12), 1);
+  const __m256i high =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(four(slots, i + 8)), four(slots, i + 12), 1);
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
@@ -68,10 +69,14 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
 
 Kernel avx512_kernel(size_t lanes, bool with_offsets) {
   switch (lanes) {
-    case 64: return with_offsets ? decode<4, true> : decode<4, false>;
-    case 32: return with_offsets ? decode<2, true> : decode<2, false>;
-    case 16: return with_offsets ? decode<1, true> : decode<1, false>;
-    default: return nullptr;
+    case 64:
+      return with_offsets ? decode<4, true> : decode<4, false>;
+    case 32:
+      return with_offsets ? decode<2, true> : decode<2, false>;
+    case 16:
+      return with_offsets ? decode<1, true> : decode<1, false>;
+    default:
+      return nullptr;
   }
 }
 

@@ -14,7 +14,8 @@ class BitWriter {
 
   void put(uint64_t value, unsigned bits) {  // bits <= 32
     pending_ |= value << count_;
-    for (count_ += bits; count_ >= 8; count_ -= 8, pending_ >>= 8) out_.push_back(static_cast<uint8_t>(pending_));
+    for (count_ += bits; count_ >= 8; count_ -= 8, pending_ >>= 8)
+      out_.push_back(static_cast<uint8_t>(pending_));
   }
   void flush() {
     if (count_ > 0) out_.push_back(static_cast<uint8_t>(pending_));
@@ -28,7 +29,8 @@ class BitWriter {
   unsigned count_ = 0;
 };
 
-// Reads whole bytes from the reader as it needs them; whatever is left of the last byte must be zero: see end().
+// Reads whole bytes from the reader as it needs them; whatever is left of the last byte must be zero: see
+// end().
 class BitReader {
  public:
   explicit BitReader(Reader& reader) : reader_(reader) {}
@@ -41,7 +43,7 @@ class BitReader {
     return value;
   }
   void end() const {
-    if (pending_ != 0) throw Error("rans: padding bits are not zero");
+    if (pending_ != 0) fail("rans: padding bits are not zero");
   }
 
  private:

@@ -1,5 +1,6 @@
-// Which rows and columns share a table: both axes are ranked by energy (the sum of their integers' distances from the
-// commonest one), cut into groups, and neighbouring groups merged by dynamic programming where that saves bits.
+// Which rows and columns share a table: both axes are ranked by energy (the sum of their integers' distances
+// from the commonest one), cut into groups, and neighbouring groups merged by dynamic programming where that
+// saves bits.
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -9,11 +10,11 @@
 namespace onnxopt::rans {
 namespace {
 
-constexpr size_t kMinElements = 4096;      // below, no second table pays for itself
+constexpr size_t kMinElements = 4096;  // below, no second table pays for itself
 constexpr size_t kRowGroups = 16;
 constexpr size_t kColumnGroups = 12;
 constexpr size_t kMaxColumnClasses = 4;
-constexpr uint64_t kBitsPerLevel = 4;      // of a table, roughly
+constexpr uint64_t kBitsPerLevel = 4;  // of a table, roughly
 constexpr size_t kProposals = 1;
 constexpr size_t kKernels[] = {9};  // 3 x 3 convolutions: columns of their weights repeat with this period
 
@@ -36,13 +37,15 @@ std::vector<uint8_t> rank_groups(const std::vector<uint64_t>& energy, size_t gro
 
 // Histograms of every (row group, column group).
 struct Joint {
-  size_t rows;      // groups
+  size_t rows;  // groups
   size_t columns;
   size_t symbols;
   std::vector<uint32_t> counts;  // [rows, columns, symbols]
 
   uint32_t* at(size_t row, size_t column) { return counts.data() + (row * columns + column) * symbols; }
-  const uint32_t* at(size_t row, size_t column) const { return counts.data() + (row * columns + column) * symbols; }
+  const uint32_t* at(size_t row, size_t column) const {
+    return counts.data() + (row * columns + column) * symbols;
+  }
 };
 
 // Bits of the elements counted, at their own entropy, times 2^16; and of their table.
@@ -124,7 +127,8 @@ std::vector<Cut> cut_rows(const Joint& joint) {
     for (size_t b = a; b < n; ++b) {
       add(sum.data(), joint.at(b, 0), sum.size());
       uint64_t bits = 0;
-      for (size_t c = 0; c < joint.columns; ++c) bits += entropy_bits(sum.data() + c * joint.symbols, joint.symbols);
+      for (size_t c = 0; c < joint.columns; ++c)
+        bits += entropy_bits(sum.data() + c * joint.symbols, joint.symbols);
       cost[a * (n + 1) + b + 1] = bits;
     }
   }
@@ -222,13 +226,15 @@ std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape) {
       const Joint merged = merge_columns(joint, column_cut);
       const std::vector<Cut> row_cuts = cut_rows(merged);
       const auto cost = [&](const Cut& cut) {
-        return cut.cost + map_bits(cut.ends.size(), shape.rows) + map_bits(column_cut.ends.size(), grid.period);
+        return cut.cost + map_bits(cut.ends.size(), shape.rows) +
+               map_bits(column_cut.ends.size(), grid.period);
       };
       const Cut& row_cut = *std::min_element(row_cuts.begin(), row_cuts.end(),
                                              [&](const Cut& a, const Cut& b) { return cost(a) < cost(b); });
       if (row_cut.ends.size() * column_cut.ends.size() == 1) continue;
-      proposals.push_back({cost(row_cut), make_classes(make_map({1, shape.rows}, row_group, row_cut),
-                                                       make_map(grid, column_group, column_cut), merged, row_cut)});
+      proposals.push_back(
+          {cost(row_cut), make_classes(make_map({1, shape.rows}, row_group, row_cut),
+                                       make_map(grid, column_group, column_cut), merged, row_cut)});
     }
   }
   std::stable_sort(proposals.begin(), proposals.end(),

@@ -7,7 +7,8 @@
 namespace onnxopt::rans {
 namespace {
 
-constexpr size_t kRun = 2048;  // shorter than Sink::kRun, so that slots, offsets and integers share the L1 cache
+constexpr size_t kRun =
+    2048;  // shorter than Sink::kRun, so that slots, offsets and integers share the L1 cache
 static_assert(kRun <= Sink::kRun && kRun % kMaxLanes == 0);
 
 ClassMap read_map(Reader& reader, size_t classes, size_t length) {
@@ -16,8 +17,8 @@ ClassMap read_map(Reader& reader, size_t classes, size_t length) {
   const uint64_t span = reader.varint();
   const uint64_t period = reader.varint();
   if (span < 1 || span > length || period < 1 || period > length) {
-    throw Error("rans: class map of span " + std::to_string(span) + " and period " + std::to_string(period) +
-                " for an axis of " + std::to_string(length));
+    fail("rans: class map of span %llu and period %llu for an axis of %zu",
+         static_cast<unsigned long long>(span), static_cast<unsigned long long>(period), length);
   }
   const unsigned width = bits_for(classes);
   Reader section(reader.bytes((period * width + 7) / 8));
@@ -27,7 +28,7 @@ ClassMap read_map(Reader& reader, size_t classes, size_t length) {
   out.map.resize(static_cast<size_t>(period));
   for (uint8_t& c : out.map) {
     c = static_cast<uint8_t>(bits.get(width));
-    if (c >= classes) throw Error("rans: class " + std::to_string(c) + " of " + std::to_string(classes));
+    if (c >= classes) fail("rans: class %u of %zu", c, classes);
   }
   bits.end();
   return out;
@@ -40,15 +41,16 @@ class Escapes {
  public:
   Escapes(Reader& reader, uint64_t elements, int32_t lowest, int32_t highest) : highest_(highest) {
     left_ = reader.varint();
-    if (left_ > elements) throw Error("rans: more escaped integers than elements");
+    if (left_ > elements) fail("rans: more escaped integers than elements");
     lowest_ = reader.svarint();
     width_ = reader.u8();
-    if (width_ > 32 || lowest_ < lowest || lowest_ > highest) throw Error("rans: malformed escape list");
+    if (width_ > 32 || lowest_ < lowest || lowest_ > highest) fail("rans: malformed escape list");
     section_ = Reader(reader.bytes((left_ * width_ + 7) / 8));
   }
 
   void patch(int32_t marker, int32_t* q, size_t n) {
-    constexpr size_t kBlock = 64;  // escapes are rare: most blocks have none, and compilers make that check vector code
+    constexpr size_t kBlock =
+        64;  // escapes are rare: most blocks have none, and compilers make that check vector code
     for (size_t first = 0; first < n; first += kBlock) {
       const size_t end = std::min(first + kBlock, n);
       uint32_t found = 0;
@@ -60,16 +62,16 @@ class Escapes {
     }
   }
   void end() const {
-    if (left_ != 0) throw Error("rans: " + std::to_string(left_) + " escaped integers left over");
+    if (left_ != 0) fail("rans: %llu escaped integers left over", static_cast<unsigned long long>(left_));
     bits_.end();
   }
 
  private:
   int32_t next() {
-    if (left_ == 0) throw Error("rans: more escapes than escaped integers");
+    if (left_ == 0) fail("rans: more escapes than escaped integers");
     --left_;
     const int64_t value = lowest_ + bits_.get(width_);
-    if (value > highest_) throw Error("rans: an escaped integer does not fit 32 bits");
+    if (value > highest_) fail("rans: an escaped integer does not fit 32 bits");
     return static_cast<int32_t>(value);
   }
 
@@ -81,8 +83,8 @@ class Escapes {
   BitReader bits_{section_};
 };
 
-// Appends to q[0, n) the `width` low bits that stand uncoded in `in`, element `first` of the matrix onwards. Reads up
-// to three bytes past the last one it needs: the lanes' states stand there.
+// Appends to q[0, n) the `width` low bits that stand uncoded in `in`, element `first` of the matrix onwards.
+// Reads up to three bytes past the last one it needs: the lanes' states stand there.
 void append_low_bits(const uint8_t* in, unsigned width, size_t first, int32_t* q, size_t n) {
   const uint32_t mask = (1U << width) - 1;
   for (size_t i = 0; i < n; ++i) {
@@ -100,8 +102,8 @@ inline uint32_t step(uint32_t x, uint32_t slot, unsigned precision) {
 
 // As Kernel, for kCount lanes. Without branches: which lanes need a word is as good as random.
 template <size_t kCount, bool kOffsets>
-size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
-                     int32_t* out, size_t n) {
+size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
+                     Lanes& lanes, int32_t* out, size_t n) {
   constexpr size_t kGroup = 8;  // as many as compilers unroll
   const uint32_t mask = (1U << precision) - 1;
   const uint8_t* at = lanes.at;
@@ -124,15 +126,15 @@ size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* 
 }
 
 // Any number of lanes, each word checked: for the ends of streams. Starts at lane 0.
-void decode_checked(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
-                    size_t count, int32_t* out, size_t n) {
+void decode_checked(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
+                    Lanes& lanes, size_t count, int32_t* out, size_t n) {
   const uint32_t mask = (1U << precision) - 1;
   for (size_t i = 0; i < n; ++i) {
     uint32_t& x = lanes.state[i % count];
     const uint32_t slot = slots[(x & mask) + (offsets ? offsets[i] : 0)];
     x = step(x, slot, precision);
     if (x < kLow) {
-      if (lanes.end - lanes.at < 2) throw Error("rans: truncated: the words end before the integers");
+      if (lanes.end - lanes.at < 2) fail("rans: truncated: the words end before the integers");
       x = x << 16 | word(lanes.at);
       lanes.at += 2;
     }
@@ -153,11 +155,16 @@ Kernel choose_kernel(size_t lanes, bool with_offsets) {
 #endif
   if (kernel) return kernel;
   switch (lanes) {
-    case 64: return scalar<64>(with_offsets);
-    case 32: return scalar<32>(with_offsets);
-    case 16: return scalar<16>(with_offsets);
-    case 8: return scalar<8>(with_offsets);
-    default: return nullptr;
+    case 64:
+      return scalar<64>(with_offsets);
+    case 32:
+      return scalar<32>(with_offsets);
+    case 16:
+      return scalar<16>(with_offsets);
+    case 8:
+      return scalar<8>(with_offsets);
+    default:
+      return nullptr;
   }
 }
 
@@ -165,7 +172,9 @@ Kernel choose_kernel(size_t lanes, bool with_offsets) {
 class Offsets {
  public:
   Offsets(ClassMap rows, const ClassMap& columns, Shape shape, unsigned precision)
-      : rows_(std::move(rows)), row_stride_(static_cast<uint32_t>(columns.classes) << precision), columns_(shape.cols) {
+      : rows_(std::move(rows)),
+        row_stride_(static_cast<uint32_t>(columns.classes) << precision),
+        columns_(shape.cols) {
     for (size_t j = 0; j < shape.cols; ++j) columns_[j] = static_cast<uint32_t>(columns.of(j)) << precision;
   }
 
@@ -196,7 +205,7 @@ class Offsets {
 
 void decode_constant(Reader& reader, size_t n, Sink& sink) {
   const int64_t value = reader.svarint();
-  if (value < INT32_MIN || value > INT32_MAX) throw Error("rans: the constant does not fit 32 bits");
+  if (value < INT32_MIN || value > INT32_MAX) fail("rans: the constant does not fit 32 bits");
   reader.expect_end("rans");
   int32_t run[kRun];
   std::fill_n(run, kRun, static_cast<int32_t>(value));
@@ -207,7 +216,7 @@ Lanes read_lanes(Reader& reader, size_t count) {
   Lanes lanes{};
   for (size_t lane = 0; lane < count; ++lane) {
     lanes.state[lane] = reader.u32();
-    if (lanes.state[lane] < kLow) throw Error("rans: a lane's state is below 65536");
+    if (lanes.state[lane] < kLow) fail("rans: a lane's state is below 65536");
   }
   lanes.at = reader.rest().data;
   lanes.end = lanes.at + reader.left();
@@ -224,19 +233,19 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const bool escape = head >> 3 & 1;
   const unsigned precision = kMinPrecision + (head >> 4);
   if (lane_count > kMaxLanes || precision > kMaxPrecision || shape.size() == 0) {
-    throw Error("rans: malformed header byte " + std::to_string(head));
+    fail("rans: malformed header byte %u", head);
   }
   const int64_t base = reader.svarint();
   const size_t symbols = size_t{reader.u8()} + 1;  // the escape included
   const size_t direct = symbols - (escape ? 1 : 0);
   const unsigned classes = reader.u8();
-  if (classes & 0x08) throw Error("rans: malformed class counts " + std::to_string(classes));
+  if (classes & 0x08) fail("rans: malformed class counts %u", classes);
   const unsigned low_bits = classes & 0x80 ? reader.u8() : 0;
-  if (low_bits > kMaxLowBits) throw Error("rans: " + std::to_string(low_bits) + " low bits, at most 16 expected");
+  if (low_bits > kMaxLowBits) fail("rans: %u low bits, at most %u expected", low_bits, kMaxLowBits);
   const int32_t lowest = INT32_MIN >> low_bits;
   const int32_t highest = INT32_MAX >> low_bits;
   if (base < lowest || base + static_cast<int64_t>(direct) - 1 > highest) {
-    throw Error("rans: the symbols do not fit 32 bits");
+    fail("rans: the symbols do not fit 32 bits");
   }
   ClassMap rows = read_map(reader, (classes & 7) + 1, shape.rows);
   const ClassMap columns = read_map(reader, (classes >> 4 & 7) + 1, shape.cols);
@@ -244,7 +253,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const size_t tables = rows.classes * columns.classes;
   const unsigned code_byte = reader.u8();
   const TableCode code{code_byte & 7, code_byte >> 3 & 1, code_byte >> 4};
-  if (code.resolution > kMaxResolution || code.rice > kMaxRice) throw Error("rans: malformed table code");
+  if (code.resolution > kMaxResolution || code.rice > kMaxRice) fail("rans: malformed table code");
   std::vector<uint32_t> slots(tables << precision);
   {
     BitReader bits(reader);
@@ -272,14 +281,15 @@ void decode(Bytes in, Shape shape, Sink& sink) {
     const size_t n = std::min(kRun, shape.size() - first);
     const uint32_t* at = offsets ? offsets->next(n) : nullptr;
     const size_t done = kernel ? kernel(slots.data(), precision, at, base32, lanes, run, n) : 0;
-    decode_checked(slots.data(), precision, at ? at + done : nullptr, base32, lanes, lane_count, run + done, n - done);
+    decode_checked(slots.data(), precision, at ? at + done : nullptr, base32, lanes, lane_count, run + done,
+                   n - done);
     if (escapes) escapes->patch(marker, run, n);
     if (low_bits) append_low_bits(low.data, low_bits, first, run, n);
     sink.put(first, run, n);
   }
-  if (lanes.at != lanes.end) throw Error("rans: bytes left over after the last integer");
+  if (lanes.at != lanes.end) fail("rans: bytes left over after the last integer");
   for (size_t lane = 0; lane < lane_count; ++lane) {
-    if (lanes.state[lane] != kLow) throw Error("rans: a lane does not end in its initial state");
+    if (lanes.state[lane] != kLow) fail("rans: a lane does not end in its initial state");
   }
   if (escapes) escapes->end();
 }

@@ -96,15 +96,18 @@ std::vector<Step> make_steps(const Plan& plan) {
     }
     for (size_t s = 0; s < kMaxSymbols; ++s) {
       const bool in = s >= plan.first && s - plan.first < plan.direct && direct[s - plan.first].freq > 0;
-      if (in) steps[t * kMaxSymbols + s] = direct[s - plan.first];
-      else if (plan.escape) steps[t * kMaxSymbols + s] = direct[plan.direct];
+      if (in)
+        steps[t * kMaxSymbols + s] = direct[s - plan.first];
+      else if (plan.escape)
+        steps[t * kMaxSymbols + s] = direct[plan.direct];
     }
   }
   return steps;
 }
 
 bool is_escaped(const Plan& plan, size_t table, size_t symbol) {
-  return symbol < plan.first || symbol - plan.first >= plan.direct || plan.levels[table][symbol - plan.first] == 0;
+  return symbol < plan.first || symbol - plan.first >= plan.direct ||
+         plan.levels[table][symbol - plan.first] == 0;
 }
 
 void write_map(const ClassMap& map, Writer& writer, std::vector<uint8_t>& out) {
@@ -121,7 +124,8 @@ void write_escapes(const int32_t* q, Shape shape, const Symbols& symbols, const 
   for (size_t row = 0, i = 0; row < shape.rows; ++row) {
     const size_t table = plan.classes->rows.of(row) * plan.classes->columns.classes;
     for (size_t col = 0; col < shape.cols; ++col, ++i) {
-      if (is_escaped(plan, table + column_class[col], symbols.of[i])) values.push_back(q[i] >> symbols.low_bits);
+      if (is_escaped(plan, table + column_class[col], symbols.of[i]))
+        values.push_back(q[i] >> symbols.low_bits);
     }
   }
   const auto [lo, hi] = std::minmax_element(values.begin(), values.end());
@@ -135,8 +139,9 @@ void write_escapes(const int32_t* q, Shape shape, const Symbols& symbols, const 
 }
 
 // The lanes' states and words: symbols are coded last to first, so that the decoder reads forward.
-void write_lanes(Shape shape, const Symbols& symbols, const Plan& plan, const std::vector<uint8_t>& column_class,
-                 size_t lanes, Writer& writer, std::vector<uint8_t>& out) {
+void write_lanes(Shape shape, const Symbols& symbols, const Plan& plan,
+                 const std::vector<uint8_t>& column_class, size_t lanes, Writer& writer,
+                 std::vector<uint8_t>& out) {
   const std::vector<Step> steps = make_steps(plan);
   std::vector<uint8_t> words(2 * shape.size());  // at most one word an integer
   uint8_t* at = words.data() + words.size();
@@ -204,11 +209,13 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
     for (const Levels& levels : plan.levels) write_levels(levels, plan.direct, plan.escape, plan.code, bits);
   }
   std::vector<uint8_t> column_class(shape.cols);
-  for (size_t col = 0; col < shape.cols; ++col) column_class[col] = static_cast<uint8_t>(plan.classes->columns.of(col));
+  for (size_t col = 0; col < shape.cols; ++col)
+    column_class[col] = static_cast<uint8_t>(plan.classes->columns.of(col));
   if (plan.escape) write_escapes(q, shape, symbols, plan, column_class, writer, out);
   if (symbols.low_bits) {
     BitWriter bits(out);
-    for (size_t i = 0; i < n; ++i) bits.put(static_cast<uint32_t>(q[i]) & ((1U << symbols.low_bits) - 1), symbols.low_bits);
+    for (size_t i = 0; i < n; ++i)
+      bits.put(static_cast<uint32_t>(q[i]) & ((1U << symbols.low_bits) - 1), symbols.low_bits);
   }
   write_lanes(shape, symbols, plan, column_class, size_t{1} << log_lanes, writer, out);
   return out;

@@ -48,7 +48,7 @@ Direct apply_rule(const EscapeRule& rule, const std::vector<Counts>& counts, con
     }
     out.escapes += escapes[t];
   }
-  if (first >= end) return out;  // nothing direct is left
+  if (first >= end) return out;                                   // nothing direct is left
   if (end - first == kMaxSymbols && out.escapes > 0) return out;  // no room for the escape
   out.first = first;
   out.direct = end - first;
@@ -61,8 +61,8 @@ Direct apply_rule(const EscapeRule& rule, const std::vector<Counts>& counts, con
   return out;
 }
 
-// Counts averaged with their neighbours' (binomial weights 1 2 1, so many times over), times 16: where counts are
-// small their noise costs more to write than it saves.
+// Counts averaged with their neighbours' (binomial weights 1 2 1, so many times over), times 16: where counts
+// are small their noise costs more to write than it saves.
 void smooth(const Counts& counts, size_t symbols, unsigned passes, Counts& out) {
   size_t first = 0;
   size_t end = symbols;
@@ -89,7 +89,9 @@ uint64_t data_bits(const Counts& counts, const Freqs& freqs, size_t symbols, uns
   return cost >> 16;
 }
 
-uint64_t map_bits(const ClassMap& map) { return map.classes == 1 ? 0 : 32 + map.map.size() * bits_for(map.classes); }
+uint64_t map_bits(const ClassMap& map) {
+  return map.classes == 1 ? 0 : 32 + map.map.size() * bits_for(map.classes);
+}
 
 }  // namespace
 

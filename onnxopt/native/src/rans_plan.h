@@ -5,13 +5,14 @@
 
 namespace onnxopt::rans {
 
-// Symbols before escapes are chosen, of the integers less their low bits: symbol s stands for lowest + s; integers outside the window are `outside`.
+// Symbols before escapes are chosen, of the integers less their low bits: symbol s stands for lowest + s;
+// integers outside the window are `outside`.
 struct Symbols {
-  unsigned low_bits = 0;            // stand uncoded
+  unsigned low_bits = 0;  // stand uncoded
   int32_t lowest = 0;
-  size_t count = 0;                 // of symbols, `outside` included where there are any such integers
-  bool has_outside = false;         // then the last symbol is `outside`
-  std::vector<uint8_t> of;          // one an element
+  size_t count = 0;          // of symbols, `outside` included where there are any such integers
+  bool has_outside = false;  // then the last symbol is `outside`
+  std::vector<uint8_t> of;   // one an element
 };
 
 struct Classes {
@@ -27,9 +28,9 @@ struct Plan {
   uint64_t bits = UINT64_MAX;  // of the whole stream
   const Classes* classes = nullptr;
   unsigned precision = 0;
-  size_t first = 0;            // direct symbols are first .. first + direct of Symbols
+  size_t first = 0;  // direct symbols are first .. first + direct of Symbols
   size_t direct = 0;
-  bool escape = false;         // symbol `direct` of the tables: the integer stands in the escape list
+  bool escape = false;  // symbol `direct` of the tables: the integer stands in the escape list
   TableCode code;
   std::vector<Levels> levels;  // one a table
 };

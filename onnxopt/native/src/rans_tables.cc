@@ -8,7 +8,8 @@ namespace {
 constexpr unsigned kOctaves = 14;    // from a quarter slot to 2^12 slots
 constexpr unsigned kMaxUnary = 511;  // no zigzagged difference of two levels is larger
 
-// Log2 of 1 + i / 4096 by repeated squaring: each squaring of the mantissa yields one more bit of its logarithm.
+// Log2 of 1 + i / 4096 by repeated squaring: each squaring of the mantissa yields one more bit of its
+// logarithm.
 std::array<uint16_t, 4096> log2_mantissas() {
   std::array<uint16_t, 4096> table{};
   for (uint64_t i = 0; i < table.size(); ++i) {
@@ -153,26 +154,26 @@ void read_levels(BitReader& bits, size_t symbols, bool escape, const TableCode& 
   const int top = 1 + (kOctaves << code.resolution);
   const size_t first = bits.get(bits_for(symbols));
   const size_t count = bits.get(bits_for(symbols + 1));
-  if (first + count > symbols) throw Error("rans: a table's symbols end past the alphabet");
+  if (first + count > symbols) fail("rans: a table's symbols end past the alphabet");
   for (size_t s = first; s < first + count; ++s) {
     uint32_t unary = 0;
     while (bits.get(1)) {
-      if (++unary > kMaxUnary) throw Error("rans: a table's level is out of range");
+      if (++unary > kMaxUnary) fail("rans: a table's level is out of range");
     }
     const uint32_t z = unary << code.rice | bits.get(code.rice);
     const int level = static_cast<int>(predict(out, s, first, code.predictor)) + unzigzag(z);
-    if (level < 0 || level > top) throw Error("rans: a table's level is out of range");
+    if (level < 0 || level > top) fail("rans: a table's level is out of range");
     out[s] = static_cast<uint8_t>(level);
   }
   if (escape) {
     const uint32_t level = bits.get(8);
-    if (level > static_cast<uint32_t>(top)) throw Error("rans: a table's level is out of range");
+    if (level > static_cast<uint32_t>(top)) fail("rans: a table's level is out of range");
     out[symbols] = static_cast<uint8_t>(level);
   }
   for (const uint8_t level : out) {
     if (level != 0) return;
   }
-  throw Error("rans: a table has no symbols");
+  fail("rans: a table has no symbols");
 }
 
 void fill_slots(const Freqs& freqs, size_t symbols, uint32_t* slots) {

@@ -1,6 +1,6 @@
-// Frequency tables of the rANS codec: small integers ("levels") on a logarithmic scale, so that a table costs two to
-// four bits a symbol and its rounding costs next to nothing: levels 2^-r octaves apart lose
-// (ln 2 / 2^r)^2 / (24 ln 2) bits a weight, 0.0005 for r = 3.
+// Frequency tables of the rANS codec: small integers ("levels") on a logarithmic scale, so that a table costs
+// two to four bits a symbol and its rounding costs next to nothing: levels 2^-r octaves apart lose (ln 2 /
+// 2^r)^2 / (24 ln 2) bits a weight, 0.0005 for r = 3.
 #pragma once
 
 #include <array>
@@ -10,21 +10,22 @@
 
 namespace onnxopt::rans {
 
-constexpr unsigned kMinPrecision = 8;    // 2^8 slots hold all 256 symbols
-constexpr unsigned kMaxPrecision = 12;   // what a packed slot holds: see pack()
-constexpr unsigned kMaxResolution = 4;   // levels an octave: 2^r
+constexpr unsigned kMinPrecision = 8;   // 2^8 slots hold all 256 symbols
+constexpr unsigned kMaxPrecision = 12;  // what a packed slot holds: see pack()
+constexpr unsigned kMaxResolution = 4;  // levels an octave: 2^r
 constexpr unsigned kMaxRice = 7;
 constexpr size_t kMaxSymbols = 256;
 
-using Levels = std::array<uint8_t, kMaxSymbols>;    // 0: the symbol is absent
-using Freqs = std::array<uint16_t, kMaxSymbols>;    // sum 2^precision, 0 where absent
+using Levels = std::array<uint8_t, kMaxSymbols>;  // 0: the symbol is absent
+using Freqs = std::array<uint16_t, kMaxSymbols>;  // sum 2^precision, 0 where absent
 using Counts = std::array<uint32_t, kMaxSymbols>;
 
 // How the tables of a stream are written.
 struct TableCode {
   unsigned resolution = 0;  // r above
-  unsigned predictor = 0;   // of a level: 0 the symbol before, 1 a straight line through the two symbols before
-  unsigned rice = 0;        // parameter of the Rice code of the differences
+  unsigned predictor =
+      0;              // of a level: 0 the symbol before, 1 a straight line through the two symbols before
+  unsigned rice = 0;  // parameter of the Rice code of the differences
 
   uint8_t byte() const { return static_cast<uint8_t>(resolution | predictor << 3 | rice << 4); }
 };
@@ -34,13 +35,14 @@ uint32_t log2_fixed(uint64_t x);
 // 2^(level - 1) in steps of 2^-resolution octaves, scaled.
 uint32_t level_weight(unsigned level, unsigned resolution);
 
-// Frequencies with sum 2^precision: one slot to each present symbol, the others shared by weight. At least one of
-// levels[0, symbols) must not be 0.
+// Frequencies with sum 2^precision: one slot to each present symbol, the others shared by weight. At least
+// one of levels[0, symbols) must not be 0.
 void frequencies(const Levels& levels, size_t symbols, unsigned resolution, unsigned precision, Freqs& out);
 // The levels whose frequencies come nearest to the counts; at least one count must not be 0.
 void fit_levels(const Counts& counts, size_t symbols, unsigned resolution, unsigned precision, Levels& out);
 
-// A table's level in `symbols` direct symbols, then of the escape symbol (index `symbols`) where there is one.
+// A table's level in `symbols` direct symbols, then of the escape symbol (index `symbols`) where there is
+// one.
 void write_levels(const Levels& levels, size_t symbols, bool escape, const TableCode& code, BitWriter& bits);
 void read_levels(BitReader& bits, size_t symbols, bool escape, const TableCode& code, Levels& out);
 

@@ -7,10 +7,11 @@ namespace onnxopt {
 namespace {
 
 [[noreturn]] void unsupported(uint8_t dtype, const char* how) {
-  throw Error("element type " + std::to_string(dtype) + " cannot be rebuilt from integers by " + how);
+  fail("element type %u cannot be rebuilt from integers by %s", dtype, how);
 }
 
-// --- value = q ---------------------------------------------------------------------------------------------------
+// --- value = q
+// ---------------------------------------------------------------------------------------------------
 
 template <typename T>
 class CastSink final : public Sink {
@@ -21,8 +22,8 @@ class CastSink final : public Sink {
     using Limits = std::numeric_limits<T>;
     // What of T's range an int32 can leave; int32 itself and wider types need no upper check.
     constexpr int32_t lo = Limits::is_signed && sizeof(T) < 4 ? static_cast<int32_t>(Limits::lowest())
-                           : Limits::is_signed               ? INT32_MIN
-                                                             : 0;
+                           : Limits::is_signed                ? INT32_MIN
+                                                              : 0;
     constexpr int32_t hi = sizeof(T) < 4 ? static_cast<int32_t>(Limits::max()) : INT32_MAX;
     int32_t least = hi;
     int32_t most = lo;
@@ -31,8 +32,7 @@ class CastSink final : public Sink {
       most = std::max(most, q[i]);
     }
     if (least < lo || most > hi) {
-      throw Error("integer " + std::to_string(least < lo ? least : most) + " does not fit its element type, " +
-                  std::to_string(lo) + " to " + std::to_string(hi));
+      fail("integer %d does not fit its element type, %d to %d", least < lo ? least : most, lo, hi);
     }
     uint8_t* to = out_ + first * sizeof(T);
     for (size_t i = 0; i < n; ++i) {
@@ -45,7 +45,8 @@ class CastSink final : public Sink {
   uint8_t* out_;
 };
 
-// --- value = q * scale -------------------------------------------------------------------------------------------
+// --- value = q * scale
+// -------------------------------------------------------------------------------------------
 
 uint32_t bits_of(float value) {
   uint32_t bits;
@@ -70,7 +71,8 @@ struct ToFloat64 {
 
 struct ToBfloat16 {
   using Type = uint16_t;
-  // To nearest even: adding half of the last place kept, less one where that place is even, carries over when needed.
+  // To nearest even: adding half of the last place kept, less one where that place is even, carries over when
+  // needed.
   static uint16_t from(float value) {
     const uint32_t bits = bits_of(value);
     const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -81,15 +83,15 @@ struct ToBfloat16 {
 
 struct ToFloat16 {
   using Type = uint16_t;
-  // To nearest even, in integers and one float addition, without branches [M. Dukhan's FP16 library]: scaling up
-  // makes what overflows infinite; adding a power of two whose last place is float16's rounds the mantissa, and
-  // subnormals with it.
+  // To nearest even, in integers and one float addition, without branches [M. Dukhan's FP16 library]: scaling
+  // up makes what overflows infinite; adding a power of two whose last place is float16's rounds the
+  // mantissa, and subnormals with it.
   static uint16_t from(float value) {
     const uint32_t bits = bits_of(value);
     const uint32_t sign = bits & 0x80000000;
     const float magnitude = float_of(bits & 0x7fffffff);
-    float scaled = magnitude * float_of(0x77800000);   // 2^112
-    scaled = scaled * float_of(0x08800000);            // 2^-110
+    float scaled = magnitude * float_of(0x77800000);  // 2^112
+    scaled = scaled * float_of(0x08800000);           // 2^-110
     uint32_t bias = bits << 1 & 0xff000000;
     bias = std::max(bias, uint32_t{0x71000000});
     scaled = float_of((bias >> 1) + 0x07800000) + scaled;
@@ -142,7 +144,8 @@ class AffineSink final : public Sink {
   uint8_t* out_;
 };
 
-// --- value = table[q] --------------------------------------------------------------------------------------------
+// --- value = table[q]
+// --------------------------------------------------------------------------------------------
 
 template <typename T>
 class CodebookSink final : public Sink {
@@ -153,8 +156,7 @@ class CodebookSink final : public Sink {
     uint32_t most = 0;
     for (size_t i = 0; i < n; ++i) most = std::max(most, static_cast<uint32_t>(q[i]));
     if (n > 0 && most >= codebook_.size) {
-      throw Error("index " + std::to_string(static_cast<int32_t>(most)) + " into a codebook of " +
-                  std::to_string(codebook_.size));
+      fail("index %d into a codebook of %zu", static_cast<int32_t>(most), codebook_.size);
     }
     uint8_t* to = out_ + first * sizeof(T);
     for (size_t i = 0; i < n; ++i) {
@@ -173,50 +175,70 @@ size_t dtype_bytes(uint8_t dtype) {
   switch (static_cast<Dtype>(dtype)) {
     case Dtype::kUint8:
     case Dtype::kInt8:
-    case Dtype::kBool: return 1;
+    case Dtype::kBool:
+      return 1;
     case Dtype::kUint16:
     case Dtype::kInt16:
     case Dtype::kFloat16:
-    case Dtype::kBfloat16: return 2;
+    case Dtype::kBfloat16:
+      return 2;
     case Dtype::kFloat32:
     case Dtype::kInt32:
-    case Dtype::kUint32: return 4;
+    case Dtype::kUint32:
+      return 4;
     case Dtype::kInt64:
     case Dtype::kFloat64:
-    case Dtype::kUint64: return 8;
+    case Dtype::kUint64:
+      return 8;
   }
   return 0;
 }
 
-void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtype, const Cast&, uint8_t* out) {
+void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtype, const Cast&,
+                 uint8_t* out) {
   const auto run = [&](auto sink) { codec.decode(in, chunk, sink); };
   switch (static_cast<Dtype>(dtype)) {
-    case Dtype::kUint8: return run(CastSink<uint8_t>(out));
-    case Dtype::kInt8: return run(CastSink<int8_t>(out));
-    case Dtype::kBool: return run(CastSink<bool>(out));
-    case Dtype::kUint16: return run(CastSink<uint16_t>(out));
-    case Dtype::kInt16: return run(CastSink<int16_t>(out));
-    case Dtype::kInt32: return run(CastSink<int32_t>(out));
-    case Dtype::kUint32: return run(CastSink<uint32_t>(out));
-    case Dtype::kInt64: return run(CastSink<int64_t>(out));
-    case Dtype::kUint64: return run(CastSink<uint64_t>(out));
-    default: unsupported(dtype, "a cast");
+    case Dtype::kUint8:
+      return run(CastSink<uint8_t>(out));
+    case Dtype::kInt8:
+      return run(CastSink<int8_t>(out));
+    case Dtype::kBool:
+      return run(CastSink<bool>(out));
+    case Dtype::kUint16:
+      return run(CastSink<uint16_t>(out));
+    case Dtype::kInt16:
+      return run(CastSink<int16_t>(out));
+    case Dtype::kInt32:
+      return run(CastSink<int32_t>(out));
+    case Dtype::kUint32:
+      return run(CastSink<uint32_t>(out));
+    case Dtype::kInt64:
+      return run(CastSink<int64_t>(out));
+    case Dtype::kUint64:
+      return run(CastSink<uint64_t>(out));
+    default:
+      unsupported(dtype, "a cast");
   }
 }
 
-void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Affine& affine,
-                 uint8_t* out) {
-  if (affine.by_row && affine.period == 0 && chunk.rows > 0) throw Error("a tensor of scales is empty");
+void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype,
+                 const Affine& affine, uint8_t* out) {
+  if (affine.by_row && affine.period == 0 && chunk.rows > 0) fail("a tensor of scales is empty");
   const auto run = [&](auto to) {
     AffineSink<decltype(to)> sink(chunk, first_row, affine, out);
     codec.decode(in, chunk, sink);
   };
   switch (static_cast<Dtype>(dtype)) {
-    case Dtype::kFloat32: return run(ToFloat32{});
-    case Dtype::kFloat64: return run(ToFloat64{});
-    case Dtype::kFloat16: return run(ToFloat16{});
-    case Dtype::kBfloat16: return run(ToBfloat16{});
-    default: unsupported(dtype, "scales");
+    case Dtype::kFloat32:
+      return run(ToFloat32{});
+    case Dtype::kFloat64:
+      return run(ToFloat64{});
+    case Dtype::kFloat16:
+      return run(ToFloat16{});
+    case Dtype::kBfloat16:
+      return run(ToBfloat16{});
+    default:
+      unsupported(dtype, "scales");
   }
 }
 
@@ -224,11 +246,16 @@ void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtyp
                  uint8_t* out) {
   const auto run = [&](auto sink) { codec.decode(in, chunk, sink); };
   switch (dtype_bytes(dtype)) {
-    case 1: return run(CodebookSink<uint8_t>(codebook, out));
-    case 2: return run(CodebookSink<uint16_t>(codebook, out));
-    case 4: return run(CodebookSink<uint32_t>(codebook, out));
-    case 8: return run(CodebookSink<uint64_t>(codebook, out));
-    default: unsupported(dtype, "a codebook");
+    case 1:
+      return run(CodebookSink<uint8_t>(codebook, out));
+    case 2:
+      return run(CodebookSink<uint16_t>(codebook, out));
+    case 4:
+      return run(CodebookSink<uint32_t>(codebook, out));
+    case 8:
+      return run(CodebookSink<uint64_t>(codebook, out));
+    default:
+      unsupported(dtype, "a codebook");
   }
 }
 

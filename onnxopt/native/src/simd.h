@@ -1,4 +1,5 @@
-// Which vector instructions the decoders use: the best this machine has, unless a test or a benchmark says otherwise.
+// Which vector instructions the decoders use: the best this machine has, unless a test or a benchmark says
+// otherwise.
 #pragma once
 
 namespace onnxopt {

@@ -41,7 +41,8 @@ std::vector<int32_t> decode(const Coded& coded, Shape shape) {
   return sink.values;
 }
 
-// Integers of a rough bell shape, from the generator's bits alone: std's distributions differ between libraries.
+// Integers of a rough bell shape, from the generator's bits alone: std's distributions differ between
+// libraries.
 Matrix bell(std::mt19937& random, Shape shape, unsigned spread, unsigned zeros_of_16, bool scaled_rows) {
   Matrix q(shape.size());
   for (size_t i = 0; i < q.size(); ++i) {
@@ -66,7 +67,7 @@ Coded round_trip(const Matrix& q, Shape shape) {
 
 void shapes_and_distributions() {
   std::mt19937 random(1);
-  const Shape shapes[] = {{1, 1},  {1, 2},   {2, 1},    {3, 7},     {1, 4097},  {4097, 1}, {64, 64},
+  const Shape shapes[] = {{1, 1},  {1, 2},   {2, 1},    {3, 7},     {1, 4097},   {4097, 1},  {64, 64},
                           {31, 9}, {500, 9}, {64, 576}, {100, 333}, {128, 2048}, {300, 1000}};
   for (const Shape shape : shapes) {
     for (const unsigned spread : {1U, 3U, 20U, 100U, 1000U, 100000U}) {
@@ -140,7 +141,8 @@ void broken_bytes() {
     unsigned spread;
     unsigned zeros;
   };
-  for (const Case c : {Case{{8, 9}, 2, 0}, Case{{40, 60}, 100, 4}, Case{{64, 90}, 3, 12}, Case{{80, 200}, 9, 0}}) {
+  for (const Case c :
+       {Case{{8, 9}, 2, 0}, Case{{40, 60}, 100, 4}, Case{{64, 90}, 3, 12}, Case{{80, 200}, 9, 0}}) {
     const Matrix q = bell(random, c.shape, c.spread, c.zeros, true);
     const Coded coded = kRans.encode(q.data(), c.shape);
     for (size_t n = 0; n < coded.size(); n += 1 + n / 64) {
@@ -172,7 +174,8 @@ void frequencies_sum() {
   for (int trial = 0; trial < 2000; ++trial) {
     const auto resolution = static_cast<unsigned>(random() % (rans::kMaxResolution + 1));
     const unsigned precision =
-        rans::kMinPrecision + static_cast<unsigned>(random() % (rans::kMaxPrecision - rans::kMinPrecision + 1));
+        rans::kMinPrecision +
+        static_cast<unsigned>(random() % (rans::kMaxPrecision - rans::kMinPrecision + 1));
     const size_t symbols = 1 + random() % rans::kMaxSymbols;
     rans::Levels levels{};
     for (size_t s = 0; s < symbols; ++s) {

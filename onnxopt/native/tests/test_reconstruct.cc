@@ -1,11 +1,10 @@
 // Integers -> tensor elements: every type, scale layouts, rounding, range checks.
-#include "reconstruct.h"
-
 #include <cmath>
 #include <limits>
 #include <random>
 
 #include "check.h"
+#include "reconstruct.h"
 
 namespace onnxopt {
 namespace {
@@ -60,8 +59,10 @@ void scales() {
     std::vector<float> by_col(shape.cols);
     for (size_t i = 0; i < by_col.size(); ++i) by_col[i] = 1.0F / static_cast<float>(i + 3);
     const size_t first_row = 13;
-    const auto rows = rebuild<float>(q, shape, Dtype::kFloat32, Affine{by_row.data(), by_row.size(), true}, first_row);
-    const auto cols = rebuild<float>(q, shape, Dtype::kFloat32, Affine{by_col.data(), by_col.size(), false}, first_row);
+    const auto rows =
+        rebuild<float>(q, shape, Dtype::kFloat32, Affine{by_row.data(), by_row.size(), true}, first_row);
+    const auto cols =
+        rebuild<float>(q, shape, Dtype::kFloat32, Affine{by_col.data(), by_col.size(), false}, first_row);
     const auto doubles =
         rebuild<double>(q, shape, Dtype::kFloat64, Affine{by_row.data(), by_row.size(), true}, first_row);
     for (size_t i = 0; i < q.size(); ++i) {
@@ -83,12 +84,14 @@ double value_of(uint16_t bits, int exponent_bits) {
   const int exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1);
   const int mantissa = bits & ((1 << mantissa_bits) - 1);
   const double sign = bits >> 15 ? -1 : 1;
-  if (exponent == (1 << exponent_bits) - 1) return mantissa ? NAN : sign * std::numeric_limits<double>::infinity();
+  if (exponent == (1 << exponent_bits) - 1)
+    return mantissa ? NAN : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
   return sign * std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
 }
 
-// Every finite value comes back; halfway between two neighbours goes to the even one, either side of it to the nearer.
+// Every finite value comes back; halfway between two neighbours goes to the even one, either side of it to
+// the nearer.
 void rounding(Dtype dtype, int exponent_bits) {
   const int infinity = ((1 << exponent_bits) - 1) << (15 - exponent_bits);
   const auto round = [&](float scale) {
@@ -119,7 +122,8 @@ void codebooks() {
   CHECK_THROWS(rebuild<float>({0, 3}, {1, 2}, Dtype::kFloat32, codebook));
   CHECK_THROWS(rebuild<float>({0, -1}, {1, 2}, Dtype::kFloat32, codebook));
   const std::vector<uint8_t> bytes{9, 8};
-  CHECK(rebuild<uint8_t>({1, 0}, {1, 2}, Dtype::kUint8, Codebook{bytes.data(), 2}) == (std::vector<uint8_t>{8, 9}));
+  CHECK(rebuild<uint8_t>({1, 0}, {1, 2}, Dtype::kUint8, Codebook{bytes.data(), 2}) ==
+        (std::vector<uint8_t>{8, 9}));
 }
 
 void sizes() {
