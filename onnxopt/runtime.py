@@ -80,7 +80,7 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
         )
     try:
         sess_options.register_custom_ops_library(str(native.library_path()))
-    except RuntimeError as error:
+    except Exception as error:  # the runtime's own types, which share no base
         raise OnnxoptError(str(error)) from error
 
 
