@@ -205,7 +205,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     if samples.pairs is not None:
         predictions = _similarities(outputs, samples.pairs)
-        metric = _verification_accuracy(predictions, samples.pairs[:, 2] == 1)
+        metric = verification_accuracy(predictions, samples.pairs[:, 2] == 1)
     else:
         predictions = outputs.argmax(1) - task.first_class
         metric = 100 * float((predictions == samples.labels).mean())
@@ -230,7 +230,7 @@ def _similarities(embeddings: Array, pairs: Array) -> Array:
     return np.asarray((unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(1))
 
 
-def _verification_accuracy(similarity: Array, same: Array) -> float:
+def verification_accuracy(similarity: Array, same: Array) -> float:
     """Percent, LFW's protocol on three folds: the threshold is chosen on two and scored on the third."""
     fold = np.arange(len(same)) * 3 // len(same)
     right = 0
