@@ -1,5 +1,5 @@
-// Bitpack: [svarint minimum][u8 width 0..32] then every integer's offset from the minimum in `width` bits, least
-// significant bit first; the bits that fill the last byte are zero.
+// Bitpack: [svarint minimum][u8 width 0..32] then every integer's offset from the minimum in `width` bits,
+// least significant bit first; the bits that fill the last byte are zero.
 #include <algorithm>
 
 #include "codec.h"
@@ -27,7 +27,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   unsigned filled = 0;
   for (size_t i = 0; width != 0 && i < n; ++i) {
     pending |= static_cast<uint64_t>(static_cast<uint32_t>(q[i]) - minimum) << filled;
-    for (filled += width; filled >= 8; filled -= 8, pending >>= 8) out.push_back(static_cast<uint8_t>(pending));
+    for (filled += width; filled >= 8; filled -= 8, pending >>= 8)
+      out.push_back(static_cast<uint8_t>(pending));
   }
   if (filled != 0) out.push_back(static_cast<uint8_t>(pending));
   return out;
@@ -54,14 +55,14 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const unsigned width = reader.u8();
   const uint64_t n = shape.size();
   if (minimum < INT32_MIN || minimum > INT32_MAX || width > 32) {
-    throw Error("bitpack: minimum " + std::to_string(minimum) + " in " + std::to_string(width) +
-                " bits, at most 32 bits expected");
+    fail("bitpack: minimum %lld in %u bits, at most 32 bits expected", static_cast<long long>(minimum),
+         width);
   }
   const Bytes packed = reader.bytes(packed_size(n, width));
   reader.expect_end("bitpack");
   const unsigned unused = static_cast<unsigned>(packed.size * 8 - n * width);
   if (unused != 0 && packed.data[packed.size - 1] >> (8 - unused) != 0) {
-    throw Error("bitpack: bits set after the last integer");
+    fail("bitpack: bits set after the last integer");
   }
   const uint64_t mask = (uint64_t{1} << width) - 1;
   const auto base = static_cast<uint32_t>(minimum);
@@ -77,7 +78,8 @@ void decode(Bytes in, Shape shape, Sink& sink) {
     }
     for (size_t i = whole; i < count; ++i) {
       const size_t bit = i * width;
-      run[i] = static_cast<int32_t>(base + static_cast<uint32_t>(load_tail(p + bit / 8, left - bit / 8) >> (bit % 8) & mask));
+      run[i] = static_cast<int32_t>(
+          base + static_cast<uint32_t>(load_tail(p + bit / 8, left - bit / 8) >> (bit % 8) & mask));
     }
     sink.put(first, run, count);
   }

@@ -13,9 +13,7 @@ constexpr size_t kWorthwhile = 2;
 constexpr size_t kSample = size_t{1} << 16;
 
 // Is a, made dearer by `percent`, still cheaper than b?
-bool cheaper(size_t a, size_t percent, size_t b) {
-  return uint64_t{a} * (100 + percent) < uint64_t{b} * 100;
-}
+bool cheaper(size_t a, size_t percent, size_t b) { return uint64_t{a} * (100 + percent) < uint64_t{b} * 100; }
 
 struct Candidates {
   const int32_t* q;

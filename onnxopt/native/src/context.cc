@@ -1,19 +1,19 @@
-// Context: [u8 scale][u8 nonzero][u8 distance | 16 * centred][svarint centre, if centred] then range-coded decisions (context_model.h, docs/format/context.md).
-#include "context_model.h"
-
+// Context: [u8 scale][u8 nonzero][u8 distance | 16 * centred][svarint centre, if centred] then range-coded
+// decisions (context_model.h, docs/format/context.md).
 #include <cstdlib>
 
 #include "choose.h"
+#include "context_model.h"
 
 namespace onnxopt {
 namespace {
 
 // The logistic function at k / 8, k = 0..48, in 1/2^16: round(65536 / (1 + exp(-k / 8))).
-constexpr uint16_t kLogisticKnots[49] = {
-    32768, 34813, 36843, 38841, 40793, 42687, 44511, 46254, 47911, 49474, 50941, 52310, 53581,
-    54754, 55834, 56822, 57724, 58544, 59287, 59959, 60565, 61109, 61598, 62036, 62428, 62778,
-    63090, 63368, 63615, 63835, 64030, 64203, 64357, 64494, 64614, 64721, 64816, 64900, 64974,
-    65039, 65097, 65149, 65194, 65234, 65269, 65300, 65328, 65352, 65374};
+constexpr uint16_t kLogisticKnots[49] = {32768, 34813, 36843, 38841, 40793, 42687, 44511, 46254, 47911, 49474,
+                                         50941, 52310, 53581, 54754, 55834, 56822, 57724, 58544, 59287, 59959,
+                                         60565, 61109, 61598, 62036, 62428, 62778, 63090, 63368, 63615, 63835,
+                                         64030, 64203, 64357, 64494, 64614, 64721, 64816, 64900, 64974, 65039,
+                                         65097, 65149, 65194, 65234, 65269, 65300, 65328, 65352, 65374};
 
 int32_t logistic_at(int32_t odds) {  // odds in 1/256 within [-1536, 1536]; linear between the knots
   const int32_t x = std::abs(odds);
@@ -23,8 +23,8 @@ int32_t logistic_at(int32_t odds) {  // odds in 1/256 within [-1536, 1536]; line
   return odds < 0 ? (1 << 16) - p : p;
 }
 
-// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the model starts
-// from. Returns theta^(2^j), j = 0.., in 1/2^32.
+// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the model
+// starts from. Returns theta^(2^j), j = 0.., in 1/2^32.
 std::array<uint64_t, 32> geometric_powers(uint64_t excess256) {
   std::array<uint64_t, 32> power{};
   power[0] = ((excess256 << 24) / (excess256 + 256)) << 8;
@@ -40,9 +40,11 @@ uint32_t half16(uint64_t t32) { return static_cast<uint32_t>((t32 << 16) / ((uin
 const Logistic& Logistic::get() {
   static const Logistic tables = [] {
     Logistic t{};
-    for (int32_t d = -kLimit; d <= kLimit; ++d) t.squash[static_cast<size_t>(d + kLimit)] = static_cast<uint16_t>(logistic_at(d));
+    for (int32_t d = -kLimit; d <= kLimit; ++d)
+      t.squash[static_cast<size_t>(d + kLimit)] = static_cast<uint16_t>(logistic_at(d));
     int32_t d = -kLimit;
-    for (int32_t p = 0; p < 4096; ++p) {  // the smallest log-odds that reach the middle of this probability's cell
+    for (int32_t p = 0; p < 4096;
+         ++p) {  // the smallest log-odds that reach the middle of this probability's cell
       while (d < kLimit && logistic_at(d) < 16 * p + 8) ++d;
       t.stretch[static_cast<size_t>(p)] = static_cast<int16_t>(d);
     }
@@ -55,15 +57,17 @@ ContextModel::ContextModel(Shape shape, const ContextHeader& header)
     : logistic_(Logistic::get()), header_(header) {
   constexpr unsigned kConfidence = 8;  // observations that the first guess is worth
   const std::array<uint64_t, 32> power = geometric_powers(header.excess256());
-  std::array<uint64_t, kBuckets + 1> beyond;  // P(m >= 2^b) in 1/2^32: the share of magnitudes in buckets above b
+  std::array<uint64_t, kBuckets + 1>
+      beyond;  // P(m >= 2^b) in 1/2^32: the share of magnitudes in buckets above b
   beyond[0] = uint64_t{2 * header.nonzero + 1} << 23;
   for (unsigned b = 1; b <= kBuckets; ++b) beyond[b] = beyond[b - 1] * power[b - 1] >> 32;
   start_ = 1;
   while (start_ < kBuckets - 1 && beyond[start_] >= uint64_t{1} << 31) ++start_;
   for (unsigned b = 0; b < kBuckets; ++b) {
     uint64_t p = beyond[b];  // of the first decision
-    if (b + 1 < start_) p = ((beyond[b] - beyond[b + 1]) << 32) / ((uint64_t{1} << 32) - beyond[b + 1]);  // not above b + 1
-    if (b + 1 > start_) p = power[b - 1];                                                       // above b - 1
+    if (b + 1 < start_)
+      p = ((beyond[b] - beyond[b + 1]) << 32) / ((uint64_t{1} << 32) - beyond[b + 1]);  // not above b + 1
+    if (b + 1 > start_) p = power[b - 1];                                               // above b - 1
     plain_[b] = Bit::of(static_cast<uint32_t>(p >> 16), kConfidence);
     for (unsigned node = 1; b >= 2 && node < 8; ++node) {
       const unsigned depth = node >= 4 ? 3 : node >= 2 ? 2 : 1;
@@ -165,16 +169,15 @@ ContextHeader read_header(Reader& reader) {
   ContextHeader header;
   header.scale = reader.u8();
   if (header.scale > ContextHeader::kMaxScale) {
-    throw Error("context: scale " + std::to_string(header.scale) + ", at most " +
-                std::to_string(ContextHeader::kMaxScale) + " expected");
+    fail("context: scale %u, at most %u expected", header.scale, ContextHeader::kMaxScale);
   }
   header.nonzero = reader.u8();
   const unsigned second = reader.u8();
   header.distance = second & (kCentred - 1);
-  if (header.distance == 0 || second >= 2 * kCentred) throw Error("context: distance or flags out of range");
+  if (header.distance == 0 || second >= 2 * kCentred) fail("context: distance or flags out of range");
   if (second & kCentred) {
     const int64_t centre = reader.svarint();
-    if (centre < INT32_MIN || centre > INT32_MAX) throw Error("context: centre is not a 32-bit integer");
+    if (centre < INT32_MIN || centre > INT32_MAX) fail("context: centre is not a 32-bit integer");
     header.centre = static_cast<int32_t>(centre);
   }
   return header;
@@ -184,8 +187,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   Reader reader(in);
   const ContextHeader header = read_header(reader);
   if (shape.size() / kMaxIntegersPerByte > in.size) {
-    throw Error("context: " + std::to_string(in.size) + " bytes cannot hold " + std::to_string(shape.size()) +
-                " integers");
+    fail("context: %zu bytes cannot hold %zu integers", in.size, shape.size());
   }
   RangeDecoder coder(reader.rest());
   ContextModel model(shape, header);

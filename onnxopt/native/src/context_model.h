@@ -1,5 +1,6 @@
-// The context coder's model: how likely each binary decision of an integer is, learnt from the integers before it.
-// docs/format/context.md states the same byte for byte. Integer arithmetic only, so every machine agrees.
+// The context coder's model: how likely each binary decision of an integer is, learnt from the integers
+// before it. docs/format/context.md states the same byte for byte. Integer arithmetic only, so every machine
+// agrees.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +35,8 @@ inline int32_t step(int32_t delta, unsigned n) {
   return static_cast<int32_t>((static_cast<int64_t>(delta) * kRate[n]) >> 15);
 }
 
-// Probability that a decision is 1, in 1/2^16: the mean of a fast and a slow running average, both exact at the start.
+// Probability that a decision is 1, in 1/2^16: the mean of a fast and a slow running average, both exact at
+// the start.
 struct Bit {
   uint16_t fast = 1u << 15;
   uint16_t slow = 1u << 15;
@@ -78,10 +80,12 @@ struct Mixer {
 
   template <class Coder>
   unsigned code(Coder& coder, const Logistic& logistic, Bit& a, Bit& b, Bit& c, unsigned value) {
-    const int32_t in[3] = {logistic.stretch[a.p() >> 4], logistic.stretch[b.p() >> 4], logistic.stretch[c.p() >> 4]};
+    const int32_t in[3] = {logistic.stretch[a.p() >> 4], logistic.stretch[b.p() >> 4],
+                           logistic.stretch[c.p() >> 4]};
     int64_t sum = 0;
     for (int i = 0; i < 3; ++i) sum += int64_t{weight[i]} * in[i];
-    const auto odds = static_cast<int32_t>(std::clamp<int64_t>(sum >> 16, -Logistic::kLimit, Logistic::kLimit));
+    const auto odds =
+        static_cast<int32_t>(std::clamp<int64_t>(sum >> 16, -Logistic::kLimit, Logistic::kLimit));
     const unsigned p = clamp_probability(logistic.squash[static_cast<size_t>(odds + Logistic::kLimit)]);
     const unsigned bit = coder.code(p, value);
     // Gradient of the code length, at a learning rate of 1/256.
@@ -113,7 +117,8 @@ inline unsigned log2_of(uint32_t v, unsigned bits) {
   return (whole << bits) + static_cast<unsigned>((uint64_t{v} << bits >> whole) & ((1u << bits) - 1));
 }
 
-// Codes integers one by one in row-major order; Coder is a RangeEncoder or a RangeDecoder (which ignores the value).
+// Codes integers one by one in row-major order; Coder is a RangeEncoder or a RangeDecoder (which ignores the
+// value).
 class ContextModel {
  public:
   ContextModel(Shape shape, const ContextHeader& header);
@@ -123,9 +128,9 @@ class ContextModel {
   int32_t code(Coder& coder, size_t col, int32_t value);
 
  private:
-  static constexpr unsigned kBuckets = 16;  // bucket b holds the magnitudes of b significant bits
-  static constexpr unsigned kLevels = 96;   // of expected magnitude: quarter octaves from 1/256
-  static constexpr unsigned kLocals = 24;   // of the neighbours' magnitude: half octaves
+  static constexpr unsigned kBuckets = 16;          // bucket b holds the magnitudes of b significant bits
+  static constexpr unsigned kLevels = 96;           // of expected magnitude: quarter octaves from 1/256
+  static constexpr unsigned kLocals = 24;           // of the neighbours' magnitude: half octaves
   static constexpr uint32_t kMagnitude = 1u << 16;  // contexts see no larger ones
   // Integers that the running mean of a row and of a column remember.
   static constexpr unsigned kRowMemory = 64, kColumnMemory = 32;
@@ -196,15 +201,18 @@ uint32_t ContextModel::code_mantissa(Coder& coder, unsigned bucket, uint32_t mag
   const unsigned bits = bucket - 1, led = std::min(bits, 3u), rest = bits - led;
   std::array<Bit, 8>& tree = mantissa_[std::min(bucket, kBuckets - 1)];
   unsigned node = 1;
-  for (unsigned i = 0; i < led; ++i) node = 2 * node + decide(coder, tree[node], magnitude >> (bits - 1 - i) & 1);
+  for (unsigned i = 0; i < led; ++i)
+    node = 2 * node + decide(coder, tree[node], magnitude >> (bits - 1 - i) & 1);
   return node << rest | coder.code_raw(rest, magnitude & ((1u << rest) - 1));
 }
 
 template <class Coder>
 int32_t ContextModel::code(Coder& coder, size_t col, int32_t value) {
   Column& here = columns_[col];
-  const Column far = col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
-  const auto energy = static_cast<int>(log2_of(row_mean_, 5) + log2_of(here.mean, 5)) - static_cast<int>(base_);
+  const Column far =
+      col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
+  const auto energy =
+      static_cast<int>(log2_of(row_mean_, 5) + log2_of(here.mean, 5)) - static_cast<int>(base_);
   const auto level = static_cast<unsigned>(std::clamp(energy >> 3, 0, static_cast<int>(kLevels) - 1));
   const uint32_t near = 2 * left_ + left2_ + 2 * here.magnitude + far.magnitude;
   const unsigned local = near < 3 ? near : std::min(log2_of(near, 1), kLocals - 1);

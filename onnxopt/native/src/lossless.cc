@@ -1,5 +1,5 @@
-// Lossless: elements given back bit for bit, as byte planes, as integers, or as a palette with a matrix of indices,
-// whichever is smallest. docs/format/lossless.md has the bytes.
+// Lossless: elements given back bit for bit, as byte planes, as integers, or as a palette with a matrix of
+// indices, whichever is smallest. docs/format/lossless.md has the bytes.
 #include "lossless.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace {
 
 enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2 };
 
-constexpr uint8_t kStored = 255;        // in place of a codec's id: the plane's bytes as they are
+constexpr uint8_t kStored = 255;  // in place of a codec's id: the plane's bytes as they are
 constexpr size_t kMaxPalette = 4096;
 
 uint64_t load(const uint8_t* p, size_t width) {
@@ -25,7 +25,8 @@ void store(uint8_t* p, size_t width, uint64_t v) {
   for (size_t b = 0; b < width; ++b) p[b] = static_cast<uint8_t>(v >> (8 * b));
 }
 
-// The sign goes from the top to the bottom, so that a float's exponent fills the top byte alone. One byte stays.
+// The sign goes from the top to the bottom, so that a float's exponent fills the top byte alone. One byte
+// stays.
 uint64_t rotate_left(uint64_t v, size_t width) {
   const size_t top = 8 * width - 1;
   return width == 1 ? v : (v << 1 | v >> top) & (~uint64_t{0} >> (63 - top));
@@ -43,7 +44,7 @@ int64_t sign_extend(uint64_t v, size_t width) {
 
 void check_width(size_t width) {
   if (width != 1 && width != 2 && width != 4 && width != 8) {
-    throw Error("lossless: elements of " + std::to_string(width) + " bytes, 1, 2, 4 or 8 expected");
+    fail("lossless: elements of %zu bytes, 1, 2, 4 or 8 expected", width);
   }
 }
 
@@ -56,7 +57,7 @@ void write_coded(Writer& writer, const Coded& coded) {
 
 void read_coded(Reader& reader, uint8_t id, Shape shape, Sink& sink) {
   const Codec* codec = find_codec(id);
-  if (codec == nullptr) throw Error("lossless: there is no integer codec " + std::to_string(id));
+  if (codec == nullptr) fail("lossless: there is no integer codec %u", id);
   codec->decode(reader.bytes(reader.varint()), shape, sink);
 }
 
@@ -94,7 +95,7 @@ class PlaneSink : public Sink {
   void put(size_t first, const int32_t* q, size_t n) override {
     uint8_t* p = out_ + first * width_;
     for (size_t i = 0; i < n; ++i, p += width_) {
-      if (q[i] < 0 || q[i] > 255) throw Error("lossless: " + std::to_string(q[i]) + " in a plane of bytes");
+      if (q[i] < 0 || q[i] > 255) fail("lossless: %d in a plane of bytes", q[i]);
       *p = static_cast<uint8_t>(q[i]);
     }
   }
@@ -118,7 +119,8 @@ void read_planes(Reader& reader, size_t width, Shape shape, uint8_t* out) {
     }
   }
   if (width == 1) return;
-  for (size_t i = 0; i < n; ++i) store(out + i * width, width, rotate_right(load(out + i * width, width), width));
+  for (size_t i = 0; i < n; ++i)
+    store(out + i * width, width, rotate_right(load(out + i * width, width), width));
 }
 
 // Two's complement integers that a coder of 32-bit integers can gain on; empty where they are not.
@@ -140,7 +142,7 @@ class IntegerSink : public Sink {
     for (size_t i = 0; i < n; ++i) {
       const auto bits = static_cast<uint64_t>(int64_t{q[i]});
       if (sign_extend(bits, width_) != q[i]) {
-        throw Error("lossless: " + std::to_string(q[i]) + " does not fit " + std::to_string(width_) + " bytes");
+        fail("lossless: %d does not fit %zu bytes", q[i], width_);
       }
       store(out_ + (first + i) * width_, width_, bits);
     }
@@ -169,11 +171,13 @@ std::vector<uint64_t> distinct(const uint8_t* data, size_t width, size_t n) {
     if (seen.insert(v).second && seen.size() > most) return {};
   }
   std::vector<uint64_t> out(seen.begin(), seen.end());
-  std::sort(out.begin(), out.end(), [&](uint64_t a, uint64_t b) { return order_key(a, width) < order_key(b, width); });
+  std::sort(out.begin(), out.end(),
+            [&](uint64_t a, uint64_t b) { return order_key(a, width) < order_key(b, width); });
   return out;
 }
 
-void write_palette(Writer& writer, const std::vector<uint64_t>& table, const uint8_t* data, size_t width, Shape shape) {
+void write_palette(Writer& writer, const std::vector<uint64_t>& table, const uint8_t* data, size_t width,
+                   Shape shape) {
   writer.varint(table.size());
   std::vector<uint8_t> elements(table.size() * width);
   for (size_t k = 0; k < table.size(); ++k) store(elements.data() + k * width, width, table[k]);
@@ -196,7 +200,7 @@ class PaletteSink : public Sink {
     for (size_t i = 0; i < n; ++i) {
       const auto k = static_cast<uint32_t>(q[i]);
       if (k >= size_) {
-        throw Error("lossless: index " + std::to_string(q[i]) + " outside a palette of " + std::to_string(size_));
+        fail("lossless: index %d outside a palette of %zu", q[i], size_);
       }
       std::copy_n(table_.data() + k * width_, width_, out_ + (first + i) * width_);
     }
@@ -212,7 +216,7 @@ class PaletteSink : public Sink {
 void read_palette(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   const uint64_t size = reader.varint();
   if (size > kMaxPalette) {
-    throw Error("lossless: a palette of " + std::to_string(size) + ", at most " + std::to_string(kMaxPalette) + " expected");
+    fail("lossless: a palette of %lld, at most %zu expected", static_cast<long long>(size), kMaxPalette);
   }
   std::vector<uint8_t> table(static_cast<size_t>(size) * width);
   read_planes(reader, width, {1, static_cast<size_t>(size)}, table.data());
@@ -235,10 +239,12 @@ std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape sh
   if (n != 0) {
     const std::vector<int32_t> integers = as_integers(data, width, n);
     if (!integers.empty()) {
-      offer(Mode::kIntegers, [&](Writer& w) { write_coded(w, encode_best(integers.data(), shape, Prefer::kBalanced)); });
+      offer(Mode::kIntegers,
+            [&](Writer& w) { write_coded(w, encode_best(integers.data(), shape, Prefer::kBalanced)); });
     }
     const std::vector<uint64_t> table = distinct(data, width, n);
-    if (!table.empty()) offer(Mode::kPalette, [&](Writer& w) { write_palette(w, table, data, width, shape); });
+    if (!table.empty())
+      offer(Mode::kPalette, [&](Writer& w) { write_palette(w, table, data, width, shape); });
     if (!best.empty() && best.size() < n / 4 * width) return best;  // few distinct values: planes cannot win
   }
   offer(Mode::kPlanes, [&](Writer& w) { write_planes(w, data, width, shape); });
@@ -262,7 +268,7 @@ void lossless_decode(Bytes in, size_t width, Shape shape, uint8_t* out) {
       read_palette(reader, width, shape, out);
       break;
     default:
-      throw Error("lossless: mode " + std::to_string(mode) + ", at most 2 expected");
+      fail("lossless: mode %u, at most 2 expected", mode);
   }
   reader.expect_end("lossless");
 }

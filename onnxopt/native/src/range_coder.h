@@ -1,7 +1,8 @@
 // A binary arithmetic coder with 16-bit probabilities and a 48-bit window [Martin 1979, "Range encoding"].
 //
-// A decision splits range into (range >> 16) * p for "1" and the rest for "0"; the range is kept at or above 2^32 by
-// moving 16 bits out at a time, so no probability is ever rounded away and one comparison a decision suffices.
+// A decision splits range into (range >> 16) * p for "1" and the rest for "0"; the range is kept at or above
+// 2^32 by moving 16 bits out at a time, so no probability is ever rounded away and one comparison a decision
+// suffices.
 #pragma once
 
 #include "bytes.h"
@@ -33,8 +34,8 @@ class RangeEncoder {
     return bits;
   }
 
-  // Ends with the shortest number inside [low, low + range): one byte where the range allows, else two. The decoder
-  // knows the range, so it knows which.
+  // Ends with the shortest number inside [low, low + range): one byte where the range allows, else two. The
+  // decoder knows the range, so it knows which.
   void finish() {
     const unsigned bytes = range_ >= kOneByte ? 1 : 2;
     const uint64_t unit = uint64_t{1} << (48 - 8 * bytes);
@@ -100,8 +101,8 @@ class RangeDecoder {
     // Six bytes were ahead of the range's end; of these the encoder wrote one or two.
     const int64_t extra = (end_ - at_) - made_up_ + 6 - written;
     if (extra != 0) {
-      throw Error(std::string(what) + ": " + std::to_string(extra < 0 ? -extra : extra) +
-                  (extra < 0 ? " bytes missing" : " bytes left over"));
+      fail("%s: %lld bytes %s", what, static_cast<long long>(extra < 0 ? -extra : extra),
+           extra < 0 ? "missing" : "left over");
     }
   }
 
@@ -122,7 +123,7 @@ class RangeDecoder {
       if (at_ < end_) {
         two |= *at_++;
       } else if (++made_up_ > 5) {
-        throw Error("truncated: range-coded bytes end early");
+        fail("truncated: range-coded bytes end early");
       }
     }
     return two;

@@ -25,5 +25,6 @@ int main() {
   Random random(3);
   check(matrix("large", 600, 1000, [&] { return std::rint(3 * random.gaussian()); }));
   check(matrix("large, one value", 600, 1000, [] { return 5; }));
-  check(matrix("large, sparse", 600, 1000, [&] { return random.uniform() < 0.95 ? 0 : std::rint(4 * random.laplace()); }));
+  check(matrix("large, sparse", 600, 1000,
+               [&] { return random.uniform() < 0.95 ? 0 : std::rint(4 * random.laplace()); }));
 }

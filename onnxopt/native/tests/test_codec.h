@@ -1,5 +1,5 @@
-// What every integer codec must do, run by each codec's own test: round trips over many shapes and distributions, and
-// hostile bytes that either decode or throw, never anything else.
+// What every integer codec must do, run by each codec's own test: round trips over many shapes and
+// distributions, and hostile bytes that either decode or throw, never anything else.
 #pragma once
 
 #include <cmath>
@@ -45,21 +45,26 @@ Matrix matrix(std::string name, size_t rows, size_t cols, Draw draw) {
 inline std::vector<Matrix> matrices() {
   Random random(1);
   std::vector<Matrix> all;
-  const std::vector<Shape> shapes{{0, 0}, {0, 5}, {5, 0}, {1, 1}, {1, 7}, {7, 1}, {3, 3}, {1, 4096}, {4097, 1}, {33, 130}};
+  const std::vector<Shape> shapes{{0, 0}, {0, 5}, {5, 0},    {1, 1},    {1, 7},
+                                  {7, 1}, {3, 3}, {1, 4096}, {4097, 1}, {33, 130}};
   for (const Shape s : shapes) {
     for (const double scale : {0.3, 3.0, 40.0, 3000.0}) {
       all.push_back(matrix("gaussian", s.rows, s.cols, [&] { return std::rint(scale * random.gaussian()); }));
       all.push_back(matrix("laplace", s.rows, s.cols, [&] { return std::rint(scale * random.laplace()); }));
     }
-    all.push_back(matrix("sparse", s.rows, s.cols, [&] { return random.uniform() < 0.9 ? 0 : std::rint(9 * random.gaussian()); }));
+    all.push_back(matrix("sparse", s.rows, s.cols,
+                         [&] { return random.uniform() < 0.9 ? 0 : std::rint(9 * random.gaussian()); }));
     all.push_back(matrix("nearly empty", s.rows, s.cols, [&] { return random.uniform() < 0.999 ? 0 : 1; }));
     for (const int32_t c : {0, 1, -1, 77, INT32_MIN, INT32_MAX}) {
       all.push_back(matrix("constant", s.rows, s.cols, [&] { return c; }));
     }
-    all.push_back(matrix("extremes", s.rows, s.cols, [&] { return random.next() & 1 ? INT32_MIN : INT32_MAX; }));
+    all.push_back(
+        matrix("extremes", s.rows, s.cols, [&] { return random.next() & 1 ? INT32_MIN : INT32_MAX; }));
     all.push_back(matrix("any", s.rows, s.cols, [&] { return static_cast<int32_t>(random.next()); }));
-    all.push_back(matrix("unsigned", s.rows, s.cols, [&] { return std::rint(128 + 20 * random.gaussian()); }));
-    all.push_back(matrix("far", s.rows, s.cols, [&] { return INT32_MAX - static_cast<int32_t>(random.next() & 7); }));
+    all.push_back(
+        matrix("unsigned", s.rows, s.cols, [&] { return std::rint(128 + 20 * random.gaussian()); }));
+    all.push_back(
+        matrix("far", s.rows, s.cols, [&] { return INT32_MAX - static_cast<int32_t>(random.next() & 7); }));
   }
   all.push_back(matrix("long", 70, 1000, [&] { return std::rint(5 * random.gaussian()); }));
   all.push_back(matrix("all zero", 256, 1024, [] { return 0; }));
@@ -117,7 +122,8 @@ inline void check_codec(const Codec& codec) {
     longer.back() = 0xa5;  // may at most be another matrix's bytes
     CHECK(refused(codec, longer, m.shape) || decoded(codec, longer, m.shape) != m.q);
     const size_t step = bytes.size() / 40 + 1;
-    for (size_t n = 0; n < bytes.size(); n += step) refused(codec, {bytes.begin(), bytes.begin() + static_cast<long>(n)}, m.shape);
+    for (size_t n = 0; n < bytes.size(); n += step)
+      refused(codec, {bytes.begin(), bytes.begin() + static_cast<long>(n)}, m.shape);
     CHECK(refused(codec, {}, m.shape));
     for (size_t i = 0; i < bytes.size(); i += i < 40 ? 1 : step) {
       for (const uint8_t flip : {1, 16, 128, 255}) {
@@ -137,7 +143,8 @@ inline void check_codec(const Codec& codec) {
   }
 }
 
-inline void check_golden(const Codec& codec, Shape shape, const std::vector<int32_t>& q, const std::vector<uint8_t>& expected) {
+inline void check_golden(const Codec& codec, Shape shape, const std::vector<int32_t>& q,
+                         const std::vector<uint8_t>& expected) {
   const std::vector<uint8_t> bytes = codec.encode(q.data(), shape);
   if (bytes != expected) {
     std::fprintf(stderr, "%s: {", codec.name);

@@ -66,17 +66,22 @@ int main() {
     const size_t n = s.size();
     check_all(draw<float>(n, [&] { return 0.05 * random.gaussian(); }), s, n > 100 ? 0.9 : 2);
     check_all(draw<double>(n, [&] { return 0.05 * random.gaussian(); }), s, n > 100 ? 0.97 : 2);
-    check_all(draw<float>(n, [&] { return static_cast<double>(random.next() % 9) * 0.125 - 0.5; }), s, n > 100 ? 0.15 : 2);
-    check_all(draw<int64_t>(n, [&] { return static_cast<double>(random.next() % 1000) - 500; }), s, n > 100 ? 0.17 : 2);
+    check_all(draw<float>(n, [&] { return static_cast<double>(random.next() % 9) * 0.125 - 0.5; }), s,
+              n > 100 ? 0.15 : 2);
+    check_all(draw<int64_t>(n, [&] { return static_cast<double>(random.next() % 1000) - 500; }), s,
+              n > 100 ? 0.17 : 2);
     check_all(draw<int8_t>(n, [&] { return std::rint(6 * random.gaussian()); }), s, n > 100 ? 0.65 : 4);
-    check_all(draw<uint8_t>(n, [&] { return std::rint(128 + 6 * random.gaussian()); }), s, n > 100 ? 0.65 : 4);
-    for (const size_t width : {1u, 2u, 4u, 8u}) {  // any bits at all: NaNs, infinities, denormals, negative zeros
+    check_all(draw<uint8_t>(n, [&] { return std::rint(128 + 6 * random.gaussian()); }), s,
+              n > 100 ? 0.65 : 4);
+    for (const size_t width :
+         {1u, 2u, 4u, 8u}) {  // any bits at all: NaNs, infinities, denormals, negative zeros
       check(draw<uint8_t>(n * width, [&] { return random.next() >> 3; }), width, s, n * width + 16);
     }
   }
   check_all(std::vector<float>(10000, 0.0f), {100, 100}, 0);
   check_all(std::vector<float>(10000, -0.0f), {100, 100}, 0.0005);
-  std::vector<uint32_t> odd{0x80000000, 0, 0x7fc00001, 0xffc12345, 0x7f800000, 0xff800000, 1, 0x80000001, 0x007fffff};
+  std::vector<uint32_t> odd{0x80000000, 0, 0x7fc00001, 0xffc12345, 0x7f800000,
+                            0xff800000, 1, 0x80000001, 0x007fffff};
   check_all(odd, {3, 3}, 2);
   for (int i = 0; i < 12; ++i) odd.insert(odd.end(), odd.begin(), odd.begin() + 9);
   check_all(odd, {odd.size() / 9, 9}, 1);
