@@ -300,7 +300,7 @@ def test_damage_is_reported() -> None:
     data[data.index(b"onnxopt\0") + 2000] ^= 1
     with pytest.raises(ContainerError, match="checksum"):
         onnxopt.load(bytes(data))
-    with pytest.raises(Exception, match="onnxopt: .*checksum"):
+    with pytest.raises(Exception, match=r"onnxopt: .*checksum"):
         registered(bytes(data))
 
 

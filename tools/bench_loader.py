@@ -152,9 +152,11 @@ def main() -> None:
     parser.add_argument("--task", choices=("write", *FORMS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task == "write":
-        return write_models(arguments.folder, arguments.width)
+        write_models(arguments.folder, arguments.width)
+        return
     if arguments.task:
-        return print(json.dumps(measure_load(arguments.folder, arguments.task)))
+        print(json.dumps(measure_load(arguments.folder, arguments.task)))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_own_process(folder, "write", arguments.width)

@@ -1,0 +1,182 @@
+"""Old and new ONNX Runtimes: the plain C library from 1.17.3 on, Python wheels from 1.17 on.
+
+Fetched once from the npm registry and the Python package index into build/runtimes/.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import run_model
+from compressing import compressed
+from test_c_example import two_outputs
+
+import onnxopt
+from onnxopt import native
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parent.parent / "build" / "runtimes"
+NPM = ("1.17.3", "1.19.2", "1.21.0")
+"""Of the package onnxruntime-node, which carries the C library."""
+WHEELS = ("1.17.3", "1.19.2", "1.22.1", "1.23.2")
+
+SCRIPT = """
+import sys
+import numpy as np
+import onnxruntime
+import onnxopt
+
+path, registering, image, x = sys.argv[1], sys.argv[2] == "register", np.load(sys.argv[3]), np.load(sys.argv[4])
+if registering:
+    options = onnxruntime.SessionOptions()
+    onnxopt.register(options)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+else:
+    session = onnxopt.load(path, providers=["CPUExecutionProvider"])
+    again = onnxopt.load(path, onnxruntime.SessionOptions())
+    again.run(None, {"x": x, "image": image})
+for _ in range(2):
+    y, z = session.run(None, {"x": x, "image": image})
+np.savez(sys.argv[5], y=y, z=z, version=onnxruntime.__version__)
+"""
+
+
+def unreachable(error: BaseException | str) -> None:
+    """Where everything must be tested, a runtime that cannot be fetched is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"cannot be fetched: {error}")
+    pytest.skip(f"cannot be fetched: {error}")
+
+
+def fetched(command: list[str], cwd: Path) -> None:
+    try:
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=600)
+    except subprocess.CalledProcessError as error:
+        unreachable(error.stderr.strip().splitlines()[-1] if error.stderr else error)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        unreachable(error)
+
+
+def c_library(version: str) -> Path:
+    if not sys.platform.startswith("linux") or os.uname().machine != "x86_64":
+        pytest.skip("the package is unpacked for Linux on x86-64 only")
+    library = FOLDER / f"libonnxruntime.so.{version}"
+    if not library.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        npm = shutil.which("npm")
+        if npm is None:
+            unreachable("npm is not installed")
+        assert npm is not None
+        fetched([npm, "pack", f"onnxruntime-node@{version}"], FOLDER)
+        archive = FOLDER / f"onnxruntime-node-{version}.tgz"
+        with tarfile.open(archive) as package:
+            names = [n for n in package.getnames() if "/linux/x64/libonnxruntime.so" in n]
+            content = package.extractfile(names[0])
+            assert content is not None
+            library.write_bytes(content.read())
+        archive.unlink()
+    return library
+
+
+def python_with(version: str) -> Path:
+    """An interpreter that has this onnxruntime, and what onnxopt imports."""
+    folder = FOLDER / f"python-{version}"
+    python = folder / "bin" / "python"
+    done = folder / "complete"
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        numpy = "numpy<2" if version < "1.19" else "numpy"
+        wanted = [f"onnxruntime=={version}", numpy, "onnx>=1.16", "onnx-graphsurgeon", "rich", "scipy", "typer"]
+        fetched([str(python), "-m", "pip", "install", "--quiet", *wanted], FOLDER)
+        done.touch()
+    return python
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_model.build(tmp_path_factory.mktemp("example"))
+
+
+@pytest.mark.parametrize("registering", [True, False], ids=["register", "create_session"])
+@pytest.mark.parametrize("version", NPM)
+def test_c_library(program: Path, tmp_path: Path, version: str, registering: bool) -> None:
+    model = two_outputs()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(compressed(model))
+    library = native.library_path() if registering else None
+    run_model.check(run_model.run(program, c_library(version), path, library), model)
+
+
+def package_alone(folder: Path) -> Path:
+    """A folder to import onnxopt from, without the other packages beside it in site-packages."""
+    package, information = folder / "onnxopt", folder / "onnxopt-0.dist-info"
+    package.mkdir(parents=True)
+    for item in Path(onnxopt.__file__).parent.iterdir():
+        if item.name != "lib":
+            (package / item.name).symlink_to(item)
+    (package / "lib").symlink_to(native.library_path().parent)
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxopt\nVersion: 0\n")
+    return folder
+
+
+def in_python(version: str, way: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    model = two_outputs()
+    (tmp_path / "model.onnx").write_bytes(compressed(model))
+    rng = np.random.default_rng(1)
+    np.save(tmp_path / "image.npy", rng.random((2, 3, 9, 9), np.float32))
+    np.save(tmp_path / "x.npy", rng.random((2, 32), np.float32))
+    files = [str(tmp_path / name) for name in ("image.npy", "x.npy", "out.npz")]
+    return subprocess.run(
+        [str(python_with(version)), "-c", SCRIPT, str(tmp_path / "model.onnx"), way, *files],
+        env={**os.environ, "PYTHONPATH": str(package_alone(tmp_path / "package"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("way", ["load", "register"])
+@pytest.mark.parametrize("version", WHEELS)
+def test_wheel(tmp_path: Path, version: str, way: str) -> None:
+    done = in_python(version, way, tmp_path)
+    if way == "register" and version < "1.23":
+        assert "use onnxopt.load(path)" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    got = np.load(tmp_path / "out.npz")
+    assert str(got["version"]) == version
+    plain = onnxruntime.InferenceSession(two_outputs().SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {"x": np.load(tmp_path / "x.npy"), "image": np.load(tmp_path / "image.npy")}
+    for name, wanted in zip(("y", "z"), plain.run(None, feeds), strict=True):
+        np.testing.assert_allclose(got[name], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_environment_kept_private_is_explained(tmp_path: Path) -> None:
+    """Whoever registers the library by hand on an old wheel is told what to do."""
+    python = python_with("1.19.2")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(compressed(two_outputs()))
+    script = (
+        "import onnxruntime, sys\noptions = onnxruntime.SessionOptions()\n"
+        "options.register_custom_ops_library(sys.argv[1])\nonnxruntime.InferenceSession(sys.argv[2], options)"
+    )
+    command = [str(python), "-c", script, str(native.library_path()), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "onnxopt.load(path)" in done.stderr and "onnxopt_create_session" in done.stderr
+
+
+def test_outer_model_is_standard() -> None:
+    """ONNX's own checker has nothing to say against the outer model but that it does not know the operator."""
+    onnx.checker.check_model(compressed(two_outputs()), full_check=False)
