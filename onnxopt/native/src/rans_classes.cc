@@ -14,8 +14,8 @@ constexpr size_t kMinElements = 4096;  // below, no second table pays for itself
 constexpr size_t kRowGroups = 16;
 constexpr size_t kColumnGroups = 12;
 constexpr size_t kMaxColumnClasses = 4;
-constexpr uint64_t kBitsPerLevel = 4;  // of a table, roughly
-constexpr size_t kProposals = 1;
+constexpr uint64_t kBitsPerLevel = 4;     // of a table, roughly
+constexpr size_t kElementsPerCount = 4;  // a group has, on average, for each of its counts
 constexpr size_t kKernels[] = {9};  // 3 x 3 convolutions: columns of their weights repeat with this period
 
 // Axis i belongs to position i / span % period of a map.
@@ -161,10 +161,27 @@ ClassMap make_map(const Grid& grid, const std::vector<uint8_t>& group, const Cut
   return out;
 }
 
-struct Proposal {
-  uint64_t cost;
-  Classes classes;
+// The columns' groups, and how they may be merged into classes.
+struct Split {
+  uint64_t cost;  // of the best of the cuts, all rows alike
+  Grid grid;
+  std::vector<uint8_t> group;  // of a position
+  Joint joint;
+  std::vector<Cut> cuts;
 };
+
+void count(const Symbols& symbols, Shape shape, const std::vector<uint8_t>& row_group, Split& split) {
+  Joint& joint = split.joint;
+  joint.counts.resize(joint.rows * joint.columns * joint.symbols);
+  std::vector<uint32_t> offset(shape.cols);
+  for (size_t c = 0; c < shape.cols; ++c) {
+    offset[c] = static_cast<uint32_t>(split.group[split.grid.of(c)] * joint.symbols);
+  }
+  for (size_t r = 0, i = 0; r < shape.rows; ++r) {
+    uint32_t* row = joint.at(row_group[r], 0);
+    for (size_t c = 0; c < shape.cols; ++c, ++i) ++row[offset[c] + symbols.of[i]];
+  }
+}
 
 Classes make_classes(ClassMap rows, ClassMap columns, const Joint& joint, const Cut& row_cut) {
   Classes out{std::move(rows), std::move(columns), {}};
@@ -206,42 +223,39 @@ std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape) {
     grids.push_back({k, shape.cols / k});
     grids.push_back({1, k});
   }
-  const std::vector<uint8_t> row_group = rank_groups(row_energy, std::min(kRowGroups, shape.rows));
-  std::vector<Proposal> proposals;
-  for (const Grid& grid : grids) {
+  const size_t enough =
+      shape.size() / (kElementsPerCount * symbols.count);  // groups that still have statistics
+  const size_t row_groups = std::min(shape.rows, std::clamp<size_t>(enough, 2, kRowGroups));
+  const std::vector<uint8_t> row_group = rank_groups(row_energy, row_groups);
+  const auto split_columns = [&](const Grid& grid) {
     std::vector<uint64_t> energy(grid.period);
     for (size_t c = 0; c < shape.cols; ++c) energy[grid.of(c)] += column_energy[c];
-    const std::vector<uint8_t> column_group = rank_groups(energy, std::min(kColumnGroups, grid.period));
-    Joint joint{std::min(kRowGroups, shape.rows), std::min(kColumnGroups, grid.period), symbols.count, {}};
-    joint.counts.resize(joint.rows * joint.columns * joint.symbols);
-    std::vector<uint32_t> column_offset(shape.cols);
-    for (size_t c = 0; c < shape.cols; ++c) {
-      column_offset[c] = static_cast<uint32_t>(column_group[grid.of(c)] * joint.symbols);
-    }
-    for (size_t r = 0, i = 0; r < shape.rows; ++r) {
-      uint32_t* row = joint.at(row_group[r], 0);
-      for (size_t c = 0; c < shape.cols; ++c, ++i) ++row[column_offset[c] + symbols.of[i]];
-    }
-    for (const Cut& column_cut : cut_columns(joint)) {
-      const Joint merged = merge_columns(joint, column_cut);
-      const std::vector<Cut> row_cuts = cut_rows(merged);
-      const auto cost = [&](const Cut& cut) {
-        return cut.cost + map_bits(cut.ends.size(), shape.rows) +
-               map_bits(column_cut.ends.size(), grid.period);
-      };
-      const Cut& row_cut = *std::min_element(row_cuts.begin(), row_cuts.end(),
-                                             [&](const Cut& a, const Cut& b) { return cost(a) < cost(b); });
-      if (row_cut.ends.size() * column_cut.ends.size() == 1) continue;
-      proposals.push_back(
-          {cost(row_cut), make_classes(make_map({1, shape.rows}, row_group, row_cut),
-                                       make_map(grid, column_group, column_cut), merged, row_cut)});
-    }
+    const size_t groups = std::min(grid.period, std::clamp<size_t>(enough, 2, kColumnGroups));
+    Split split{UINT64_MAX, grid, rank_groups(energy, groups), {row_groups, groups, symbols.count, {}}, {}};
+    count(symbols, shape, row_group, split);
+    split.cuts = cut_columns(split.joint);
+    for (const Cut& cut : split.cuts)
+      split.cost = std::min(split.cost, cut.cost + map_bits(cut.ends.size(), grid.period));
+    return split;
+  };
+  Split best_split = split_columns(grids[0]);
+  for (size_t g = 1; g < grids.size(); ++g) {
+    Split other = split_columns(grids[g]);
+    if (other.cost < best_split.cost) best_split = std::move(other);
   }
-  std::stable_sort(proposals.begin(), proposals.end(),
-                   [](const Proposal& a, const Proposal& b) { return a.cost < b.cost; });
-  const uint64_t plain = entropy_bits(counts.data(), symbols.count);
-  for (size_t i = 0; i < std::min(kProposals, proposals.size()) && proposals[i].cost < plain; ++i) {
-    out.push_back(std::move(proposals[i].classes));
+
+  uint64_t best = entropy_bits(counts.data(), symbols.count);
+  for (const Cut& column_cut : best_split.cuts) {
+    const Joint merged = merge_columns(best_split.joint, column_cut);
+    for (const Cut& row_cut : cut_rows(merged)) {
+      const uint64_t cost = row_cut.cost + map_bits(row_cut.ends.size(), shape.rows) +
+                            map_bits(column_cut.ends.size(), best_split.grid.period);
+      if (cost >= best) continue;
+      best = cost;
+      out.resize(1);
+      out.push_back(make_classes(make_map({1, shape.rows}, row_group, row_cut),
+                                 make_map(best_split.grid, best_split.group, column_cut), merged, row_cut));
+    }
   }
   return out;
 }

@@ -21,7 +21,7 @@ struct Classes {
   std::vector<Counts> counts;  // of symbols, one a table; table = row class * column classes + column class
 };
 
-// Groupings worth pricing, the one without classes first.
+// Groupings worth pricing: the one without classes, then the best one with, where there is one.
 std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape);
 
 struct Plan {
