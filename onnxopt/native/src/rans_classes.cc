@@ -14,7 +14,7 @@ constexpr size_t kMinElements = 4096;  // below, no second table pays for itself
 constexpr size_t kRowGroups = 16;
 constexpr size_t kColumnGroups = 12;
 constexpr size_t kMaxColumnClasses = 4;
-constexpr uint64_t kBitsPerLevel = 4;     // of a table, roughly
+constexpr uint64_t kBitsPerLevel = 4;    // of a table, roughly
 constexpr size_t kElementsPerCount = 4;  // a group has, on average, for each of its counts
 constexpr size_t kKernels[] = {9};  // 3 x 3 convolutions: columns of their weights repeat with this period
 
@@ -197,12 +197,12 @@ Classes make_classes(ClassMap rows, ClassMap columns, const Joint& joint, const 
 
 }  // namespace
 
-std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape) {
+std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape, bool with_classes) {
   std::vector<Classes> out(1);
   Counts counts{};
   for (const uint8_t s : symbols.of) ++counts[s];
   out[0].counts.push_back(counts);
-  if (shape.size() < kMinElements) return out;
+  if (!with_classes || shape.size() < kMinElements) return out;
 
   const auto mode = static_cast<int>(std::max_element(counts.begin(), counts.end()) - counts.begin());
   std::vector<uint64_t> row_energy(shape.rows);

@@ -62,13 +62,14 @@ struct Choice {
   Plan plan;
 };
 
-Choice choose(const int32_t* q, Shape shape, int32_t lo, int32_t hi, int32_t median, unsigned low_bits) {
+Choice choose(const int32_t* q, Shape shape, int32_t lo, int32_t hi, int32_t median, unsigned low_bits,
+              bool classes) {
   Choice out;
   out.symbols = find_symbols(q, shape.size(), lo, hi, median, low_bits);
   const unsigned escape_width = bits_for(static_cast<uint64_t>(int64_t{hi} - lo) + 1) - low_bits;
-  out.classes = propose_classes(out.symbols, shape);
-  for (const Classes& classes : out.classes) {
-    Plan plan = price(classes, out.symbols, escape_width);
+  out.classes = propose_classes(out.symbols, shape, classes);
+  for (const Classes& candidate : out.classes) {
+    Plan plan = price(candidate, out.symbols, escape_width);
     if (plan.bits < out.plan.bits) out.plan = std::move(plan);
   }
   if (out.plan.classes) out.plan.bits += static_cast<uint64_t>(shape.size()) * low_bits;
@@ -183,11 +184,12 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
 
   const std::vector<int32_t> sample = sorted_sample(q, n);
   const int32_t median = sample[sample.size() / 2];
-  Choice choice = choose(q, shape, *lo, *hi, median, 0);
-  if (const unsigned low_bits = wanted_low_bits(sample); low_bits > 0) {
-    Choice other = choose(q, shape, *lo, *hi, median, low_bits);
-    if (other.plan.bits < choice.plan.bits) choice = std::move(other);
-  }
+  const auto choose_with = [&](unsigned low_bits, bool classes) {
+    return choose(q, shape, *lo, *hi, median, low_bits, classes);
+  };
+  unsigned low_bits = wanted_low_bits(sample);
+  if (low_bits > 0 && choose_with(0, false).plan.bits <= choose_with(low_bits, false).plan.bits) low_bits = 0;
+  const Choice choice = choose_with(low_bits, true);
   const Symbols& symbols = choice.symbols;
   const Plan& plan = choice.plan;
 

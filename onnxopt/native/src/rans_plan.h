@@ -21,8 +21,9 @@ struct Classes {
   std::vector<Counts> counts;  // of symbols, one a table; table = row class * column classes + column class
 };
 
-// Groupings worth pricing: the one without classes, then the best one with, where there is one.
-std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape);
+// Groupings worth pricing: the one without classes, then, where wanted and it seems to pay, the best one
+// with.
+std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape, bool with_classes);
 
 struct Plan {
   uint64_t bits = UINT64_MAX;  // of the whole stream
