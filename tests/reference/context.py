@@ -162,6 +162,7 @@ class Model:
                 if b > depth:
                     t = power[b - 1 - depth]
                     self.mantissa[b, node] = _first_guess(((t << 16) // ((1 << 32) + t)) << 16)
+        self.ones: dict[tuple[int, int], Bit] = defaultdict(Bit)
         self.sign = [Bit(HALF, HALF, 2) for _ in range(27)]
         self.mixer = [Mixer() for _ in range(16)]
         self.level: dict[int, list[Bit]] = {}
@@ -208,8 +209,16 @@ class Model:
             decision = coder.code(_floored(bit.p()))
             bit.update(decision)
             node = 2 * node + decision
-        for _ in range(bucket - 1 - led):
-            node = 2 * node + coder.code(HALF)
+        ones = node == 15
+        for left in range(bucket - 1 - led, 0, -1):
+            if ones:
+                bit = self.ones[min(bucket, 15), min(left - 1, 11)]
+                decision = coder.code(_floored(bit.p()))
+                bit.update(decision)
+                ones = bool(decision)
+            else:
+                decision = coder.code(HALF)
+            node = 2 * node + decision
         return node
 
     def decode(self, coder: RangeDecoder, col: int) -> int:

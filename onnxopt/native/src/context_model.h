@@ -160,6 +160,8 @@ class ContextModel {
   unsigned start_;  // the bucket that the first decision splits at
   Set plain_;       // no context at all: learns first, and is what a new context starts from
   std::array<std::array<Bit, 8>, kBuckets> mantissa_;
+  static constexpr unsigned kOnes = 12;
+  std::array<std::array<Bit, kOnes>, kBuckets> ones_;
   std::array<Bit, 27> sign_;
   std::array<Mixer, kBuckets> mixer_;
   std::array<Set, kLevels> level_;
@@ -203,7 +205,16 @@ uint32_t ContextModel::code_mantissa(Coder& coder, unsigned bucket, uint32_t mag
   unsigned node = 1;
   for (unsigned i = 0; i < led; ++i)
     node = 2 * node + decide(coder, tree[node], magnitude >> (bits - 1 - i) & 1);
-  return node << rest | coder.code_raw(rest, magnitude & ((1u << rest) - 1));
+  unsigned left = rest;
+  // A matrix scaled to its largest magnitude has a 2^k - 1 in every row: worth a context down to the last
+  // bit.
+  bool ones = node == 15;
+  for (; ones && left != 0; --left) {
+    ones = decide(coder, ones_[std::min(bucket, kBuckets - 1)][std::min(left - 1, kOnes - 1)],
+                  magnitude >> (left - 1) & 1);
+    node = 2 * node + ones;
+  }
+  return node << left | coder.code_raw(left, magnitude & ((1u << left) - 1));
 }
 
 template <class Coder>
