@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-
 from fields import Fields
 
 

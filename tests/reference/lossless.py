@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-
 from fields import Fields
 
 Decoder = Callable[[bytes, int, int], npt.NDArray[np.int32]]
