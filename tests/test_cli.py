@@ -1,0 +1,152 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from builders import cnn, mlp
+
+
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from onnxopt.cli import main; main()", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "COLUMNS": "80"}
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(mlp(128), path)
+    return path
+
+
+@pytest.fixture
+def small(source: Path) -> Path:
+    path = source.with_name("small.onnx")
+    done = run("optimize", source, "-o", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_optimize_prints_the_table(source: Path, small: Path) -> None:
+    done = run("optimize", source, "-o", small)
+    assert done.returncode == 0
+    assert not done.stderr
+    for word in ("fc1", "128x256", "bits", "smaller than fp32", "than fp16", "noise over signal"):
+        assert word in done.stdout, word
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert small.stat().st_size < source.stat().st_size / 4
+
+
+def test_optimize_gives_json(source: Path, small: Path) -> None:
+    result = json.loads(run("optimize", source, "-o", small, "--json").stdout)
+    assert result["bytes_before"] == source.stat().st_size
+    assert result["bytes_after"] == small.stat().st_size
+    assert sum(event["bytes_after"] for event in result["events"]) == small.stat().st_size
+    assert result["plan"]["steps"].keys() == {"fc1", "fc2"}
+
+
+def test_two_runs_give_identical_bytes(source: Path, small: Path) -> None:
+    again = small.with_name("again.onnx")
+    run("optimize", source, "-o", again)
+    assert again.read_bytes() == small.read_bytes()
+
+
+def test_plan_edit_apply(source: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert run("plan", source, "-o", plan).returncode == 0
+    assert plan.read_text() == run("plan", source).stdout
+    document = json.loads(plan.read_text())
+    document["steps"]["fc1"] = "uniform{error=0.2}"
+    del document["steps"]["fc2"]
+    plan.write_text(json.dumps(document))
+    done = run("apply", source, plan, "-o", tmp_path / "applied.onnx", "--json")
+    events = {event["path"]: event for event in json.loads(done.stdout)["events"]}
+    assert events["fc1"]["error"] == pytest.approx(0.2, rel=0.15)
+    assert events["fc2"]["step"] == "lossless"
+    assert events["fc2"]["error"] == 0
+
+
+def test_optimize_is_plan_and_apply(source: Path, small: Path, tmp_path: Path) -> None:
+    run("plan", source, "-o", tmp_path / "plan.json")
+    run("apply", source, tmp_path / "plan.json", "-o", tmp_path / "applied.onnx")
+    assert (tmp_path / "applied.onnx").read_bytes() == small.read_bytes()
+
+
+def test_inspect_verify_decompress_library(small: Path, tmp_path: Path) -> None:
+    shown = run("inspect", small)
+    assert shown.returncode == 0
+    assert "uniform{error=" in shown.stdout
+    assert "bytes by codec" in shown.stdout
+    assert {e["name"] for e in json.loads(run("inspect", small, "--json").stdout)["entries"]} >= {"fc1", "fc2"}
+    checked = run("verify", small)
+    assert checked.returncode == 0
+    assert "ok" in checked.stdout
+    assert "identical" in checked.stdout
+    plain = tmp_path / "plain.onnx"
+    assert run("decompress", small, "-o", plain).returncode == 0
+    onnxruntime.InferenceSession(str(plain))
+    assert Path(run("library").stdout.strip()).is_file()
+
+
+def test_lossless_keeps_every_bit(source: Path, tmp_path: Path) -> None:
+    small, plain = tmp_path / "l.onnx", tmp_path / "p.onnx"
+    assert run("optimize", source, "-o", small, "--lossless").returncode == 0
+    run("decompress", small, "-o", plain)
+    wanted = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
+    got = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(plain).graph.initializer}
+    assert wanted.keys() == got.keys()
+    assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 1
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("onnxopt: ")
+    for word in words:
+        assert word in line, (word, line)
+
+
+def test_bad_input_is_one_sentence(source: Path, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    refused(run("optimize", tmp_path / "none.onnx", "-o", out), "none.onnx", "No such file")
+    (tmp_path / "text.onnx").write_text("this is no model, just some text that goes on for a while")
+    refused(run("optimize", tmp_path / "text.onnx", "-o", out), "text.onnx")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    refused(run("optimize", tmp_path / "empty.onnx", "-o", out), "empty.onnx")
+    (tmp_path / "cut.onnx").write_bytes(source.read_bytes()[:-500])
+    refused(run("optimize", tmp_path / "cut.onnx", "-o", out), "cut.onnx")
+    refused(run("optimize", small, "-o", out), "compressed already")
+    refused(run("optimize", source, "-o", out, "--error", 7), "--error is 7")
+    refused(run("optimize", source, "-o", tmp_path / "no" / "folder.onnx"), "folder.onnx", "cannot be written")
+    refused(run("optimize", source, "-o", tmp_path), "is a folder")
+    refused(run("verify", source), "plain ONNX model")
+    refused(run("inspect", source), "plain ONNX model")
+    refused(run("apply", source, source, "-o", out), "cannot be read")
+    onnx.save(cnn(), tmp_path / "other.onnx")
+    plan = tmp_path / "plan.json"
+    run("plan", source, "-o", plan)
+    refused(run("apply", tmp_path / "other.onnx", plan, "-o", out), "another model", "onnxopt plan")
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_wrong_usage_exits_2(source: Path) -> None:
+    assert run("optimize", source).returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.strip()
+    for command in ("optimize", "plan", "apply", "inspect", "verify", "decompress", "library"):
+        assert run(command, "--help").returncode == 0

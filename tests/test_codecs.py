@@ -1,0 +1,99 @@
+"""One contract over every codec: integers come back, damage is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from onnxopt import native
+from onnxopt.errors import ContainerError, OnnxoptError
+
+INTEGER_CODECS = [name for name in native.CODECS if name != "lossless"]
+matrices = hnp.arrays(
+    np.int32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
+    elements=st.one_of(st.integers(-4, 4), st.integers(-(2**31), 2**31 - 1)),
+)
+
+
+def gaussian(rows: int, cols: int, sigma: float, seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    return np.rint(np.random.default_rng(seed).normal(0, sigma, (rows, cols))).astype(np.int32)
+
+
+@pytest.mark.parametrize("codec", INTEGER_CODECS)
+@given(q=matrices)
+@settings(max_examples=60, deadline=None)
+def test_integers_come_back(codec: str, q: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
+    try:
+        _, data = native.encode(q, codec)
+    except OnnxoptError as error:
+        assert "cannot hold" in str(error)  # a codec may decline, but says so
+        return
+    assert (native.decode(codec, data, *q.shape) == q).all()
+    assert native.encode(q, codec)[1] == data
+
+
+@pytest.mark.parametrize("codec", INTEGER_CODECS)
+@pytest.mark.parametrize("sigma", [0.3, 2, 8, 60, 1000])
+def test_weights_like_integers_come_back(codec: str, sigma: float) -> None:
+    for shape in ((1, 1), (1, 5000), (5000, 1), (300, 27), (64, 1152)):
+        q = gaussian(*shape, sigma)
+        assert (native.decode(codec, native.encode(q, codec)[1], *shape) == q).all()
+
+
+@given(q=matrices)
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("prefer", native.PREFERENCES)
+def test_the_choice_always_finds_a_codec(prefer: str, q: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
+    codec, data = native.encode(q, prefer=prefer)
+    assert (native.decode(codec, data, *q.shape) == q).all()
+
+
+@pytest.mark.parametrize("codec", INTEGER_CODECS)
+def test_every_truncation_is_refused(codec: str) -> None:
+    q = gaussian(20, 30, 3)
+    _, data = native.encode(q, codec)
+    for cut in range(len(data)):
+        with pytest.raises(ContainerError):
+            native.decode(codec, data[:cut], *q.shape)
+    with pytest.raises(ContainerError):
+        native.decode(codec, data + b"\0", *q.shape)
+
+
+@pytest.mark.parametrize("codec", INTEGER_CODECS)
+@given(data=st.binary(max_size=300), rows=st.integers(0, 40), cols=st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_noise_never_crashes_a_decoder(codec: str, data: bytes, rows: int, cols: int) -> None:
+    try:
+        assert native.decode(codec, data, rows, cols).shape == (rows, cols)
+    except ContainerError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_lossless_gives_every_bit_back(dtype: str, data: st.DataObject) -> None:
+    values = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+    coded = native.encode_lossless(values)
+    assert native.decode_lossless(coded, dtype, *values.shape).tobytes() == values.tobytes()
+
+
+def test_every_instruction_set_decodes_the_same() -> None:
+    q = gaussian(257, 1031, 6)
+    scales = np.random.default_rng(1).random(257, dtype=np.float32)
+    wanted = q.astype(np.float32) * scales[:, None]
+    for codec in INTEGER_CODECS:
+        _, data = native.encode(q, codec)
+        for simd in ("scalar", "avx2", "avx512"):
+            try:
+                native.set_simd(simd)
+            except OnnxoptError:
+                continue  # not on this machine
+            try:
+                assert native.decode_floats(codec, data, scales, 1031).tobytes() == wanted.tobytes(), (codec, simd)
+            finally:
+                native.set_simd(None)

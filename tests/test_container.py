@@ -1,0 +1,99 @@
+"""The container's writer against the native reader."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+from builders import weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from onnxopt import container, native
+from onnxopt.leaf import STORABLE, Leaf, Scaled, Shared, nearest_log_step, step_of, values_of
+
+
+def read_back(leaves: dict[str, Leaf], **options: str) -> native.Container:
+    return native.Container(container.write(b"model", leaves, "{}", **options))
+
+
+def scaled(shape: tuple[int, ...], axis: int, dtype: str = "float32", seed: int = 0) -> Scaled:
+    rng = np.random.default_rng(seed)
+    q = np.rint(rng.laplace(0, 4, shape)).astype(np.int32)
+    return Scaled(q, rng.integers(-40, 20, shape[axis]).astype(np.int16), axis, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((64,), 0), ((16, 9), 0), ((16, 9), 1), ((8, 4, 3, 3), 0), ((8, 4, 3, 3), 1), ((2, 12, 5), 1), ((5, 1, 7, 1), 0)],
+)
+def test_scaled_values_are_what_the_leaf_says(shape: tuple[int, ...], axis: int, dtype: str) -> None:
+    leaf = scaled(shape, axis, dtype)
+    got = read_back({"w": leaf}).decode()["w"]
+    assert got.dtype == leaf.dtype
+    assert got.tobytes() == leaf.values().tobytes()
+
+
+def test_one_scale_may_serve_all() -> None:
+    q = np.arange(-50, 50, dtype=np.int32)
+    leaf = Scaled(q, np.array([-7], np.int16), 0, np.dtype(np.float32))
+    assert read_back({"b": leaf}).decode()["b"].tobytes() == leaf.values().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_shared_values_come_from_the_table(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    leaf = Shared(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
+    assert read_back({"w": leaf}).decode()["w"].tobytes() == leaf.values().tobytes()
+
+
+@given(st.sampled_from(sorted(STORABLE, key=str)), st.data())
+@settings(max_examples=80, deadline=None)
+def test_any_array_comes_back_bit_for_bit(dtype: np.dtype[np.generic], data: st.DataObject) -> None:
+    values = data.draw(hnp.arrays(dtype, hnp.array_shapes(max_dims=4, max_side=12)))
+    assert read_back({"x": values}).decode()["x"].tobytes() == values.tobytes()
+
+
+def test_large_tensors_are_cut_into_chunks_and_come_back() -> None:
+    leaf = scaled((3000, 1000), 0)
+    stored = read_back({"w": leaf, "v": weights(1500, 1000)})
+    assert stored.decode(threads=2)["w"].tobytes() == leaf.values().tobytes()
+
+
+def test_names_plan_and_model_are_kept() -> None:
+    plan = json.dumps({"grün": 1}, ensure_ascii=False)
+    with native.Container(container.write(b"\0inner", {"größe/w:0": weights(9, 9)}, plan)) as stored:
+        assert [e.name for e in stored.entries] == ["größe/w:0"]
+        assert (stored.model, stored.plan) == (b"\0inner", plan)
+
+
+def test_values_crc_is_that_of_the_decoded_weights() -> None:
+    leaves: dict[str, Leaf] = {"w": scaled((30, 40), 0), "x": weights(70)}
+    stored = read_back(leaves)
+    crc = 0
+    for leaf in leaves.values():
+        crc = zlib.crc32(values_of(leaf).tobytes(), crc)
+    assert stored.values_crc == crc
+
+
+@pytest.mark.parametrize("prefer", native.PREFERENCES)
+def test_two_writes_give_the_same_bytes(prefer: str) -> None:
+    leaves: dict[str, Leaf] = {"w": scaled((200, 300), 0), "x": weights(70, 80)}
+    assert container.write(b"m", leaves, "{}", prefer) == container.write(b"m", leaves, "{}", prefer)
+
+
+def test_preferences_keep_their_word() -> None:
+    leaves: dict[str, Leaf] = {"w": scaled((400, 500), 0)}
+    sizes = {prefer: len(container.write(b"m", leaves, "{}", prefer)) for prefer in native.PREFERENCES}
+    assert sizes["smallest"] <= sizes["balanced"] <= sizes["fastest"]
+
+
+def test_steps_are_nearest_in_ratio() -> None:
+    wished = np.exp(np.random.default_rng(0).uniform(-20, 20, 1000))
+    ratio = step_of(nearest_log_step(wished)) / wished
+    assert ratio.max() <= 2 ** (1 / 8) * 1.0001
+    assert ratio.min() >= 2 ** (-1 / 8) * 0.9999

@@ -1,0 +1,167 @@
+"""Models of every shape go in and come back: normalised, cleaned, cut at the border, compressed, plain again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from builders import ALL, cnn, mlp, model, weights, zipmap
+from onnx import helper
+
+from onnxopt import OnnxoptError, decompress, load, optimize
+from onnxopt.cleanup import clean
+from onnxopt.data import quiet_session, runnable_feeds
+from onnxopt.graph import normalise, read, split
+
+
+def outputs(source: onnx.ModelProto | Path) -> list[object]:
+    session = quiet_session(str(source) if isinstance(source, Path) else source.SerializeToString())
+    return [session.run(None, feeds) for feeds in runnable_feeds(session, 2)]
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else a == b
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_normal_form_computes_the_same(name: str) -> None:
+    before, after = ALL[name](), ALL[name]()
+    normalise(after)
+    assert same(outputs(before), outputs(after))
+    for graph in [after.graph]:
+        assert not {t.name for t in graph.initializer} & {value.name for value in graph.input}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_lossless_compression_changes_no_bit(name: str, tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(ALL[name](), source)
+    optimize(source, small, lossless=True)
+    assert small.stat().st_size <= source.stat().st_size
+    reference, session = quiet_session(str(source)), load(small)
+    for feeds in runnable_feeds(reference, 2):
+        assert same(reference.run(None, feeds), session.run(None, feeds))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_plain_model_is_the_compressed_one(name: str, tmp_path: Path) -> None:
+    source, small, plain = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    onnx.save(ALL[name](), source)
+    result = optimize(source, small, error=0.05)
+    if result.unchanged:
+        pytest.skip("too small to gain: the output is a copy")
+    assert result.output_error is None or result.output_error < 0.06
+    decompress(small, plain)
+    onnx.checker.check_model(str(plain))
+    reference, session = quiet_session(str(plain)), load(small)
+    for feeds in runnable_feeds(reference, 2):
+        assert same(reference.run(None, feeds), session.run(None, feeds))
+
+
+def test_batch_norm_folds_into_the_convolution() -> None:
+    before = cnn(norm=True)
+    after = cnn(norm=True)
+    normalise(after)
+    after, removed = clean(after)
+    assert removed["fold_batchnorm"] == 1
+    assert "BatchNormalization" not in {node.op_type for node in after.graph.node}
+    for wanted, got in zip(outputs(before), outputs(after), strict=True):
+        np.testing.assert_allclose(got[0], wanted[0], rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_with_shared_weights_stays() -> None:
+    shared = cnn(norm=True)
+    shared.graph.node.append(helper.make_node("Conv", ["x", "w1"], ["other"], "twin", pads=[1, 1, 1, 1]))
+    shared.graph.output.append(helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, ["n", 16, 16, 16]))
+    normalise(shared)
+    after, removed = clean(shared)
+    assert removed["fold_batchnorm"] == 0
+    assert same(outputs(shared), outputs(after))
+
+
+def test_a_constant_behind_transpose_is_a_weight(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    onnx.save(ALL["constant_nodes"](), source)
+    result = optimize(source, tmp_path / "small.onnx", error=0.05)
+    assert result.cleaned["fold_shapes"] == 1
+    assert result.plan.steps
+
+
+def test_maps_at_the_border_stay_outside(tmp_path: Path) -> None:
+    wanted = zipmap()
+    normalise(wanted)
+    inner, outside, _ = split(wanted)
+    assert [node.op_type for node in outside] == ["ZipMap"]
+    assert [value.name for value in inner.graph.output] == ["scores"]
+
+
+def test_weights_in_branches_are_stored(tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(ALL["branches"](), source)
+    result = optimize(source, small, error=0.05)
+    assert len(result.plan.steps) == 2
+
+
+def test_metadata_and_interface_are_kept(tmp_path: Path) -> None:
+    wanted = mlp()
+    wanted.producer_name, wanted.model_version, wanted.doc_string = "someone", 7, "what it does"
+    wanted.metadata_props.add(key="author", value="me")
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(wanted, source)
+    optimize(source, small)
+    got = read(small).model
+    for field in ("producer_name", "model_version", "doc_string", "metadata_props"):
+        assert getattr(got, field) == getattr(wanted, field), field
+    assert list(got.graph.input) == list(wanted.graph.input)
+    assert list(got.graph.output) == list(wanted.graph.output)
+
+
+def test_external_data_is_read_and_counted(tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(mlp(128), source, save_as_external_data=True, location="m.data", size_threshold=0)
+    result = optimize(source, small)
+    assert result.bytes_before == source.stat().st_size + (tmp_path / "m.data").stat().st_size
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(OnnxoptError, match="cannot be read"):
+        optimize(source, small)
+
+
+def test_a_model_that_cannot_shrink_is_copied(tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n"]}, {"y": ["n"]}), source)
+    assert optimize(source, small).unchanged
+    assert small.read_bytes() == source.read_bytes()
+
+
+def test_strange_nodes_do_not_refuse_a_model(tmp_path: Path) -> None:
+    """A domain that nobody here knows: nothing runs, but the weights still get small."""
+    nodes = [helper.make_node("Strange", ["x", "w"], ["h"], domain="com.example", s=b"\xff\xfe")]
+    nodes.append(helper.make_node("MatMul", ["h", "v"], ["y"]))
+    strange = model(nodes, {"w": weights(40, 40), "v": weights(40, 40)}, {"x": [1, 40]}, {"y": [1, 40]})
+    strange.opset_import.add(domain="com.example", version=1)
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(strange, source)
+    with pytest.raises(OnnxoptError, match=r"com\.example|Strange"):
+        optimize(source, small)
+    assert not small.exists()
+
+
+def test_float16_models_stay_float16(tmp_path: Path) -> None:
+    half = onnx.ModelProto()
+    half.CopyFrom(mlp())
+    for tensor in half.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(half, source)
+    result = optimize(source, small, error=0.05)
+    assert not result.unchanged
+    assert load(small).get_outputs()[0].type == "tensor(float16)"
+    assert onnxruntime.InferenceSession(decompress(small).SerializeToString()).get_inputs()[0].type == "tensor(float16)"

@@ -1,0 +1,105 @@
+"""One contract over every pass, every decision in its space, every site of every small model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+from builders import ALL
+
+from onnxopt import manager
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import Graph, Site, normalise
+from onnxopt.leaf import relative_error, values_of
+from onnxopt.passes import PASSES, Pass
+from onnxopt.plan import Plan, Step
+from onnxopt.stats import Stats
+
+
+def graph_of(name: str) -> Graph:
+    model = ALL[name]()
+    normalise(model)
+    return Graph(model)
+
+
+def cases() -> Iterator[object]:
+    for name in ALL:
+        for site in graph_of(name).sites():
+            for cls in PASSES.values():
+                for decision in cls.space(site, Stats()):
+                    yield pytest.param(name, site, decision, id=f"{name}:{site.path}:{decision.step()}")
+
+
+@pytest.mark.parametrize(("name", "site", "decision"), list(cases()))
+def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pass) -> None:
+    plan = Plan("", {site.path: decision.step()})
+    exported = []
+    for _ in range(2):
+        graph = graph_of(name)
+        (event,) = manager.run(graph, plan)
+        inner, leaves = graph.export()
+        exported.append((inner.SerializeToString(deterministic=True), values_of(leaves[site.path]).tobytes()))
+    assert exported[0] == exported[1]
+    assert event.path == site.path
+    assert not event.reason
+    stored = values_of(leaves[site.path])
+    original = graph_of(name).values(site.path)
+    assert stored.shape == original.shape
+    assert stored.dtype == original.dtype
+    assert event.error == pytest.approx(relative_error(original, stored))
+    onnx.checker.check_graph(inner.graph) if name == "mlp" else None
+
+
+@pytest.mark.parametrize("cls", PASSES.values(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("name", ALL)
+def test_dearer_decisions_have_less_error(cls: type[Pass], name: str) -> None:
+    for site in graph_of(name).sites():
+        errors = []
+        for decision in cls.space(site, Stats()):
+            (event,) = manager.run(graph_of(name), Plan("", {site.path: decision.step()}))
+            errors.append(event.error)
+        assert errors == sorted(errors, reverse=True), site.path
+
+
+@pytest.mark.parametrize("cls", PASSES.values(), ids=lambda cls: cls.name)
+def test_step_text_gives_the_pass_back(cls: type[Pass]) -> None:
+    for site in graph_of("cnn").sites():
+        for decision in cls.space(site, Stats()):
+            assert cls.from_step(Step.parse(str(decision.step()))) == decision
+
+
+def test_uniform_keeps_to_the_error_asked_for() -> None:
+    for site in graph_of("mlp").sites():
+        (event,) = manager.run(graph_of("mlp"), Plan("", {site.path: Step("uniform", (("error", 0.03),))}))
+        assert event.error == pytest.approx(0.03, rel=0.15)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_weight_that_cannot_be_quantized_is_left_with_a_reason(poison: float) -> None:
+    graph = graph_of("mlp")
+    values = graph.values("fc1").copy()
+    values[0, 0] = poison
+    for tensor in graph.model.graph.initializer:
+        if tensor.name == "fc1":
+            tensor.raw_data = values.tobytes()
+    (event,) = manager.run(graph, Plan("", {"fc1": Step.parse("uniform{error=0.1}")}))
+    assert "infinities or NaNs" in event.reason
+    _, leaves = graph.export()
+    assert values_of(leaves["fc1"]).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "step", "message"),
+    [
+        ("nowhere", "uniform{error=0.1}", "no weight is called 'nowhere'"),
+        ("fc1", "magic", "no pass is called 'magic'"),
+        ("fc1", "uniform{bits=3}", "takes error, not bits"),
+        ("fc1", "uniform{error=2}", "error is 2"),
+        ("fc1", "uniform", "error"),
+    ],
+)
+def test_a_plan_that_cannot_be_applied_says_why(path: str, step: str, message: str) -> None:
+    with pytest.raises(OnnxoptError, match=message):
+        manager.run(graph_of("mlp"), Plan("", {path: Step.parse(step)}))

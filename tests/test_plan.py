@@ -1,0 +1,56 @@
+"""Plans and steps: the text forms round-trip, and bad ones say what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.plan import Plan, Step
+
+scalars = (
+    st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_characters="{}", codec="utf-8"))
+)
+steps = st.builds(
+    lambda name, args: Step(name, tuple(args.items())),
+    st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True),
+    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), scalars, max_size=4),
+)
+
+
+@given(steps)
+def test_step_text_round_trips(step: Step) -> None:
+    assert Step.parse(str(step)) == step
+
+
+@given(st.dictionaries(st.text(), steps))
+def test_plan_json_round_trips(decided: dict[str, Step]) -> None:
+    plan = Plan("ab12", decided)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert list(again.steps) == list(plan.steps)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Uniform", "uniform{", "uniform{error}", "uniform{error=}", "uniform{error=x}", "uniform{error=[1]}"]
+)
+def test_a_bad_step_is_named(text: str) -> None:
+    with pytest.raises(OnnxoptError, match="step"):
+        Step.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"onnxopt_plan": 1}', '{"onnxopt_plan":1,"model_sha256":"","steps":3}']
+)
+def test_a_bad_plan_is_refused(text: str) -> None:
+    with pytest.raises(OnnxoptError, match="not a plan"):
+        Plan.from_json(text)
+
+
+def test_an_unknown_plan_version_is_refused() -> None:
+    with pytest.raises(OnnxoptError, match="version 7"):
+        Plan.from_json('{"onnxopt_plan": 7, "model_sha256": "", "steps": {}}')
