@@ -20,7 +20,7 @@ from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, 
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.plan import Plan
 
-DEFAULT_ERROR = 0.08
+DEFAULT_ERROR = 0.05
 """Noise over signal in the outputs on random inputs, where nothing else is asked for."""
 
 Progress = Callable[[str, float], None]

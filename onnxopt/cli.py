@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import onnxruntime
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -164,6 +165,7 @@ def _progress() -> Iterator[api.Progress]:
 
 def main() -> None:
     """Entry point: every OnnxoptError becomes one line on standard error and exit code 1."""
+    onnxruntime.set_default_logger_severity(4)  # what goes wrong comes as an exception, and as one line of ours
     try:
         app()
     except OnnxoptError as error:

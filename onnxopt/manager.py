@@ -49,7 +49,7 @@ def decide(
         got = probe.error(_on_grids(graph, sites, errors)) if probe else 0.0
         if got <= error * _SLACK:
             break
-        wished *= error / min(got, 4 * error)  # noise far too large says little about how much too large
+        wished *= (error / got) ** 0.5  # half the way: one measurement of noise is itself noisy
     return Plan(model_sha256, {path: Uniform(e).step() for path, e in errors.items()}), reason
 
 

@@ -64,7 +64,7 @@ def load(
 
 
 def register(sess_options: onnxruntime.SessionOptions) -> None:
-    """Lets sessions with these options run compressed models. Call it once for each options object.
+    """Lets sessions with these options run compressed models.
 
     What the inner session shall use is read here: the config entries ``onnxopt.intra_op_num_threads``,
     ``onnxopt.inter_op_num_threads`` (0: all cores) and ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,

@@ -74,9 +74,9 @@ class Probe:
 def fill_in(measured: Mapping[str, float], paths: Iterable[str]) -> dict[str, Stats]:
     """Statistics for every path from the gains that were measured; the largest of them where none was.
 
-    A gain of zero on a few random inputs does not prove that a weight is useless, so gains are kept above a
-    hundredth of the median.
+    A gain of zero proves nothing but that the random inputs did not reach the weight (an untaken branch, say), so it
+    counts as none; and no gain is taken for less than a hundredth of the median.
     """
     gains = [gain for gain in measured.values() if 0 < gain < np.inf] or [1.0]
     least, most = float(np.median(gains)) / 100, max(gains)
-    return {path: Stats(min(max(measured.get(path, most), least), most)) for path in paths}
+    return {path: Stats(min(max(measured.get(path) or most, least), most)) for path in paths}
