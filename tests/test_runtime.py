@@ -230,6 +230,14 @@ def test_options_are_left_as_they_are() -> None:
     onnxruntime.InferenceSession(matmul().SerializeToString(), options)
 
 
+def test_registering_twice_does_no_harm() -> None:
+    options = onnxruntime.SessionOptions()
+    for _ in range(2):
+        onnxopt.register(options)
+        session = onnxruntime.InferenceSession(compressed(matmul()), options, providers=CPU)
+    assert session.run(None, {"x": rows(2)})[0].shape == (2, 32)
+
+
 def test_plain_models_load_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "plain.onnx"
     onnx.save(matmul(), path)

@@ -1,12 +1,13 @@
 /* Runs a compressed model with a given ONNX Runtime library and prints what comes out.
  *
  *   cc run_model.c -I../include -L<folder> -lonnxopt -ldl -o run_model
- *   ./run_model libonnxruntime.so model.onnx libonnxopt.so    registers the library, loads the file like any other
+ *   ./run_model libonnxruntime.so model.onnx libonnxopt.so    registers the library, loads the file like any
+ * other
  *   ./run_model libonnxruntime.so model.onnx                  onnxopt_create_session does it all
  *
  * Every input must be float32; it gets the values 0, 0.01, 0.02 ..., 0.99, 0, ..., its free dimensions are 2.
- * The runtime's functions are called by their place in its table, so that this file builds without its header; with
- * onnxruntime_c_api.h, CALL(7, ...) reads api->CreateSession, and so on.
+ * The runtime's functions are called by their place in its table, so that this file builds without its
+ * header; with onnxruntime_c_api.h, CALL(7, ...) reads api->CreateSession, and so on.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ struct OrtApiBase {
 };
 
 static void* const* api;
-#define CALL(slot, types, ...) check(((struct OrtStatus * (*) types) api[slot])(__VA_ARGS__))
+#define CALL(slot, types, ...) check(((struct OrtStatus * (*)types) api[slot])(__VA_ARGS__))
 
 static void check(struct OrtStatus* status) {
   if (status == NULL) return;
@@ -49,7 +50,7 @@ static void* load(const struct OrtApiBase* base, const char* model, const char* 
   if (library == NULL) {
     check(onnxopt_create_session(base, model, NULL, 0, options, &session));
   } else {
-    CALL(29, (void*, const char*, void**), options, library, &handle); /* RegisterCustomOpsLibrary */
+    CALL(29, (void*, const char*, void**), options, library, &handle);          /* RegisterCustomOpsLibrary */
     CALL(7, (void*, const char*, void*, void*), env, model, options, &session); /* CreateSession */
   }
   ((void (*)(void*))api[100])(options); /* ReleaseSessionOptions */
@@ -77,8 +78,8 @@ static void* make_input(void* session, size_t index) {
   float* data = malloc((count + 1) * sizeof(float));
   for (size_t i = 0; i < count; ++i) data[i] = (float)(i % 100) / 100;
   CALL(69, (int, int, void**), 0, 0, &memory); /* CreateCpuMemoryInfo */
-  CALL(49, (void*, void*, size_t, int64_t*, size_t, int, void**), memory, data, count * sizeof(float), dims, rank, 1,
-       &value); /* CreateTensorWithDataAsOrtValue */
+  CALL(49, (void*, void*, size_t, int64_t*, size_t, int, void**), memory, data, count * sizeof(float), dims,
+       rank, 1, &value); /* CreateTensorWithDataAsOrtValue */
   return value;
 }
 
@@ -107,7 +108,7 @@ int main(int argc, char** argv) {
   void* session = load(open_runtime(argv[1]), argv[2], argc > 3 ? argv[3] : NULL);
   size_t inputs, outputs;
   void* allocator;
-  char *names[2][64];
+  char* names[2][64];
   void* values[2][64] = {{0}};
   CALL(30, (void*, size_t*), session, &inputs);  /* SessionGetInputCount */
   CALL(31, (void*, size_t*), session, &outputs); /* SessionGetOutputCount */
@@ -120,8 +121,8 @@ int main(int argc, char** argv) {
   for (size_t i = 0; i < outputs; ++i) {
     CALL(37, (void*, size_t, void*, char**), session, i, allocator, &names[1][i]); /* SessionGetOutputName */
   }
-  CALL(9, (void*, void*, char**, void**, size_t, char**, size_t, void**), session, NULL, names[0], values[0], inputs,
-       names[1], outputs, values[1]); /* Run */
+  CALL(9, (void*, void*, char**, void**, size_t, char**, size_t, void**), session, NULL, names[0], values[0],
+       inputs, names[1], outputs, values[1]); /* Run */
   for (size_t i = 0; i < outputs; ++i) print(names[1][i], values[1][i]);
   ((void (*)(void*))api[95])(session); /* ReleaseSession */
   return 0;

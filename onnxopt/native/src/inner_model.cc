@@ -26,7 +26,8 @@ Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
   const OrtApi* table = entry->get_api(ort::kApiVersion);
   if (table == nullptr) {
     throw Error("ONNX Runtime " + version + " is too old for compressed models, 1." +
-                std::to_string(ort::kApiVersion) + " or newer is needed; in Python, onnxopt.load(path) may do");
+                std::to_string(ort::kApiVersion) +
+                " or newer is needed; in Python, onnxopt.load(path) may do");
   }
   api = ort::Api(table);
   const size_t dot = version.find('.');
@@ -39,9 +40,11 @@ Owned<OrtEnv> Runtime::environment() const {
   OrtStatus* status = api.CreateEnv()(ort::kWarning, "onnxopt", &env);
   if (status != nullptr) {
     const Owned<OrtStatus> owned(status, api.ReleaseStatus());
-    throw Error("this build of ONNX Runtime keeps its environment to itself (Python wheels before 1.23 do): load the "
-                "model with onnxopt.load(path) in Python, onnxopt_create_session in C, or update onnxruntime. ONNX "
-                "Runtime said: " + std::string(api.GetErrorMessage()(status)));
+    throw Error(
+        "this build of ONNX Runtime keeps its environment to itself (Python wheels before 1.23 do): load the "
+        "model with onnxopt.load(path) in Python, onnxopt_create_session in C, or update onnxruntime. ONNX "
+        "Runtime said: " +
+        std::string(api.GetErrorMessage()(status)));
   }
   return {env, api.ReleaseEnv()};
 }
@@ -51,7 +54,8 @@ InnerModel::InnerModel(const Container& container, unsigned threads) : model_(co
   size_t total = 0;
   for (const Entry& e : entries) {
     if (e.hidden) continue;
-    if (e.size > PTRDIFF_MAX - kAlignment - total) throw Error("the weights do not fit this machine's memory");
+    if (e.size > PTRDIFF_MAX - kAlignment - total)
+      throw Error("the weights do not fit this machine's memory");
     weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), total, e.size});
     total += (e.size + kAlignment - 1) / kAlignment * kAlignment;
   }
@@ -65,15 +69,16 @@ InnerModel::InnerModel(const Container& container, unsigned threads) : model_(co
 }
 
 std::string ReleaseOp::node() {
-  // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its graph = 7
-  // one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX Runtime drops nodes
-  // that have none.
+  // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
+  // graph = 7 one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX
+  // Runtime drops nodes that have none.
   const std::string node = field(2, "onnxopt.released") + field(4, kReleaseName) + field(7, kReleaseDomain);
   const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
   return field(8, opset) + field(7, field(1, node));
 }
 
-ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model) : domain_(nullptr, runtime.api.ReleaseCustomOpDomain()) {
+ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model)
+    : domain_(nullptr, runtime.api.ReleaseCustomOpDomain()) {
   using ort::CustomOp;
   op_.model = &model;
   op_.version = ort::kApiVersion;
@@ -86,7 +91,8 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model) : domain_(nullpt
   op_.input_characteristic = [](const CustomOp*, size_t) -> int { return ort::kRequired; };
   op_.output_characteristic = [](const CustomOp*, size_t) -> int { return ort::kOptional; };
   op_.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
-  op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo*, void** kernel) -> OrtStatus* {
+  op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo*,
+                            void** kernel) -> OrtStatus* {
     if (InnerModel* model_of = static_cast<const Op*>(op)->model; model_of != nullptr) model_of->release();
     *kernel = const_cast<CustomOp*>(op);  // anything but null
     return nullptr;

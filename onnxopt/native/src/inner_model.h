@@ -37,10 +37,11 @@ class InnerModel {
 
 // What makes loading take no more memory than a plain model does.
 //
-// ONNX Runtime copies external initializers when session creation begins and packs them for its kernels when it ends,
-// so their originals would lie beside both. It creates the kernels in between: so the inner model gets one more node,
-// "onnxopt.loader::Release", whose kernel's constructor frees the originals. It computes nothing.
-// This is done only with runtimes it was tested with; later ones keep the originals until the session is there.
+// ONNX Runtime copies external initializers when session creation begins and packs them for its kernels when
+// it ends, so their originals would lie beside both. It creates the kernels in between: so the inner model
+// gets one more node, "onnxopt.loader::Release", whose kernel's constructor frees the originals. It computes
+// nothing. This is done only with runtimes it was tested with; later ones keep the originals until the
+// session is there.
 class ReleaseOp {
  public:
   ReleaseOp(const Runtime& runtime, InnerModel& model);

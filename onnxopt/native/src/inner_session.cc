@@ -9,7 +9,8 @@ namespace {
 
 // Bits an element of each ONNXTensorElementDataType; 0 where memory cannot be copied as it is.
 unsigned bits_of(int dtype) {
-  static constexpr uint8_t kBits[] = {0, 32, 8, 8, 16, 16, 32, 64, 0, 8, 16, 64, 32, 64, 64, 128, 16, 8, 8, 8, 8, 4, 4};
+  static constexpr uint8_t kBits[] = {0,  32, 8,  8,   16, 16, 32, 64, 0, 8, 16, 64,
+                                      32, 64, 64, 128, 16, 8,  8,  8,  8, 4, 4};
   return dtype >= 0 && dtype < static_cast<int>(sizeof(kBits)) ? kBits[dtype] : 0;
 }
 
@@ -21,7 +22,8 @@ size_t count_of(const std::vector<int64_t>& dims) {
 
 }  // namespace
 
-InnerSession::InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts, Bytes done_with)
+InnerSession::InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts,
+                           Bytes done_with)
     : runtime_(runtime), env_(std::move(env)), parts_(std::move(parts)), done_with_(done_with) {
   size_t inputs = 0;
   size_t outputs = 0;
@@ -40,12 +42,14 @@ InnerSession::Port InnerSession::port(bool input, size_t index) const {
   OrtAllocator* allocator = nullptr;  // the runtime's own: not to be released
   runtime_.check(api.GetAllocatorWithDefaultOptions()(&allocator));
   char* name = nullptr;
-  runtime_.check((input ? api.SessionGetInputName() : api.SessionGetOutputName())(session, index, allocator, &name));
+  runtime_.check(
+      (input ? api.SessionGetInputName() : api.SessionGetOutputName())(session, index, allocator, &name));
   out.name = name;
   runtime_.check(api.AllocatorFree()(allocator, name));
 
   OrtTypeInfo* type = nullptr;
-  runtime_.check((input ? api.SessionGetInputTypeInfo() : api.SessionGetOutputTypeInfo())(session, index, &type));
+  runtime_.check(
+      (input ? api.SessionGetInputTypeInfo() : api.SessionGetOutputTypeInfo())(session, index, &type));
   const Owned<OrtTypeInfo> owned(type, api.ReleaseTypeInfo());
   const OrtTensorTypeAndShapeInfo* tensor = nullptr;  // belongs to the type
   runtime_.check(api.CastTypeInfoToTensorInfo()(type, &tensor));
@@ -73,7 +77,8 @@ InnerSession::Dims InnerSession::dims_of(const OrtValue* value) const {
   return dims;
 }
 
-// The output's shape, from what the model declares and the shapes of the inputs. Rank 0 may also mean "unknown".
+// The output's shape, from what the model declares and the shapes of the inputs. Rank 0 may also mean
+// "unknown".
 bool InnerSession::predict(const std::vector<Dims>& inputs, const Port& output, Dims& dims) const {
   if (bits_of(output.dtype) == 0 || output.dims.empty()) return false;
   dims = output.dims;
@@ -112,8 +117,8 @@ void InnerSession::run(OrtKernelContext* context) {
     shapes.push_back(dims_of(inputs[i]));
   }
 
-  // An output is written straight into the outer tensor where its shape is sure: declared, and seen to hold in an
-  // earlier run with inputs of these shapes (declarations can be wrong; the runtime only warns).
+  // An output is written straight into the outer tensor where its shape is sure: declared, and seen to hold
+  // in an earlier run with inputs of these shapes (declarations can be wrong; the runtime only warns).
   bool proven = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -125,7 +130,8 @@ void InnerSession::run(OrtKernelContext* context) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     direct[i] = predict(shapes, outputs_[i], predicted[i]);
     if (direct[i] && proven) {
-      runtime_.check(api.KernelContext_GetOutput()(context, i, predicted[i].data(), predicted[i].size(), &outputs[i]));
+      runtime_.check(
+          api.KernelContext_GetOutput()(context, i, predicted[i].data(), predicted[i].size(), &outputs[i]));
     }
   }
   const std::vector<OrtValue*> outer = outputs;

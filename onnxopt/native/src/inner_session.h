@@ -14,7 +14,8 @@ class InnerSession {
   // `done_with` is dropped at the first run: see create_kernel in ort_loader.cc.
   InnerSession(const Runtime& runtime, Owned<OrtEnv> env, InnerSessionParts parts, Bytes done_with);
 
-  // The kernel's inputs from the second on go in, its outputs come out. Any number of threads at once. Throws Error.
+  // The kernel's inputs from the second on go in, its outputs come out. Any number of threads at once. Throws
+  // Error.
   void run(OrtKernelContext* context);
   const ort::Api& api() const { return runtime_.api; }
 
@@ -22,9 +23,9 @@ class InnerSession {
   using Dims = std::vector<int64_t>;
   struct Port {
     std::string name;
-    int dtype = ort::kUndefined;        // kUndefined where it is no tensor
-    Dims dims;                          // -1 where only a run can tell
-    std::vector<std::string> symbols;   // "" where a dimension has no name
+    int dtype = ort::kUndefined;       // kUndefined where it is no tensor
+    Dims dims;                         // -1 where only a run can tell
+    std::vector<std::string> symbols;  // "" where a dimension has no name
   };
 
   Port port(bool input, size_t index) const;

@@ -16,7 +16,8 @@ constexpr std::string_view kOp = "CompressedModel";
 
 constexpr uint64_t kUint8 = 2;  // TensorProto.DataType
 
-// One field of a protobuf message; `bytes` is empty unless it is length-delimited, `value` 0 unless it is a varint.
+// One field of a protobuf message; `bytes` is empty unless it is length-delimited, `value` 0 unless it is a
+// varint.
 struct Field {
   uint64_t number = 0;
   Bytes bytes;
@@ -40,11 +41,20 @@ Field next_field(Reader& r) {
   Field field;
   field.number = tag >> 3;
   switch (tag & 7) {
-    case 0: field.value = protobuf_varint(r); break;
-    case 1: r.bytes(8); break;
-    case 2: field.bytes = r.bytes(protobuf_varint(r)); break;
-    case 5: r.bytes(4); break;
-    default: throw Error("a field of wire type " + std::to_string(tag & 7));
+    case 0:
+      field.value = protobuf_varint(r);
+      break;
+    case 1:
+      r.bytes(8);
+      break;
+    case 2:
+      field.bytes = r.bytes(protobuf_varint(r));
+      break;
+    case 5:
+      r.bytes(4);
+      break;
+    default:
+      throw Error("a field of wire type " + std::to_string(tag & 7));
   }
   if (field.number == 0) throw Error("a field numbered 0");
   return field;
@@ -60,7 +70,8 @@ void each_field(Bytes message, Take take) {
 uint64_t number_of(std::string_view text) {
   uint64_t value = 0;
   for (const char c : text) {
-    if (c < '0' || c > '9' || value > (UINT64_MAX - 9) / 10) throw Error("'" + std::string(text) + "' is no number");
+    if (c < '0' || c > '9' || value > (UINT64_MAX - 9) / 10)
+      throw Error("'" + std::string(text) + "' is no number");
     value = value * 10 + static_cast<uint64_t>(c - '0');
   }
   return value;
@@ -89,7 +100,8 @@ bool read_if_payload(Bytes tensor, Payload& payload) {
     if (f.number == 13) read_external(f.bytes, found);
   });
   if (!named) return false;
-  if (dtype != kUint8) fail("the container is a tensor of element type %llu, not uint8", static_cast<unsigned long long>(dtype));
+  if (dtype != kUint8)
+    fail("the container is a tensor of element type %llu, not uint8", static_cast<unsigned long long>(dtype));
   payload = found;
   return true;
 }

@@ -9,11 +9,11 @@ namespace onnxopt {
 
 // Where the container lies.
 struct Payload {
-  Bytes bytes;            // a view into the file; null where the container lies in a file of its own:
-  std::string location;   // that file, relative to the model's folder
+  Bytes bytes;           // a view into the file; null where the container lies in a file of its own:
+  std::string location;  // that file, relative to the model's folder
   uint64_t offset = 0;
-  uint64_t length = 0;    // 0: to its end
-  size_t nodes = 1;       // in the outer graph: more than one where some had to stay outside the container
+  uint64_t length = 0;  // 0: to its end
+  size_t nodes = 1;     // in the outer graph: more than one where some had to stay outside the container
 };
 
 // `file` may be a compressed .onnx model or a bare container. Throws Error where it is neither.

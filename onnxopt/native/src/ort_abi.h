@@ -1,7 +1,8 @@
 // The part of ONNX Runtime's C ABI that the loader uses, declared in our own words.
 //
-// The runtime hands out a table of function pointers whose order never changes and only grows, so a function is its
-// slot. Where the build has the runtime's own header, ort_abi_check.cc compares every slot and member with it.
+// The runtime hands out a table of function pointers whose order never changes and only grows, so a function
+// is its slot. Where the build has the runtime's own header, ort_abi_check.cc compares every slot and member
+// with it.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +34,8 @@ using PathChar = wchar_t;
 using PathChar = char;
 #endif
 
-// The API version asked for: CreateKernelV2 and KernelComputeV2 came with 16, so 1.16 and newer runtimes will do.
+// The API version asked for: CreateKernelV2 and KernelComputeV2 came with 16, so 1.16 and newer runtimes will
+// do.
 constexpr uint32_t kApiVersion = 16;
 
 enum ErrorCode : int { kFail = 1 };
@@ -44,68 +46,70 @@ enum MemoryType : int { kDefaultMemory = 0 };
 enum LoggingLevel : int { kWarning = 2 };
 
 // X(slot, result, name, arguments)
-#define ONNXOPT_ORT_FUNCTIONS(X)                                                                                  \
-  X(0, OrtStatus*, CreateStatus, (int code, const char* message))                                                 \
-  X(1, int, GetErrorCode, (const OrtStatus*))                                                                     \
-  X(2, const char*, GetErrorMessage, (const OrtStatus*))                                                          \
-  X(3, OrtStatus*, CreateEnv, (int logging_level, const char* id, OrtEnv**))                                      \
-  X(7, OrtStatus*, CreateSession, (const OrtEnv*, const PathChar*, const OrtSessionOptions*, OrtSession**))        \
-  X(8, OrtStatus*, CreateSessionFromArray,                                                                        \
-    (const OrtEnv*, const void* model, size_t size, const OrtSessionOptions*, OrtSession**))                      \
-  X(9, OrtStatus*, Run,                                                                                           \
-    (OrtSession*, const OrtRunOptions*, const char* const* input_names, const OrtValue* const* inputs,            \
-     size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs))               \
-  X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                                  \
-  X(12, OrtStatus*, CloneSessionOptions, (const OrtSessionOptions*, OrtSessionOptions**))                         \
-  X(23, OrtStatus*, SetSessionGraphOptimizationLevel, (OrtSessionOptions*, int))                                  \
-  X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                                              \
-  X(25, OrtStatus*, SetInterOpNumThreads, (OrtSessionOptions*, int))                                              \
-  X(26, OrtStatus*, CreateCustomOpDomain, (const char*, OrtCustomOpDomain**))                                     \
-  X(27, OrtStatus*, CustomOpDomain_Add, (OrtCustomOpDomain*, const void* op))                                     \
-  X(28, OrtStatus*, AddCustomOpDomain, (OrtSessionOptions*, OrtCustomOpDomain*))                                  \
-  X(30, OrtStatus*, SessionGetInputCount, (const OrtSession*, size_t*))                                           \
-  X(31, OrtStatus*, SessionGetOutputCount, (const OrtSession*, size_t*))                                          \
-  X(33, OrtStatus*, SessionGetInputTypeInfo, (const OrtSession*, size_t, OrtTypeInfo**))                          \
-  X(34, OrtStatus*, SessionGetOutputTypeInfo, (const OrtSession*, size_t, OrtTypeInfo**))                         \
-  X(36, OrtStatus*, SessionGetInputName, (const OrtSession*, size_t, OrtAllocator*, char**))                      \
-  X(37, OrtStatus*, SessionGetOutputName, (const OrtSession*, size_t, OrtAllocator*, char**))                     \
-  X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                                               \
-    (const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* dims, size_t rank, int type, OrtValue**))     \
-  X(50, OrtStatus*, IsTensor, (const OrtValue*, int*))                                                            \
-  X(51, OrtStatus*, GetTensorMutableData, (OrtValue*, void**))                                                    \
-  X(52, OrtStatus*, FillStringTensor, (OrtValue*, const char* const*, size_t count))                              \
-  X(53, OrtStatus*, GetStringTensorDataLength, (const OrtValue*, size_t*))                                        \
-  X(54, OrtStatus*, GetStringTensorContent, (const OrtValue*, void*, size_t, size_t* offsets, size_t count))      \
-  X(55, OrtStatus*, CastTypeInfoToTensorInfo, (const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**))            \
-  X(60, OrtStatus*, GetTensorElementType, (const OrtTensorTypeAndShapeInfo*, int*))                               \
-  X(61, OrtStatus*, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo*, size_t*))                              \
-  X(62, OrtStatus*, GetDimensions, (const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                          \
-  X(63, OrtStatus*, GetSymbolicDimensions, (const OrtTensorTypeAndShapeInfo*, const char**, size_t))              \
-  X(64, OrtStatus*, GetTensorShapeElementCount, (const OrtTensorTypeAndShapeInfo*, size_t*))                      \
-  X(65, OrtStatus*, GetTensorTypeAndShape, (const OrtValue*, OrtTensorTypeAndShapeInfo**))                        \
-  X(69, OrtStatus*, CreateCpuMemoryInfo, (int allocator_type, int memory_type, OrtMemoryInfo**))                  \
-  X(76, OrtStatus*, AllocatorFree, (OrtAllocator*, void*))                                                        \
-  X(78, OrtStatus*, GetAllocatorWithDefaultOptions, (OrtAllocator**))                                             \
-  X(88, OrtStatus*, KernelContext_GetInputCount, (const OrtKernelContext*, size_t*))                              \
-  X(89, OrtStatus*, KernelContext_GetOutputCount, (const OrtKernelContext*, size_t*))                             \
-  X(90, OrtStatus*, KernelContext_GetInput, (const OrtKernelContext*, size_t, const OrtValue**))                  \
-  X(91, OrtStatus*, KernelContext_GetOutput,                                                                      \
-    (OrtKernelContext*, size_t, const int64_t* dims, size_t rank, OrtValue**))                                    \
-  X(92, void, ReleaseEnv, (OrtEnv*))                                                                              \
-  X(93, void, ReleaseStatus, (OrtStatus*))                                                                        \
-  X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo*))                                                                \
-  X(95, void, ReleaseSession, (OrtSession*))                                                                      \
-  X(96, void, ReleaseValue, (OrtValue*))                                                                          \
-  X(98, void, ReleaseTypeInfo, (OrtTypeInfo*))                                                                    \
-  X(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo*))                                        \
-  X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                                       \
-  X(101, void, ReleaseCustomOpDomain, (OrtCustomOpDomain*))                                                       \
-  X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char* key, const char* value))             \
-  X(210, OrtStatus*, AddExternalInitializers,                                                                     \
-    (OrtSessionOptions*, const char* const* names, const OrtValue* const* values, size_t count))                  \
-  X(237, OrtStatus*, HasSessionConfigEntry, (const OrtSessionOptions*, const char* key, int*))                    \
-  X(238, OrtStatus*, GetSessionConfigEntry, (const OrtSessionOptions*, const char* key, char*, size_t*))          \
-  X(249, OrtStatus*, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo*, size_t, int*, const OrtValue**))
+#define ONNXOPT_ORT_FUNCTIONS(X)                                                                             \
+  X(0, OrtStatus*, CreateStatus, (int code, const char* message))                                            \
+  X(1, int, GetErrorCode, (const OrtStatus*))                                                                \
+  X(2, const char*, GetErrorMessage, (const OrtStatus*))                                                     \
+  X(3, OrtStatus*, CreateEnv, (int logging_level, const char* id, OrtEnv**))                                 \
+  X(7, OrtStatus*, CreateSession, (const OrtEnv*, const PathChar*, const OrtSessionOptions*, OrtSession**))  \
+  X(8, OrtStatus*, CreateSessionFromArray,                                                                   \
+    (const OrtEnv*, const void* model, size_t size, const OrtSessionOptions*, OrtSession**))                 \
+  X(9, OrtStatus*, Run,                                                                                      \
+    (OrtSession*, const OrtRunOptions*, const char* const* input_names, const OrtValue* const* inputs,       \
+     size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs))          \
+  X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                             \
+  X(12, OrtStatus*, CloneSessionOptions, (const OrtSessionOptions*, OrtSessionOptions**))                    \
+  X(23, OrtStatus*, SetSessionGraphOptimizationLevel, (OrtSessionOptions*, int))                             \
+  X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                                         \
+  X(25, OrtStatus*, SetInterOpNumThreads, (OrtSessionOptions*, int))                                         \
+  X(26, OrtStatus*, CreateCustomOpDomain, (const char*, OrtCustomOpDomain**))                                \
+  X(27, OrtStatus*, CustomOpDomain_Add, (OrtCustomOpDomain*, const void* op))                                \
+  X(28, OrtStatus*, AddCustomOpDomain, (OrtSessionOptions*, OrtCustomOpDomain*))                             \
+  X(30, OrtStatus*, SessionGetInputCount, (const OrtSession*, size_t*))                                      \
+  X(31, OrtStatus*, SessionGetOutputCount, (const OrtSession*, size_t*))                                     \
+  X(33, OrtStatus*, SessionGetInputTypeInfo, (const OrtSession*, size_t, OrtTypeInfo**))                     \
+  X(34, OrtStatus*, SessionGetOutputTypeInfo, (const OrtSession*, size_t, OrtTypeInfo**))                    \
+  X(36, OrtStatus*, SessionGetInputName, (const OrtSession*, size_t, OrtAllocator*, char**))                 \
+  X(37, OrtStatus*, SessionGetOutputName, (const OrtSession*, size_t, OrtAllocator*, char**))                \
+  X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                                          \
+    (const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* dims, size_t rank, int type,             \
+     OrtValue**))                                                                                            \
+  X(50, OrtStatus*, IsTensor, (const OrtValue*, int*))                                                       \
+  X(51, OrtStatus*, GetTensorMutableData, (OrtValue*, void**))                                               \
+  X(52, OrtStatus*, FillStringTensor, (OrtValue*, const char* const*, size_t count))                         \
+  X(53, OrtStatus*, GetStringTensorDataLength, (const OrtValue*, size_t*))                                   \
+  X(54, OrtStatus*, GetStringTensorContent, (const OrtValue*, void*, size_t, size_t* offsets, size_t count)) \
+  X(55, OrtStatus*, CastTypeInfoToTensorInfo, (const OrtTypeInfo*, const OrtTensorTypeAndShapeInfo**))       \
+  X(60, OrtStatus*, GetTensorElementType, (const OrtTensorTypeAndShapeInfo*, int*))                          \
+  X(61, OrtStatus*, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo*, size_t*))                         \
+  X(62, OrtStatus*, GetDimensions, (const OrtTensorTypeAndShapeInfo*, int64_t*, size_t))                     \
+  X(63, OrtStatus*, GetSymbolicDimensions, (const OrtTensorTypeAndShapeInfo*, const char**, size_t))         \
+  X(64, OrtStatus*, GetTensorShapeElementCount, (const OrtTensorTypeAndShapeInfo*, size_t*))                 \
+  X(65, OrtStatus*, GetTensorTypeAndShape, (const OrtValue*, OrtTensorTypeAndShapeInfo**))                   \
+  X(69, OrtStatus*, CreateCpuMemoryInfo, (int allocator_type, int memory_type, OrtMemoryInfo**))             \
+  X(76, OrtStatus*, AllocatorFree, (OrtAllocator*, void*))                                                   \
+  X(78, OrtStatus*, GetAllocatorWithDefaultOptions, (OrtAllocator**))                                        \
+  X(88, OrtStatus*, KernelContext_GetInputCount, (const OrtKernelContext*, size_t*))                         \
+  X(89, OrtStatus*, KernelContext_GetOutputCount, (const OrtKernelContext*, size_t*))                        \
+  X(90, OrtStatus*, KernelContext_GetInput, (const OrtKernelContext*, size_t, const OrtValue**))             \
+  X(91, OrtStatus*, KernelContext_GetOutput,                                                                 \
+    (OrtKernelContext*, size_t, const int64_t* dims, size_t rank, OrtValue**))                               \
+  X(92, void, ReleaseEnv, (OrtEnv*))                                                                         \
+  X(93, void, ReleaseStatus, (OrtStatus*))                                                                   \
+  X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo*))                                                           \
+  X(95, void, ReleaseSession, (OrtSession*))                                                                 \
+  X(96, void, ReleaseValue, (OrtValue*))                                                                     \
+  X(98, void, ReleaseTypeInfo, (OrtTypeInfo*))                                                               \
+  X(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo*))                                   \
+  X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                                  \
+  X(101, void, ReleaseCustomOpDomain, (OrtCustomOpDomain*))                                                  \
+  X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char* key, const char* value))        \
+  X(210, OrtStatus*, AddExternalInitializers,                                                                \
+    (OrtSessionOptions*, const char* const* names, const OrtValue* const* values, size_t count))             \
+  X(237, OrtStatus*, HasSessionConfigEntry, (const OrtSessionOptions*, const char* key, int*))               \
+  X(238, OrtStatus*, GetSessionConfigEntry, (const OrtSessionOptions*, const char* key, char*, size_t*))     \
+  X(249, OrtStatus*, KernelInfoGetConstantInput_tensor,                                                      \
+    (const OrtKernelInfo*, size_t, int*, const OrtValue**))
 
 enum class Slot : size_t {
 #define ONNXOPT_ORT_SLOT(slot, result, name, arguments) name = slot,
@@ -152,7 +156,8 @@ struct CustomOp {
   int(ONNXOPT_ORT_CALL* variadic_input_homogeneity)(const CustomOp*);
   int(ONNXOPT_ORT_CALL* variadic_output_min_arity)(const CustomOp*);
   int(ONNXOPT_ORT_CALL* variadic_output_homogeneity)(const CustomOp*);
-  OrtStatus*(ONNXOPT_ORT_CALL* create_kernel_v2)(const CustomOp*, const OrtApi*, const OrtKernelInfo*, void**);
+  OrtStatus*(ONNXOPT_ORT_CALL* create_kernel_v2)(const CustomOp*, const OrtApi*, const OrtKernelInfo*,
+                                                 void**);
   OrtStatus*(ONNXOPT_ORT_CALL* compute_v2)(void* kernel, OrtKernelContext*);
 };
 

@@ -21,13 +21,15 @@ constexpr const char* kOpName = "CompressedModel";
 template <typename T>
 T* keep_forever(std::unique_ptr<T> object) {
   static std::mutex mutex;
-  static auto& kept = *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
+  static auto& kept =
+      *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
   const std::lock_guard<std::mutex> lock(mutex);
   kept.push_back(std::move(object));
   return kept.back().get();
 }
 
-// --- options -------------------------------------------------------------------------------------------------
+// --- options
+// -------------------------------------------------------------------------------------------------
 
 std::string config_entry(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
   int there = 0;
@@ -103,7 +105,8 @@ Owned<OrtSessionOptions> new_options(const Runtime& runtime, const OrtSessionOpt
   return {options, runtime.api.ReleaseSessionOptions()};
 }
 
-// --- the custom op ---------------------------------------------------------------------------------------------
+// --- the custom op
+// ---------------------------------------------------------------------------------------------
 
 struct CompressedModelOp : ort::CustomOp {
   CompressedModelOp(const Runtime& with, const OrtSessionOptions* options);
@@ -118,7 +121,8 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   int is_constant = 0;
   const OrtValue* tensor = nullptr;  // belongs to the runtime
   runtime.check(runtime.api.KernelInfoGetConstantInput_tensor()(info, 0, &is_constant, &tensor));
-  if (is_constant == 0 || tensor == nullptr) throw Error("the first input of CompressedModel is no initializer");
+  if (is_constant == 0 || tensor == nullptr)
+    throw Error("the first input of CompressedModel is no initializer");
   OrtTensorTypeAndShapeInfo* shape = nullptr;
   runtime.check(runtime.api.GetTensorTypeAndShape()(tensor, &shape));
   const Owned<OrtTensorTypeAndShapeInfo> owned(shape, runtime.api.ReleaseTensorTypeAndShapeInfo());
@@ -133,8 +137,9 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   const Bytes payload{static_cast<const uint8_t*>(data), size};
   InnerModel model(Container(payload), op.settings.decoding_threads());
   InnerSessionParts parts = create_session(runtime, env.get(), options.get(), std::move(model));
-  // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads it. At the
-  // first run, when the runtime has also written its optimized model where it was asked to, its pages can go.
+  // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads
+  // it. At the first run, when the runtime has also written its optimized model where it was asked to, its
+  // pages can go.
   const Bytes done_with = runtime.tested && !op.settings.keep_container ? payload : Bytes{};
   return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts), done_with);
 }
@@ -146,7 +151,9 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
   name = [](const CustomOp*) { return kOpName; };
   execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   input_count = [](const CustomOp*) -> size_t { return 2; };
-  input_type = [](const CustomOp*, size_t index) -> int { return index == 0 ? ort::kUint8 : ort::kUndefined; };
+  input_type = [](const CustomOp*, size_t index) -> int {
+    return index == 0 ? ort::kUint8 : ort::kUndefined;
+  };
   input_characteristic = [](const CustomOp*, size_t index) -> int {
     return index == 0 ? ort::kRequired : ort::kVariadic;
   };
@@ -158,7 +165,8 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
   variadic_input_homogeneity = [](const CustomOp*) -> int { return 0; };
   variadic_output_min_arity = [](const CustomOp*) -> int { return 1; };
   variadic_output_homogeneity = [](const CustomOp*) -> int { return 0; };
-  create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+  create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo* info,
+                        void** kernel) -> OrtStatus* {
     const auto& self = *static_cast<const CompressedModelOp*>(op);
     return guarded(self.runtime.api, [&] { *kernel = onnxopt::create_kernel(self, info).release(); });
   };
@@ -174,20 +182,25 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
   runtime.check(runtime.api.CustomOpDomain_Add()(created, this));
 }
 
+// Registering twice does no harm: the runtime would refuse the second domain of one name.
 void register_op(const Runtime& runtime, OrtSessionOptions* options) {
+  static constexpr const char* kRegistered = "onnxopt.registered";
+  if (flag(runtime, options, kRegistered)) return;
   const auto* op = keep_forever(std::make_unique<CompressedModelOp>(runtime, options));
   runtime.check(runtime.api.AddCustomOpDomain()(options, op->domain.get()));
+  runtime.check(runtime.api.AddSessionConfigEntry()(options, kRegistered, "1"));
 }
 
-// --- onnxopt_create_session ------------------------------------------------------------------------------------
+// --- onnxopt_create_session
+// ------------------------------------------------------------------------------------
 
 std::vector<uint8_t> read_file(const std::filesystem::path& path, uint64_t offset = 0, uint64_t length = 0) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) throw Error(path.u8string() + ": cannot be opened");
   const auto size = static_cast<uint64_t>(file.tellg());
   if (offset > size || length > size - offset) {
-    throw Error(path.u8string() + ": " + std::to_string(size) + " bytes, at least " + std::to_string(offset) + " + " +
-                std::to_string(length) + " expected");
+    throw Error(path.u8string() + ": " + std::to_string(size) + " bytes, at least " + std::to_string(offset) +
+                " + " + std::to_string(length) + " expected");
   }
   std::vector<uint8_t> data(static_cast<size_t>(length == 0 ? size - offset : length));
   file.seekg(static_cast<std::streamoff>(offset));
@@ -210,11 +223,13 @@ std::filesystem::path beside(const char* model, const std::string& location) {
 InnerModel decode(const char* path, Bytes file, const Payload& payload, unsigned threads) {
   if (payload.bytes.data != nullptr) return {Container(payload.bytes), threads};
   if (path == nullptr) find_container(file);  // throws what is to be said
-  const std::vector<uint8_t> external = read_file(beside(path, payload.location), payload.offset, payload.length);
+  const std::vector<uint8_t> external =
+      read_file(beside(path, payload.location), payload.offset, payload.length);
   return {Container({external.data(), external.size()}), threads};
 }
 
-OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes file, const OrtSessionOptions* like) {
+OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes file,
+                              const OrtSessionOptions* like) {
   const Runtime runtime(base);
   const ort::Api& api = runtime.api;
   std::vector<uint8_t> content;

@@ -1,9 +1,8 @@
-#include "onnx_file.h"
-
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "onnx_file.h"
 
 using onnxopt::Bytes;
 
@@ -35,15 +34,20 @@ void finds_the_container() {
   CHECK(text(onnxopt::find_container(view(model(field(9, "payload") + kTensor)))) == "payload");
   const std::string bare("onnxopt\0rest", 12);
   CHECK(text(onnxopt::find_container(view(bare))) == bare);
-  CHECK(onnxopt::find_payload(view(model(kTensor + field(9, "payload"), field(1, field(4, "ZipMap"))))).nodes == 2);
+  CHECK(
+      onnxopt::find_payload(view(model(kTensor + field(9, "payload"), field(1, field(4, "ZipMap"))))).nodes ==
+      2);
 }
 
 void finds_external_data() {
-  const auto entry = [](const char* key, const char* value) { return field(13, field(1, key) + field(2, value)); };
+  const auto entry = [](const char* key, const char* value) {
+    return field(13, field(1, key) + field(2, value));
+  };
   const std::string file =
       model(kTensor + entry("location", "w.bin") + entry("offset", "4096") + entry("length", "17"));
   const onnxopt::Payload found = onnxopt::find_payload(view(file));
-  CHECK(found.bytes.data == nullptr && found.location == "w.bin" && found.offset == 4096 && found.length == 17);
+  CHECK(found.bytes.data == nullptr && found.location == "w.bin" && found.offset == 4096 &&
+        found.length == 17);
   CHECK_THROWS(onnxopt::find_container(view(file)));
   const std::string wrong = model(kTensor + entry("offset", "-1"));
   CHECK_THROWS(onnxopt::find_payload(view(wrong)));
@@ -56,20 +60,23 @@ void refuses_everything_else() {
   const std::string endless(11, '\xff');
   CHECK_THROWS(onnxopt::find_container(view(endless)));
   const std::string file = model(kTensor + field(9, "payload"));
-  for (size_t n = 0; n < file.size(); ++n) {  // cut anywhere: an error or, after the graph, the same container
+  for (size_t n = 0; n < file.size();
+       ++n) {  // cut anywhere: an error or, after the graph, the same container
     const std::string cut = file.substr(0, n);
     try {
       CHECK(text(onnxopt::find_container(view(cut))) == "payload");
     } catch (const onnxopt::Error&) {
     }
   }
-  for (size_t at = 0; at < file.size(); ++at) {  // any byte changed: anything but a crash, and a view into the file
+  for (size_t at = 0; at < file.size();
+       ++at) {  // any byte changed: anything but a crash, and a view into the file
     for (int bit = 0; bit < 8; ++bit) {
       std::string changed = file;
       changed[at] = static_cast<char>(changed[at] ^ (1 << bit));
       try {
         const Bytes found = onnxopt::find_container(view(changed));
-        CHECK(found.data >= view(changed).data && found.data + found.size <= view(changed).data + changed.size());
+        CHECK(found.data >= view(changed).data &&
+              found.data + found.size <= view(changed).data + changed.size());
       } catch (const onnxopt::Error&) {
       }
     }
