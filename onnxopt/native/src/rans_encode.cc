@@ -179,13 +179,14 @@ unsigned log2_lanes(uint64_t bytes) {
 std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   const size_t n = shape.size();
   if (n == 0) return encode_constant(0);
-  const auto [lo, hi] = std::minmax_element(q, q + n);
-  if (*lo == *hi) return encode_constant(*lo);
+  const auto ends = std::minmax_element(q, q + n);
+  const int32_t lo = *ends.first, hi = *ends.second;
+  if (lo == hi) return encode_constant(lo);
 
   const std::vector<int32_t> sample = sorted_sample(q, n);
   const int32_t median = sample[sample.size() / 2];
   const auto choose_with = [&](unsigned low_bits, bool classes) {
-    return choose(q, shape, *lo, *hi, median, low_bits, classes);
+    return choose(q, shape, lo, hi, median, low_bits, classes);
   };
   unsigned low_bits = wanted_low_bits(sample);
   if (low_bits > 0 && choose_with(0, false).plan.bits <= choose_with(low_bits, false).plan.bits) low_bits = 0;
