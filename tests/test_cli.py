@@ -16,7 +16,7 @@ from builders import cnn, mlp
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from onnxopt.cli import main; main()", *map(str, words)]
+    command = [str(Path(sys.executable).with_name("onnxopt")), *map(str, words)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "COLUMNS": "80"}
     )

@@ -41,7 +41,12 @@ def test_integers_come_back(codec: str, q: np.ndarray[tuple[int, int], np.dtype[
 def test_weights_like_integers_come_back(codec: str, sigma: float) -> None:
     for shape in ((1, 1), (1, 5000), (5000, 1), (300, 27), (64, 1152)):
         q = gaussian(*shape, sigma)
-        assert (native.decode(codec, native.encode(q, codec)[1], *shape) == q).all()
+        try:
+            _, data = native.encode(q, codec)
+        except OnnxoptError as error:
+            assert (codec, "cannot hold" in str(error)) == ("huffman", True)  # too many distinct values
+            continue
+        assert (native.decode(codec, data, *shape) == q).all()
 
 
 @given(q=matrices)
@@ -74,12 +79,13 @@ def test_noise_never_crashes_a_decoder(codec: str, data: bytes, rows: int, cols:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
-@given(data=st.data())
+@given(rows=st.integers(1, 12), cols=st.integers(1, 12), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_lossless_gives_every_bit_back(dtype: str, data: st.DataObject) -> None:
-    values = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_lossless_gives_every_bit_back(dtype: str, rows: int, cols: int, data: st.DataObject) -> None:
+    size = rows * cols * np.dtype(dtype).itemsize
+    values = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype).reshape(rows, cols)  # NaNs too
     coded = native.encode_lossless(values)
-    assert native.decode_lossless(coded, dtype, *values.shape).tobytes() == values.tobytes()
+    assert native.decode_lossless(coded, dtype, rows, cols).tobytes() == values.tobytes()
 
 
 def test_every_instruction_set_decodes_the_same() -> None:

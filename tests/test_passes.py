@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import onnx
 import pytest
 from builders import ALL
 
@@ -49,7 +48,6 @@ def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pa
     assert stored.shape == original.shape
     assert stored.dtype == original.dtype
     assert event.error == pytest.approx(relative_error(original, stored))
-    onnx.checker.check_graph(inner.graph) if name == "mlp" else None
 
 
 @pytest.mark.parametrize("cls", PASSES.values(), ids=lambda cls: cls.name)
