@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from onnxopt import evaluate, native, runtime
 from onnxopt.data import CannotRun, quiet_session
@@ -66,8 +69,13 @@ def verify(model: str | os.PathLike[str]) -> Verification:
     with _open(path, data) as stored:
         weights = stored.decode()
         count = len(stored.entries)
-    session = runtime.load(path)
-    reference = quiet_session(plain.SerializeToString())
+    try:
+        session = runtime.load(path)
+        reference = quiet_session(plain.SerializeToString())
+    except OnnxoptError:
+        raise
+    except Exception as error:  # the runtime raises classes of its own
+        raise ContainerError(f"{path}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
     try:
         identical = evaluate.compare(reference, session).identical
     except CannotRun:
@@ -84,13 +92,16 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
     """
     path, data = _bytes_of(model)
     with _open(path, data) as stored:
-        inner = onnx.load_model_from_string(stored.model)
+        try:
+            inner = onnx.load_model_from_string(stored.model)
+        except DecodeError as error:
+            raise ContainerError(f"the model inside is no ONNX model ({error})") from error
         weights = stored.decode()
         crc = 0
         for values in weights.values():
             crc = zlib.crc32(values.tobytes(), crc)
         if crc != stored.values_crc:
-            raise ContainerError(f"{path}: decoded weights are not those that were stored (checksum mismatch)")
+            raise ContainerError("decoded weights are not those that were stored (checksum mismatch)")
     for tensor in inner.graph.initializer:
         if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
@@ -108,8 +119,11 @@ def _bytes_of(model: str | os.PathLike[str]) -> tuple[Path, bytes]:
     return source.path, source.path.read_bytes()
 
 
-def _open(path: Path, data: bytes) -> native.Container:
+@contextmanager
+def _open(path: Path, data: bytes) -> Iterator[native.Container]:
+    """The container in `data`; what is wrong with it is said with the file's name."""
     try:
-        return native.Container(data)
+        with native.Container(data) as stored:
+            yield stored
     except ContainerError as error:
         raise ContainerError(f"{path}: {error}") from error
