@@ -55,7 +55,7 @@ def test_verify_says_so_in_one_line(
 
 @pytest.mark.parametrize("name", ["bomb_2_48.onnx", "rans_table_empty.onnx", "empty.onnx"])
 def test_as_a_process(name: str) -> None:
-    command = [sys.executable, "-c", "from onnxopt.cli import main; main()", "verify", str(HERE / name)]
+    command = [sys.executable, "-P", "-c", "from onnxopt.cli import main; main()", "verify", str(HERE / name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stdout == ""

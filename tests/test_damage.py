@@ -1,0 +1,164 @@
+"""Damaged files, killed processes, full disks: an error or the same values, and no half-written output, ever.
+
+The native tests do the same under sanitizers and in larger numbers (onnxopt/native/tests/test_container.cc).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from builders import mlp
+
+import onnxopt
+from onnxopt import native
+from onnxopt.errors import ContainerError
+
+FLIPS = 2000
+KILLS = 8
+RUN = (sys.executable, "-P", "-c", "from onnxopt.cli import main; main()")
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("damage")
+    onnx.save(mlp(), folder / "model.onnx")
+    result = onnxopt.optimize(folder / "model.onnx", folder / "small.onnx")
+    assert not result.unchanged
+    return (folder / "small.onnx").read_bytes()
+
+
+def _weights(data: bytes) -> dict[str, bytes] | None:
+    """Every weight's bytes; None where the reader refuses the file."""
+    try:
+        with native.Container(data) as container:
+            return {name: values.tobytes() for name, values in container.decode(threads=1).items()}
+    except ContainerError as error:
+        assert str(error)
+        return None
+
+
+def test_every_truncation_is_refused_or_loses_nothing(compressed: bytes) -> None:
+    """The last bytes of the outer model are opset versions: without these the weights are still whole."""
+    intact = _weights(compressed)
+    assert intact
+    with native.Container(compressed) as container:
+        payload = sum(entry.coded_size for entry in container.entries)
+    for size in range(len(compressed)):
+        got = _weights(compressed[:size])
+        assert got is None or (got == intact and size > payload)
+    assert _weights(compressed + b"\0") is None
+
+
+def test_flipped_bits_are_refused_or_change_nothing(compressed: bytes) -> None:
+    intact = _weights(compressed)
+    rng = np.random.default_rng(1)
+    for bit in rng.integers(0, 8 * len(compressed), FLIPS):
+        damaged = bytearray(compressed)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert _weights(bytes(damaged)) in (None, intact)
+
+
+def test_mixed_up_files_are_refused_or_change_nothing(compressed: bytes) -> None:
+    """Runs of bytes moved, repeated, zeroed: what a bad disk or a bad download does."""
+    intact = _weights(compressed)
+    rng = np.random.default_rng(2)
+    for _ in range(FLIPS):
+        start, to = np.sort(rng.integers(0, len(compressed), 2))
+        size = int(rng.integers(1, 200))
+        part = (compressed[start : start + size], bytes(size), b"", rng.bytes(size))[rng.integers(4)]
+        assert _weights(compressed[:to] + part + compressed[to + size :]) in (None, intact)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("larger") / "model.onnx"
+    onnx.save(mlp(512), path)
+    return path
+
+
+def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    command = (*RUN, "optimize", str(larger), "-o", str(output))
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    takes = time.monotonic() - started
+    whole = output.read_bytes()
+    output.unlink()
+    # Some early, most towards the end, where the file is written and checked.
+    for share in (0.3, *np.linspace(0.6, 1.1, KILLS - 1)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(share * takes)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if output.exists():
+            assert output.read_bytes() == whole
+            output.unlink()
+        assert all(path.name.startswith(".out.onnx.") and path.suffix == ".tmp" for path in tmp_path.iterdir())
+
+
+def _failure(model: Path, output: Path) -> str:
+    """The one sentence of an `optimize` that must fail."""
+    command = (*RUN, "optimize", str(model), "-o", str(output))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done
+    assert done.stderr.startswith(f"onnxopt: {output}: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def _leaves_nothing(model: Path, output: Path) -> None:
+    before = sorted(output.parent.iterdir())
+    _failure(model, output)
+    assert sorted(output.parent.iterdir()) == before
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode != 0:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence(larger: Path, full_disk: Path) -> None:
+    _leaves_nothing(larger, full_disk / "out.onnx")
+    keep = full_disk / "keep.onnx"
+    keep.write_bytes(b"older")
+    _leaves_nothing(larger, keep)
+    assert keep.read_bytes() == b"older"
+
+
+def test_a_read_only_folder_is_one_sentence(larger: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write to every folder")
+    _leaves_nothing(larger, folder / "out.onnx")
+
+
+def test_a_missing_folder_is_one_sentence(larger: Path, tmp_path: Path) -> None:
+    _failure(larger, tmp_path / "no" / "out.onnx")
+    assert not (tmp_path / "no").exists()
