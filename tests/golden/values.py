@@ -1,0 +1,82 @@
+"""The values behind the golden files, by integer arithmetic alone, so that they never change; and the files.
+
+`python tests/golden/values.py` writes what the installed onnxopt makes of them. Once a version is released, its files
+stay as they are: a later one that needs other bytes gets a format version and files of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt import container, native
+from onnxopt.leaf import Leaf, Scaled, Shared
+
+HERE = Path(__file__).parent
+INTEGER_CODECS = native.CODECS[:-1]
+MODEL, PLAN = b"a golden model", '{"golden": true}'
+
+
+def numbers(count: int, seed: int) -> npt.NDArray[np.uint64]:
+    """SplitMix64."""
+    z = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed << 32)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ z >> np.uint64(31), np.uint64)
+
+
+def bell(rows: int, cols: int, seed: int) -> npt.NDArray[np.int32]:
+    """Sums of eight random bits, wider from row to row; one in 300 is far out."""
+    bits = numbers(rows * cols, seed)
+    total = sum((bits >> np.uint64(b) & np.uint64(1)).astype(np.int32) for b in range(8)) - 4
+    far = np.where(bits >> np.uint64(32) & np.uint64(0xFFFF) < 218, (bits >> np.uint64(48)).astype(np.int32), 0)
+    q = np.asarray(total + far, np.int32).reshape(rows, cols)
+    return np.asarray(q * (1 + np.arange(rows, dtype=np.int32)[:, None] * 6 // rows), np.int32)
+
+
+def sparse(rows: int, cols: int, seed: int) -> npt.NDArray[np.int32]:
+    """Nine in ten are zero."""
+    kept = numbers(rows * cols, seed + 1).reshape(rows, cols) % np.uint64(10) == 0
+    return np.where(kept, bell(rows, cols, seed), 0).astype(np.int32)
+
+
+def integers() -> dict[str, npt.NDArray[np.int32]]:
+    """What every integer codec codes."""
+    return {"bell": bell(64, 81, 1), "sparse": sparse(40, 50, 2), "constant": np.full((7, 9), -3, np.int32)}
+
+
+def elements() -> dict[str, npt.NDArray[np.generic]]:
+    """What the lossless codec codes: byte planes, integers, a palette."""
+    bits = numbers(600, 3)
+    exponents = (bits % np.uint64(6) + np.uint64(120)) << np.uint64(23)
+    floats = (exponents | bits >> np.uint64(41)).astype(np.uint32).view(np.float32).reshape(20, 30)
+    palette = floats[0, bell(20, 30, 5) % 5]
+    return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette}
+
+
+def leaves() -> dict[str, Leaf]:
+    """What the golden container holds: every kind of leaf."""
+    q = bell(12, 36, 6)
+    return {
+        "conv.weight": Scaled(q.reshape(12, 4, 3, 3), np.arange(-20, -8, dtype=np.int16), 0, np.dtype(np.float32)),
+        "gemm.weight": Scaled(q % 9 - 4, np.arange(-36, 0, dtype=np.int16), 1, np.dtype(np.float16)),
+        "one.scale": Scaled(q[:4], np.array([-17], np.int16), 0, np.dtype(np.float64)),
+        "shared": Shared(q % 5, elements()["planes"][0, :5].copy()),
+        "lossless": elements()["planes"],
+        "shape": np.arange(-2, 9),
+        "mask": sparse(5, 7, 7) != 0,
+    }
+
+
+def files() -> dict[str, bytes]:
+    """Name -> bytes, as this onnxopt writes them."""
+    out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}
+    out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in elements().items()}
+    return out | {"container": container.write(MODEL, leaves(), PLAN)}
+
+
+if __name__ == "__main__":
+    for file, content in files().items():
+        (HERE / f"{file}.bin").write_bytes(content)
