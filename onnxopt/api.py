@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,9 @@ DEFAULT_ERROR = 0.05
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of the work that is done, 0 to 1."""
 
+
+LARGEST_INLINE = 2**31 - 2**24
+"""Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
 
 _PROBED, _CODED = 0.5, 0.95  # shares of the work that are done by then
 
@@ -189,13 +193,27 @@ def _apply(
         prefer,
         lambda path: advance(f"coding {path}"),
     )
-    data = wrap(source.model, inner, ready.outside, ready.tensors, packed).SerializeToString(deterministic=True)
-    unchanged = len(data) >= source.size
     progress("checking", _CODED)
-    with write_atomically(output) as temporary:
-        temporary.write_bytes(source.path.read_bytes() if unchanged else data)
-        output_error, not_compared = _compare(source, temporary)
-    bytes_after = output.stat().st_size
+
+    def outer(location: str = "") -> bytes:
+        model = wrap(source.model, inner, ready.outside, ready.tensors, packed, location)
+        return model.SerializeToString(deterministic=True)
+
+    with ExitStack() as files:
+        temporary = files.enter_context(write_atomically(output))
+        if len(packed) > LARGEST_INLINE:
+            data = files.enter_context(write_atomically(output.with_name(f"{output.name}.data")))
+            data.write_bytes(packed)
+            temporary.write_bytes(outer(data.name))
+            output_error, not_compared = _compare(source, temporary)
+            temporary.write_bytes(outer(f"{output.name}.data"))
+            bytes_after, unchanged = temporary.stat().st_size + len(packed), False
+        else:
+            compressed = outer()
+            unchanged = len(compressed) >= source.size
+            temporary.write_bytes(source.path.read_bytes() if unchanged else compressed)
+            output_error, not_compared = _compare(source, temporary)
+            bytes_after = temporary.stat().st_size
     return Result(
         source=source.path,
         output=output,

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnxopt import evaluate, native, runtime
 from onnxopt.data import CannotRun, quiet_session
 from onnxopt.errors import ContainerError, OnnxoptError
-from onnxopt.graph import is_compressed, join, read, write_atomically
+from onnxopt.graph import Source, is_compressed, join, read, write_atomically
 from onnxopt.plan import Plan
 
 
@@ -47,11 +47,11 @@ class Verification:
 
 def inspect(model: str | os.PathLike[str]) -> Inspection:
     """What the compressed model at `model` holds. Raises OnnxoptError where it is none or is damaged."""
-    path, data = _bytes_of(model)
-    with _open(path, data) as stored:
+    source = _compressed(model)
+    with _open(source) as stored:
         return Inspection(
-            path=path,
-            file_size=len(data),
+            path=source.path,
+            file_size=source.size,
             version=stored.version,
             entries=tuple(stored.entries),
             model_size=len(stored.model),
@@ -64,10 +64,10 @@ def verify(model: str | os.PathLike[str]) -> Verification:
 
     Raises OnnxoptError at the first fault.
     """
-    path, data = _bytes_of(model)
+    path = Path(model)
     plain = decompress(path)
-    with _open(path, data) as stored:
-        weights = stored.decode()
+    with _open(_compressed(path)) as stored:
+        sizes = [entry.size for entry in stored.entries if not entry.hidden]
         count = len(stored.entries)
     try:
         session = runtime.load(path)
@@ -82,7 +82,7 @@ def verify(model: str | os.PathLike[str]) -> Verification:
         identical = None
     if identical is False:
         raise ContainerError(f"{path}: outputs differ from those of the decompressed model")
-    return Verification(count, sum(w.nbytes for w in weights.values()), identical)
+    return Verification(count, sum(sizes), identical)
 
 
 def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
@@ -90,8 +90,8 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
 
     Raises OnnxoptError where `model` is no compressed model or is damaged.
     """
-    path, data = _bytes_of(model)
-    with _open(path, data) as stored:
+    source = _compressed(model)
+    with _open(source) as stored:
         try:
             inner = onnx.load_model_from_string(stored.model)
         except DecodeError as error:
@@ -105,25 +105,25 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
     for tensor in inner.graph.initializer:
         if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
-    plain = join(read(path).model, inner)
+    plain = join(source.model, inner)
     if output is not None:
         with write_atomically(output) as temporary:
             temporary.write_bytes(plain.SerializeToString(deterministic=True))
     return plain
 
 
-def _bytes_of(model: str | os.PathLike[str]) -> tuple[Path, bytes]:
+def _compressed(model: str | os.PathLike[str]) -> Source:
     source = read(model)
     if not is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is a plain ONNX model; expected one that `onnxopt optimize` wrote")
-    return source.path, source.path.read_bytes()
+    return source
 
 
 @contextmanager
-def _open(path: Path, data: bytes) -> Iterator[native.Container]:
-    """The container in `data`; what is wrong with it is said with the file's name."""
+def _open(source: Source) -> Iterator[native.Container]:
+    """The container in a compressed model; what is wrong with it is said with the file's name."""
     try:
-        with native.Container(data) as stored:
+        with native.Container(payload(source.model)) as stored:
             yield stored
-    except ContainerError as error:
-        raise ContainerError(f"{path}: {error}") from error
+    except OnnxoptError as error:
+        raise ContainerError(f"{source.path}: {error}") from error

@@ -11,7 +11,7 @@ import pytest
 from builders import ALL, cnn, mlp, model, weights, zipmap
 from onnx import helper
 
-from onnxopt import OnnxoptError, decompress, load, optimize
+from onnxopt import OnnxoptError, decompress, load, optimize, verify
 from onnxopt.cleanup import clean
 from onnxopt.data import quiet_session, runnable_feeds
 from onnxopt.graph import normalise, read, split
@@ -165,3 +165,19 @@ def test_float16_models_stay_float16(tmp_path: Path) -> None:
     assert not result.unchanged
     assert load(small).get_outputs()[0].type == "tensor(float16)"
     assert onnxruntime.InferenceSession(decompress(small).SerializeToString()).get_inputs()[0].type == "tensor(float16)"
+
+
+def test_a_container_too_large_for_protobuf_lies_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxopt.api.LARGEST_INLINE", 1000)
+    source, small, plain = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    onnx.save(mlp(128), source)
+    result = optimize(source, small)
+    assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "small.onnx", "small.onnx.data"}
+    assert result.bytes_after == sum((tmp_path / name).stat().st_size for name in ("small.onnx", "small.onnx.data"))
+    assert verify(small).identical_outputs
+    decompress(small, plain)
+    reference, session = quiet_session(str(plain)), load(small)
+    for feeds in runnable_feeds(reference, 2):
+        assert same(reference.run(None, feeds), session.run(None, feeds))

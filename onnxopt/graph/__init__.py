@@ -1,8 +1,20 @@
 """The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
 
-from onnxopt.graph.files import Source, is_compressed, read, write_atomically
+from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import join, split, wrap
 
-__all__ = ["Graph", "Site", "Source", "is_compressed", "join", "normalise", "read", "split", "wrap", "write_atomically"]
+__all__ = [
+    "Graph",
+    "Site",
+    "Source",
+    "is_compressed",
+    "join",
+    "normalise",
+    "payload",
+    "read",
+    "split",
+    "wrap",
+    "write_atomically",
+]

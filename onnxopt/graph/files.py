@@ -38,6 +38,14 @@ class Source:
         return sum(prod(t.dims) for t in tensors(self.model) if t.data_type == onnx.TensorProto.FLOAT)
 
 
+def payload(model: onnx.ModelProto) -> bytes:
+    """The container in a model that onnxopt wrote. Raises OnnxoptError where there is none."""
+    for tensor in model.graph.initializer:
+        if tensor.name == PAYLOAD and is_compressed(model):
+            return bytes(tensor.raw_data)
+    raise OnnxoptError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
+
+
 def is_compressed(model: onnx.ModelProto) -> bool:
     """Whether this is a model that onnxopt wrote."""
     return any(node.domain == DOMAIN and node.op_type == OP for node in model.graph.node)

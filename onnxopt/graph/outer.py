@@ -52,8 +52,12 @@ def wrap(
     outside: Iterable[onnx.NodeProto],
     tensors: Iterable[onnx.TensorProto],
     container: bytes,
+    location: str = "",
 ) -> onnx.ModelProto:
-    """The outer model: `source`'s inputs, outputs, metadata and opsets, and `container` in place of `inner`."""
+    """The outer model: `source`'s inputs, outputs, metadata and opsets, and `container` in place of `inner`.
+
+    With a `location` the container is external data, in the file of that name beside the model.
+    """
     outer = onnx.ModelProto()
     outer.ir_version = max(source.ir_version, inner.ir_version)
     outer.opset_import.extend(o for o in source.opset_import if o.domain != DOMAIN)
@@ -68,7 +72,11 @@ def wrap(
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
     graph.output.extend(source.graph.output)
     payload = graph.initializer.add(name=PAYLOAD, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
-    payload.raw_data = container
+    if location:
+        payload.data_location = onnx.TensorProto.EXTERNAL
+        payload.external_data.add(key="location", value=location)
+    else:
+        payload.raw_data = container
     graph.initializer.extend(tensors)
     inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
     outputs = [value.name for value in inner.graph.output]
