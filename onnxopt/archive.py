@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnxopt import evaluate, native, runtime
 from onnxopt.data import CannotRun, quiet_session
 from onnxopt.errors import ContainerError, OnnxoptError
-from onnxopt.graph import Source, is_compressed, join, read, write_atomically
+from onnxopt.graph import Source, is_compressed, join, payload, read, write_atomically
 from onnxopt.plan import Plan
 
 
