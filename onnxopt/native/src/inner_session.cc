@@ -77,6 +77,15 @@ InnerSession::Dims InnerSession::dims_of(const OrtValue* value) const {
   return dims;
 }
 
+int InnerSession::dtype_of(const OrtValue* value) const {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  runtime_.check(runtime_.api.GetTensorTypeAndShape()(value, &info));
+  const Owned<OrtTensorTypeAndShapeInfo> owned(info, runtime_.api.ReleaseTensorTypeAndShapeInfo());
+  int dtype = 0;
+  runtime_.check(runtime_.api.GetTensorElementType()(info, &dtype));
+  return dtype;
+}
+
 // The output's shape, from what the model declares and the shapes of the inputs. Rank 0 may also mean
 // "unknown".
 bool InnerSession::predict(const std::vector<Dims>& inputs, const Port& output, Dims& dims) const {
@@ -150,7 +159,13 @@ void InnerSession::run(OrtKernelContext* context) {
     const Dims dims = dims_of(made[i].get());
     OrtValue* to = nullptr;
     runtime_.check(api.KernelContext_GetOutput()(context, i, dims.data(), dims.size(), &to));
-    if (to != nullptr) copy(made[i].get(), to, outputs_[i].dtype, dims);
+    if (to != nullptr) {
+      // The outer model declares types of its own, and the runtime makes tensors of these.
+      if (dtype_of(to) != outputs_[i].dtype) {
+        throw Error("output '" + outputs_[i].name + "' is declared with another element type than its model gives");
+      }
+      copy(made[i].get(), to, outputs_[i].dtype, dims);
+    }
     holds = holds && (!direct[i] || dims == predicted[i]);
   }
   if (!proven && holds) {

@@ -30,6 +30,7 @@ class InnerSession {
 
   Port port(bool input, size_t index) const;
   Dims dims_of(const OrtValue* value) const;
+  int dtype_of(const OrtValue* value) const;
   bool predict(const std::vector<Dims>& inputs, const Port& output, Dims& dims) const;
   void copy(OrtValue* from, OrtValue* to, int dtype, const Dims& dims) const;
   void copy_strings(const OrtValue* from, OrtValue* to, size_t count) const;
