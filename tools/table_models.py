@@ -129,13 +129,13 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines + (["", *notes] if notes else []))
 
 
-def rewrite(readme: Path, text: str) -> None:
-    """Puts `text` between the markers. Raises ValueError where they are not there."""
+def rewrite(readme: Path, text: str, opening: str = START) -> None:
+    """Puts `text` between the markers, of which `opening` is the first. Raises ValueError where they are not there."""
     content = readme.read_text(encoding="utf-8")
-    head, start, rest = content.partition(START)
+    head, start, rest = content.partition(opening)
     _, end, tail = rest.partition(END)
     if not (start and end):
-        raise ValueError(f"{readme}: has no lines {START} and {END}")
+        raise ValueError(f"{readme}: has no lines {opening} and {END}")
     readme.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
 
 

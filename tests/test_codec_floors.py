@@ -1,0 +1,91 @@
+"""What the codecs promise, on the integers of real models. Most of a minute, so marked slow.
+
+The whole picture is docs/codecs.md; this keeps a part of it true. ONNXOPT_DATA names the folder of models.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import bench_codec
+import realdata
+from bench_codec import RANS_GOAL, Setting, goal
+
+import onnxopt
+from onnxopt import native
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
+    ),
+]
+
+DENSE = [Setting(0, bits) for bits in bench_codec.BITS]
+SPARSE = [Setting(zeros, bits) for zeros in bench_codec.ZEROS for bits in (4, 5)]
+
+
+def file(model: str) -> Path:
+    return realdata.MODELS / f"{model}.onnx"
+
+
+@pytest.mark.parametrize("model", ["resnet20", "mobilenet_v1_0.25", "squeezenet1.0", "dtln2_lstm"])
+def test_the_writers_choice_is_below_order_0(model: str) -> None:
+    for setting, size in bench_codec.model_sizes(file(model), DENSE + SPARSE).items():
+        assert size.ratio <= goal(model), setting
+        assert size.rans <= RANS_GOAL, setting
+
+
+@pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
+def test_lossless_is_smaller_than_zip_and_zstd(model: str) -> None:
+    sizes = bench_codec.whole_file(file(model))
+    assert sizes.lossless < min(sizes.zip, sizes.zstd)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
+def test_lossless_gives_every_bit_back(model: str, tmp_path: Path) -> None:
+    onnxopt.optimize(file(model), tmp_path / "small.onnx", lossless=True)
+    onnxopt.decompress(tmp_path / "small.onnx", tmp_path / "plain.onnx")
+    wanted, got = (list(bench_codec.weights(path)) for path in (file(model), tmp_path / "plain.onnx"))
+    assert len(got) == len(wanted) > 0
+    for (a, _), (b, _) in zip(wanted, got, strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+
+
+def reaches(least: float, q: bench_codec.Integers, task: Callable[[], object]) -> bool:
+    """Whether one of twenty runs takes the float32 form of `q` at `least` bytes a second.
+
+    Other work on the machine slows some; nothing makes one too fast.
+    """
+    for _ in range(20):
+        started = time.perf_counter()
+        task()
+        if 4 * q.size / (time.perf_counter() - started) >= least:
+            return True
+    return False
+
+
+def test_rans_writes_a_gigabyte_of_floats_a_second_with_and_without_simd() -> None:
+    q = next(iter(bench_codec.speed_inputs().values()))
+    data = native.encode(q, "rans")[1]
+    scales = np.full(len(q), 0.01, np.float32)
+    try:
+        for instructions in bench_codec.available():
+            native.set_simd(instructions)
+            assert reaches(1e9, q, lambda: native.decode_floats("rans", data, scales, q.shape[1])), instructions
+    finally:
+        native.set_simd(None)
+
+
+def test_rans_encodes_a_tenth_of_a_gigabyte_a_second() -> None:
+    for name, q in bench_codec.speed_inputs().items():
+        assert reaches(1e8, q, lambda q=q: native.encode(q, "rans")), name
