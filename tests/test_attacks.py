@@ -6,11 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from attacks.make_attacks import HERE, attacks
+from onnx import TensorProto, helper
 
-from onnxopt import cli, native
+import onnxopt
+from onnxopt import cli, container, native
 from onnxopt.errors import ContainerError
+from onnxopt.graph import wrap
 
 ATTACKS = {attack.name: attack for attack in attacks()}
 UNSEEN_BY_THE_READER = {"values_checksum.onnx", "inner_garbage.onnx"}
@@ -61,3 +67,44 @@ def test_as_a_process(name: str) -> None:
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+# --- what only the runtime sees --------------------------------------------------------------------------------------
+
+
+def _cast(source: int, target: int) -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in (("x", source), ("y", target)))
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=target)], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _session(data: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    onnxopt.register(options)
+    return onnxruntime.InferenceSession(data, options)
+
+
+@pytest.mark.parametrize("declared", [TensorProto.UINT8, TensorProto.STRING])
+def test_an_output_of_another_type_than_declared(declared: int) -> None:
+    """The outer tensor would be too small for what the inner model gives."""
+    inner = _cast(TensorProto.FLOAT, TensorProto.DOUBLE)
+    packed = container.write(inner.SerializeToString(), {}, "{}")
+    session = _session(wrap(_cast(TensorProto.FLOAT, declared), inner, [], [], packed).SerializeToString())
+    for _ in range(2):
+        with pytest.raises(Exception, match="declared with another element type"):
+            session.run(None, {"x": np.ones(100_000, np.float32)})
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(TensorProto.FLOAT, 1000), (TensorProto.DOUBLE, 10)])
+def test_a_weight_that_the_inner_model_declares_otherwise(dtype: int, count: int) -> None:
+    inner = _cast(TensorProto.FLOAT, TensorProto.FLOAT)
+    inner.graph.node[0].input[0] = "w"
+    weight = inner.graph.initializer.add(name="w", data_type=dtype, dims=[count])
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="onnxopt")
+    packed = container.write(inner.SerializeToString(), {"w": np.ones(10, np.float32)}, "{}")
+    data = wrap(inner, inner, [], [], packed).SerializeToString()
+    for create in (_session, onnxopt.load):
+        with pytest.raises(Exception, match="not match"):
+            create(data)
