@@ -62,6 +62,8 @@ class Row:
     bytes_after: int
     identical: bool
     """The compressed model's outputs are, bit for bit, those of the plain model that `onnxopt.decompress` writes."""
+    noise: float | None
+    """Noise over signal of the outputs on random inputs, what `--error` bounds; None where none could be run."""
     error: float
     """Relative error (root mean square) of the outputs on a few sensible inputs, the worst output's."""
     metric_before: float | None
@@ -99,7 +101,17 @@ def measure(model: str, folder: Path, limit: int | None = None) -> Row:
     before = after = None
     if model in realdata.TASKS:
         before, after = (realdata.evaluate(model, s, limit=limit).metric for s in (original, compressed))
-    return Row(model, done.bytes_before, done.bytes_fp16, small.stat().st_size, identical, error, before, after)
+    return Row(
+        model,
+        done.bytes_before,
+        done.bytes_fp16,
+        small.stat().st_size,
+        identical,
+        done.output_error,
+        error,
+        before,
+        after,
+    )
 
 
 def relative_error(wanted: realdata.Array, got: realdata.Array) -> float:

@@ -51,7 +51,7 @@ def print_result(console: Console, result: Result) -> None:
 
 def _table(*right: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=26)
+    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=24)
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -75,11 +75,12 @@ def print_inspection(console: Console, info: Inspection) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = _table("shape", "decoded", "coded", "codec", "step")
+    table = _table("shape", "coded", "codec", "step")
     for e in info.entries:
-        name = e.name or "(scales or table of the next)"
-        step = str(info.plan.steps.get(e.name, "")) or ("" if e.hidden else "lossless")
-        table.add_row(name, "x".join(map(str, e.dims)), size(e.size), size(e.coded_size), e.codec, step)
+        if not e.hidden:
+            scales = 0 if e.auxiliary is None else info.entries[e.auxiliary].coded_size
+            step = str(info.plan.steps.get(e.name, "lossless"))
+            table.add_row(e.name, "x".join(map(str, e.dims)), size(e.coded_size + scales), e.codec, step)
     console.print(table)
     by_codec: Counter[str] = Counter()
     for e in info.entries:
