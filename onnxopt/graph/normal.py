@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 _MIN_IR = 4  # from this version on initializers need not be listed as inputs, and then are constants
 
 
@@ -35,7 +36,7 @@ def normalise(model: onnx.ModelProto) -> None:
     """Brings `model` into the form that `Graph` works on, in place; what it computes stays the same."""
     model.ir_version = max(model.ir_version, _MIN_IR)
     for graph in subgraphs(model.graph):
-        del graph.value_info[:]  # the runtime infers them again
+        _drop_inferable_types(graph)
         graph.doc_string = ""
         for node in graph.node:
             node.doc_string = ""
@@ -56,11 +57,19 @@ def normalise(model: onnx.ModelProto) -> None:
         model.graph.input.extend(inputs)
 
 
+def _drop_inferable_types(graph: onnx.GraphProto) -> None:
+    """Types of inner values are bytes that the runtime can do without, but for outputs of operators it may not know."""
+    foreign = {name for node in graph.node if node.domain not in _STANDARD for name in node.output}
+    kept = [value for value in graph.value_info if value.name in foreign]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     kept = []
     outputs = {value.name for value in graph.output}
     for node in graph.node:
-        is_tensor = node.op_type == "Constant" and not node.domain and node.attribute[0].name == "value"
+        is_tensor = node.op_type == "Constant" and not node.domain and [a.name for a in node.attribute] == ["value"]
         if is_tensor and node.output[0] not in outputs:
             tensor = graph.initializer.add()
             tensor.CopyFrom(node.attribute[0].t)
