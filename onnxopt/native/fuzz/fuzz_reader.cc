@@ -2,11 +2,11 @@
 //
 //   0 .. 4   [u8 rows][u16 cols] then a stream of the integer codec with this id
 //   5        [u8 rows][u16 cols][u8 log2 of the element's bytes] then a lossless stream
-//   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container here
-//   others   a compressed .onnx file or a bare container, as it is
+//   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container
+//   here others   a compressed .onnx file or a bare container, as it is
 //
-// Built with ONNXOPT_FUZZING, every checksum matches. Beyond what sanitizers see, this checks that codecs hand over every
-// element once, and that vector and scalar decoders agree, on what is an error too.
+// Built with ONNXOPT_FUZZING, every checksum matches. Beyond what sanitizers see, this checks that codecs
+// hand over every element once, and that vector and scalar decoders agree, on what is an error too.
 #include <zlib.h>
 
 #include <cstdlib>
@@ -87,7 +87,9 @@ Values weights(Bytes file) {
 
 // A container of this metadata, in one stored deflate block.
 std::vector<uint8_t> container_of(uint32_t entries, Bytes meta, Bytes data) {
-  const auto crc = [](Bytes b) { return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)); };
+  const auto crc = [](Bytes b) {
+    return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size));
+  };
   std::vector<uint8_t> packed;
   onnxopt::Writer block(packed);
   block.u8(1);  // the last block, stored

@@ -20,9 +20,9 @@ constexpr char kMagic[8] = {'o', 'n', 'n', 'x', 'o', 'p', 't', '\0'};
 constexpr uint16_t kVersion = 1;
 constexpr size_t kHeaderSize = 52;
 constexpr size_t kMaxRank = 16;
-constexpr uint64_t kMaxInflation = 1032;       // deflate cannot expand by more
+constexpr uint64_t kMaxInflation = 1032;          // deflate cannot expand by more
 constexpr uint64_t kMaxMeta = uint64_t{1} << 31;  // protobuf's own limit
-constexpr size_t kSmallWork = size_t{1} << 16;  // integers that are decoded before a thread has started
+constexpr size_t kSmallWork = size_t{1} << 16;    // integers that are decoded before a thread has started
 
 // In the fuzzer's build every checksum matches, so that mutated bytes get past them.
 bool checksum_matches(Bytes b, uint32_t crc) {
@@ -63,7 +63,8 @@ Header read_header(Bytes file) {
   if (flags != 0) fail("container header: unknown flags %u", flags);
   const uint64_t body = file.size - kHeaderSize;
   if (h.meta_packed > body || h.data_size != body - h.meta_packed) {
-    fail("container header: %llu + %llu bytes announced, %llu there", ull(h.meta_packed), ull(h.data_size), ull(body));
+    fail("container header: %llu + %llu bytes announced, %llu there", ull(h.meta_packed), ull(h.data_size),
+         ull(body));
   }
   if (h.meta_size > kMaxMeta || h.meta_size > h.meta_packed * kMaxInflation) {
     fail("container header: %llu deflated bytes cannot hold %llu", ull(h.meta_packed), ull(h.meta_size));
@@ -118,8 +119,8 @@ std::string quoted(const Entry& e) {
   return "entry '" + name + "'";
 }
 
-// Well-formed UTF-8 (the Unicode Standard, table 3-7) without zero bytes: callers see names as C strings and as text,
-// and two names must not look the same to them.
+// Well-formed UTF-8 (the Unicode Standard, table 3-7) without zero bytes: callers see names as C strings and
+// as text, and two names must not look the same to them.
 bool is_text(Bytes b) {
   Reader r(b);
   while (r.left() != 0) {
@@ -179,7 +180,8 @@ void check_auxiliary(const Entry& e, const Entry& aux) {
   const auto dtype = static_cast<Dtype>(aux.dtype);
   bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kNone;
   if (e.reconstruction == Reconstruction::kAffine) {
-    fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) && (aux.dims[0] == e.dims[e.axis] || aux.dims[0] == 1);
+    fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) &&
+           (aux.dims[0] == e.dims[e.axis] || aux.dims[0] == 1);
   } else {
     fits = fits && aux.dtype == e.dtype;
   }
@@ -256,10 +258,9 @@ void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out
     case Reconstruction::kNone:
       return decode_into(codec, chunk.bytes, shape, first, e.dtype, Cast{}, out);
     case Reconstruction::kAffine:
-      return decode_into(codec, chunk.bytes, shape, first, e.dtype,
-                         Affine{table.scales.data(), table.scales.size(),
-                                e.scales_by_row || table.scales.size() == 1},
-                         out);
+      return decode_into(
+          codec, chunk.bytes, shape, first, e.dtype,
+          Affine{table.scales.data(), table.scales.size(), e.scales_by_row || table.scales.size() == 1}, out);
     case Reconstruction::kCodebook:
       return decode_into(codec, chunk.bytes, shape, first, e.dtype,
                          Codebook{table.elements.data(), table.elements.size() / width}, out);
@@ -332,7 +333,8 @@ Container::Container(Bytes file) {
   for (uint32_t i = 0; i < header.entries; ++i) {
     entries_.push_back(read_entry(table, data, entries_));
     const Entry& e = entries_.back();
-    if (!e.hidden && !names.insert(e.name).second) fail("%s stands twice in the container", quoted(e).c_str());
+    if (!e.hidden && !names.insert(e.name).second)
+      fail("%s stands twice in the container", quoted(e).c_str());
   }
   table.expect_end("container entries");
   data.expect_end("container data");

@@ -162,7 +162,8 @@ void InnerSession::run(OrtKernelContext* context) {
     if (to != nullptr) {
       // The outer model declares types of its own, and the runtime makes tensors of these.
       if (dtype_of(to) != outputs_[i].dtype) {
-        throw Error("output '" + outputs_[i].name + "' is declared with another element type than its model gives");
+        throw Error("output '" + outputs_[i].name +
+                    "' is declared with another element type than its model gives");
       }
       copy(made[i].get(), to, outputs_[i].dtype, dims);
     }

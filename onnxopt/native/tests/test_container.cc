@@ -1,5 +1,6 @@
-// The reader trusts nothing: whatever happens to a valid file, it gives the same values or an Error, and no allocation is
-// much larger than the file can pay for. The fuzzer's corpus and the attack files are replayed, for the sanitizers.
+// The reader trusts nothing: whatever happens to a valid file, it gives the same values or an Error, and no
+// allocation is much larger than the file can pay for. The fuzzer's corpus and the attack files are replayed,
+// for the sanitizers.
 #include <zlib.h>
 
 #include <algorithm>
@@ -17,10 +18,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);  // fuz
 
 namespace {
 size_t largest_allocation = 0;
-}
+size_t allocated = 0;  // in all, not less what was freed
+}  // namespace
 
 void* operator new(size_t size) {
   largest_allocation = std::max(largest_allocation, size);
+  allocated += size;
   if (void* p = std::malloc(std::max<size_t>(size, 1))) return p;
   throw std::bad_alloc();
 }
@@ -35,7 +38,8 @@ using File = std::vector<uint8_t>;
 using Values = std::optional<std::vector<File>>;  // nothing: refused
 
 constexpr size_t kFlips = 20000;
-constexpr size_t kMostDecoded = size_t{1} << 20;     // bytes: a damaged table may ask for more, its caller need not
+constexpr size_t kMostDecoded = size_t{1}
+                                << 20;  // bytes: a damaged table may ask for more, its caller need not
 constexpr size_t kMostAllocated = size_t{64} << 20;  // the files here are below 10 kB
 
 File read(const fs::path& path) {
@@ -74,7 +78,8 @@ Values decode(const File& bytes) {
 void test_whole(const File& file) {
   const Values values = decode(file);
   CHECK(values && values->size() > 40);
-  const File inside(find_container(view(file)).data, find_container(view(file)).data + find_container(view(file)).size);
+  const File inside(find_container(view(file)).data,
+                    find_container(view(file)).data + find_container(view(file)).size);
   CHECK(decode(inside) == values);
   const Container container(view(inside));
   std::vector<File> threaded;
@@ -96,7 +101,8 @@ void test_whole(const File& file) {
   }
 }
 
-// The outer model ends with what any protobuf reader skips or defaults, so an end that is cut off may change nothing.
+// The outer model ends with what any protobuf reader skips or defaults, so an end that is cut off may change
+// nothing.
 void test_truncations(const File& file) {
   const Values values = decode(file);
   const Bytes inside = find_container(view(file));
@@ -125,7 +131,8 @@ void test_flips(const File& file) {
   std::printf("%zu of %zu flipped bits refused, the others changed nothing\n", refused_flips, kFlips);
 }
 
-// --- what stands behind the checksums ---------------------------------------------------------------------------
+// --- what stands behind the checksums
+// ---------------------------------------------------------------------------
 
 uint32_t crc_of(Bytes b) { return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)); }
 
@@ -137,8 +144,8 @@ struct Parts {
   uint32_t entries;
   File meta, data;
   struct Crc {
-    size_t at;            // in meta
-    size_t first, size;   // of the chunk in data
+    size_t at;           // in meta
+    size_t first, size;  // of the chunk in data
   };
   std::vector<Crc> crcs;
 };
@@ -165,7 +172,8 @@ Parts take_apart(const File& file) {
     for (const Chunk& chunk : e.chunks) {
       uint8_t crc[4];
       put32(crc, chunk.crc);
-      const auto found = std::search(out.meta.begin() + static_cast<std::ptrdiff_t>(at), out.meta.end(), crc, crc + 4);
+      const auto found =
+          std::search(out.meta.begin() + static_cast<std::ptrdiff_t>(at), out.meta.end(), crc, crc + 4);
       CHECK(found != out.meta.end());
       at = static_cast<size_t>(found - out.meta.begin());
       out.crcs.push_back({at, first, chunk.bytes.size});
@@ -203,7 +211,8 @@ void fix_header(File& file) {
   if (file.size() < 52) return;
   Reader r({file.data() + 16, 8});
   const uint64_t packed = r.u64();
-  if (packed <= file.size() - 52) put32(file.data() + 40, crc_of({file.data() + 52, static_cast<size_t>(packed)}));
+  if (packed <= file.size() - 52)
+    put32(file.data() + 40, crc_of({file.data() + 52, static_cast<size_t>(packed)}));
   put32(file.data() + 48, crc_of({file.data(), 48}));
 }
 
@@ -243,6 +252,44 @@ void test_flips_with_checksums(const File& file) {
   std::printf("%zu of %zu flipped bits under right checksums refused\n", refused_flips, kFlips);
 }
 
+// A large table that many entries use must not be there once for each of them.
+void test_shared_table() {
+  constexpr size_t kElements = 100000, kUsers = 500;
+  Parts parts{1 + kUsers, {}, {}, {}};
+  File table;
+  Writer w(table);
+  const auto record = [&](const std::string& name, size_t dim, std::vector<uint8_t> how, const File& chunk) {
+    w.varint(name.size());
+    w.bytes({reinterpret_cast<const uint8_t*>(name.data()), name.size()});
+    w.u8(7);  // int64
+    w.u8(1);
+    w.varint(dim);
+    w.bytes(view(how));
+    w.varint(1);
+    w.varint(chunk.size());
+    w.u32(crc_of(view(chunk)));
+    parts.data.insert(parts.data.end(), chunk.begin(), chunk.end());
+  };
+  File bits(2 + kElements / 8);  // bitpack: minimum 0, a bit each
+  bits[1] = 1;
+  record("", kElements, {0, 0, 1}, bits);
+  for (size_t i = 0; i < kUsers; ++i) record(std::to_string(i), 1, {2, 0, 0, 0}, {1, 7});
+  Writer meta(parts.meta);
+  meta.varint(table.size());
+  meta.varint(0);
+  meta.bytes(view(table));
+  const File file = put_together(parts);
+
+  const Container container(view(file));
+  std::vector<uint8_t> values(kUsers * 8, 255);
+  std::vector<void*> to{nullptr};
+  for (size_t i = 0; i < kUsers; ++i) to.push_back(values.data() + 8 * i);
+  allocated = 0;
+  container.decode(to, 1);
+  CHECK(allocated < 4 * kElements * 8);
+  CHECK(values == std::vector<uint8_t>(kUsers * 8));
+}
+
 size_t replay(const fs::path& folder) {
   size_t count = 0;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
@@ -266,6 +313,7 @@ int main() {
   test_truncations(file);
   test_flips(file);
   test_flips_with_checksums(file);
+  test_shared_table();
   CHECK(replay(native / "fuzz" / "corpus") > 300);
   CHECK(replay(native / ".." / ".." / "tests" / "attacks") > 180);
   return 0;
