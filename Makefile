@@ -62,6 +62,8 @@ pytest-all: build/installed-dev
 # Rewrites the generated tables in README.md.
 tables: build/installed
 	$(BIN)/python tools/table_models.py
+	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
+	$(BIN)/python tools/readme_session.py
 
 fuzz:
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \
