@@ -105,6 +105,8 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
     for tensor in inner.graph.initializer:
         if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    if missing := [t.name for t in inner.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
+        raise ContainerError(f"{source.path}: the model inside has weights that the container lacks: {missing[0]!r}")
     plain = join(source.model, inner)
     if output is not None:
         with write_atomically(output) as temporary:

@@ -608,6 +608,11 @@ def models() -> Iterator[Lie]:
         "an inner model that is none",
         "",
     )
+    elsewhere = (
+        proto(1, 10) + proto(2, INT8) + proto(8, b"v") + proto(13, proto(1, b"location") + proto(2, b"/etc/hostname"))
+    )
+    outside = Box(values_crc=zlib.crc32(bytes(range(1, 7))), model=inner_model(proto(5, elsewhere + proto(14, 1))))
+    yield "inner_external", outside, "an inner weight that is a file of the reader's machine", ""
 
 
 def outer() -> Iterator[tuple[str, bytes, str, str]]:
