@@ -265,4 +265,4 @@ def _with_bytes(
         yield replace(event, bytes_after=sizes[path], codec=codecs[path])
     before = sum(size for path, size in weights.items() if path not in leaves)
     after = file_size - sum(sizes.values())
-    yield Event("(graph and small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
+    yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
