@@ -8,8 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import onnxopt
 import pytest
+
+import onnxopt
 from onnxopt import native
 
 ROOT = Path(__file__).resolve().parents[1]

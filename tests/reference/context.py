@@ -126,9 +126,7 @@ class Mixer:
         bit = coder.code(p)
         error = (bit << 16) - p
         limit = 1 << 20
-        self.weight = [
-            min(max(w + (error * o >> 16), -limit), limit) for w, o in zip(self.weight, odds, strict=True)
-        ]
+        self.weight = [min(max(w + (error * o >> 16), -limit), limit) for w, o in zip(self.weight, odds, strict=True)]
         for b in bits:
             b.update(bit)
         return bit

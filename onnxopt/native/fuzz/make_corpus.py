@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxopt import container, native
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import wrap
 from onnxopt.leaf import Leaf, Scaled, Shared
 
@@ -29,7 +30,7 @@ def seeds() -> dict[str, bytes]:
         for name, q in _matrices(rng).items():
             try:
                 _, data = native.encode(q, codec)
-            except native.OnnxoptError:
+            except OnnxoptError:
                 continue
             out[f"codec_{codec}_{name}"] = pack("<BBH", native.CODECS.index(codec), *q.shape) + data
     for name, values in _elements(rng).items():
