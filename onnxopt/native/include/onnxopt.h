@@ -5,7 +5,8 @@
  *     RegisterCustomOpsUsingFunction) and load the .onnx file like any other;
  *   - or call onnxopt_create_session, which needs no registration.
  *
- * Functions that can fail return 0 on success and a negative number otherwise; onnxopt_last_error() then says why.
+ * Functions that can fail return 0 on success and a negative number otherwise; onnxopt_last_error() then says
+ * why.
  */
 #ifndef ONNXOPT_H_
 #define ONNXOPT_H_
@@ -33,20 +34,23 @@ ONNXOPT_EXPORT const char* onnxopt_version(void);
 /* Why the last call on this thread failed: one sentence. Valid until the next call on this thread. */
 ONNXOPT_EXPORT const char* onnxopt_last_error(void);
 
-/* --- running ------------------------------------------------------------------------------------------------- */
+/* --- running
+ * ------------------------------------------------------------------------------------------------- */
 
 /* What ONNX Runtime looks up in a registered library. */
 ONNXOPT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* options,
                                                    const struct OrtApiBase* api);
 
 /* Creates a session of the compressed model in data[0, size), or, where data is null, in the file at `path`.
- * Release it with the runtime's ReleaseSession; data may be freed once this returns. `options` may be null. */
+ * Release it with the runtime's ReleaseSession; data may be freed once this returns. `options` may be null.
+ */
 ONNXOPT_EXPORT struct OrtStatus* onnxopt_create_session(const struct OrtApiBase* api, const char* path,
                                                         const void* data, size_t size,
                                                         const struct OrtSessionOptions* options,
                                                         struct OrtSession** session);
 
-/* --- reading ------------------------------------------------------------------------------------------------- */
+/* --- reading
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct onnxopt_container onnxopt_container;
 
@@ -54,14 +58,14 @@ typedef struct onnxopt_entry {
   const char* name;
   const int64_t* dims;
   const char* codec;
-  uint64_t coded_size;      /* bytes in the file */
-  uint64_t size;            /* bytes when decoded */
+  uint64_t coded_size; /* bytes in the file */
+  uint64_t size;       /* bytes when decoded */
   uint32_t rank;
-  uint32_t dtype;           /* ONNX TensorProto.DataType */
+  uint32_t dtype; /* ONNX TensorProto.DataType */
   uint32_t axis;
-  uint32_t reconstruction;  /* 0 none, 1 scales, 2 codebook */
-  uint32_t auxiliary;       /* entry that holds the scales or the table */
-  uint32_t hidden;          /* 1: holds scales or a table, is no tensor of the model */
+  uint32_t reconstruction; /* 0 none, 1 scales, 2 codebook */
+  uint32_t auxiliary;      /* entry that holds the scales or the table */
+  uint32_t hidden;         /* 1: holds scales or a table, is no tensor of the model */
 } onnxopt_entry;
 
 /* `data` (a compressed .onnx file or a bare container) must outlive the container. Null on failure. */
@@ -75,24 +79,26 @@ ONNXOPT_EXPORT const void* onnxopt_plan(const onnxopt_container* container, size
 ONNXOPT_EXPORT uint32_t onnxopt_format_version(const onnxopt_container* container);
 /* CRC-32 of all decoded tensors of the model, in order. */
 ONNXOPT_EXPORT uint32_t onnxopt_values_crc(const onnxopt_container* container);
-/* Decodes entry i into out[i] (of its `size` bytes) for every i whose out[i] is not null; threads 0 = all cores. */
+/* Decodes entry i into out[i] (of its `size` bytes) for every i whose out[i] is not null; threads 0 = all
+ * cores. */
 ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigned threads);
 
-/* --- coding: integers <-> bytes ------------------------------------------------------------------------------- */
+/* --- coding: integers <-> bytes
+ * ------------------------------------------------------------------------------- */
 
-/* Codes q[rows, cols]. `codec` is a codec's id or -1: try all, keep the cheapest; `prefer` then weighs bytes against
- * decoding time: 0 smallest, 1 balanced, 2 fastest. The result is owned by the caller: onnxopt_free it.
- * Returns the codec's id, negative on failure. */
-ONNXOPT_EXPORT int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer, uint8_t** out,
-                                  size_t* size);
+/* Codes q[rows, cols]. `codec` is a codec's id or -1: try all, keep the cheapest; `prefer` then weighs bytes
+ * against decoding time: 0 smallest, 1 balanced, 2 fastest. The result is owned by the caller: onnxopt_free
+ * it. Returns the codec's id, negative on failure. */
+ONNXOPT_EXPORT int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer,
+                                  uint8_t** out, size_t* size);
 /* The same for elements of `width` bytes, lossless. */
-ONNXOPT_EXPORT int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols, uint8_t** out,
-                                           size_t* size);
+ONNXOPT_EXPORT int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols,
+                                           uint8_t** out, size_t* size);
 /* Decodes into q[rows, cols] on one thread. */
 ONNXOPT_EXPORT int onnxopt_decode_integers(int codec, const void* data, size_t size, size_t rows, size_t cols,
                                            int32_t* q);
-ONNXOPT_EXPORT int onnxopt_decode_lossless(const void* data, size_t size, size_t width, size_t rows, size_t cols,
-                                           void* out);
+ONNXOPT_EXPORT int onnxopt_decode_lossless(const void* data, size_t size, size_t width, size_t rows,
+                                           size_t cols, void* out);
 /* Decodes into float32 values scale[row] * q on one thread. */
 ONNXOPT_EXPORT int onnxopt_decode_floats(int codec, const void* data, size_t size, size_t rows, size_t cols,
                                          const float* scales, float* out);

@@ -16,7 +16,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws Error with a message made as by printf. Out of line, so that checks cost little code where they stand.
+// Throws Error with a message made as by printf. Out of line, so that checks cost little code where they
+// stand.
 [[noreturn]] void fail(const char* format, ...)
 #if defined(__GNUC__)
     __attribute__((cold, noinline, format(printf, 1, 2)))
@@ -37,7 +38,8 @@ class Reader {
   Bytes rest() const { return {at_, left()}; }
 
   Bytes bytes(uint64_t n) {
-    if (n > left()) fail("truncated: %llu bytes expected, %zu left", static_cast<unsigned long long>(n), left());
+    if (n > left())
+      fail("truncated: %llu bytes expected, %zu left", static_cast<unsigned long long>(n), left());
     const Bytes out{at_, static_cast<size_t>(n)};
     at_ += n;
     return out;
@@ -66,7 +68,8 @@ class Reader {
   T fixed() {
     const Bytes b = bytes(sizeof(T));
     T value = 0;
-    for (size_t i = 0; i < sizeof(T); ++i) value = static_cast<T>(value | static_cast<T>(b.data[i]) << (8 * i));
+    for (size_t i = 0; i < sizeof(T); ++i)
+      value = static_cast<T>(value | static_cast<T>(b.data[i]) << (8 * i));
     return value;
   }
 

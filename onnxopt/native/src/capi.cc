@@ -45,7 +45,8 @@ Shape checked_shape(size_t rows, size_t cols) {
 }
 
 const onnxopt::Codec& codec_of(int id) {
-  const onnxopt::Codec* codec = id >= 0 && id <= UINT8_MAX ? onnxopt::find_codec(static_cast<uint8_t>(id)) : nullptr;
+  const onnxopt::Codec* codec =
+      id >= 0 && id <= UINT8_MAX ? onnxopt::find_codec(static_cast<uint8_t>(id)) : nullptr;
   if (codec == nullptr) throw Error("no integer codec has the id " + std::to_string(id));
   return *codec;
 }
@@ -80,7 +81,9 @@ onnxopt_container* onnxopt_open(const void* data, size_t size) {
 
 void onnxopt_close(onnxopt_container* container) { delete container; }
 
-size_t onnxopt_entry_count(const onnxopt_container* container) { return container->container.entries().size(); }
+size_t onnxopt_entry_count(const onnxopt_container* container) {
+  return container->container.entries().size();
+}
 
 int onnxopt_entry_info(const onnxopt_container* container, size_t index, onnxopt_entry* info) {
   return guarded(-1, [&] {
@@ -125,7 +128,8 @@ int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigne
   });
 }
 
-int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer, uint8_t** out, size_t* size) {
+int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer, uint8_t** out,
+                   size_t* size) {
   return guarded(-1, [&] {
     const Shape shape = checked_shape(rows, cols);
     if (codec < 0) {
@@ -141,10 +145,11 @@ int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int pr
   });
 }
 
-int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols, uint8_t** out, size_t* size) {
+int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols, uint8_t** out,
+                            size_t* size) {
   return guarded(-1, [&] {
-    hand_over(onnxopt::lossless_encode(static_cast<const uint8_t*>(data), width, checked_shape(rows, cols)), out,
-              size);
+    hand_over(onnxopt::lossless_encode(static_cast<const uint8_t*>(data), width, checked_shape(rows, cols)),
+              out, size);
     return static_cast<int>(onnxopt::kLossless);
   });
 }
@@ -157,15 +162,16 @@ int onnxopt_decode_integers(int codec, const void* data, size_t size, size_t row
   });
 }
 
-int onnxopt_decode_lossless(const void* data, size_t size, size_t width, size_t rows, size_t cols, void* out) {
+int onnxopt_decode_lossless(const void* data, size_t size, size_t width, size_t rows, size_t cols,
+                            void* out) {
   return guarded(-1, [&] {
     onnxopt::lossless_decode(view(data, size), width, checked_shape(rows, cols), static_cast<uint8_t*>(out));
     return 0;
   });
 }
 
-int onnxopt_decode_floats(int codec, const void* data, size_t size, size_t rows, size_t cols, const float* scales,
-                          float* out) {
+int onnxopt_decode_floats(int codec, const void* data, size_t size, size_t rows, size_t cols,
+                          const float* scales, float* out) {
   return guarded(-1, [&] {
     onnxopt::decode_into(codec_of(codec), view(data, size), checked_shape(rows, cols), 0,
                          static_cast<uint8_t>(onnxopt::Dtype::kFloat32), onnxopt::Affine{scales, rows, true},

@@ -1,6 +1,7 @@
 // The codec interface: integers in a matrix <-> bytes. A codec knows nothing of weights, scales or files.
 //
-// Adding a codec: one new .cc file that defines a `const Codec`, and its line in codecs.cc. Its id is forever.
+// Adding a codec: one new .cc file that defines a `const Codec`, and its line in codecs.cc. Its id is
+// forever.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,8 @@ class Sink {
   static constexpr size_t kRun = 4096;  // the longest run, in integers
 
   virtual ~Sink() = default;
-  // q[0, n) are the elements first .. first + n of the matrix in row-major order; a run may span several rows.
-  // A codec hands over every element exactly once, in any order of runs.
+  // q[0, n) are the elements first .. first + n of the matrix in row-major order; a run may span several
+  // rows. A codec hands over every element exactly once, in any order of runs.
   virtual void put(size_t first, const int32_t* q, size_t n) = 0;
 };
 
@@ -38,11 +39,11 @@ struct Codec {
   void (*decode)(Bytes in, Shape shape, Sink& sink);
 };
 
-extern const Codec kRaw;      // 0: little-endian integers of 1, 2 or 4 bytes
-extern const Codec kBitpack;  // 1: fixed-width offsets from the minimum
-extern const Codec kHuffman;  // 2: relative index + canonical Huffman (Deep Compression)
-extern const Codec kRans;     // 3: interleaved rANS, static tables by row and column class
-extern const Codec kContext;  // 4: adaptive binary context coder
+extern const Codec kRaw;          // 0: little-endian integers of 1, 2 or 4 bytes
+extern const Codec kBitpack;      // 1: fixed-width offsets from the minimum
+extern const Codec kHuffman;      // 2: relative index + canonical Huffman (Deep Compression)
+extern const Codec kRans;         // 3: interleaved rANS, static tables by row and column class
+extern const Codec kContext;      // 4: adaptive binary context coder
 constexpr uint8_t kLossless = 5;  // byte planes or palette: codes bytes, not integers; see lossless.h
 
 // Null where no integer codec has this id.

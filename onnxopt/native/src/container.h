@@ -1,5 +1,5 @@
-// The container's reader (FORMAT.md). Trusts nothing: every length is checked before it is used, and nothing is
-// allocated on a file's word alone.
+// The container's reader (FORMAT.md). Trusts nothing: every length is checked before it is used, and nothing
+// is allocated on a file's word alone.
 #pragma once
 
 #include <string>
@@ -20,18 +20,18 @@ struct Chunk {
 // One stored tensor.
 struct Entry {
   std::string name;
-  uint8_t dtype = 0;          // ONNX's TensorProto.DataType
+  uint8_t dtype = 0;  // ONNX's TensorProto.DataType
   std::vector<int64_t> dims;
-  uint8_t axis = 0;           // of the scales, and of the view as a matrix
+  uint8_t axis = 0;  // of the scales, and of the view as a matrix
   uint8_t codec = 0;
   Reconstruction reconstruction = Reconstruction::kNone;
-  size_t auxiliary = 0;       // index of the entry with the scales or the table; it stands before this one
-  bool hidden = false;        // holds scales or a table: no tensor of the model
-  Shape shape{};              // the matrix the codec sees
+  size_t auxiliary = 0;        // index of the entry with the scales or the table; it stands before this one
+  bool hidden = false;         // holds scales or a table: no tensor of the model
+  Shape shape{};               // the matrix the codec sees
   bool scales_by_row = false;  // else by column: the axis is the matrix's columns
-  size_t chunk_rows = 0;      // rows in every chunk but the last
+  size_t chunk_rows = 0;       // rows in every chunk but the last
   std::vector<Chunk> chunks;
-  size_t size = 0;            // bytes when decoded
+  size_t size = 0;  // bytes when decoded
 
   size_t coded_size() const;
 };
@@ -47,8 +47,8 @@ class Container {
   uint16_t version() const { return version_; }
   uint32_t values_crc() const { return values_crc_; }
 
-  // Decodes entries[i] into out[i] (entries[i].size bytes) for every i whose out[i] is not null, chunks in parallel.
-  // threads = 0: one per core. Checks each chunk's checksum first. Throws Error.
+  // Decodes entries[i] into out[i] (entries[i].size bytes) for every i whose out[i] is not null, chunks in
+  // parallel. threads = 0: one per core. Checks each chunk's checksum first. Throws Error.
   void decode(const std::vector<void*>& out, unsigned threads) const;
 
  private:

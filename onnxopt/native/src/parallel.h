@@ -11,8 +11,8 @@
 
 namespace onnxopt {
 
-// Calls work(0) .. work(count - 1), each once, on up to `threads` threads (0: one a core). The first exception stops
-// the rest and is thrown again here.
+// Calls work(0) .. work(count - 1), each once, on up to `threads` threads (0: one a core). The first
+// exception stops the rest and is thrown again here.
 template <typename Work>
 void parallel_for(size_t count, unsigned threads, Work work) {
   if (threads == 0) threads = std::max(1U, std::thread::hardware_concurrency());

@@ -29,7 +29,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
 void decode(Bytes in, Shape shape, Sink& sink) {
   Reader reader(in);
   const size_t width = reader.u8();
-  if (width != 1 && width != 2 && width != 4) throw Error("raw: width " + std::to_string(width) + " is not 1, 2 or 4");
+  if (width != 1 && width != 2 && width != 4)
+    throw Error("raw: width " + std::to_string(width) + " is not 1, 2 or 4");
   if (reader.left() / width != shape.size() || reader.left() % width != 0) {
     throw Error("raw: " + std::to_string(reader.left()) + " bytes for " + std::to_string(shape.size()) +
                 " integers of " + std::to_string(width));

@@ -7,16 +7,27 @@ namespace onnxopt {
 
 // Element types, numbered as ONNX's TensorProto.DataType.
 enum class Dtype : uint8_t {
-  kFloat32 = 1, kUint8 = 2, kInt8 = 3, kUint16 = 4, kInt16 = 5, kInt32 = 6, kInt64 = 7,
-  kBool = 9, kFloat16 = 10, kFloat64 = 11, kUint32 = 12, kUint64 = 13, kBfloat16 = 16,
+  kFloat32 = 1,
+  kUint8 = 2,
+  kInt8 = 3,
+  kUint16 = 4,
+  kInt16 = 5,
+  kInt32 = 6,
+  kInt64 = 7,
+  kBool = 9,
+  kFloat16 = 10,
+  kFloat64 = 11,
+  kUint32 = 12,
+  kUint64 = 13,
+  kBfloat16 = 16,
 };
 // Bytes an element; 0 where containers do not hold this type.
 size_t dtype_bytes(uint8_t dtype);
 
 // value = q: the tensor is of an integer type, q must fit it.
 struct Cast {};
-// value = float32(q) * scale in float32, then rounded to the target type (float32, float16, float64, bfloat16).
-// scales[row % period] where by_row, else scales[col].
+// value = float32(q) * scale in float32, then rounded to the target type (float32, float16, float64,
+// bfloat16). scales[row % period] where by_row, else scales[col].
 struct Affine {
   const float* scales;
   size_t period;
@@ -28,13 +39,13 @@ struct Codebook {
   size_t size;
 };
 
-// One of these sinks per chunk; `out` is where row 0 of the chunk starts, `first_row` is that row's number in the
-// whole tensor (so that row scales are found).
+// One of these sinks per chunk; `out` is where row 0 of the chunk starts, `first_row` is that row's number in
+// the whole tensor (so that row scales are found).
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Cast&,
-                          uint8_t* out);
+                 uint8_t* out);
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Affine&,
-                          uint8_t* out);
+                 uint8_t* out);
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Codebook&,
-                          uint8_t* out);
+                 uint8_t* out);
 
 }  // namespace onnxopt
