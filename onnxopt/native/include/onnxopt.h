@@ -34,8 +34,7 @@ ONNXOPT_EXPORT const char* onnxopt_version(void);
 /* Why the last call on this thread failed: one sentence. Valid until the next call on this thread. */
 ONNXOPT_EXPORT const char* onnxopt_last_error(void);
 
-/* --- running
- * ------------------------------------------------------------------------------------------------- */
+/* --- running --- */
 
 /* What ONNX Runtime looks up in a registered library. */
 ONNXOPT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* options,
@@ -49,8 +48,7 @@ ONNXOPT_EXPORT struct OrtStatus* onnxopt_create_session(const struct OrtApiBase*
                                                         const struct OrtSessionOptions* options,
                                                         struct OrtSession** session);
 
-/* --- reading
- * ------------------------------------------------------------------------------------------------- */
+/* --- reading --- */
 
 typedef struct onnxopt_container onnxopt_container;
 
@@ -83,8 +81,7 @@ ONNXOPT_EXPORT uint32_t onnxopt_values_crc(const onnxopt_container* container);
  * cores. */
 ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigned threads);
 
-/* --- coding: integers <-> bytes
- * ------------------------------------------------------------------------------- */
+/* --- coding: integers <-> bytes --- */
 
 /* Codes q[rows, cols]. `codec` is a codec's id or -1: try all, keep the cheapest; `prefer` then weighs bytes
  * against decoding time: 0 smallest, 1 balanced, 2 fastest. The result is owned by the caller: onnxopt_free

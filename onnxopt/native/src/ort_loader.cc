@@ -28,8 +28,7 @@ T* keep_forever(std::unique_ptr<T> object) {
   return kept.back().get();
 }
 
-// --- options
-// -------------------------------------------------------------------------------------------------
+// --- options ---
 
 std::string config_entry(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
   int there = 0;
@@ -105,8 +104,7 @@ Owned<OrtSessionOptions> new_options(const Runtime& runtime, const OrtSessionOpt
   return {options, runtime.api.ReleaseSessionOptions()};
 }
 
-// --- the custom op
-// ---------------------------------------------------------------------------------------------
+// --- the custom op ---
 
 struct CompressedModelOp : ort::CustomOp {
   CompressedModelOp(const Runtime& with, const OrtSessionOptions* options);
@@ -191,8 +189,7 @@ void register_op(const Runtime& runtime, OrtSessionOptions* options) {
   runtime.check(runtime.api.AddSessionConfigEntry()(options, kRegistered, "1"));
 }
 
-// --- onnxopt_create_session
-// ------------------------------------------------------------------------------------
+// --- onnxopt_create_session ---
 
 std::vector<uint8_t> read_file(const std::filesystem::path& path, uint64_t offset = 0, uint64_t length = 0) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
