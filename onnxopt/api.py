@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -56,6 +57,8 @@ class Result:
     unchanged: bool
     """Compressed it would be no smaller: the output is a copy of the source."""
     seconds: float
+    peak_memory: int | None
+    """Bytes of RAM that this process has held at most so far; None where the system does not say."""
     plan: Plan
 
 
@@ -138,6 +141,15 @@ def apply(
         )
     ready = _prepare(source.model, lossless=not plan.steps)
     return _apply(source, ready, plan, Path(output), prefer, progress or _silent, started)
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource  # noqa: PLC0415 (not on Windows)
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _silent(what: str, share: float) -> None:
@@ -226,6 +238,7 @@ def _apply(
         not_compared=not_compared,
         unchanged=unchanged,
         seconds=time.monotonic() - started,
+        peak_memory=_peak_memory(),
         plan=decided,
     )
 

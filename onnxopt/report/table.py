@@ -45,6 +45,8 @@ def print_result(console: Console, result: Result) -> None:
         error = result.output_error
         text = "the same" if error == 0 else f"noise over signal {error:.3f}"
         console.print(f"outputs on random inputs, through the loader: {text}", highlight=False)
+    if result.peak_memory is not None:
+        console.print(f"peak memory {size(result.peak_memory)}", highlight=False)
     if result.not_probed:
         console.print(f"sensitivities not measured: {result.not_probed}", style="yellow", markup=False)
 
