@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -62,6 +63,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "onnxopt_entry_info": (c_int, (c_void_p, c_size_t, POINTER(_EntryInfo))),
     "onnxopt_model": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "onnxopt_plan": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "onnxopt_prepare": (c_uint64, (c_void_p, c_uint, POINTER(c_void_p), POINTER(c_size_t))),
+    "onnxopt_finish": (None, (c_uint64,)),
     "onnxopt_format_version": (c_uint32, (c_void_p,)),
     "onnxopt_values_crc": (c_uint32, (c_void_p,)),
     "onnxopt_decode": (c_int, (c_void_p, POINTER(c_void_p), c_uint)),
@@ -264,3 +267,22 @@ class Container:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.close()
+
+
+@contextmanager
+def prepared(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """A model with decoded weights, for one session that is created in this context.
+
+    Yields the session config entry ``onnxopt.prepared``, with which the library is to be registered, and the model to
+    create the session from: see ``onnxopt_prepare`` in onnxopt.h. Raises ContainerError.
+    """
+    with Container(data) as container:
+        model, size = c_void_p(), c_size_t()
+        key = _library().onnxopt_prepare(container._handle, 0, byref(model), byref(size))
+    if not key:
+        _check(-1, ContainerError)
+    del data, container
+    try:
+        yield str(key), ctypes.string_at(model, size.value)
+    finally:
+        _library().onnxopt_finish(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ def load(
     Arguments:
         model: a file or its content.
         sess_options: left as they are, so they can serve any number of sessions. ONNX Runtime can take decoded weights
-            as they are only through options that then fit no other model; so where options are given, the
+            as they are only through options that then fit no other session; so where options are given, the
             weights take one more copy while the session is created, and a model's weights must stay below 2 GB.
+            Where none are given, `set_providers` of the session fails: its weights are gone by then.
         providers: as for `onnxruntime.InferenceSession`.
 
     Raises ContainerError where the file is damaged, OnnxoptError where the installed onnxruntime cannot run it.
@@ -51,16 +52,18 @@ def load(
         options = sess_options or onnxruntime.SessionOptions()
         register(options)
         return onnxruntime.InferenceSession(source, options, providers=providers)
-    inner, weights = _decode(_payload(outer))
+    payload = _payload(outer)
     del outer
     if sess_options is not None:
-        inner, weights = _embed(inner, weights), {}
-        return onnxruntime.InferenceSession(inner, sess_options, providers=providers)
-    options = onnxruntime.SessionOptions()
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-    if values:
-        options.add_external_initializers(list(weights), values)
-    return onnxruntime.InferenceSession(inner, options, providers=providers)  # it copies the weights
+        embedded = _embed(payload)
+        return onnxruntime.InferenceSession(embedded, sess_options, providers=providers)
+    prepared = native.prepared(payload)
+    del payload
+    with prepared as (key, inner):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("onnxopt.prepared", key)
+        _register(options)
+        return onnxruntime.InferenceSession(inner, options, providers=providers)
 
 
 def register(sess_options: onnxruntime.SessionOptions) -> None:
@@ -78,6 +81,10 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
             f"onnxruntime {onnxruntime.__version__} cannot run compressed models through a registered library; "
             "use onnxopt.load(path), or onnxruntime 1.23 or newer"
         )
+    _register(sess_options)
+
+
+def _register(sess_options: onnxruntime.SessionOptions) -> None:
     try:
         sess_options.register_custom_ops_library(str(native.library_path()))
     except Exception as error:  # the runtime's own types, which share no base
@@ -101,18 +108,15 @@ def _payload(outer: onnx.ModelProto) -> bytes:
     raise ContainerError(f"the model has a {DOMAIN}::{OP} node but no initializer {PAYLOAD!r}")
 
 
-def _decode(payload: bytes) -> tuple[bytes, dict[str, native.Array]]:
-    with native.Container(payload) as container:
-        return container.model, container.decode()
-
-
-def _embed(inner: bytes, weights: Mapping[str, native.Array]) -> bytes:
+def _embed(payload: bytes) -> bytes:
     """The inner model with its weights inside: an ordinary model."""
-    if len(inner) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:
+    with native.Container(payload) as container:
+        weights = container.decode()
+    if len(container.model) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:
         raise OnnxoptError(
             "the decoded model is over 2 GB: call onnxopt.load without sess_options, or use onnxopt.register"
         )
-    model = onnx.load_model_from_string(inner)
+    model = onnx.load_model_from_string(container.model)
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.ClearField("data_location")

@@ -238,6 +238,29 @@ def test_registering_twice_does_no_harm() -> None:
     assert session.run(None, {"x": rows(2)})[0].shape == (2, 32)
 
 
+def test_weights_that_are_gone_are_not_read_again() -> None:
+    """ONNX Runtime would create a second session from the options of the first."""
+    session = onnxopt.load(compressed(matmul()))
+    session.disable_fallback()
+    with pytest.raises(Exception, match="Release"):
+        session.set_providers(CPU)
+
+
+def test_failed_loads_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("on purpose")
+
+    data = compressed(matmul())
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="on purpose"):
+        patch.setattr(onnxruntime, "InferenceSession", fails)
+        onnxopt.load(data)
+    assert registered(data).run(None, {"x": rows(2)})[0].shape == (2, 32)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("onnxopt.prepared", "123456789")
+    with pytest.raises(onnxopt.OnnxoptError, match="expected an id of onnxopt_prepare"):
+        onnxopt.register(options)
+
+
 def test_plain_models_load_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "plain.onnx"
     onnx.save(matmul(), path)

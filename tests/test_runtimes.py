@@ -140,6 +140,7 @@ def in_python(version: str, way: str, tmp_path: Path) -> subprocess.CompletedPro
     return subprocess.run(
         [str(python_with(version)), "-c", SCRIPT, str(tmp_path / "model.onnx"), way, *files],
         env={**os.environ, "PYTHONPATH": str(package_alone(tmp_path / "package"))},
+        cwd=tmp_path,  # python -c imports from there first
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,7 @@
 namespace onnxopt {
 
 void fail(const char* format, ...) {
-  char text[512];
+  char text[1024];
   va_list args;
   va_start(args, format);
   std::vsnprintf(text, sizeof(text), format, args);

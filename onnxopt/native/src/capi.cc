@@ -6,6 +6,7 @@
 
 #include "choose.h"
 #include "container.h"
+#include "inner_model.h"
 #include "lossless.h"
 #include "onnx_file.h"
 #include "onnxopt.h"
@@ -19,7 +20,6 @@ struct onnxopt_container {
 namespace {
 
 using onnxopt::Bytes;
-using onnxopt::Error;
 using onnxopt::Shape;
 
 thread_local std::string last_error;
@@ -40,14 +40,14 @@ Result guarded(Result failed, Body body) {
 Bytes view(const void* data, size_t size) { return {static_cast<const uint8_t*>(data), size}; }
 
 Shape checked_shape(size_t rows, size_t cols) {
-  if (cols != 0 && rows > PTRDIFF_MAX / sizeof(int64_t) / cols) throw Error("impossible shape");
+  if (cols != 0 && rows > PTRDIFF_MAX / sizeof(int64_t) / cols) onnxopt::fail("impossible shape");
   return {rows, cols};
 }
 
 const onnxopt::Codec& codec_of(int id) {
   const onnxopt::Codec* codec =
       id >= 0 && id <= UINT8_MAX ? onnxopt::find_codec(static_cast<uint8_t>(id)) : nullptr;
-  if (codec == nullptr) throw Error("no integer codec has the id " + std::to_string(id));
+  if (codec == nullptr) onnxopt::fail("no integer codec has the id %d", id);
   return *codec;
 }
 
@@ -88,7 +88,7 @@ size_t onnxopt_entry_count(const onnxopt_container* container) {
 int onnxopt_entry_info(const onnxopt_container* container, size_t index, onnxopt_entry* info) {
   return guarded(-1, [&] {
     const auto& entries = container->container.entries();
-    if (index >= entries.size()) throw Error("no entry " + std::to_string(index));
+    if (index >= entries.size()) onnxopt::fail("no entry %zu", index);
     const onnxopt::Entry& e = entries[index];
     *info = {};
     info->name = e.name.c_str();
@@ -105,6 +105,18 @@ int onnxopt_entry_info(const onnxopt_container* container, size_t index, onnxopt
     return 0;
   });
 }
+
+uint64_t onnxopt_prepare(const onnxopt_container* container, unsigned threads, const void** model, size_t* size) {
+  return guarded<uint64_t>(0, [&] {
+    Bytes bytes;
+    const uint64_t id = onnxopt::prepare(container->container, threads, bytes);
+    *model = bytes.data;
+    *size = bytes.size;
+    return id;
+  });
+}
+
+void onnxopt_finish(uint64_t id) { onnxopt::finish_prepared(id); }
 
 const void* onnxopt_model(const onnxopt_container* container, size_t* size) {
   *size = container->container.model().size();
@@ -139,7 +151,7 @@ int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int pr
     }
     const onnxopt::Codec& chosen = codec_of(codec);
     const std::vector<uint8_t> bytes = chosen.encode(q, shape);
-    if (bytes.empty()) throw Error(std::string(chosen.name) + " cannot hold these integers");
+    if (bytes.empty()) onnxopt::fail("%s cannot hold these integers", chosen.name);
     hand_over(bytes, out, size);
     return codec;
   });
@@ -191,7 +203,7 @@ const char* onnxopt_simd(void) { return onnxopt::simd_name(); }
 
 int onnxopt_set_simd(const char* name) {
   return guarded(-1, [&] {
-    if (!onnxopt::set_simd(name)) throw Error(std::string("this machine has no ") + name);
+    if (!onnxopt::set_simd(name)) onnxopt::fail("this machine has no %s", name);
     return 0;
   });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 
 #include "memory.h"
 
@@ -18,6 +19,32 @@ std::string field(unsigned number, const std::string& value) {
   return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(value.size())} + value;
 }
 
+// What has to follow a serialized ModelProto so that its graph ends with the node.
+std::string release_node() {
+  // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
+  // graph = 7 one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX
+  // Runtime drops nodes that have none.
+  const std::string node = field(2, "onnxopt.released") + field(4, kReleaseName) + field(7, kReleaseDomain);
+  const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
+  return field(8, opset) + field(7, field(1, node));
+}
+
+struct Prepared {
+  InnerModel model;
+  std::unique_ptr<ReleaseOp> op;
+};
+
+struct PreparedModels {
+  std::mutex mutex;
+  std::map<uint64_t, std::unique_ptr<Prepared>> by_id;
+  uint64_t last = 0;
+};
+
+PreparedModels& prepared_models() {
+  static auto& models = *new PreparedModels;  // never destroyed: a thread may still use it at exit
+  return models;
+}
+
 }  // namespace
 
 Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
@@ -25,9 +52,8 @@ Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
   const std::string version = entry->version();
   const OrtApi* table = entry->get_api(ort::kApiVersion);
   if (table == nullptr) {
-    throw Error("ONNX Runtime " + version + " is too old for compressed models, 1." +
-                std::to_string(ort::kApiVersion) +
-                " or newer is needed; in Python, onnxopt.load(path) may do");
+    fail("ONNX Runtime %s is too old for compressed models, 1.%u or newer is needed", version.c_str(),
+         ort::kApiVersion);
   }
   api = ort::Api(table);
   const size_t dot = version.find('.');
@@ -40,22 +66,22 @@ Owned<OrtEnv> Runtime::environment() const {
   OrtStatus* status = api.CreateEnv()(ort::kWarning, "onnxopt", &env);
   if (status != nullptr) {
     const Owned<OrtStatus> owned(status, api.ReleaseStatus());
-    throw Error(
+    fail(
         "this build of ONNX Runtime keeps its environment to itself (Python wheels before 1.23 do): load the "
         "model with onnxopt.load(path) in Python, onnxopt_create_session in C, or update onnxruntime. ONNX "
-        "Runtime said: " +
-        std::string(api.GetErrorMessage()(status)));
+        "Runtime said: %s",
+        api.GetErrorMessage()(status));
   }
   return {env, api.ReleaseEnv()};
 }
 
-InnerModel::InnerModel(const Container& container, unsigned threads) : model_(container.model()) {
+InnerModel::InnerModel(const Container& container, unsigned threads)
+    : model_(container.model() + release_node()) {
   const std::vector<Entry>& entries = container.entries();
   size_t total = 0;
   for (const Entry& e : entries) {
     if (e.hidden) continue;
-    if (e.size > PTRDIFF_MAX - kAlignment - total)
-      throw Error("the weights do not fit this machine's memory");
+    if (e.size > PTRDIFF_MAX - kAlignment - total) fail("the weights do not fit this machine's memory");
     weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), total, e.size});
     total += (e.size + kAlignment - 1) / kAlignment * kAlignment;
   }
@@ -68,21 +94,17 @@ InnerModel::InnerModel(const Container& container, unsigned threads) : model_(co
   container.decode(out, threads);
 }
 
-std::string ReleaseOp::node() {
-  // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
-  // graph = 7 one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX
-  // Runtime drops nodes that have none.
-  const std::string node = field(2, "onnxopt.released") + field(4, kReleaseName) + field(7, kReleaseDomain);
-  const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
-  return field(8, opset) + field(7, field(1, node));
-}
-
-ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model)
+ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOptions* options)
     : domain_(nullptr, runtime.api.ReleaseCustomOpDomain()) {
   using ort::CustomOp;
+  const ort::Api& api = runtime.api;
   op_.model = &model;
+  op_.early = runtime.tested;
   op_.version = ort::kApiVersion;
-  op_.name = [](const CustomOp*) { return kReleaseName; };
+  op_.name = [](const CustomOp* op) {
+    const InnerModel* lent = static_cast<const Op*>(op)->model;
+    return lent != nullptr && lent->data() != nullptr ? kReleaseName : "Released";
+  };
   op_.execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   op_.input_type = [](const CustomOp*, size_t) -> int { return ort::kUint8; };
   op_.input_count = [](const CustomOp*) -> size_t { return 0; };
@@ -93,54 +115,86 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model)
   op_.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
   op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo*,
                             void** kernel) -> OrtStatus* {
-    if (InnerModel* model_of = static_cast<const Op*>(op)->model; model_of != nullptr) model_of->release();
+    const auto& self = *static_cast<const Op*>(op);
+    if (self.model != nullptr && self.early) self.model->release();
     *kernel = const_cast<CustomOp*>(op);  // anything but null
     return nullptr;
   };
   op_.destroy_kernel = [](void*) {};
   op_.compute_v2 = [](void*, OrtKernelContext*) -> OrtStatus* { return nullptr; };
   OrtCustomOpDomain* domain = nullptr;
-  runtime.check(runtime.api.CreateCustomOpDomain()(kReleaseDomain, &domain));
+  runtime.check(api.CreateCustomOpDomain()(kReleaseDomain, &domain));
   domain_.reset(domain);
-  runtime.check(runtime.api.CustomOpDomain_Add()(domain, &op_));
-}
-
-InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
-                                 InnerModel model) {
-  const ort::Api& api = runtime.api;
-  InnerSessionParts parts{nullptr, {nullptr, api.ReleaseSession()}};
+  runtime.check(api.CustomOpDomain_Add()(domain, &op_));
+  runtime.check(api.AddCustomOpDomain()(options, domain));
 
   OrtMemoryInfo* info = nullptr;
   runtime.check(api.CreateCpuMemoryInfo()(ort::kDeviceAllocator, ort::kDefaultMemory, &info));
   const Owned<OrtMemoryInfo> cpu(info, api.ReleaseMemoryInfo());
-  std::vector<Owned<OrtValue>> values;
   std::vector<const OrtValue*> pointers;
   std::vector<const char*> names;
   for (const InnerModel::Weight& w : model.weights()) {
     OrtValue* value = nullptr;
     runtime.check(api.CreateTensorWithDataAsOrtValue()(info, model.data() + w.offset, w.size, w.dims.data(),
                                                        w.dims.size(), w.dtype, &value));
-    values.emplace_back(value, api.ReleaseValue());
+    values_.emplace_back(value, api.ReleaseValue());
     pointers.push_back(value);
     names.push_back(w.name.c_str());
   }
+  if (names.empty()) return;
+  runtime.check(api.AddExternalInitializers()(options, names.data(), pointers.data(), names.size()));
+}
 
-  std::string bytes = model.model();
-  if (!names.empty()) {
-    runtime.check(api.AddExternalInitializers()(options, names.data(), pointers.data(), names.size()));
-    if (runtime.tested) {
-      parts.release = std::make_unique<ReleaseOp>(runtime, model);
-      runtime.check(api.AddCustomOpDomain()(options, parts.release->domain()));
-      bytes += ReleaseOp::node();
-    }
-  }
-  OrtSession* session = nullptr;
-  runtime.check(api.CreateSessionFromArray()(env, bytes.data(), bytes.size(), options, &session));
-  parts.session.reset(session);
-  if (parts.release != nullptr) parts.release->forget();
-  model.release();
+void ReleaseOp::finish() {
+  op_.model->release();
+  op_.model = nullptr;
+  std::vector<Owned<OrtValue>>().swap(values_);
   trim_heap();
+}
+
+InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
+                                 InnerModel model) {
+  InnerSessionParts parts{std::make_unique<ReleaseOp>(runtime, model, options),
+                          {nullptr, runtime.api.ReleaseSession()}};
+  OrtSession* session = nullptr;
+  runtime.check(runtime.api.CreateSessionFromArray()(env, model.model().data(), model.model().size(), options,
+                                                     &session));
+  parts.session.reset(session);
+  parts.release->finish();
   return parts;
+}
+
+uint64_t prepare(const Container& container, unsigned threads, Bytes& model) {
+  auto made = std::make_unique<Prepared>(Prepared{{container, threads}, nullptr});
+  const std::string& text = made->model.model();
+  model = {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+  PreparedModels& all = prepared_models();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.by_id.emplace(++all.last, std::move(made));
+  return all.last;
+}
+
+void attach_prepared(const Runtime& runtime, const std::string& id, OrtSessionOptions* options) {
+  PreparedModels& all = prepared_models();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto found = all.by_id.find(std::strtoull(id.c_str(), nullptr, 10));
+  if (found == all.by_id.end() || found->second->op != nullptr) {
+    fail("onnxopt.prepared is '%s', expected an id of onnxopt_prepare that no session has used", id.c_str());
+  }
+  Prepared& prepared = *found->second;
+  prepared.op = std::make_unique<ReleaseOp>(runtime, prepared.model, options);
+}
+
+void finish_prepared(uint64_t id) {
+  PreparedModels& all = prepared_models();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto found = all.by_id.find(id);
+  if (found == all.by_id.end()) return;
+  if (found->second->op != nullptr) {
+    found->second->op->finish();
+    keep_forever(std::move(found->second->op));
+  }
+  all.by_id.erase(found);
 }
 
 }  // namespace onnxopt

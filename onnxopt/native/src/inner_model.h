@@ -24,6 +24,7 @@ class InnerModel {
     size_t size;    // bytes
   };
 
+  // Serialized; it has a Release node more than the container's.
   const std::string& model() const { return model_; }
   const std::vector<Weight>& weights() const { return weights_; }
   uint8_t* data() const { return buffer_.get(); }
@@ -35,41 +36,46 @@ class InnerModel {
   std::unique_ptr<uint8_t[]> buffer_;
 };
 
-// What makes loading take no more memory than a plain model does.
+// Weights as session options hold them, and what makes loading take no more memory than a plain model does.
 //
 // ONNX Runtime copies external initializers when session creation begins and packs them for its kernels when
 // it ends, so their originals would lie beside both. It creates the kernels in between: so the inner model
-// gets one more node, "onnxopt.loader::Release", whose kernel's constructor frees the originals. It computes
-// nothing. This is done only with runtimes it was tested with; later ones keep the originals until the
-// session is there.
+// has one more node, "onnxopt.loader::Release", whose kernel's constructor frees the originals. It computes
+// nothing. With runtimes that this was not tested with, the originals stay until the session is there.
 class ReleaseOp {
  public:
-  ReleaseOp(const Runtime& runtime, InnerModel& model);
+  // Adds the weights and the operator to `options`.
+  ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOptions* options);
   ReleaseOp(const ReleaseOp&) = delete;
   ReleaseOp& operator=(const ReleaseOp&) = delete;
 
-  OrtCustomOpDomain* domain() const { return domain_.get(); }
-  // The model is gone: nothing is left to free.
-  void forget() { op_.model = nullptr; }
-  // What has to follow a serialized ModelProto so that its graph ends with the node.
-  static std::string node();
+  // The session is there, which still refers to the operator: frees the weights. From now on the runtime
+  // finds no Release in the options, so it cannot come to read weights that are gone.
+  void finish();
 
  private:
   struct Op : ort::CustomOp {
     InnerModel* model;
+    bool early;
   };
   Op op_{};
   Owned<OrtCustomOpDomain> domain_;
+  std::vector<Owned<OrtValue>> values_;
 };
 
 // A session and what must outlive it.
 struct InnerSessionParts {
-  std::unique_ptr<ReleaseOp> release;  // null where the runtime is not known to copy early
+  std::unique_ptr<ReleaseOp> release;
   Owned<OrtSession> session;
 };
 
 // Creates the session with `options`, to which it adds the weights; they are freed before this returns.
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
                                  InnerModel model);
+
+// For a session that someone else creates: see onnxopt_prepare. Throws Error.
+uint64_t prepare(const Container& container, unsigned threads, Bytes& model);
+void attach_prepared(const Runtime& runtime, const std::string& id, OrtSessionOptions* options);
+void finish_prepared(uint64_t id);
 
 }  // namespace onnxopt

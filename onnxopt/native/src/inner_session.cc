@@ -109,20 +109,18 @@ void InnerSession::run(OrtKernelContext* context) {
   size_t given = 0;
   runtime_.check(api.KernelContext_GetInputCount()(context, &given));
   if (given != inputs_.size() + 1) {
-    throw Error("the compressed node has " + std::to_string(given) + " inputs, its model needs " +
-                std::to_string(inputs_.size()) + " and the container");
+    fail("the compressed node has %zu inputs, its model needs %zu and the container", given, inputs_.size());
   }
   size_t wanted = 0;
   runtime_.check(api.KernelContext_GetOutputCount()(context, &wanted));
   if (wanted != outputs_.size()) {
-    throw Error("the compressed node has " + std::to_string(wanted) + " outputs, its model " +
-                std::to_string(outputs_.size()));
+    fail("the compressed node has %zu outputs, its model %zu", wanted, outputs_.size());
   }
   std::vector<const OrtValue*> inputs(inputs_.size());
   std::vector<Dims> shapes;
   for (size_t i = 0; i < inputs.size(); ++i) {
     runtime_.check(api.KernelContext_GetInput()(context, i + 1, &inputs[i]));
-    if (inputs[i] == nullptr) throw Error("input '" + inputs_[i].name + "' is missing");
+    if (inputs[i] == nullptr) fail("input '%s' is missing", inputs_[i].name.c_str());
     shapes.push_back(dims_of(inputs[i]));
   }
 
@@ -155,15 +153,15 @@ void InnerSession::run(OrtKernelContext* context) {
     if (made[i] == nullptr) continue;
     int is_tensor = 0;
     runtime_.check(api.IsTensor()(made[i].get(), &is_tensor));
-    if (is_tensor == 0) throw Error("output '" + outputs_[i].name + "' is no tensor");
+    if (is_tensor == 0) fail("output '%s' is no tensor", outputs_[i].name.c_str());
     const Dims dims = dims_of(made[i].get());
     OrtValue* to = nullptr;
     runtime_.check(api.KernelContext_GetOutput()(context, i, dims.data(), dims.size(), &to));
     if (to != nullptr) {
       // The outer model declares types of its own, and the runtime makes tensors of these.
       if (dtype_of(to) != outputs_[i].dtype) {
-        throw Error("output '" + outputs_[i].name +
-                    "' is declared with another element type than its model gives");
+        fail("output '%s' is declared with another element type than its model gives",
+             outputs_[i].name.c_str());
       }
       copy(made[i].get(), to, outputs_[i].dtype, dims);
     }
@@ -180,7 +178,7 @@ void InnerSession::copy(OrtValue* from, OrtValue* to, int dtype, const Dims& dim
   if (count == 0) return;
   if (dtype == ort::kString) return copy_strings(from, to, count);
   const unsigned bits = bits_of(dtype);
-  if (bits == 0) throw Error("output of element type " + std::to_string(dtype) + " cannot be copied");
+  if (bits == 0) fail("output of element type %d cannot be copied", dtype);
   void* source = nullptr;
   void* target = nullptr;
   runtime_.check(runtime_.api.GetTensorMutableData()(from, &source));

@@ -33,7 +33,7 @@ uint64_t protobuf_varint(Reader& r) {
     value |= static_cast<uint64_t>(byte & 0x7f) << shift;
     if (byte < 0x80) return value;
   }
-  throw Error("a variable-length integer of more than ten bytes");
+  fail("a variable-length integer of more than ten bytes");
 }
 
 Field next_field(Reader& r) {
@@ -54,9 +54,9 @@ Field next_field(Reader& r) {
       r.bytes(4);
       break;
     default:
-      throw Error("a field of wire type " + std::to_string(tag & 7));
+      fail("a field of wire type %d", static_cast<int>(tag & 7));
   }
-  if (field.number == 0) throw Error("a field numbered 0");
+  if (field.number == 0) fail("a field numbered 0");
   return field;
 }
 
@@ -71,7 +71,7 @@ uint64_t number_of(std::string_view text) {
   uint64_t value = 0;
   for (const char c : text) {
     if (c < '0' || c > '9' || value > (UINT64_MAX - 9) / 10)
-      throw Error("'" + std::string(text) + "' is no number");
+      fail("'%.*s' is no number", static_cast<int>(std::min<size_t>(text.size(), 40)), text.data());
     value = value * 10 + static_cast<uint64_t>(c - '0');
   }
   return value;
@@ -131,7 +131,7 @@ Payload walk_model(Bytes file) {
       if (f.number == 5 && !has_tensor) has_tensor = read_if_payload(f.bytes, payload);
     });
   });
-  if (!has_node || !has_tensor) throw Error("it holds no compressed model: was it written by onnxopt?");
+  if (!has_node || !has_tensor) fail("it holds no compressed model: was it written by onnxopt?");
   payload.nodes = nodes;
   return payload;
 }
@@ -147,14 +147,14 @@ Payload find_payload(Bytes file) {
   try {
     return walk_model(file);
   } catch (const Error& error) {
-    throw Error(std::string("not a compressed ONNX model: ") + error.what());
+    fail("not a compressed ONNX model: %s", error.what());
   }
 }
 
 Bytes find_container(Bytes file) {
   const Payload payload = find_payload(file);
   if (payload.bytes.data == nullptr) {
-    throw Error("the container lies in another file, '" + payload.location + "': open the model by its path");
+    fail("the container lies in another file, '%s': open the model by its path", payload.location.c_str());
   }
   return payload.bytes;
 }

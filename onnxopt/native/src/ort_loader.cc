@@ -1,9 +1,9 @@
 // The two ways in: the custom op that a registered library gives ONNX Runtime, and onnxopt_create_session.
 #include <algorithm>
+#include <cinttypes>
 #include <filesystem>
 #include <fstream>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "container.h"
@@ -16,17 +16,6 @@ namespace {
 
 constexpr const char* kDomain = "onnxopt";
 constexpr const char* kOpName = "CompressedModel";
-
-// What lives as long as the library: sessions refer to it and nobody says when the last one is gone.
-template <typename T>
-T* keep_forever(std::unique_ptr<T> object) {
-  static std::mutex mutex;
-  static auto& kept =
-      *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
-  const std::lock_guard<std::mutex> lock(mutex);
-  kept.push_back(std::move(object));
-  return kept.back().get();
-}
 
 // --- options ---
 
@@ -46,7 +35,7 @@ bool flag(const Runtime& runtime, const OrtSessionOptions* options, const char* 
   const std::string value = config_entry(runtime, options, key);
   if (value.empty() || value == "0") return false;
   if (value == "1") return true;
-  throw Error(std::string(key) + " is '" + value + "', expected 0 or 1");
+  fail("%s is '%s', expected 0 or 1", key, value.c_str());
 }
 
 // -1 where there is no such entry.
@@ -54,7 +43,7 @@ int thread_count(const Runtime& runtime, const OrtSessionOptions* options, const
   const std::string value = config_entry(runtime, options, key);
   if (value.empty()) return -1;
   if (value.size() > 4 || value.find_first_not_of("0123456789") != std::string::npos) {
-    throw Error(std::string(key) + " is '" + value + "', expected a number of threads, 0 for all cores");
+    fail("%s is '%s', expected a number of threads, 0 for all cores", key, value.c_str());
   }
   return std::stoi(value);
 }
@@ -68,7 +57,7 @@ int optimization_level(const Runtime& runtime, const OrtSessionOptions* options,
   for (const auto& known : kLevels) {
     if (value == known.name) return known.level;
   }
-  throw Error(std::string(key) + " is '" + value + "', expected disabled, basic, extended or all");
+  fail("%s is '%s', expected disabled, basic, extended or all", key, value.c_str());
 }
 
 // How inner sessions are made; -1 means as the runtime does it.
@@ -119,8 +108,7 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   int is_constant = 0;
   const OrtValue* tensor = nullptr;  // belongs to the runtime
   runtime.check(runtime.api.KernelInfoGetConstantInput_tensor()(info, 0, &is_constant, &tensor));
-  if (is_constant == 0 || tensor == nullptr)
-    throw Error("the first input of CompressedModel is no initializer");
+  if (is_constant == 0 || tensor == nullptr) fail("the first input of CompressedModel is no initializer");
   OrtTensorTypeAndShapeInfo* shape = nullptr;
   runtime.check(runtime.api.GetTensorTypeAndShape()(tensor, &shape));
   const Owned<OrtTensorTypeAndShapeInfo> owned(shape, runtime.api.ReleaseTensorTypeAndShapeInfo());
@@ -184,6 +172,8 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
 void register_op(const Runtime& runtime, OrtSessionOptions* options) {
   static constexpr const char* kRegistered = "onnxopt.registered";
   if (flag(runtime, options, kRegistered)) return;
+  const std::string prepared = config_entry(runtime, options, "onnxopt.prepared");
+  if (!prepared.empty()) return attach_prepared(runtime, prepared, options);
   const auto* op = keep_forever(std::make_unique<CompressedModelOp>(runtime, options));
   runtime.check(runtime.api.AddCustomOpDomain()(options, op->domain.get()));
   runtime.check(runtime.api.AddSessionConfigEntry()(options, kRegistered, "1"));
@@ -193,16 +183,16 @@ void register_op(const Runtime& runtime, OrtSessionOptions* options) {
 
 std::vector<uint8_t> read_file(const std::filesystem::path& path, uint64_t offset = 0, uint64_t length = 0) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) throw Error(path.u8string() + ": cannot be opened");
+  if (!file) fail("%s: cannot be opened", path.u8string().c_str());
   const auto size = static_cast<uint64_t>(file.tellg());
   if (offset > size || length > size - offset) {
-    throw Error(path.u8string() + ": " + std::to_string(size) + " bytes, at least " + std::to_string(offset) +
-                " + " + std::to_string(length) + " expected");
+    fail("%s: %" PRIu64 " bytes, at least %" PRIu64 " + %" PRIu64 " expected", path.u8string().c_str(), size,
+         offset, length);
   }
   std::vector<uint8_t> data(static_cast<size_t>(length == 0 ? size - offset : length));
   file.seekg(static_cast<std::streamoff>(offset));
   if (!file.read(reinterpret_cast<char*>(data.data()), static_cast<std::streamsize>(data.size()))) {
-    throw Error(path.u8string() + ": cannot be read");
+    fail("%s: cannot be read", path.u8string().c_str());
   }
   return data;
 }
@@ -212,7 +202,7 @@ std::filesystem::path beside(const char* model, const std::string& location) {
   const std::filesystem::path relative = std::filesystem::u8path(location);
   const bool climbs = std::find(relative.begin(), relative.end(), "..") != relative.end();
   if (relative.empty() || !relative.is_relative() || climbs) {
-    throw Error("external data '" + location + "' is outside the model's folder");
+    fail("external data '%s' is outside the model's folder", location.c_str());
   }
   return std::filesystem::u8path(model).parent_path() / relative;
 }
@@ -231,7 +221,7 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
   const ort::Api& api = runtime.api;
   std::vector<uint8_t> content;
   if (file.data == nullptr) {
-    if (path == nullptr) throw Error("neither a path nor data was given");
+    if (path == nullptr) fail("neither a path nor data was given");
     content = read_file(std::filesystem::u8path(path));
     file = {content.data(), content.size()};
   } else {
@@ -248,7 +238,7 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
     InnerModel model = decode(path, file, payload, settings.decoding_threads());
     std::vector<uint8_t>().swap(content);
     InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model));
-    if (parts.release != nullptr) keep_forever(std::move(parts.release));
+    keep_forever(std::move(parts.release));
     return parts.session.release();
   }
   register_op(runtime, options.get());

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "bytes.h"
 #include "ort_abi.h"
@@ -24,12 +26,23 @@ struct Runtime {
   void check(OrtStatus* status) const {
     if (status == nullptr) return;
     const Owned<OrtStatus> owned(status, api.ReleaseStatus());
-    throw Error(api.GetErrorMessage()(status));
+    throw Error(api.GetErrorMessage()(status));  // at its full length
   }
 
   // The process's environment, one more reference to it.
   Owned<OrtEnv> environment() const;
 };
+
+// What lives as long as the library: sessions refer to it and nobody says when the last one is gone.
+template <typename T>
+T* keep_forever(std::unique_ptr<T> object) {
+  static std::mutex mutex;
+  static auto& kept =
+      *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
+  const std::lock_guard<std::mutex> lock(mutex);
+  kept.push_back(std::move(object));
+  return kept.back().get();
+}
 
 // Calls body; what it throws becomes a status.
 template <typename Body>

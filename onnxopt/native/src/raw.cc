@@ -29,11 +29,9 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
 void decode(Bytes in, Shape shape, Sink& sink) {
   Reader reader(in);
   const size_t width = reader.u8();
-  if (width != 1 && width != 2 && width != 4)
-    throw Error("raw: width " + std::to_string(width) + " is not 1, 2 or 4");
+  if (width != 1 && width != 2 && width != 4) fail("raw: width %zu is not 1, 2 or 4", width);
   if (reader.left() / width != shape.size() || reader.left() % width != 0) {
-    throw Error("raw: " + std::to_string(reader.left()) + " bytes for " + std::to_string(shape.size()) +
-                " integers of " + std::to_string(width));
+    fail("raw: %zu bytes for %zu integers of %zu", reader.left(), shape.size(), width);
   }
   const uint8_t* p = reader.rest().data;
   const unsigned unused = static_cast<unsigned>(32 - 8 * width);
