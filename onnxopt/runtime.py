@@ -70,9 +70,9 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
     """Lets sessions with these options run compressed models.
 
     What the inner session shall use is read here: the config entries ``onnxopt.intra_op_num_threads``,
-    ``onnxopt.inter_op_num_threads`` (0: all cores) and ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
-    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: else, on Linux, the compressed bytes are given back to
-    the system at the first run), set with ``sess_options.add_session_config_entry`` before.
+    ``onnxopt.inter_op_num_threads`` (0: all cores), ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
+    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: else, on Linux, the compressed bytes are given back
+    to the system at the first run), set with ``sess_options.add_session_config_entry`` before.
 
     Raises OnnxoptError where this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
     """
