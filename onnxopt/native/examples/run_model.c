@@ -1,13 +1,12 @@
 /* Runs a compressed model with a given ONNX Runtime library and prints what comes out.
  *
  *   cc run_model.c -I../include -L<folder> -lonnxopt -ldl -o run_model
- *   ./run_model libonnxruntime.so model.onnx libonnxopt.so    registers the library, loads the file like any
+ *   ./run_model libonnxruntime.so model.onnx libonnxopt.so    registers the library, loads the file as any
  * other
  *   ./run_model libonnxruntime.so model.onnx                  onnxopt_create_session does it all
  *
- * Every input must be float32; it gets the values 0, 0.01, 0.02 ..., 0.99, 0, ..., its free dimensions are 2.
- * The runtime's functions are called by their place in its table, so that this file builds without its
- * header; with onnxruntime_c_api.h, CALL(7, ...) reads api->CreateSession, and so on.
+ * Inputs and outputs are float32; inputs get 0, 0.01, 0.02 ..., 0.99, 0, ..., and 2 for free dimensions.
+ * With onnxruntime_c_api.h its OrtApi replaces the one below, which has the few functions that are used here.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -15,115 +14,103 @@
 
 #include "onnxopt.h"
 
+typedef struct OrtStatus* Status; /* null: no error */
+typedef struct OrtSession* Session;
+typedef struct { /* toN: the unused places up to N */
+  Status to2[2];
+  const char* (*GetErrorMessage)(Status);
+  Status (*CreateEnv)(int log_level, const char* name, void** env);
+  Status to7[3], (*CreateSession)(void* env, const char* path, void* options, Session*);
+  Status to9[1],
+      (*Run)(Session, void* options, char** names, void** inputs, size_t, char** to, size_t, void** outputs);
+  Status (*CreateSessionOptions)(void** options);
+  Status to29[18], (*RegisterCustomOpsLibrary)(void* options, const char* path, void** library);
+  Status (*SessionGetInputCount)(Session, size_t*), (*SessionGetOutputCount)(Session, size_t*);
+  Status to33[1], (*SessionGetInputTypeInfo)(Session, size_t, void** type);
+  Status to36[2], (*SessionGetInputName)(Session, size_t, void* allocator, char** name);
+  Status (*SessionGetOutputName)(Session, size_t, void* allocator, char** name);
+  Status to49[11], (*CreateTensorWithDataAsOrtValue)(void* memory, void* data, size_t bytes, int64_t* dims,
+                                                     size_t rank, int type, void** value);
+  Status to51[1], (*GetTensorMutableData)(void* value, void* data);
+  Status to55[3], (*CastTypeInfoToTensorInfo)(void* type, void** info);
+  Status to61[5], (*GetDimensionsCount)(void* info, size_t* rank),
+      (*GetDimensions)(void* info, int64_t*, size_t);
+  Status to65[2], (*GetTensorTypeAndShape)(void* value, void** info);
+  Status to69[3], (*CreateCpuMemoryInfo)(int allocator, int memory, void** info);
+  Status to78[8], (*GetAllocatorWithDefaultOptions)(void** allocator);
+} OrtApi;
 struct OrtApiBase {
-  void* const* (*get_api)(uint32_t version);
-  const char* (*version)(void);
+  const OrtApi* (*GetApi)(uint32_t version);
 };
 
-static void* const* api;
-#define CALL(slot, types, ...) check(((struct OrtStatus * (*)types) api[slot])(__VA_ARGS__))
+enum { kApiVersion = 16, kWarning = 2, kFloat = 1, kMost = 16 };
+static const OrtApi* api;
 
-static void check(struct OrtStatus* status) {
-  if (status == NULL) return;
-  fprintf(stderr, "%s\n", ((const char* (*)(const struct OrtStatus*))api[2])(status)); /* GetErrorMessage */
+static _Noreturn void fail(const char* why) {
+  fprintf(stderr, "%s\n", why);
   exit(1);
 }
 
-static const struct OrtApiBase* open_runtime(const char* path) {
-  void* library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-  if (library == NULL) {
-    fprintf(stderr, "%s\n", dlerror());
-    exit(1);
-  }
-  const struct OrtApiBase* (*get)(void) = (const struct OrtApiBase* (*)(void))dlsym(library, "OrtGetApiBase");
-  api = get()->get_api(16);
-  if (api != NULL) return get();
-  fprintf(stderr, "ONNX Runtime %s is older than 1.16\n", get()->version());
-  exit(1);
+static void check(Status status) {
+  if (status != NULL) fail(api->GetErrorMessage(status));
 }
 
-static void* load(const struct OrtApiBase* base, const char* model, const char* library) {
-  void *env, *options, *handle;
-  struct OrtSession* session;
-  CALL(3, (int, const char*, void**), 2, "run_model", &env); /* CreateEnv */
-  CALL(10, (void**), &options);                              /* CreateSessionOptions */
-  if (library == NULL) {
-    check(onnxopt_create_session(base, model, NULL, 0, options, &session));
-  } else {
-    CALL(29, (void*, const char*, void**), options, library, &handle);          /* RegisterCustomOpsLibrary */
-    CALL(7, (void*, const char*, void*, void*), env, model, options, &session); /* CreateSession */
-  }
-  ((void (*)(void*))api[100])(options); /* ReleaseSessionOptions */
-  return session;
-}
-
-/* The shape behind `info`, an OrtTensorTypeAndShapeInfo; returns the number of elements. */
-static size_t shape(const void* info, int64_t dims[16], size_t* rank) {
+static size_t shape(void* info, int64_t dims[kMost], size_t* rank) {
   size_t count = 1;
-  CALL(61, (const void*, size_t*), info, rank); /* GetDimensionsCount */
-  if (*rank > 16) exit(1);
-  CALL(62, (const void*, int64_t*, size_t), info, dims, *rank); /* GetDimensions */
+  check(api->GetDimensionsCount(info, rank));
+  if (*rank > kMost) fail("too many dimensions");
+  check(api->GetDimensions(info, dims, *rank));
   for (size_t d = 0; d < *rank; ++d) count *= (size_t)(dims[d] = dims[d] < 0 ? 2 : dims[d]);
   return count;
 }
 
-static void* make_input(void* session, size_t index) {
-  void *type, *memory, *value;
-  const void* info;
-  int64_t dims[16];
-  size_t rank;
-  CALL(33, (void*, size_t, void**), session, index, &type); /* SessionGetInputTypeInfo */
-  CALL(55, (void*, const void**), type, &info);             /* CastTypeInfoToTensorInfo */
-  const size_t count = shape(info, dims, &rank);
-  float* data = malloc((count + 1) * sizeof(float));
-  for (size_t i = 0; i < count; ++i) data[i] = (float)(i % 100) / 100;
-  CALL(69, (int, int, void**), 0, 0, &memory); /* CreateCpuMemoryInfo */
-  CALL(49, (void*, void*, size_t, int64_t*, size_t, int, void**), memory, data, count * sizeof(float), dims,
-       rank, 1, &value); /* CreateTensorWithDataAsOrtValue */
-  return value;
-}
-
-static void print(const char* name, void* value) {
-  void* info;
-  float* data;
-  int type;
-  int64_t dims[16];
-  size_t rank;
-  CALL(65, (void*, void**), value, &info); /* GetTensorTypeAndShape */
-  CALL(60, (void*, int*), info, &type);    /* GetTensorElementType */
-  const size_t count = shape(info, dims, &rank);
-  CALL(51, (void*, void**), value, (void**)&data); /* GetTensorMutableData */
-  printf("%s [", name);
-  for (size_t d = 0; d < rank; ++d) printf("%s%lld", d ? ", " : "", (long long)dims[d]);
-  printf("]:");
-  for (size_t i = 0; type == 1 && i < count && i < 8; ++i) printf(" %.6g", data[i]);
-  printf("\n");
-}
-
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    fprintf(stderr, "usage: %s libonnxruntime.so model.onnx [libonnxopt.so]\n", argv[0]);
-    return 2;
+  if (argc < 3) fail("usage: run_model libonnxruntime.so model.onnx [libonnxopt.so]");
+  void* runtime = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
+  if (runtime == NULL) fail(dlerror());
+  const struct OrtApiBase* base = ((const struct OrtApiBase* (*)(void))dlsym(runtime, "OrtGetApiBase"))();
+  if ((api = base->GetApi(kApiVersion)) == NULL) fail("this ONNX Runtime is older than 1.16");
+
+  void *env, *options, *library, *memory, *allocator, *info, *values[2][kMost] = {{NULL}};
+  Session session;
+  check(api->CreateEnv(kWarning, "run_model", &env));
+  check(api->CreateSessionOptions(&options));
+  if (argc > 3) {
+    check(api->RegisterCustomOpsLibrary(options, argv[3], &library));
+    check(api->CreateSession(env, argv[2], options, &session));
+  } else {
+    check(onnxopt_create_session(base, argv[2], NULL, 0, options, &session));
   }
-  void* session = load(open_runtime(argv[1]), argv[2], argc > 3 ? argv[3] : NULL);
-  size_t inputs, outputs;
-  void* allocator;
-  char* names[2][64];
-  void* values[2][64] = {{0}};
-  CALL(30, (void*, size_t*), session, &inputs);  /* SessionGetInputCount */
-  CALL(31, (void*, size_t*), session, &outputs); /* SessionGetOutputCount */
-  CALL(78, (void**), &allocator);                /* GetAllocatorWithDefaultOptions */
-  if (inputs > 64 || outputs > 64) return 1;
+
+  size_t inputs, outputs, rank;
+  int64_t dims[kMost];
+  char* names[2][kMost];
+  check(api->GetAllocatorWithDefaultOptions(&allocator));
+  check(api->CreateCpuMemoryInfo(0, 0, &memory));
+  check(api->SessionGetInputCount(session, &inputs));
+  check(api->SessionGetOutputCount(session, &outputs));
+  if (inputs > kMost || outputs > kMost) fail("too many inputs or outputs");
   for (size_t i = 0; i < inputs; ++i) {
-    CALL(36, (void*, size_t, void*, char**), session, i, allocator, &names[0][i]); /* SessionGetInputName */
-    values[0][i] = make_input(session, i);
+    check(api->SessionGetInputName(session, i, allocator, &names[0][i]));
+    check(api->SessionGetInputTypeInfo(session, i, &info));
+    check(api->CastTypeInfoToTensorInfo(info, &info));
+    const size_t count = shape(info, dims, &rank);
+    float* data = malloc((count + 1) * sizeof(float));
+    for (size_t k = 0; k < count; ++k) data[k] = (float)(k % 100) / 100;
+    check(api->CreateTensorWithDataAsOrtValue(memory, data, count * sizeof(float), dims, rank, kFloat,
+                                              &values[0][i]));
   }
+  for (size_t i = 0; i < outputs; ++i) check(api->SessionGetOutputName(session, i, allocator, &names[1][i]));
+  check(api->Run(session, NULL, names[0], values[0], inputs, names[1], outputs, values[1]));
+  float* data;
   for (size_t i = 0; i < outputs; ++i) {
-    CALL(37, (void*, size_t, void*, char**), session, i, allocator, &names[1][i]); /* SessionGetOutputName */
+    check(api->GetTensorTypeAndShape(values[1][i], &info));
+    check(api->GetTensorMutableData(values[1][i], &data));
+    const size_t count = shape(info, dims, &rank);
+    printf("%s [", names[1][i]);
+    for (size_t d = 0; d < rank; ++d) printf("%s%lld", d ? ", " : "", (long long)dims[d]);
+    printf("]:");
+    for (size_t k = 0; k < count && k < 8; ++k) printf(" %.6g", data[k]);
+    printf("\n");
   }
-  CALL(9, (void*, void*, char**, void**, size_t, char**, size_t, void**), session, NULL, names[0], values[0],
-       inputs, names[1], outputs, values[1]); /* Run */
-  for (size_t i = 0; i < outputs; ++i) print(names[1][i], values[1][i]);
-  ((void (*)(void*))api[95])(session); /* ReleaseSession */
-  return 0;
 }
