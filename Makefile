@@ -63,6 +63,7 @@ pytest-all: build/installed-dev
 tables: build/installed
 	$(BIN)/python tools/table_models.py
 	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
+	$(BIN)/python tools/bench_loader.py --write docs/loader.md
 	$(BIN)/python tools/readme_session.py
 
 fuzz:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import bench_codec
 from bench_codec import Setting, Size
-from table_models import rewrite
+from generated import END, rewrite
 
 from onnxopt import container, native
 from onnxopt.leaf import Scaled
@@ -69,6 +69,6 @@ def test_missed_goals_are_listed() -> None:
 
 def test_tables_go_between_the_documents_marks(tmp_path: Path) -> None:
     document = tmp_path / "codecs.md"
-    document.write_text(f"before\n{bench_codec.START}\nold\n{bench_codec.END}\nafter\n")
+    document.write_text(f"before\n{bench_codec.START}\nold\n{END}\nafter\n")
     rewrite(document, "new", bench_codec.START)
-    assert document.read_text() == f"before\n{bench_codec.START}\nnew\n{bench_codec.END}\nafter\n"
+    assert document.read_text() == f"before\n{bench_codec.START}\nnew\n{END}\nafter\n"

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
+import generated
 import realdata
 import table_models
 
@@ -85,9 +86,9 @@ def test_faces_are_told_by_a_threshold_from_the_other_folds() -> None:
 
 def test_table_is_written_between_its_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table_models.START}\nold\n{table_models.END}\nafter\n", encoding="utf-8")
+    readme.write_text(f"before\n{table_models.START}\nold\n{generated.END}\nafter\n", encoding="utf-8")
     row = table_models.Row("lenet5", 1_725_618, 863_456, 172_562, True, 0.04, 0.01, 98.94, 98.93)
-    table_models.rewrite(readme, table_models.table([row]))
+    generated.rewrite(readme, table_models.table([row]), table_models.START)
     text = readme.read_text(encoding="utf-8")
     assert "| lenet5 | MNIST | 1.73 | 0.17 | 10.00x | 5.00x | 98.94 | 98.93 |" in text
     assert "old" not in text
@@ -95,4 +96,4 @@ def test_table_is_written_between_its_markers(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     readme.write_text("no markers", encoding="utf-8")
     with pytest.raises(ValueError, match="no lines"):
-        table_models.rewrite(readme, "")
+        generated.rewrite(readme, "", table_models.START)

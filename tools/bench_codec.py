@@ -19,8 +19,6 @@ import argparse
 import io
 import json
 import os
-import platform
-import re
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import generated
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -48,7 +47,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, normalise
 
 Integers = npt.NDArray[np.int32]
-START, END = "<!-- table:codecs -->", "<!-- /table -->"
+START = "<!-- table:codecs -->"
 
 BITS = tuple(range(2, 9))
 PRUNED_BITS = (4, 5, 8)
@@ -290,12 +289,7 @@ def available() -> list[str]:
 
 def machine() -> str:
     """The processor as the system names it, and what the decoder makes of it."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file():  # on x86 it says what vendors' marketing names do not
-        found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", info.read_text(), re.MULTILINE))
-        if len(found) == 3:
-            name = f"{found['model name']} (family {found['cpu family']}, model {found['model']})"
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}; best instructions: {native.simd()}"
+    return f"{generated.machine()}; best instructions: {native.simd()}"
 
 
 # ---- output --------------------------------------------------------------------------------------------------------
@@ -434,7 +428,7 @@ def main() -> int:
         console.print(sheet.rich())
     if arguments.write:
         text = "\n\n".join(sheet.markdown() for sheet in [*size_sheets(sizes), *sheets])
-        table_models.rewrite(arguments.write, text, START)
+        generated.rewrite(arguments.write, text, START)
     return 0
 
 

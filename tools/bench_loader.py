@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import psutil
+from generated import machine, rewrite
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
@@ -34,6 +35,7 @@ from onnxopt.leaf import Scaled, nearest_log_step
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Output channels of each 3x3 convolution; 0 is a 2x2 pooling."""
+START = "<!-- table:loader -->"
 FORMS = ("plain", "registered", "load")
 MIB = 1 << 20
 
@@ -136,11 +138,17 @@ def in_own_process(folder: Path, task: str, width: float) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def report(name: str, values: dict[str, list[float]]) -> None:
-    """One line a form: the median, and the median of the ratios to plain within each turn."""
+def report(name: str, values: dict[str, list[float]]) -> list[str]:
+    """Prints one line a form: the median, and the median of the ratios to plain within each turn.
+
+    Returns the same as cells of a row.
+    """
+    cells = [name]
     for form in FORMS:
         ratios = [x / plain for x, plain in zip(values[form], values["plain"], strict=True)]
         print(f"{name:<10} {form:<10} {median(values[form]):10.2f}   {median(ratios):.3f}x")
+        cells.append(f"{median(values[form]):.2f}" + ("" if form == "plain" else f" ({median(ratios):.3f}x)"))
+    return cells
 
 
 def main() -> None:
@@ -149,6 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="of every layer, relative to VGG-16")
     parser.add_argument("--loads", type=int, default=5, help="loads of each form")
     parser.add_argument("--runs", type=int, default=15, help="runs of each form")
+    parser.add_argument("--write", type=Path, help="put the table between the markers of this file")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--task", choices=("write", *FORMS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -161,14 +170,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_own_process(folder, "write", arguments.width)
-        for file in sorted(folder.iterdir()):
-            print(f"{file.name}: {file.stat().st_size / MIB:.1f} MiB")
+        sizes = {file.stem: f"{file.stat().st_size / MIB:.1f}" for file in sorted(folder.iterdir())}
+        print(", ".join(f"{form}: {size} MiB" for form, size in sizes.items()))
+        rows = [["file MiB", sizes["plain"], sizes["compressed"], sizes["compressed"]]]
         turns: list[dict[str, Any]] = []
         for _ in range(arguments.loads):
             turns.append({form: json.loads(in_own_process(folder, form, arguments.width)) for form in FORMS})
         for what in turns[0]["plain"]:
-            report(what, {form: [turn[form][what] for turn in turns] for form in FORMS})
-        report("run ms", measure_runs(folder, arguments.runs))
+            rows.append(report(what, {form: [turn[form][what] for turn in turns] for form in FORMS}))
+        rows.append(report("run ms", measure_runs(folder, arguments.runs)))
+    if arguments.write:
+        head = [["", *FORMS], ["---"] + ["---:"] * len(FORMS)]
+        lines = ["| " + " | ".join(row) + " |" for row in head + rows]
+        setting = f"Medians of {arguments.loads} loads and {arguments.runs} runs of each form on {machine()}"
+        lines += ["", f"{setting}, ONNX Runtime {onnxruntime.__version__}."]
+        rewrite(arguments.write, "\n".join(lines), START)
 
 
 if __name__ == "__main__":

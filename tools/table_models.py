@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import realdata
+from generated import rewrite
 
 import onnxopt
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-START, END = "<!-- table:models -->", "<!-- /table -->"
+START = "<!-- table:models -->"
 
 MODELS = (
     "resnet20",
@@ -141,16 +142,6 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines + (["", *notes] if notes else []))
 
 
-def rewrite(readme: Path, text: str, opening: str = START) -> None:
-    """Puts `text` between the markers, of which `opening` is the first. Raises ValueError where they are not there."""
-    content = readme.read_text(encoding="utf-8")
-    head, start, rest = content.partition(opening)
-    _, end, tail = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{readme}: has no lines {opening} and {END}")
-    readme.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
-
-
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measures the shared models and rewrites README.md's table.")
@@ -171,7 +162,7 @@ def main() -> int:
     if arguments.print:
         print(table(rows))
     else:
-        rewrite(README, table(rows))
+        rewrite(README, table(rows), START)
     return 0
 
 
