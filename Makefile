@@ -42,7 +42,7 @@ lint: build/installed-dev build/native/compile_commands.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
-	$(BIN)/clang-tidy --quiet -p build/native $(filter %.cc,$(filter onnxopt/native/src/%,$(NATIVE)))
+	ls onnxopt/native/src/*.cc | xargs -n 4 -P $(JOBS) $(BIN)/clang-tidy --quiet -p build/native
 
 build/native/compile_commands.json: onnxopt/native/CMakeLists.txt
 	cmake -S onnxopt/native -B build/native -DCMAKE_EXPORT_COMPILE_COMMANDS=ON

@@ -60,7 +60,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   }
   const Bytes packed = reader.bytes(packed_size(n, width));
   reader.expect_end("bitpack");
-  const unsigned unused = static_cast<unsigned>(packed.size * 8 - n * width);
+  const auto unused = static_cast<unsigned>(packed.size * 8 - n * width);
   if (unused != 0 && packed.data[packed.size - 1] >> (8 - unused) != 0) {
     fail("bitpack: bits set after the last integer");
   }

@@ -22,6 +22,7 @@ namespace {
 using onnxopt::Bytes;
 using onnxopt::Shape;
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): one a thread is what the ABI promises
 thread_local std::string last_error;
 
 // Runs body; a failure becomes `failed` and a sentence for onnxopt_last_error.
@@ -106,7 +107,8 @@ int onnxopt_entry_info(const onnxopt_container* container, size_t index, onnxopt
   });
 }
 
-uint64_t onnxopt_prepare(const onnxopt_container* container, unsigned threads, const void** model, size_t* size) {
+uint64_t onnxopt_prepare(const onnxopt_container* container, unsigned threads, const void** model,
+                         size_t* size) {
   return guarded<uint64_t>(0, [&] {
     Bytes bytes;
     const uint64_t id = onnxopt::prepare(container->container, threads, bytes);

@@ -16,7 +16,7 @@ constexpr size_t kSample = size_t{1} << 16;
 bool cheaper(size_t a, size_t percent, size_t b) { return uint64_t{a} * (100 + percent) < uint64_t{b} * 100; }
 
 struct Candidates {
-  const int32_t* q;
+  const int32_t* q = nullptr;
   Shape shape;
   Coded best{0, {}};
   bool any_refused = false;  // as a decompression bomb

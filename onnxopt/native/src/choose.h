@@ -9,7 +9,7 @@ namespace onnxopt {
 enum class Prefer { kSmallest = 0, kBalanced = 1, kFastest = 2 };
 
 struct Coded {
-  uint8_t codec;
+  uint8_t codec = 0;
   std::vector<uint8_t> bytes;
 };
 

@@ -14,8 +14,8 @@ namespace onnxopt {
 
 // The matrix q[rows, cols] that a codec sees, stored row by row.
 struct Shape {
-  size_t rows;
-  size_t cols;
+  size_t rows = 0;
+  size_t cols = 0;
   size_t size() const { return rows * cols; }
 };
 

@@ -14,7 +14,7 @@ enum class Reconstruction : uint8_t { kNone = 0, kAffine = 1, kCodebook = 2 };
 // Whole rows of a tensor, coded so that they can be decoded by themselves.
 struct Chunk {
   Bytes bytes;
-  uint32_t crc;  // of the bytes
+  uint32_t crc = 0;  // of the bytes
 };
 
 // One stored tensor.

@@ -41,7 +41,7 @@ const Logistic& Logistic::get() {
   static const Logistic tables = [] {
     Logistic t{};
     for (int32_t d = -kLimit; d <= kLimit; ++d)
-      t.squash[static_cast<size_t>(d + kLimit)] = static_cast<uint16_t>(logistic_at(d));
+      t.squash[static_cast<size_t>(int64_t{d} + kLimit)] = static_cast<uint16_t>(logistic_at(d));
     int32_t d = -kLimit;
     for (int32_t p = 0; p < 4096;
          ++p) {  // the smallest log-odds that reach the middle of this probability's cell
@@ -58,7 +58,7 @@ ContextModel::ContextModel(Shape shape, const ContextHeader& header)
   constexpr unsigned kConfidence = 8;  // observations that the first guess is worth
   const std::array<uint64_t, 32> power = geometric_powers(header.excess256());
   std::array<uint64_t, kBuckets + 1>
-      beyond;  // P(m >= 2^b) in 1/2^32: the share of magnitudes in buckets above b
+      beyond{};  // P(m >= 2^b) in 1/2^32: the share of magnitudes in buckets above b
   beyond[0] = uint64_t{2 * header.nonzero + 1} << 23;
   for (unsigned b = 1; b <= kBuckets; ++b) beyond[b] = beyond[b - 1] * power[b - 1] >> 32;
   start_ = 1;
@@ -122,7 +122,7 @@ unsigned best_distance(const int32_t* q, Shape shape, int32_t centre) {
     int64_t agree = 0;
     for (size_t r = 0; r < rows; ++r) {
       const size_t end = (r + 1) * shape.cols;
-      for (size_t i = r * shape.cols + d; i < end; ++i) agree += sign(i) * sign(i - d);
+      for (size_t i = r * shape.cols + d; i < end; ++i) agree += int64_t{sign(i)} * sign(i - d);
     }
     if (std::abs(agree) > most) {
       most = std::abs(agree);

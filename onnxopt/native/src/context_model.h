@@ -86,7 +86,8 @@ struct Mixer {
     for (int i = 0; i < 3; ++i) sum += int64_t{weight[i]} * in[i];
     const auto odds =
         static_cast<int32_t>(std::clamp<int64_t>(sum >> 16, -Logistic::kLimit, Logistic::kLimit));
-    const unsigned p = clamp_probability(logistic.squash[static_cast<size_t>(odds + Logistic::kLimit)]);
+    const unsigned p =
+        clamp_probability(logistic.squash[static_cast<size_t>(int64_t{odds} + Logistic::kLimit)]);
     const unsigned bit = coder.code(p, value);
     // Gradient of the code length, at a learning rate of 1/256.
     const int32_t error = static_cast<int32_t>(bit << 16) - static_cast<int32_t>(p);

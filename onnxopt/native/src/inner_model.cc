@@ -1,6 +1,7 @@
 #include "inner_model.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <map>
 
@@ -12,7 +13,7 @@ namespace {
 constexpr size_t kAlignment = 64;  // a cache line, and what the widest vector loads like
 constexpr const char* kReleaseDomain = "onnxopt.loader";
 constexpr const char* kReleaseName = "Release";
-constexpr int kNewestTested = 31;  // ONNX Runtime 1.31
+constexpr long kNewestTested = 31;  // ONNX Runtime 1.31
 
 // A length-delimited protobuf field, shorter than 128 bytes.
 std::string field(unsigned number, const std::string& value) {
@@ -47,7 +48,7 @@ PreparedModels& prepared_models() {
 
 }  // namespace
 
-Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
+Runtime::Runtime(const OrtApiBase* base) : api(nullptr) {
   const auto* entry = reinterpret_cast<const ort::ApiBase*>(base);
   const std::string version = entry->version();
   const OrtApi* table = entry->get_api(ort::kApiVersion);
@@ -57,7 +58,8 @@ Runtime::Runtime(const OrtApiBase* base) : api(nullptr), tested(false) {
   }
   api = ort::Api(table);
   const size_t dot = version.find('.');
-  const int minor = dot == std::string::npos ? INT32_MAX : std::atoi(version.c_str() + dot + 1);
+  const long minor =
+      dot == std::string::npos ? LONG_MAX : std::strtol(version.c_str() + dot + 1, nullptr, 10);
   tested = version.rfind("1.", 0) == 0 && minor <= kNewestTested;
 }
 
@@ -169,14 +171,14 @@ uint64_t prepare(const Container& container, unsigned threads, Bytes& model) {
   const std::string& text = made->model.model();
   model = {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
   PreparedModels& all = prepared_models();
-  const std::lock_guard<std::mutex> lock(all.mutex);
+  const std::scoped_lock lock(all.mutex);
   all.by_id.emplace(++all.last, std::move(made));
   return all.last;
 }
 
 void attach_prepared(const Runtime& runtime, const std::string& id, OrtSessionOptions* options) {
   PreparedModels& all = prepared_models();
-  const std::lock_guard<std::mutex> lock(all.mutex);
+  const std::scoped_lock lock(all.mutex);
   const auto found = all.by_id.find(std::strtoull(id.c_str(), nullptr, 10));
   if (found == all.by_id.end() || found->second->op != nullptr) {
     fail("onnxopt.prepared is '%s', expected an id of onnxopt_prepare that no session has used", id.c_str());
@@ -187,7 +189,7 @@ void attach_prepared(const Runtime& runtime, const std::string& id, OrtSessionOp
 
 void finish_prepared(uint64_t id) {
   PreparedModels& all = prepared_models();
-  const std::lock_guard<std::mutex> lock(all.mutex);
+  const std::scoped_lock lock(all.mutex);
   const auto found = all.by_id.find(id);
   if (found == all.by_id.end()) return;
   if (found->second->op != nullptr) {

@@ -46,6 +46,7 @@ class ReleaseOp {
  public:
   // Adds the weights and the operator to `options`.
   ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOptions* options);
+  ~ReleaseOp() = default;
   ReleaseOp(const ReleaseOp&) = delete;
   ReleaseOp& operator=(const ReleaseOp&) = delete;
 

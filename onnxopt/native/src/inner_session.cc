@@ -128,7 +128,7 @@ void InnerSession::run(OrtKernelContext* context) {
   // in an earlier run with inputs of these shapes (declarations can be wrong; the runtime only warns).
   bool proven = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     proven = proven_ == shapes && !outputs_.empty();
   }
   std::vector<OrtValue*> outputs(outputs_.size());
@@ -145,6 +145,7 @@ void InnerSession::run(OrtKernelContext* context) {
   runtime_.check(api.Run()(parts_.session.get(), nullptr, input_names_.data(), inputs.data(), inputs.size(),
                            output_names_.data(), outputs.size(), outputs.data()));
   std::vector<Owned<OrtValue>> made;
+  made.reserve(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     made.emplace_back(outer[i] == nullptr ? outputs[i] : nullptr, api.ReleaseValue());
   }
@@ -168,7 +169,7 @@ void InnerSession::run(OrtKernelContext* context) {
     holds = holds && (!direct[i] || dims == predicted[i]);
   }
   if (!proven && holds) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     proven_ = std::move(shapes);
   }
 }
@@ -198,6 +199,7 @@ void InnerSession::copy_strings(const OrtValue* from, OrtValue* to, size_t count
     strings.emplace_back(text.data() + offsets[i], end - offsets[i]);
   }
   std::vector<const char*> pointers;
+  pointers.reserve(count);
   for (const std::string& s : strings) pointers.push_back(s.c_str());
   runtime_.check(runtime_.api.FillStringTensor()(to, pointers.data(), count));
 }

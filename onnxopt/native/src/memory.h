@@ -23,9 +23,10 @@ inline void trim_heap() {
 inline void drop_pages(const void* data, size_t size) {
 #if defined(__linux__)
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const size_t before = (page - reinterpret_cast<uintptr_t>(data) % page) % page;
+  if (size < before + page) return;
+  auto* begin = static_cast<char*>(const_cast<void*>(data)) + before;
+  madvise(begin, (size - before) / page * page, MADV_DONTNEED);
 #else
   (void)data;
   (void)size;

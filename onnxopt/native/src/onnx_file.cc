@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 namespace onnxopt {
 namespace {
@@ -71,7 +72,7 @@ uint64_t number_of(std::string_view text) {
   uint64_t value = 0;
   for (const char c : text) {
     if (c < '0' || c > '9' || value > (UINT64_MAX - 9) / 10)
-      fail("'%.*s' is no number", static_cast<int>(std::min<size_t>(text.size(), 40)), text.data());
+      fail("'%s' is no number", std::string(text.substr(0, 40)).c_str());
     value = value * 10 + static_cast<uint64_t>(c - '0');
   }
   return value;
@@ -102,7 +103,7 @@ bool read_if_payload(Bytes tensor, Payload& payload) {
   if (!named) return false;
   if (dtype != kUint8)
     fail("the container is a tensor of element type %llu, not uint8", static_cast<unsigned long long>(dtype));
-  payload = found;
+  payload = std::move(found);
   return true;
 }
 

@@ -17,7 +17,7 @@ using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
 
 struct Runtime {
   ort::Api api;
-  bool tested;  // the loader was tested with this version, so it may count on how it treats memory
+  bool tested = false;  // the loader was tested with this version, so it may count on how it treats memory
 
   // Throws Error where the runtime is too old.
   explicit Runtime(const OrtApiBase* base);
@@ -39,7 +39,7 @@ T* keep_forever(std::unique_ptr<T> object) {
   static std::mutex mutex;
   static auto& kept =
       *new std::vector<std::unique_ptr<T>>;  // never destroyed: the runtime may be unloaded first
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::scoped_lock lock(mutex);
   kept.push_back(std::move(object));
   return kept.back().get();
 }

@@ -24,7 +24,7 @@ void parallel_for(size_t count, unsigned threads, Work work) {
       for (size_t i = next++; i < count; i = next++) work(i);
     } catch (...) {
       next = count;
-      const std::lock_guard<std::mutex> lock(mutex);
+      const std::scoped_lock lock(mutex);
       if (!failure) failure = std::current_exception();
     }
   };
@@ -32,7 +32,7 @@ void parallel_for(size_t count, unsigned threads, Work work) {
   pool.reserve(std::min<size_t>(threads, count));  // it must not throw where threads run
   try {
     for (size_t t = 1; t < std::min<size_t>(threads, count); ++t) pool.emplace_back(run);
-  } catch (const std::system_error&) {
+  } catch (const std::system_error&) {  // NOLINT(bugprone-empty-catch)
     // No more threads to be had: those there are do the work.
   }
   run();

@@ -38,23 +38,23 @@ inline __m256i lookup(const uint32_t* slots, __m256i index) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(four(slots, i)), four(slots, i + 4), 1);
 }
 
-template <int kGroups, bool kOffsets>
+template <size_t kGroups, bool kOffsets>
 size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
               int32_t* out, size_t n) {
   constexpr size_t kLanes = 8 * kGroups;
-  constexpr std::ptrdiff_t kMostRead = 16 * kGroups;  // bytes a round loads, whether it uses them or not
+  constexpr std::ptrdiff_t kMostRead{16 * kGroups};  // bytes a round loads, whether it uses them or not
   const __m256i slot_mask = _mm256_set1_epi32((1 << precision) - 1);
   const __m256i low12 = _mm256_set1_epi32(0xfff);
   const __m256i bases = _mm256_set1_epi32(base);
   const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(precision));
   const uint8_t* at = lanes.at;
   __m256i state[kGroups];
-  for (int g = 0; g < kGroups; ++g)
+  for (size_t g = 0; g < kGroups; ++g)
     state[g] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes.state + 8 * g));
   size_t i = 0;
   for (; i + kLanes <= n && lanes.end - at >= kMostRead; i += kLanes) {
 #pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) {
+    for (size_t g = 0; g < kGroups; ++g) {
       __m256i index = _mm256_and_si256(state[g], slot_mask);
       if (kOffsets) {
         index = _mm256_add_epi32(index,
@@ -75,10 +75,10 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
       const __m256i filled =
           _mm256_or_si256(_mm256_slli_epi32(x, 16), _mm256_permutevar8x32_epi32(words, order));
       state[g] = _mm256_blendv_epi8(x, filled, below);
-      at += 2 * __builtin_popcount(mask);
+      at += std::ptrdiff_t{2} * __builtin_popcount(mask);
     }
   }
-  for (int g = 0; g < kGroups; ++g)
+  for (size_t g = 0; g < kGroups; ++g)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes.state + 8 * g), state[g]);
   lanes.at = at;
   return i;

@@ -27,11 +27,11 @@ inline __m512i lookup(const uint32_t* slots, __m512i index) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-template <int kGroups, bool kOffsets>
+template <size_t kGroups, bool kOffsets>
 size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base, Lanes& lanes,
               int32_t* out, size_t n) {
   constexpr size_t kLanes = 16 * kGroups;
-  constexpr std::ptrdiff_t kMostRead = 32 * kGroups;  // bytes a round loads, whether it uses them or not
+  constexpr std::ptrdiff_t kMostRead{32 * kGroups};  // bytes a round loads, whether it uses them or not
   const __m512i slot_mask = _mm512_set1_epi32((1 << precision) - 1);
   const __m512i low12 = _mm512_set1_epi32(0xfff);
   const __m512i bases = _mm512_set1_epi32(base);
@@ -39,11 +39,11 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
   const __m128i shift = _mm_cvtsi32_si128(static_cast<int>(precision));
   const uint8_t* at = lanes.at;
   __m512i state[kGroups];
-  for (int g = 0; g < kGroups; ++g) state[g] = _mm512_loadu_si512(lanes.state + 16 * g);
+  for (size_t g = 0; g < kGroups; ++g) state[g] = _mm512_loadu_si512(lanes.state + 16 * g);
   size_t i = 0;
   for (; i + kLanes <= n && lanes.end - at >= kMostRead; i += kLanes) {
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) {
+    for (size_t g = 0; g < kGroups; ++g) {
       __m512i index = _mm512_and_si512(state[g], slot_mask);
       if (kOffsets) index = _mm512_add_epi32(index, _mm512_loadu_si512(offsets + i + 16 * g));
       const __m512i slot = lookup(slots, index);
@@ -57,10 +57,10 @@ size_t decode(const uint32_t* slots, unsigned precision, const uint32_t* offsets
       const __m512i filled =
           _mm512_or_si512(_mm512_slli_epi32(x, 16), _mm512_maskz_expand_epi32(below, words));
       state[g] = _mm512_mask_mov_epi32(x, below, filled);
-      at += 2 * __builtin_popcount(below);
+      at += std::ptrdiff_t{2} * __builtin_popcount(below);
     }
   }
-  for (int g = 0; g < kGroups; ++g) _mm512_storeu_si512(lanes.state + 16 * g, state[g]);
+  for (size_t g = 0; g < kGroups; ++g) _mm512_storeu_si512(lanes.state + 16 * g, state[g]);
   lanes.at = at;
   return i;
 }

@@ -66,7 +66,7 @@ uint64_t entropy_bits(const uint32_t* counts, size_t symbols) {
 // Cuts 0 .. n into at most `most` intervals of least total cost. cost[a * (n + 1) + b] is the cost of [a, b).
 // Entry k - 1 of the result: total cost and ends of the intervals when there are exactly k.
 struct Cut {
-  uint64_t cost;
+  uint64_t cost = 0;
   std::vector<size_t> ends;
 };
 std::vector<Cut> best_cuts(const std::vector<uint64_t>& cost, size_t n, size_t most) {

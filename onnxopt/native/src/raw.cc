@@ -34,7 +34,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
     fail("raw: %zu bytes for %zu integers of %zu", reader.left(), shape.size(), width);
   }
   const uint8_t* p = reader.rest().data;
-  const unsigned unused = static_cast<unsigned>(32 - 8 * width);
+  const auto unused = static_cast<unsigned>(32 - 8 * width);
   int32_t run[Sink::kRun];
   for (size_t first = 0; first < shape.size(); first += Sink::kRun) {
     const size_t n = std::min(Sink::kRun, shape.size() - first);

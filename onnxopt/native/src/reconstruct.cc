@@ -49,13 +49,13 @@ class CastSink final : public Sink {
 // -------------------------------------------------------------------------------------------
 
 uint32_t bits_of(float value) {
-  uint32_t bits;
+  uint32_t bits = 0;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
 float float_of(uint32_t bits) {
-  float value;
+  float value = 0;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
