@@ -116,7 +116,7 @@ size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* 
         const uint32_t x = step(state, slot, precision);
         const uint32_t low = x < kLow;
         lanes.state[lane] = x << (16 * low) | (word(at) & (0 - low));
-        at += 2 * low;
+        at += size_t{2} * low;
         out[i + lane] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
       }
     }
