@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _WIDTH = 80
+_INTERRUPTED = 130
 
 
 class Prefer(StrEnum):
@@ -171,6 +172,8 @@ def main() -> None:
     except OnnxoptError as error:
         print(f"onnxopt: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns the former into the latter with code 130
+        if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
+            raise
         print("onnxopt: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

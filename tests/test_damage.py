@@ -108,6 +108,21 @@ def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> N
         assert all(path.name.startswith(".out.onnx.") and path.suffix == ".tmp" for path in tmp_path.iterdir())
 
 
+def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    script = "import sys\nfrom onnxopt.cli import main\nprint('ready', flush=True)\nmain()"
+    command = (sys.executable, "-P", "-c", script, "optimize", str(larger), "-o", str(output))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert error == "onnxopt: interrupted; nothing was written\n"
+    assert not list(tmp_path.iterdir())
+
+
 def _failure(model: Path, output: Path) -> str:
     """The one sentence of an `optimize` that must fail."""
     command = (*RUN, "optimize", str(model), "-o", str(output))
