@@ -175,5 +175,5 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns the former into the latter with code 130
         if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
             raise
-        print("onnxopt: interrupted; nothing was written", file=sys.stderr)
+        print("onnxopt: interrupted; no half-written file is left", file=sys.stderr)
         sys.exit(_INTERRUPTED)

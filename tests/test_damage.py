@@ -119,7 +119,7 @@ def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_pat
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert error == "onnxopt: interrupted; nothing was written\n"
+    assert error == "onnxopt: interrupted; no half-written file is left\n"
     assert not list(tmp_path.iterdir())
 
 
