@@ -77,12 +77,13 @@ ONNXOPT_EXPORT const void* onnxopt_plan(const onnxopt_container* container, size
 ONNXOPT_EXPORT uint32_t onnxopt_format_version(const onnxopt_container* container);
 /* CRC-32 of all decoded tensors of the model, in order. */
 ONNXOPT_EXPORT uint32_t onnxopt_values_crc(const onnxopt_container* container);
-/* For bindings that create a session themselves, as Python's does: decodes the weights for one session on `threads`
- * threads (0: all cores). Set the session config entry "onnxopt.prepared" to the id that is returned, in decimal, call
- * RegisterCustomOps, create the session from model[0, size), then call onnxopt_finish, which frees the weights and the
- * model. The runtime refuses to create a second session with these options. Returns 0 on failure. */
-ONNXOPT_EXPORT uint64_t onnxopt_prepare(const onnxopt_container* container, unsigned threads, const void** model,
-                                        size_t* size);
+/* For bindings that create a session themselves, as Python's does: decodes the weights for one session on
+ * `threads` threads (0: all cores). Set the session config entry "onnxopt.prepared" to the id that is
+ * returned, in decimal, call RegisterCustomOps, create the session from model[0, size), then call
+ * onnxopt_finish, which frees the weights and the model. The runtime refuses to create a second session with
+ * these options. Returns 0 on failure. */
+ONNXOPT_EXPORT uint64_t onnxopt_prepare(const onnxopt_container* container, unsigned threads,
+                                        const void** model, size_t* size);
 ONNXOPT_EXPORT void onnxopt_finish(uint64_t id);
 /* Decodes entry i into out[i] (of its `size` bytes) for every i whose out[i] is not null; threads 0 = all
  * cores. */
