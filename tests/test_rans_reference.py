@@ -20,6 +20,7 @@ CASES = {
     "seven bits": lambda rng, shape: rng.normal(0, 30, shape),
     "twelve bits: low bits uncoded": lambda rng, shape: rng.normal(0, 1000, shape),
     "sparse": lambda rng, shape: rng.normal(0, 4, shape) * (rng.random(shape) < 0.15),
+    "sparse, of many values": lambda rng, shape: rng.normal(0, 30, shape) * (rng.random(shape) < 0.1),
     "row and column classes": lambda rng, shape: (
         rng.normal(0, 4, shape) * np.exp(rng.normal(0, 1, (shape[0], 1))) * np.exp(rng.normal(0, 1, (1, shape[1])))
     ),
@@ -36,6 +37,14 @@ def test_reference_agrees(case: str, shape: tuple[int, int]) -> None:
     _, data = native.encode(q, "rans")
     np.testing.assert_array_equal(rans.decode(data, *shape), q)
     np.testing.assert_array_equal(native.decode("rans", data, *shape), q)
+
+
+def test_reference_agrees_on_fine_frequencies() -> None:
+    rng, shape = np.random.default_rng(1), (256, 300)
+    q = np.rint(CASES["sparse, of many values"](rng, shape)).astype(np.int32)
+    _, data = native.encode(q, "rans")
+    assert 8 + (data[0] >> 4) == 15
+    np.testing.assert_array_equal(rans.decode(data, *shape), q)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,4 +1,4 @@
-"""Reference decoder of codec 3 (rans), straight from FORMAT.md: slow and plain, for tests only."""
+"""Reference decoder of codec 3 (rans), straight from docs/format/rans.md: slow and plain, for tests only."""
 
 from dataclasses import dataclass
 

@@ -100,6 +100,49 @@ inline uint32_t step(uint32_t x, uint32_t slot, unsigned precision) {
   return ((slot >> 12 & 0xfff) + 1) * (x >> precision) + (slot & 0xfff);
 }
 
+// What the states' low bits stand for, by table and then by slot. An offset names a table: its index <<
+// precision.
+class Tables {
+ public:
+  Tables(size_t count, unsigned precision)
+      : precision_(precision),
+        slots_(fine() ? 0 : count << precision),
+        symbols_(fine() ? count << precision : 0),
+        ranges_(fine() ? count * kMaxSymbols : 0) {}
+
+  bool fine() const { return precision_ > kPackedPrecision; }
+  const uint32_t* slots() const { return slots_.data(); }
+  void fill(size_t table, const Freqs& freqs, size_t symbols) {
+    const size_t at = table << precision_;
+    if (fine())
+      fill_fine(freqs, symbols, symbols_.data() + at, ranges_.data() + table * kMaxSymbols);
+    else
+      fill_slots(freqs, symbols, slots_.data() + at);
+  }
+
+  // Takes one symbol from a state, before renormalisation.
+  template <bool kFine>
+  uint32_t take(uint32_t& x, uint32_t offset) const {
+    const uint32_t slot = x & ((1U << precision_) - 1);
+    if constexpr (kFine) {
+      const uint32_t symbol = symbols_[offset + slot];
+      const uint32_t range = ranges_[(offset >> precision_) * kMaxSymbols + symbol];
+      x = (range >> 16) * (x >> precision_) + slot - (range & 0xffff);
+      return symbol;
+    } else {
+      const uint32_t packed = slots_[offset + slot];
+      x = step(x, packed, precision_);
+      return packed >> 24;
+    }
+  }
+
+ private:
+  unsigned precision_;
+  std::vector<uint32_t> slots_;   // packed
+  std::vector<uint8_t> symbols_;  // or fine: of every slot,
+  std::vector<uint32_t> ranges_;  // and of every symbol
+};
+
 // As Kernel, for kCount lanes. Without branches: which lanes need a word is as good as random.
 template <size_t kCount, bool kOffsets>
 size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
@@ -125,20 +168,19 @@ size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* 
   return i;
 }
 
-// Any number of lanes, each word checked: for the ends of streams. Starts at lane 0.
-void decode_checked(const uint32_t* slots, unsigned precision, const uint32_t* offsets, int32_t base,
-                    Lanes& lanes, size_t count, int32_t* out, size_t n) {
-  const uint32_t mask = (1U << precision) - 1;
+// Any number of lanes, each word checked: for fine tables and the ends of streams. Starts at lane 0.
+template <bool kFine>
+void decode_checked(const Tables& tables, const uint32_t* offsets, int32_t base, Lanes& lanes, size_t count,
+                    int32_t* out, size_t n) {
   for (size_t i = 0; i < n; ++i) {
-    uint32_t& x = lanes.state[i % count];
-    const uint32_t slot = slots[(x & mask) + (offsets ? offsets[i] : 0)];
-    x = step(x, slot, precision);
+    uint32_t& x = lanes.state[i & (count - 1)];
+    const uint32_t symbol = tables.take<kFine>(x, offsets ? offsets[i] : 0);
     if (x < kLow) {
       if (lanes.end - lanes.at < 2) fail("rans: truncated: the words end before the integers");
       x = x << 16 | word(lanes.at);
       lanes.at += 2;
     }
-    out[i] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
+    out[i] = static_cast<int32_t>(static_cast<uint32_t>(base) + symbol);
   }
 }
 
@@ -250,19 +292,19 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   ClassMap rows = read_map(reader, (classes & 7) + 1, shape.rows);
   const ClassMap columns = read_map(reader, (classes >> 4 & 7) + 1, shape.cols);
 
-  const size_t tables = rows.classes * columns.classes;
+  const size_t table_count = rows.classes * columns.classes;
   const unsigned code_byte = reader.u8();
   const TableCode code{code_byte & 7, code_byte >> 3 & 1, code_byte >> 4};
   if (code.resolution > kMaxResolution || code.rice > kMaxRice) fail("rans: malformed table code");
-  std::vector<uint32_t> slots(tables << precision);
+  Tables tables(table_count, precision);
   {
     BitReader bits(reader);
-    for (size_t t = 0; t < tables; ++t) {
+    for (size_t t = 0; t < table_count; ++t) {
       Levels levels;
       Freqs freqs;
       read_levels(bits, direct, escape, code, levels);
       frequencies(levels, symbols, code.resolution, precision, freqs);
-      fill_slots(freqs, symbols, slots.data() + (t << precision));
+      tables.fill(t, freqs, symbols);
     }
     bits.end();
   }
@@ -271,18 +313,18 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const Bytes low = reader.bytes((static_cast<uint64_t>(shape.size()) * low_bits + 7) / 8);
   Lanes lanes = read_lanes(reader, lane_count);
   std::optional<Offsets> offsets;
-  if (tables > 1) offsets.emplace(std::move(rows), columns, shape, precision);
+  if (table_count > 1) offsets.emplace(std::move(rows), columns, shape, precision);
 
-  const Kernel kernel = choose_kernel(lane_count, tables > 1);
+  const Kernel kernel = tables.fine() ? nullptr : choose_kernel(lane_count, table_count > 1);
+  const auto checked = tables.fine() ? decode_checked<true> : decode_checked<false>;
   const auto base32 = static_cast<int32_t>(base);
   const auto marker = static_cast<int32_t>(static_cast<uint32_t>(base32) + static_cast<uint32_t>(direct));
   alignas(64) int32_t run[kRun];
   for (size_t first = 0; first < shape.size(); first += kRun) {
     const size_t n = std::min(kRun, shape.size() - first);
     const uint32_t* at = offsets ? offsets->next(n) : nullptr;
-    const size_t done = kernel ? kernel(slots.data(), precision, at, base32, lanes, run, n) : 0;
-    decode_checked(slots.data(), precision, at ? at + done : nullptr, base32, lanes, lane_count, run + done,
-                   n - done);
+    const size_t done = kernel ? kernel(tables.slots(), precision, at, base32, lanes, run, n) : 0;
+    checked(tables, at ? at + done : nullptr, base32, lanes, lane_count, run + done, n - done);
     if (escapes) escapes->patch(marker, run, n);
     if (low_bits) append_low_bits(low.data, low_bits, first, run, n);
     sink.put(first, run, n);

@@ -95,7 +95,7 @@ uint64_t map_bits(const ClassMap& map) {
 
 }  // namespace
 
-Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width) {
+Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width, unsigned precision) {
   Plan best;
   const uint64_t maps = map_bits(classes.rows) + map_bits(classes.columns);
   uint64_t previous_escapes = UINT64_MAX;
@@ -107,7 +107,6 @@ Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width
     const size_t all = direct.direct + (escape ? 1 : 0);
     const uint64_t list = escape ? direct.escapes * escape_width + 48 : 0;
     for (const unsigned passes : kSmoothing) {
-      const unsigned precision = kMaxPrecision;
       for (unsigned resolution = 0; resolution <= kMaxResolution; ++resolution) {
         std::vector<Levels> levels(classes.counts.size());
         uint64_t data = 0;

@@ -36,7 +36,7 @@ struct Plan {
   std::vector<Levels> levels;  // one a table
 };
 
-// The cheapest plan for these classes.
-Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width);
+// The cheapest plan for these classes with frequencies of so many bits.
+Plan price(const Classes& classes, const Symbols& symbols, unsigned escape_width, unsigned precision);
 
 }  // namespace onnxopt::rans

@@ -5,7 +5,7 @@
 namespace onnxopt::rans {
 namespace {
 
-constexpr unsigned kOctaves = 14;    // from a quarter slot to 2^12 slots
+constexpr unsigned kOctaves = 14;    // between the least and the largest level
 constexpr unsigned kMaxUnary = 511;  // no zigzagged difference of two levels is larger
 
 // Log2 of 1 + i / 4096 by repeated squaring: each squaring of the mantissa yields one more bit of its
@@ -97,20 +97,28 @@ void frequencies(const Levels& levels, size_t symbols, unsigned resolution, unsi
 void fit_levels(const Counts& counts, size_t symbols, unsigned resolution, unsigned precision, Levels& out) {
   uint64_t total = 0;
   for (size_t s = 0; s < symbols; ++s) total += counts[s];
-  // What a symbol should get beyond its one slot, in 1/256 of a slot, at least a quarter slot.
+  // What a symbol should get beyond its one slot, in 1/256 of a slot, at least 2^-kOctaves of all slots.
   const auto target = [&](size_t s) {
     const uint64_t ideal = (static_cast<uint64_t>(counts[s]) << (precision + 8)) / total;
-    return std::max<uint64_t>(ideal, 256 + 64) - 256;
+    return std::max<uint64_t>(ideal, 256 + (uint64_t{256} << precision >> kOctaves)) - 256;
   };
   uint64_t least = UINT64_MAX;
+  uint64_t most = 0;
   for (size_t s = 0; s < symbols; ++s) {
-    if (counts[s]) least = std::min(least, target(s));
+    if (!counts[s]) continue;
+    least = std::min(least, target(s));
+    most = std::max(most, target(s));
   }
+  // Where one symbol takes most of the slots, rounding its level costs more than all others' together: fine
+  // tables choose the steps' phase so that it needs none.
+  uint32_t phase = 1U << 15;
+  if (precision > kPackedPrecision)
+    phase = (1U << 16) - ((((log2_fixed(most) - log2_fixed(least)) << resolution) + phase) & 0xffff);
   for (size_t s = 0; s < symbols; ++s) {
     out[s] = 0;
     if (!counts[s]) continue;
     const uint32_t octaves = log2_fixed(target(s)) - log2_fixed(least);  // 2^16 each, below 14
-    out[s] = static_cast<uint8_t>(1 + (((octaves << resolution) + (1 << 15)) >> 16));
+    out[s] = static_cast<uint8_t>(1 + (((octaves << resolution) + phase) >> 16));
   }
 }
 
@@ -181,6 +189,15 @@ void fill_slots(const Freqs& freqs, size_t symbols, uint32_t* slots) {
     const uint32_t freq = freqs[s];
     const uint32_t first = pack(static_cast<uint32_t>(s), freq, 0);
     for (uint32_t i = 0; i < freq; ++i) *slots++ = first + i;
+  }
+}
+
+void fill_fine(const Freqs& freqs, size_t symbols, uint8_t* slots, uint32_t* ranges) {
+  uint32_t start = 0;
+  for (size_t s = 0; s < symbols; ++s) {
+    std::fill_n(slots + start, freqs[s], static_cast<uint8_t>(s));
+    ranges[s] = static_cast<uint32_t>(freqs[s]) << 16 | start;
+    start += freqs[s];
   }
 }
 

@@ -10,9 +10,10 @@
 
 namespace onnxopt::rans {
 
-constexpr unsigned kMinPrecision = 8;   // 2^8 slots hold all 256 symbols
-constexpr unsigned kMaxPrecision = 12;  // what a packed slot holds: see pack()
-constexpr unsigned kMaxResolution = 4;  // levels an octave: 2^r
+constexpr unsigned kMinPrecision = 8;  // 2^8 slots hold all 256 symbols
+constexpr unsigned kMaxPrecision = 15;
+constexpr unsigned kPackedPrecision = 12;  // the most that a packed slot holds: see pack()
+constexpr unsigned kMaxResolution = 4;     // levels an octave: 2^r
 constexpr unsigned kMaxRice = 7;
 constexpr size_t kMaxSymbols = 256;
 
@@ -64,5 +65,9 @@ inline uint32_t pack(uint32_t symbol, uint32_t freq, uint32_t offset) {
 }
 // Fills slots[0, 2^precision).
 void fill_slots(const Freqs& freqs, size_t symbols, uint32_t* slots);
+
+// Finer frequencies do not fit there. They take two look-ups: a slot's symbol, then the symbol's frequency in
+// bits 16-31 and its start in 0-15.
+void fill_fine(const Freqs& freqs, size_t symbols, uint8_t* slots, uint32_t* ranges);
 
 }  // namespace onnxopt::rans

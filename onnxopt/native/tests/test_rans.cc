@@ -163,8 +163,35 @@ void broken_bytes() {
   for (int trial = 0; trial < 5000; ++trial) {
     Coded noise(random() % 200);
     for (uint8_t& b : noise) b = static_cast<uint8_t>(random());
-    if (!noise.empty() && trial % 2) noise[0] = static_cast<uint8_t>(0x40 | noise[0] % 15);
+    if (!noise.empty() && trial % 2)
+      noise[0] = static_cast<uint8_t>((trial % 4 == 1 ? 0x40 : 0x70) | noise[0] % 15);
     decode_broken(noise, {1 + random() % 20, 1 + random() % 20}, false);
+  }
+}
+
+// A sparse matrix of many values, whose frequencies 12 bits are too coarse for.
+const Shape kSparse{256, 300};
+Matrix sparse() {
+  std::mt19937 random(7);
+  return bell(random, kSparse, 30, 15, false);
+}
+
+void fine_frequencies() {
+  const Coded coded = round_trip(sparse(), kSparse);
+  CHECK(coded[0] >> 4 == rans::kMaxPrecision - rans::kMinPrecision);
+  std::mt19937 random(8);
+  for (size_t n = 0; n < coded.size(); n += 1 + n / 16) {
+    decode_broken(Coded(coded.begin(), coded.begin() + static_cast<std::ptrdiff_t>(n)), kSparse, true);
+  }
+  for (int trial = 0; trial < 100; ++trial) {
+    Coded flipped = coded;
+    flipped[random() % (trial % 2 ? 64 : flipped.size())] ^= static_cast<uint8_t>(1U << random() % 8);
+    decode_broken(flipped, kSparse, false);
+  }
+  for (unsigned precision = rans::kMaxPrecision + 1; precision < rans::kMinPrecision + 15; ++precision) {
+    Coded finer = coded;
+    finer[0] = static_cast<uint8_t>((precision - rans::kMinPrecision) << 4 | (coded[0] & 15));
+    decode_broken(finer, kSparse, true);
   }
 }
 
@@ -209,6 +236,7 @@ void golden_bytes() {
   std::mt19937 random(6);
   const Shape shape{200, 1000};
   CHECK(fnv1a(round_trip(bell(random, shape, 6, 3, true), shape)) == 0x8f9b169930bda6e7);
+  CHECK(fnv1a(round_trip(sparse(), kSparse)) == 0x90c035bd9e35b629);
 }
 
 void levels_of_simd() {
@@ -227,6 +255,7 @@ int main() {
   onnxopt::all_256_symbols();
   onnxopt::classes_pay();
   onnxopt::broken_bytes();
+  onnxopt::fine_frequencies();
   onnxopt::frequencies_sum();
   onnxopt::golden_bytes();
   onnxopt::levels_of_simd();
