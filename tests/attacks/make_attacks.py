@@ -465,7 +465,7 @@ def codecs() -> Iterator[Lie]:
     yield "huffman_padding", coded(HUFFMAN, b"\2\1" + one + zero_gap + b"\x01"), "bits after the last word", "bits set"
 
     yield "rans_lanes", coded(RANS, rans(head=7)), "128 lanes", "header byte"
-    yield "rans_precision", coded(RANS, rans(head=0x50)), "tables of 2^13 slots", "header byte"
+    yield "rans_precision", coded(RANS, rans(head=0x80)), "tables of 2^16 slots", "header byte"
     yield "rans_constant_wide", coded(RANS, b"\xf0" + svarint(2**31)), "a constant beyond 32 bits", "constant"
     yield "rans_constant_left", coded(RANS, b"\xf0\0\0"), "a byte after the constant", "left over"
     yield "rans_base", coded(RANS, rans(base=2**31 - 1)), "symbols beyond 32 bits", "32 bits"
