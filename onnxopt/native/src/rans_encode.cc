@@ -8,8 +8,9 @@ namespace {
 constexpr size_t kSample = 4096;
 constexpr uint64_t kBytesPerLane = 2048;  // a lane costs three bytes: at most 0.15%
 
-// Frequencies of more than 12 bits decode on scalar code alone: they must save 1/320 of a stream, and where
-// there are few elements they are not worth the time to price them.
+// Frequencies of more than 12 bits decode on scalar code alone: they must save 1/320 of a stream. They are
+// worth the time to price them where there are many elements and one value, taking most slots, leaves few for
+// the others.
 constexpr uint64_t kFineGain = 320;
 constexpr size_t kFineElements = 1 << 16;
 
@@ -80,7 +81,10 @@ Choice choose(const int32_t* q, Shape shape, int32_t lo, int32_t hi, int32_t med
     }
   };
   consider(kPackedPrecision, UINT64_MAX);
-  if (shape.size() >= kFineElements) consider(kMaxPrecision, out.plan.bits - out.plan.bits / kFineGain);
+  const Counts& counts = out.classes[0].counts[0];
+  const bool one_rules = *std::max_element(counts.begin(), counts.end()) > shape.size() / 2;
+  if (one_rules && shape.size() >= kFineElements)
+    consider(kMaxPrecision, out.plan.bits - out.plan.bits / kFineGain);
   if (out.plan.classes) out.plan.bits += static_cast<uint64_t>(shape.size()) * low_bits;
   return out;
 }
