@@ -158,8 +158,9 @@ size_t decode_scalar(const uint32_t* slots, unsigned precision, const uint32_t* 
         const uint32_t slot = slots[(state & mask) + (kOffsets ? offsets[i + lane] : 0)];
         const uint32_t x = step(state, slot, precision);
         const uint32_t low = x < kLow;
+        const uint32_t used = 2 * low;  // bytes; as size_t, GCC 12's loop is a tenth slower
         lanes.state[lane] = x << (16 * low) | (word(at) & (0 - low));
-        at += size_t{2} * low;
+        at += used;
         out[i + lane] = static_cast<int32_t>(static_cast<uint32_t>(base) + (slot >> 24));
       }
     }
