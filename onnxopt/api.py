@@ -16,7 +16,7 @@ import onnx
 from onnxopt import container, evaluate, manager, native, runtime
 from onnxopt.cleanup import clean
 from onnxopt.data import CannotRun, input_scale, quiet_session
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
@@ -252,7 +252,7 @@ def _compare(source: Source, written: Path) -> tuple[float | None, str]:
     try:
         original = quiet_session(str(source.path))
     except Exception as error:  # whatever the runtime says about the user's own model
-        return None, str(error).splitlines()[0]
+        return None, first_line(error)
     try:
         return evaluate.compare(original, compressed, input_scale(source.model)).error, ""
     except CannotRun as error:

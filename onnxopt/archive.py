@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from onnxopt import evaluate, native, runtime
 from onnxopt.data import CannotRun, quiet_session
-from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.errors import ContainerError, OnnxoptError, first_line
 from onnxopt.graph import Source, is_compressed, join, payload, read, write_atomically
 from onnxopt.plan import Plan
 
@@ -75,7 +75,7 @@ def verify(model: str | os.PathLike[str]) -> Verification:
     except OnnxoptError:
         raise
     except Exception as error:  # the runtime raises classes of its own
-        raise ContainerError(f"{path}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
+        raise ContainerError(f"{path}: ONNX Runtime refuses it: {first_line(error)}") from error
     try:
         identical = evaluate.compare(reference, session).identical
     except CannotRun:

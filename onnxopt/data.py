@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, first_line
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +53,7 @@ def runnable_feeds(
         try:
             session.run(None, feeds[0])
         except Exception as error:  # the runtime raises classes of its own, and what it raises is what we report
-            reason = reason or str(error).splitlines()[0]
+            reason = reason or first_line(error)
             continue
         return feeds
     raise CannotRun(f"no random input runs the model: {reason}")

@@ -9,3 +9,8 @@ class OnnxoptError(Exception):
 
 class ContainerError(OnnxoptError):
     """A compressed file is damaged, truncated or of an unknown version."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

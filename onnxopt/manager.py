@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from onnxopt.errors import OnnxoptError
+import numpy as np
+
+from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, relative_error, values_of
@@ -34,7 +36,7 @@ def decide(
     try:
         probe = Probe(graph.model, [site.path for site in sites]) if sites else None
     except Exception as failure:  # our CannotRun, or whatever the runtime says about the user's model
-        reason = str(failure).splitlines()[0]
+        reason = first_line(failure)
     for site in sites:
         if probe and site.axis is not None:
             noisy = _on_grids(graph, [site], {site.path: _LEVEL})
@@ -49,7 +51,8 @@ def decide(
         got = probe.error(_on_grids(graph, sites, errors)) if probe else 0.0
         if got <= error * _SLACK:
             break
-        wished *= (error / got) ** 0.5  # half the way: one measurement of noise is itself noisy
+        # Half the way: one measurement of noise is itself noisy. Where it broke the model, it says nothing.
+        wished *= (error / got) ** 0.5 if np.isfinite(got) else 0.25
     return Plan(model_sha256, {path: Uniform(e).step() for path, e in errors.items()}), reason
 
 

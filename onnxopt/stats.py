@@ -77,6 +77,7 @@ def fill_in(measured: Mapping[str, float], paths: Iterable[str]) -> dict[str, St
     A gain of zero proves nothing but that the random inputs did not reach the weight (an untaken branch, say), so it
     counts as none; and no gain is taken for less than a hundredth of the median.
     """
-    gains = [gain for gain in measured.values() if 0 < gain < np.inf] or [1.0]
+    known = {path: gain for path, gain in measured.items() if 0 < gain < np.inf}
+    gains = list(known.values()) or [1.0]
     least, most = float(np.median(gains)) / 100, max(gains)
-    return {path: Stats(min(max(measured.get(path) or most, least), most)) for path in paths}
+    return {path: Stats(max(known.get(path, most), least)) for path in paths}

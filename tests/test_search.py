@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxopt.search import MOST_ERROR, TRUST, Candidate, spread_error
+from onnxopt.stats import fill_in
 
 candidates = st.lists(st.tuples(st.integers(64, 10**7), st.floats(1e-3, 1e3)), min_size=1, max_size=20).map(
     lambda pairs: [Candidate(str(i), n, g) for i, (n, g) in enumerate(pairs)]
@@ -39,3 +40,11 @@ def test_no_exchange_between_two_weights_saves_bits(sites: list[Candidate], erro
 
     before = bits(a, 0) + bits(b, 0)
     assert bits(a, moved) + bits(b, -moved) >= before - 1e-3 * abs(before)
+
+
+def test_gains_that_say_nothing_count_as_the_largest() -> None:
+    measured = {"a": 2.0, "b": 8.0, "dead": 0.0, "broken": math.inf, "nan": math.nan, "tiny": 1e-9}
+    stats = fill_in(measured, [*measured, "unmeasured"])
+    assert {path for path, s in stats.items() if s.gain == 8} == {"b", "dead", "broken", "nan", "unmeasured"}
+    assert stats["a"].gain == 2
+    assert 0 < stats["tiny"].gain < 1

@@ -70,10 +70,6 @@ class Graph:
         """The weight at `path`."""
         return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
-    def has(self, path: str) -> bool:
-        """Whether a weight of this name exists."""
-        return path in self._tensors
-
     def store(self, path: str, leaf: Leaf) -> None:
         """The weight at `path` shall be stored as `leaf`."""
         self.leaves[path] = leaf
