@@ -108,16 +108,29 @@ def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> N
         assert all(path.name.startswith(".out.onnx.") and path.suffix == ".tmp" for path in tmp_path.iterdir())
 
 
+INTERRUPTED_WHILE_CHECKING = """
+import time
+from onnxopt import evaluate
+from onnxopt.cli import main
+
+def compare(*models):
+    print("checking", flush=True)
+    time.sleep(60)
+
+evaluate.compare = compare
+main()
+"""
+
+
 def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
-    script = "import sys\nfrom onnxopt.cli import main\nprint('ready', flush=True)\nmain()"
-    command = (sys.executable, "-P", "-c", script, "optimize", str(larger), "-o", str(output))
+    command = (sys.executable, "-P", "-c", INTERRUPTED_WHILE_CHECKING, "optimize", str(larger), "-o", str(output))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.1)
+    assert process.stdout.readline() == "checking\n"
+    assert list(tmp_path.iterdir())  # the hidden file is there, complete, and has not taken its place
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=50)
     assert process.returncode == 130
     assert error == "onnxopt: interrupted; no half-written file is left\n"
     assert not list(tmp_path.iterdir())
