@@ -21,15 +21,14 @@ import json
 import os
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import codec_speed
 import generated
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +42,6 @@ from rich.table import Table
 
 import onnxopt
 from onnxopt import container, native
-from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, normalise
 
 Integers = npt.NDArray[np.int32]
@@ -54,8 +52,6 @@ PRUNED_BITS = (4, 5, 8)
 ZEROS = (0.8, 0.9)
 LARGE = 100_000
 """Weights from which on a tensor's `rans` is held against the entropy by itself."""
-INSTRUCTIONS = ("scalar", "avx2", "avx512")
-DECODED = ("bitpack", "huffman", "rans", "context")
 
 RANS_GOAL = 1.005
 """The most that `rans` shall take of a large tensor's order-0 entropy, tables included."""
@@ -231,67 +227,6 @@ def speed_inputs() -> dict[str, Integers]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Bytes of float32 a second, on one core."""
-
-    best: float
-    median: float
-
-
-def speeds(q: Integers, repeats: int) -> dict[str, Speed]:
-    """By what was done: decoding with each codec, and with each instruction set where they matter; encoding."""
-    scales = np.full(len(q), 0.01, np.float32)
-    wanted = (q.astype(np.float32) * scales[:, None]).tobytes()
-    tasks: dict[str, Callable[[], object]] = {}
-
-    def decoding(codec: str, data: bytes, instructions: str) -> Callable[[], npt.NDArray[np.float32]]:
-        def decode() -> npt.NDArray[np.float32]:
-            native.set_simd(instructions)
-            return native.decode_floats(codec, data, scales, q.shape[1])
-
-        return decode
-
-    for codec in DECODED:
-        data = native.encode(q, codec)[1]
-        for instructions in available() if codec in ("rans", "bitpack") else [native.simd()]:
-            decode = decoding(codec, data, instructions)
-            assert decode().tobytes() == wanted, f"{codec} with {instructions} gives other values"
-            tasks[f"decode {codec}, {instructions}" if codec in ("rans", "bitpack") else f"decode {codec}"] = decode
-    tasks["encode rans"] = lambda: native.encode(q, "rans")
-    tasks["encode context"] = lambda: native.encode(q, "context")
-    tasks["encode, the writer's choice"] = lambda: native.encode(q)
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    try:
-        for turn in range(-1, repeats):
-            for name, task in tasks.items():
-                started = time.perf_counter()
-                task()
-                if turn >= 0:
-                    seconds[name].append(time.perf_counter() - started)
-    finally:
-        native.set_simd(None)
-    return {name: Speed(4 * q.size / min(taken), 4 * q.size / median(taken)) for name, taken in seconds.items()}
-
-
-def available() -> list[str]:
-    """This machine's instruction sets."""
-    found = []
-    for name in INSTRUCTIONS:
-        try:
-            native.set_simd(name)
-            found.append(name)
-        except OnnxoptError:
-            continue
-    native.set_simd(None)
-    return found
-
-
-def machine() -> str:
-    """The processor as the system names it, and what the decoder makes of it."""
-    return f"{generated.machine()}; best instructions: {native.simd()}"
-
-
 # ---- output --------------------------------------------------------------------------------------------------------
 
 
@@ -360,14 +295,14 @@ def missed_sheet(sizes: dict[str, dict[Setting, Size]]) -> Sheet:
     return Sheet("Goals missed", ["where", "what", "over order-0", "goal", "over corrected"], rows)
 
 
-def speed_sheet(measured: dict[str, dict[str, Speed]], repeats: int) -> Sheet:
+def speed_sheet(measured: dict[str, dict[str, codec_speed.Speed]], repeats: int) -> Sheet:
     """A row a task."""
     tasks = next(iter(measured.values()))
     rows = [
         [task, *(f"{by[task].best / 1e6:,.0f} ({by[task].median / 1e6:,.0f})" for by in measured.values())]
         for task in tasks
     ]
-    title = f"MB of float32 a second on one core, best of {repeats} (median): {machine()}"
+    title = f"MB of float32 a second on one core, best of {repeats} (median): {codec_speed.machine()}"
     return Sheet(title, ["", *measured], rows)
 
 
@@ -418,9 +353,9 @@ def main() -> int:
             files[model] = whole_file(path)
         if not arguments.json:
             console.print(model_sheet(model, sizes[model]).rich())
-    measured = {name: speeds(q, arguments.repeats) for name, q in speed_inputs().items()}
+    measured = {name: codec_speed.speeds(q, arguments.repeats) for name, q in speed_inputs().items()}
     if arguments.json:
-        found = {"machine": machine(), "sizes": sizes, "files": files, "speeds": measured}
+        found = {"machine": codec_speed.machine(), "sizes": sizes, "files": files, "speeds": measured}
         print(json.dumps({k: v if isinstance(v, str) else as_json(v) for k, v in found.items()}, indent=1))
         return 0
     sheets = [missed_sheet(sizes), *([whole_sheet(files)] if files else []), speed_sheet(measured, arguments.repeats)]
