@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import bench_codec
+import codec_speed
 import realdata
 from bench_codec import RANS_GOAL, Setting, goal
 
@@ -79,7 +80,7 @@ def test_rans_writes_a_gigabyte_of_floats_a_second_with_and_without_simd() -> No
     data = native.encode(q, "rans")[1]
     scales = np.full(len(q), 0.01, np.float32)
     try:
-        for instructions in bench_codec.available():
+        for instructions in codec_speed.available():
             native.set_simd(instructions)
             assert reaches(1e9, q, lambda: native.decode_floats("rans", data, scales, q.shape[1])), instructions
     finally:
