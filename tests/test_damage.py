@@ -109,7 +109,8 @@ def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> N
 
 
 INTERRUPTED_WHILE_CHECKING = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start its background jobs deaf to it
 from onnxopt import evaluate
 from onnxopt.cli import main
 
