@@ -10,8 +10,7 @@ namespace {
   fail("element type %u cannot be rebuilt from integers by %s", dtype, how);
 }
 
-// --- value = q
-// ---------------------------------------------------------------------------------------------------
+// --- value = q ---
 
 template <typename T>
 class CastSink final : public Sink {
@@ -45,8 +44,7 @@ class CastSink final : public Sink {
   uint8_t* out_;
 };
 
-// --- value = q * scale
-// -------------------------------------------------------------------------------------------
+// --- value = q * scale ---
 
 uint32_t bits_of(float value) {
   uint32_t bits = 0;
@@ -144,8 +142,7 @@ class AffineSink final : public Sink {
   uint8_t* out_;
 };
 
-// --- value = table[q]
-// --------------------------------------------------------------------------------------------
+// --- value = table[q] ---
 
 template <typename T>
 class CodebookSink final : public Sink {
