@@ -223,7 +223,7 @@ def _apply(
         else:
             compressed = outer()
             unchanged = len(compressed) >= source.size
-            temporary.write_bytes(source.path.read_bytes() if unchanged else compressed)
+            temporary.write_bytes(source.copy() if unchanged else compressed)
             output_error, not_compared = _compare(source, temporary)
             bytes_after = temporary.stat().st_size
     return Result(

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnxopt import evaluate, native, runtime
 from onnxopt.data import CannotRun, quiet_session
 from onnxopt.errors import ContainerError, OnnxoptError, first_line
-from onnxopt.graph import Source, is_compressed, join, payload, read, write_atomically
+from onnxopt.graph import Source, embed, is_compressed, join, payload, read, write_atomically
 from onnxopt.plan import Plan
 
 
@@ -102,9 +102,7 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
             crc = zlib.crc32(values.tobytes(), crc)
         if crc != stored.values_crc:
             raise ContainerError("decoded weights are not those that were stored (checksum mismatch)")
-    for tensor in inner.graph.initializer:
-        if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    embed(inner, weights)
     if missing := [t.name for t in inner.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
         raise ContainerError(f"{source.path}: the model inside has weights that the container lacks: {missing[0]!r}")
     plain = join(source.model, inner)

@@ -12,7 +12,8 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import embed, payload
 from onnxopt.graph.files import DOMAIN, OP, PAYLOAD
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
@@ -52,13 +53,13 @@ def load(
         options = sess_options or onnxruntime.SessionOptions()
         register(options)
         return onnxruntime.InferenceSession(source, options, providers=providers)
-    payload = _payload(outer)
+    data = payload(outer)
     del outer
     if sess_options is not None:
-        embedded = _embed(payload)
+        embedded = _embed(data)
         return onnxruntime.InferenceSession(embedded, sess_options, providers=providers)
-    prepared = native.prepared(payload)
-    del payload
+    prepared = native.prepared(data)
+    del data
     with prepared as (key, inner):
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("onnxopt.prepared", key)
@@ -102,25 +103,14 @@ def _is_compressed(source: str | bytes) -> bool:
         return False
 
 
-def _payload(outer: onnx.ModelProto) -> bytes:
-    for tensor in outer.graph.initializer:
-        if tensor.name == PAYLOAD:
-            return bytes(tensor.raw_data)
-    raise ContainerError(f"the model has a {DOMAIN}::{OP} node but no initializer {PAYLOAD!r}")
-
-
-def _embed(payload: bytes) -> bytes:
+def _embed(data: bytes) -> bytes:
     """The inner model with its weights inside: an ordinary model."""
-    with native.Container(payload) as container:
+    with native.Container(data) as container:
         weights = container.decode()
     if len(container.model) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:
         raise OnnxoptError(
             "the decoded model is over 2 GB: call onnxopt.load without sess_options, or use onnxopt.register"
         )
     model = onnx.load_model_from_string(container.model)
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
-            tensor.raw_data = weights[tensor.name].tobytes()
+    embed(model, weights)
     return bytes(model.SerializeToString())

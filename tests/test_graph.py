@@ -138,6 +138,19 @@ def test_a_model_that_cannot_shrink_is_copied(tmp_path: Path) -> None:
     assert small.read_bytes() == source.read_bytes()
 
 
+def test_a_copy_takes_its_external_data_along(tmp_path: Path) -> None:
+    source, elsewhere = tmp_path / "m.onnx", tmp_path / "elsewhere"
+    noise = np.frombuffer(np.random.default_rng(0).bytes(16), np.float32).reshape(2, 2)  # far too small to shrink
+    tiny = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": noise}, {"x": [1, 2]}, {"y": [1, 2]})
+    onnx.save(tiny, source, save_as_external_data=True, location="m.data", size_threshold=0)
+    elsewhere.mkdir()
+    result = optimize(source, elsewhere / "small.onnx")
+    assert result.unchanged
+    assert result.bytes_after <= result.bytes_before
+    (tensor,) = onnx.load(elsewhere / "small.onnx", load_external_data=False).graph.initializer
+    assert onnx.numpy_helper.to_array(tensor).tobytes() == noise.tobytes()
+
+
 def test_strange_nodes_do_not_refuse_a_model(tmp_path: Path) -> None:
     """A domain that nobody here knows: nothing runs, but the weights still get small."""
     nodes = [helper.make_node("Strange", ["x", "w"], ["h"], domain="com.example", s=b"\xff\xfe")]

@@ -3,12 +3,13 @@
 from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.normal import normalise
-from onnxopt.graph.outer import join, split, wrap
+from onnxopt.graph.outer import embed, join, split, wrap
 
 __all__ = [
     "Graph",
     "Site",
     "Source",
+    "embed",
     "is_compressed",
     "join",
     "normalise",

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.graph.normal import tensors
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
@@ -32,6 +32,11 @@ class Source:
     sha256: str
     """Of the file and its external data, in hex."""
 
+    def copy(self) -> bytes:
+        """The model as one file: the source's own bytes, or, where it has external data, with that data inside."""
+        data = self.path.read_bytes()
+        return data if len(data) == self.size else self.model.SerializeToString(deterministic=True)
+
     @property
     def float_elements(self) -> int:
         """Elements of all float32 weights, wherever they stand."""
@@ -39,11 +44,11 @@ class Source:
 
 
 def payload(model: onnx.ModelProto) -> bytes:
-    """The container in a model that onnxopt wrote. Raises OnnxoptError where there is none."""
+    """The container in a model that onnxopt wrote. Raises ContainerError where there is none."""
     for tensor in model.graph.initializer:
         if tensor.name == PAYLOAD and is_compressed(model):
             return bytes(tensor.raw_data)
-    raise OnnxoptError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
+    raise ContainerError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
 
 
 def is_compressed(model: onnx.ModelProto) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import helper
@@ -10,6 +10,7 @@ from onnx import helper
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.files import DOMAIN, OP, PAYLOAD
 from onnxopt.graph.normal import subgraphs
+from onnxopt.leaf import Array
 
 _OPSET = 1
 
@@ -85,6 +86,13 @@ def wrap(
     at_border = {value.name for value in source.graph.output}
     graph.value_info.extend(value for value in inner.graph.output if value.name not in at_border)
     return outer
+
+
+def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Puts decoded weights into an inner model, in the place of its references to them."""
+    for tensor in inner.graph.initializer:
+        if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
 
 
 def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
