@@ -1,9 +1,9 @@
-"""Inputs for a model. Without data of the user's: random ones, shaped so that the model runs."""
+"""Random inputs for a model, shaped so that it runs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from onnxopt.errors import OnnxoptError, first_line
 
 Array = npt.NDArray[Any]
 
-_TYPES = {
+TYPES = {
     "float": "float32", "float16": "float16", "double": "float64", "int8": "int8", "uint8": "uint8", "int16": "int16",
     "uint16": "uint16", "int32": "int32", "uint32": "uint32", "int64": "int64", "uint64": "uint64", "bool": "bool",
 }  # fmt: skip
-_SIZES = (1, 32, 224, 512, 640)
+"""The runtime's element types that numpy has too."""
+SIZES = (1, 32, 224, 512, 640)
 """What an unknown dimension may be."""
 _MOST_SHAPES = 100
 """Combinations of unknown dimensions that are tried."""
@@ -47,15 +48,32 @@ def runnable_feeds(
 
     Raises CannotRun where no shape of the unknown dimensions makes the model run.
     """
+    sizes = runnable_sizes(session, scale)
+    return [random_feeds(session, sizes, seed, scale) for seed in range(count)]
+
+
+def runnable_sizes(
+    session: onnxruntime.InferenceSession,
+    scale: dict[str, tuple[float, float]] | None = None,
+    candidates: tuple[int, ...] = SIZES,
+) -> dict[object, int]:
+    """Sizes for the unknown dimensions, by key (see `unknown_dimensions`), with which `session` runs.
+
+    Arguments:
+        candidates: what an unknown dimension may be, the likeliest first.
+
+    Raises CannotRun where none makes the model run.
+    """
     reason = ""
-    for sizes in itertools.islice(_shapes(session), _MOST_SHAPES):
-        feeds = [_feeds(session, sizes, seed, scale or {}) for seed in range(count)]
+    for sizes in itertools.islice(_shapes(session, candidates), _MOST_SHAPES):
         try:
-            session.run(None, feeds[0])
+            session.run(None, random_feeds(session, sizes, 0, scale))
+        except CannotRun:
+            raise
         except Exception as error:  # the runtime raises classes of its own, and what it raises is what we report
             reason = reason or first_line(error)
             continue
-        return feeds
+        return sizes
     raise CannotRun(f"no random input runs the model: {reason}")
 
 
@@ -88,7 +106,7 @@ def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     return scales
 
 
-def _unknown(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:
+def unknown_dimensions(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:
     """Input, axis and key of each unknown dimension; a name that stands twice is one key."""
     for value in session.get_inputs():
         for axis, size in enumerate(value.shape):
@@ -96,37 +114,49 @@ def _unknown(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, 
                 yield value.name, axis, size if isinstance(size, str) else (value.name, axis)
 
 
-def _shapes(session: onnxruntime.InferenceSession) -> Iterator[dict[object, int]]:
+def _shapes(session: onnxruntime.InferenceSession, candidates: tuple[int, ...]) -> Iterator[dict[object, int]]:
     """Ways to fill in the unknown dimensions, the likeliest first: a leading one is a batch of one."""
-    first = {key for _, axis, key in _unknown(session) if axis == 0}
-    others = list(dict.fromkeys(key for _, _, key in _unknown(session) if key not in first))
+    first = {key for _, axis, key in unknown_dimensions(session) if axis == 0}
+    others = list(dict.fromkeys(key for _, _, key in unknown_dimensions(session) if key not in first))
     batch = dict.fromkeys(first, 1)
-    for size in _SIZES:
+    for size in candidates:
         yield batch | dict.fromkeys(others, size)
-    for sizes in itertools.product(_SIZES, repeat=len(others)):
+    for sizes in itertools.product(candidates, repeat=len(others)):
         if len(set(sizes)) > 1:
             yield batch | dict(zip(others, sizes, strict=True))
-    for size in _SIZES[1:]:
+    for size in candidates[1:]:
         yield dict.fromkeys([*first, *others], size)
 
 
-def _feeds(
+def random_feeds(
     session: onnxruntime.InferenceSession,
     sizes: dict[object, int],
     seed: int,
-    scale: dict[str, tuple[float, float]],
+    scale: dict[str, tuple[float, float]] | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, Array]:
+    """One random input: normal noise for floats, zeros and ones for the rest.
+
+    Arguments:
+        sizes: of the unknown dimensions, by key.
+        scale: by input, the factor and offset that its noise takes.
+        without: inputs that are left out.
+
+    Raises CannotRun for an input that is no tensor of numbers.
+    """
     rng = np.random.default_rng(seed)
-    unknown = {(name, axis): sizes[key] for name, axis, key in _unknown(session)}
+    unknown = {(name, axis): sizes[key] for name, axis, key in unknown_dimensions(session)}
     feeds = {}
     for value in session.get_inputs():
+        if value.name in without:
+            continue
         kind = value.type.removeprefix("tensor(").removesuffix(")")
-        if kind not in _TYPES:
+        if kind not in TYPES:
             raise CannotRun(f"no random input runs the model: input {value.name!r} is a {value.type}")
         dims = [unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape)]
-        dtype = np.dtype(_TYPES[kind])
+        dtype = np.dtype(TYPES[kind])
         if dtype.kind == "f":
-            factor, offset = scale.get(value.name, (1.0, 0.0))
+            factor, offset = (scale or {}).get(value.name, (1.0, 0.0))
             feeds[value.name] = (factor * rng.standard_normal(dims) + offset).astype(dtype)
         else:
             feeds[value.name] = rng.integers(0, 2, dims).astype(dtype)

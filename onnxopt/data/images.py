@@ -1,0 +1,78 @@
+"""Data in a folder of images, decoded batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from onnxopt.data.inputs import Input
+from onnxopt.data.preprocess import Preparation
+from onnxopt.data.random import Array
+from onnxopt.data.stream import Batch, Data, in_batches, sha256
+from onnxopt.errors import OnnxoptError, first_line
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_BATCH = 16
+
+
+def open_images(folder: Path, entry: Input, prepare: Preparation) -> Data:
+    """Images at any depth of a folder; with labels where each lies in a class folder.
+
+    Arguments:
+        entry: the model's input.
+        prepare: makes a sample for it.
+
+    Raises OnnxoptError where there are no images; iterating, where one cannot be read.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if _is_image(path.relative_to(folder))]
+    if len(files) < (entry.batch or 1):
+        raise OnnxoptError(f"{folder}: has {len(files)} images ({', '.join(SUFFIXES)}), "
+                           f"expected at least {entry.batch or 1}")  # fmt: skip
+    labels = _labels([path.relative_to(folder) for path in files])
+
+    def read(chosen: Array) -> Batch:
+        samples = [prepare(_decoded(files[i], prepare.mode)) for i in chosen]
+        if len({sample.shape for sample in samples}) > 1:
+            raise OnnxoptError(f"{folder}: prepared, the images differ in shape; make them alike")
+        return Batch({entry.name: np.stack(samples)}, None if labels is None else labels[chosen])
+
+    def digest() -> str:
+        first = prepare(_decoded(files[0], prepare.mode))
+        return sha256(repr(prepare).encode(), first.tobytes(), *(_identity(path, folder) for path in files))
+
+    return Data(str(folder), lambda: in_batches(len(files), _BATCH, entry.batch, read), cache(digest))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def _labels(paths: list[Path]) -> Array | None:
+    """By class folder: its name where all names are whole numbers, else its place in alphabetical order.
+
+    None where an image lies in no class folder, or there is but one that is no number.
+    """
+    if any(len(path.parts) == 1 for path in paths):
+        return None
+    names = [path.parts[0] for path in paths]
+    if all(name.isdecimal() for name in names):
+        return np.array([int(name) for name in names])
+    classes, indices = np.unique(names, return_inverse=True)
+    return indices if len(classes) > 1 else None
+
+
+def _decoded(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except Exception as error:  # decoders raise all sorts of errors
+        raise OnnxoptError(f"{path}: not an image that can be read: {first_line(error)}") from error
+
+
+def _identity(path: Path, folder: Path) -> bytes:
+    with path.open("rb") as file:
+        return path.relative_to(folder).as_posix().encode() + hashlib.file_digest(file, "sha256").digest()

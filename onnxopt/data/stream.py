@@ -1,0 +1,134 @@
+"""Data as a stream of batches that can be read again and taken apart."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+
+from onnxopt.data.random import Array
+from onnxopt.errors import OnnxoptError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some samples: what the model is fed, and what is known of the answers."""
+
+    feeds: dict[str, Array]
+    """By input, [samples, ...]; an input without dimensions has the same value for all samples."""
+    labels: Array | None = None
+    """[samples, ...]"""
+
+    @property
+    def size(self) -> int:
+        """Samples: the first dimension of the labels, else of the first input that has dimensions."""
+        arrays = [*([] if self.labels is None else [self.labels]), *self.feeds.values()]
+        return next((len(array) for array in arrays if array.ndim), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A batch that is not read yet: what is passed over costs nothing."""
+
+    size: int
+    """Samples."""
+    read: Callable[[], Batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A stream of batches, the same every time it is iterated over. Only the batch at hand is held in memory."""
+
+    name: str
+    """For reports: the file, the folder or the function."""
+    pending: Callable[[], Iterator[Pending]]
+    """Starts the stream."""
+    digest: Callable[[], str]
+    """Hex sha256 that identifies the samples and how they were prepared."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.read() for batch in self.pending())
+
+    def count(self) -> int:
+        """Samples. Where a function yields the batches, it is run once through."""
+        return sum(batch.size for batch in self.pending())
+
+    def take(self, samples: int) -> Data:
+        """The first batches that together hold at least so many samples; everything where there are fewer."""
+
+        def pending() -> Iterator[Pending]:
+            left = samples
+            for batch in self.pending():
+                yield batch
+                left -= batch.size
+                if left <= 0:
+                    return
+
+        return self._part(pending, f"first {samples}")
+
+    def _part(self, pending: Callable[[], Iterator[Pending]], which: str) -> Data:
+        return replace(self, pending=pending, digest=lambda: sha256(self.digest().encode(), which.encode()))
+
+
+def split(data: Data, held_back: float) -> tuple[Data, Data]:
+    """The batches in two: those to calibrate on, and the share of them that is held back for validation.
+
+    Held back are the second batch and then every `1 / held_back`-th, so that two batches give one of each; what is
+    taken is rounded up to whole batches. The data has to be in no order, as arrays and images from `open_data` are.
+
+    Arguments:
+        held_back: share of the batches, more than 0 and at most 0.5.
+
+    Raises OnnxoptError where there are not two batches.
+    """
+    share = Fraction(held_back).limit_denominator(1000)
+    if not 0 < share <= Fraction(1, 2):
+        raise ValueError(f"held_back is {held_back}, expected more than 0 and at most 0.5")
+    if len(list(itertools.islice(data.pending(), 2))) < 2:
+        raise OnnxoptError(f"{data.name}: is a single batch, and some of the data is held back; give more batches")
+
+    def pending(held: bool) -> Iterator[Pending]:
+        for i, batch in enumerate(data.pending()):
+            # Where (i - 1) * share reaches another whole number, at i = 1 for the first time.
+            if ((i - 1) * share // 1 > (i - 2) * share // 1) is held:
+                yield batch
+
+    return (
+        data._part(partial(pending, False), f"all but {share}"),
+        data._part(partial(pending, True), f"held back {share}"),
+    )
+
+
+def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array], Batch]) -> Iterator[Pending]:
+    """`count` samples, shuffled, always the same way, in batches.
+
+    Arguments:
+        most: samples of a batch; fewer where that gives less than ten batches, so that some can be held back.
+        fixed: the model's own batch dimension; an incomplete last batch is dropped then.
+        read: gives the batch of the samples with these indices.
+    """
+    size = fixed or max(1, min(most, count // 10))
+    order = np.random.default_rng(0).permutation(count)
+    for start in range(0, count - (fixed or 1) + 1, size):
+        chosen = order[start : start + size]
+        yield Pending(len(chosen), partial(read, chosen))
+
+
+def sha256(*parts: bytes) -> str:
+    """Hex digest of parts, each with its length so that no two sequences of parts are alike."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def batch_bytes(batch: Batch) -> bytes:
+    """What identifies a batch."""
+    labels = {} if batch.labels is None else {"": batch.labels}
+    arrays = sorted({**batch.feeds, **labels}.items())
+    return b"".join(f"{n}{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for n, a in arrays)

@@ -1,0 +1,156 @@
+"""Made-up inputs that are more like what a model was trained on than noise is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+import numpy as np
+import onnxruntime
+
+from onnxopt.data.inputs import inputs_of, known
+from onnxopt.data.random import SIZES, Array, random_feeds, runnable_sizes, unknown_dimensions
+from onnxopt.data.stream import Batch, Data, Pending, sha256
+
+_BATCH = 16
+_LEAST_SIDE = 8
+_IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
+_IMAGE_SIZES = (224, 32, 512, 640, 1)
+"""What the unknown dimensions of an input for images may be, the likeliest first."""
+_COVERS = 3.0
+"""Area of all leaves of an image over its own."""
+_SHADE = 40.0
+"""Standard deviation of how much a leaf's brightness changes from one side of the image to the other, of 255."""
+
+
+def synthetic(
+    session: onnxruntime.InferenceSession, scale: dict[str, tuple[float, float]] | None = None, count: int = 256
+) -> Data:
+    """Data for a model without any of the user's: dead leaves for images (see `dead_leaves`), noise for the rest.
+
+    An input is taken for images where it is float or uint8, four-dimensional with 1 or 3 channels (NCHW or NHWC), and
+    has sides of at least 8. Floats have mean 0 and variance 1 in each channel, uint8 are pixels. The same arguments
+    give the same data.
+
+    Arguments:
+        scale: by input, the factor and offset that its values take (see `input_scale`).
+        count: samples; rounded up to whole batches.
+
+    Raises CannotRun where no shape of the unknown dimensions makes the model run.
+    """
+    inputs = inputs_of(session)
+    maybe_images = [e for e in inputs if str(e.dtype) in _IMAGE_TYPES and _channel_axis(e.shape)]
+    sizes = _many(session, runnable_sizes(session, scale, _IMAGE_SIZES if maybe_images else SIZES))
+    shapes = {name: array.shape for name, array in random_feeds(session, sizes, 0).items()}
+    size = Batch({name: np.empty(shape, bool) for name, shape in shapes.items()}, None).size
+    batches = -(-count // size)
+    images = {entry.name: entry.dtype for entry in maybe_images if _channel_axis(shapes[entry.name])}
+
+    @cache
+    def drawn(name: str) -> tuple[Array, Array, Array]:
+        """uint8 images in the input's layout, and their mean and standard deviation by channel."""
+        axis = _channel_axis(shapes[name]) or 1
+        height, width = (side for i, side in enumerate(shapes[name]) if i not in (0, axis))
+        pixels = dead_leaves(batches * shapes[name][0], height, width, shapes[name][axis])
+        pixels = pixels.transpose(0, 3, 1, 2) if axis == 1 else pixels
+        others = tuple(i for i in range(4) if i != axis)
+        mean, std = pixels.mean(others, keepdims=True), pixels.std(others, keepdims=True)
+        return pixels, mean.astype(np.float32), std.astype(np.float32)
+
+    def read(index: int) -> Batch:
+        feeds = random_feeds(session, sizes, index, scale, without=images)
+        for name, dtype in images.items():
+            pixels, mean, std = drawn(name)
+            length = shapes[name][0]
+            part = pixels[index * length : (index + 1) * length]
+            factor, offset = (scale or {}).get(name, (1.0, 0.0))
+            feeds[name] = part if dtype == np.uint8 else ((part - mean) * (factor / std) + offset).astype(dtype)
+        return Batch(feeds, None)
+
+    def pending() -> Iterator[Pending]:
+        return (Pending(size, partial(read, index)) for index in range(batches))
+
+    name = "dead leaves" if images else "noise"
+    return Data(name, pending, lambda: sha256(repr((name, sorted(shapes.items()), scale, batches)).encode()))
+
+
+def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
+    """Images of discs and rectangles that cover each other, uint8 [count, height, width, channels].
+
+    Radii have the density r^-3, which gives natural images' statistics of edges and their power spectrum (A. Lee,
+    D. Mumford, J. Huang: Occlusion models for natural images, 2001), and networks learn filters from them that
+    serve for photographs (M. Baradad et al.: Learning to see by looking at noise, 2021).
+    """
+    rng = np.random.default_rng(0)
+    side = min(height, width)
+    least, most = max(1.0, side / 40), side / 2
+    # Density r^-3 between least and most, by inversion. The mean of r^2 is 2 ln(most / least) / (least^-2 - most^-2).
+    mean_square = 2 * np.log(most / least) / (least**-2 - most**-2)
+    leaves = int(np.ceil(_COVERS * height * width / (np.pi * mean_square)))
+    discs = [_disc(radius) for radius in range(int(most) + 1)]
+    x, y = np.arange(width, dtype=np.float32) / side, np.arange(height, dtype=np.float32)[:, None] / side
+    images = np.empty((count, height, width, channels), np.uint8)
+    for image in images:
+        radius = (least**-2 - rng.random(leaves) * (least**-2 - most**-2)) ** -0.5
+        rows, columns = rng.integers(0, height, leaves), rng.integers(0, width, leaves)
+        flat = rng.random(leaves) < 0.5
+        stretch = np.exp(rng.uniform(-0.7, 0.7, leaves))
+        owner = np.zeros((height, width), np.intp)  # 0 is the background
+        todo = zip(
+            range(1, leaves + 1), rows.tolist(), columns.tolist(), radius.tolist(), flat.tolist(), stretch.tolist(),
+            strict=True,
+        )  # fmt: skip
+        for leaf, row, column, r, rectangle, ratio in todo:
+            if rectangle:
+                a, b = int(r * ratio), int(r / ratio)
+                owner[max(row - a, 0) : row + a + 1, max(column - b, 0) : column + b + 1] = leaf
+            else:
+                a = int(r)
+                top, left = max(row - a, 0), max(column - a, 0)
+                area = owner[top : row + a + 1, left : column + a + 1]
+                mask = discs[a][top - row + a :, left - column + a :][: area.shape[0], : area.shape[1]]
+                area[mask] = leaf
+        colour = _colours(rng, leaves + 1, channels)
+        slope = rng.normal(0, _SHADE, (2, leaves + 1)).astype(np.float32)
+        shade = slope[0][owner] * x + slope[1][owner] * y
+        image[:] = np.clip(_blurred(colour[owner] + shade[:, :, None]), 0, 255)
+    return images
+
+
+def _channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
+    """Axis of the 1 or 3 channels of what may be images, 1 or 3; None where it cannot be images."""
+    if len(shape) != 4:
+        return None
+    for axis, sides in ((1, shape[2:]), (3, shape[1:3])):
+        if shape[axis] in (1, 3) and all(not isinstance(s, int) or not known(s) or s >= _LEAST_SIDE for s in sides):
+            return axis
+    return None
+
+
+def _many(session: onnxruntime.InferenceSession, sizes: dict[object, int]) -> dict[object, int]:
+    """The sizes with a larger batch where its dimension is unknown and the model runs on that too."""
+    larger = {**sizes, **{key: _BATCH for _, axis, key in unknown_dimensions(session) if axis == 0}}
+    try:
+        outputs = session.run(None, random_feeds(session, larger, 0))
+    except Exception:  # then the dimension is not free after all
+        return sizes
+    return larger if all(len(o) == _BATCH for o in outputs if isinstance(o, np.ndarray) and o.ndim) else sizes
+
+
+def _disc(radius: int) -> Array:
+    """Mask [2 radius + 1, 2 radius + 1]."""
+    axis = np.arange(-radius, radius + 1)
+    return np.asarray(axis**2 + axis[:, None] ** 2 <= (radius + 0.5) ** 2)
+
+
+def _colours(rng: np.random.Generator, count: int, channels: int) -> Array:
+    """[count, channels] in 0..255: any brightness, and little colour, as in photographs."""
+    brightness = rng.uniform(0, 255, (count, 1))
+    return (brightness + (rng.normal(0, 30, (count, channels)) if channels > 1 else 0)).astype(np.float32)
+
+
+def _blurred(image: Array) -> Array:
+    """[height, width, channels] after the filter (1, 2, 1) / 4 in both directions: edges as a lens gives them."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    return np.asarray(0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:])
