@@ -18,7 +18,7 @@ from onnxopt.cleanup import clean
 from onnxopt.data import CannotRun, input_scale, quiet_session
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.events import Event
-from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, wrap, write_atomically
+from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, strip, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.plan import Plan
 
@@ -198,6 +198,7 @@ def _apply(
 
     events = manager.run(ready.graph, decided, lambda path: advance(f"quantizing {path}"))
     inner, leaves = ready.graph.export()
+    inner = strip(inner, source.model)
     packed = container.write(
         inner.SerializeToString(deterministic=True),
         leaves,

@@ -17,7 +17,7 @@ import onnx
 
 from onnxopt import native
 from onnxopt.errors import OnnxoptError
-from onnxopt.leaf import Array, Leaf, Scaled, Shared, values_of
+from onnxopt.leaf import Array, Leaf, Scaled, values_of
 
 MAGIC = b"onnxopt\0"
 VERSION = 1
@@ -95,26 +95,34 @@ def write(
 
 
 def _deflate(data: bytes) -> bytes:
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9)  # raw: the container has checksums of its own
-    return deflate.compress(data) + deflate.flush()
+    """The fewest bytes that zlib makes of it: its memory level sets where it may begin a block of new tables."""
+    streams = (zlib.compressobj(9, zlib.DEFLATED, -15, level) for level in range(4, 10))  # raw: the checksums are ours
+    return min((deflate.compress(data) + deflate.flush() for deflate in streams), key=len)
 
 
 def _records(leaves: Mapping[str, Leaf]) -> Iterator[_Record]:
-    """The entries in file order: a leaf's scales or table stand right before it."""
+    """The entries in file order: scales or tables stand before the first leaf that has them, and serve all that do."""
+    indices: dict[tuple[object, ...], int] = {}
     count = 0
     for name, leaf in leaves.items():
-        if isinstance(leaf, Scaled):
-            k = leaf.k.astype(np.int32)
-            yield _Record("", np.dtype(np.int16), k.shape, 0, _NONE, None, k)
-            yield _Record(name, leaf.dtype, leaf.q.shape, leaf.axis, _SCALES, count, leaf.q)
-            count += 2
-        elif isinstance(leaf, Shared):
-            yield _Record("", leaf.table.dtype, leaf.table.shape, 0, _NONE, None, leaf.table)
-            yield _Record(name, leaf.table.dtype, leaf.index.shape, 0, _TABLE, count, leaf.index)
-            count += 2
-        else:
+        if isinstance(leaf, np.ndarray):
             yield _Record(name, leaf.dtype, leaf.shape, 0, _NONE, None, _as_integers(leaf))
             count += 1
+            continue
+        if isinstance(leaf, Scaled):
+            auxiliary = _Record("", np.dtype(np.int16), leaf.k.shape, 0, _NONE, None, leaf.k.astype(np.int32))
+        else:
+            auxiliary = _Record("", leaf.table.dtype, leaf.table.shape, 0, _NONE, None, leaf.table)
+        key = (auxiliary.dtype, auxiliary.dims, auxiliary.elements.tobytes())
+        if key not in indices:
+            indices[key] = count
+            yield auxiliary
+            count += 1
+        if isinstance(leaf, Scaled):
+            yield _Record(name, leaf.dtype, leaf.q.shape, leaf.axis, _SCALES, indices[key], leaf.q)
+        else:
+            yield _Record(name, leaf.table.dtype, leaf.index.shape, 0, _TABLE, indices[key], leaf.index)
+        count += 1
 
 
 def _as_integers(values: Array) -> Array:

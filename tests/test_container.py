@@ -44,6 +44,14 @@ def test_one_scale_may_serve_all() -> None:
     assert read_back({"b": leaf}).decode()["b"].tobytes() == leaf.values().tobytes()
 
 
+def test_equal_scales_are_stored_once() -> None:
+    one, other = scaled((16, 9), 0), scaled((16, 9), 0, seed=1)
+    bias = Scaled(np.arange(16, dtype=np.int32), one.k, 0, np.dtype(np.float32))
+    stored = read_back({"w": one, "v": other, "b": bias})
+    assert [entry.hidden for entry in stored.entries] == [True, False, True, False, False]
+    assert stored.decode()["b"].tobytes() == bias.values().tobytes()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_shared_values_come_from_the_table(dtype: str) -> None:
     rng = np.random.default_rng(0)

@@ -100,6 +100,18 @@ def test_maps_at_the_border_stay_outside(tmp_path: Path) -> None:
     assert [value.name for value in inner.graph.output] == ["scores"]
 
 
+@pytest.mark.parametrize("dead", [False, True])
+def test_small_biases_are_quantized_and_dead_ones_stay(dead: bool, tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    wanted = cnn()
+    if dead:
+        wanted.graph.initializer[1].raw_data = bytes(4 * 16)
+    onnx.save(wanted, source)
+    result = optimize(source, small)
+    assert ("b1" in {event.path for event in result.events}) is not dead
+    assert verify(small).identical_outputs
+
+
 def test_weights_in_branches_are_stored(tmp_path: Path) -> None:
     source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
     onnx.save(ALL["branches"](), source)

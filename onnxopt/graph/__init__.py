@@ -4,6 +4,7 @@ from onnxopt.graph.files import Source, is_compressed, payload, read, write_atom
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
+from onnxopt.graph.strip import strip
 
 __all__ = [
     "Graph",
@@ -16,6 +17,7 @@ __all__ = [
     "payload",
     "read",
     "split",
+    "strip",
     "wrap",
     "write_atomically",
 ]

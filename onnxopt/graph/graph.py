@@ -13,8 +13,10 @@ from onnx import numpy_helper
 from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.leaf import STORABLE, Array, Leaf
 
+MIN_QUANTIZED = 16
+"""Elements: a smaller weight is not worth its row in the container's table."""
 MIN_STORED = 64
-"""Elements: a smaller tensor stays in the inner model, where deflate sees it beside its like."""
+"""Elements: a smaller tensor that is not quantized stays in the inner model, where deflate sees it beside its like."""
 MIN_STORED_INTEGERS = 1024
 """Elements of an int32 or int64 tensor: smaller ones are shapes and axes, which the runtime wants to see at load."""
 
@@ -61,7 +63,7 @@ class Graph:
                     if tensor is None or name in seen or tensor.data_type not in _FLOATS:
                         continue
                     axis = _output_axis(node, index, len(tensor.dims))
-                    if prod(tensor.dims) < MIN_STORED or (axis is None and not _is_vector(node, index, tensor)):
+                    if prod(tensor.dims) < MIN_QUANTIZED or (axis is None and not _is_vector(node, index, tensor)):
                         continue
                     seen.add(name)
                     yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))

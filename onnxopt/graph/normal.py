@@ -37,15 +37,10 @@ def normalise(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, _MIN_IR)
     for graph in subgraphs(model.graph):
         _drop_inferable_types(graph)
-        graph.doc_string = ""
-        for node in graph.node:
-            node.doc_string = ""
-        for tensor in graph.initializer:
-            tensor.doc_string = ""
         _constants_to_initializers(graph)
     taken = {tensor.name for tensor in model.graph.initializer}
-    taken.update(value.name for value in (*model.graph.input, *model.graph.output))
     for graph in subgraphs(model.graph):
+        taken.update(value.name for value in (*graph.input, *graph.output))
         taken.update(output for node in graph.node for output in node.output)
     for graph in subgraphs(model.graph):
         if graph is not model.graph:

@@ -32,8 +32,6 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     inner = onnx.ModelProto()
     inner.CopyFrom(model)
     del inner.graph.input[:], inner.graph.output[:], inner.graph.node[:], inner.graph.initializer[:]
-    del inner.metadata_props[:]
-    inner.doc_string = inner.producer_name = inner.producer_version = inner.domain = ""
     inner.graph.name = "g"
     inner.graph.node.extend(inside)
     inner.graph.initializer.extend(t for t in graph.initializer if t.name in used)

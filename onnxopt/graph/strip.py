@@ -1,0 +1,140 @@
+"""Takes off an inner model what its outputs do not depend on: a deflated byte is a byte of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from itertools import count, product
+from string import ascii_letters
+
+import onnx
+from google.protobuf.message import Message
+
+from onnxopt.graph.normal import subgraphs
+
+_RUNS = {
+    onnx.ModelProto: {"ir_version", "opset_import", "graph", "functions"},
+    onnx.GraphProto: {"name", "node", "input", "output", "initializer", "sparse_initializer", "value_info"},
+    onnx.NodeProto: {"op_type", "domain", "overload", "input", "output", "attribute"},
+    onnx.ValueInfoProto: {"name", "type"},
+}
+"""The fields that a runtime reads. What is left out names, describes, annotates or is for training."""
+_STANDARD = ("", "ai.onnx")
+_FLOATS = tuple(map(onnx.TensorProto.DataType.Value, ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")))
+
+
+def strip(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` that computes the same bits, without names, texts and attributes that say nothing.
+
+    Values, scalars and small integer tensors get short names, and equal ones of these tensors become one. Inputs and
+    outputs, of branches and loop bodies too, and weights keep their names. New names are none that `source` uses:
+    parts of it that stay around `model` can be joined with it again.
+
+    Arguments:
+        model: hoisted, so that every initializer is one of the main graph.
+        source: the model that it was made of.
+    """
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    _drop(small)
+    for graph in subgraphs(small.graph):
+        _drop(graph)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _drop(value)
+        for tensor in graph.initializer:
+            tensor.ClearField("doc_string")
+        for node in graph.node:
+            _drop(node)
+            _drop_defaults(node, _opset(model))
+    kept = {value.name for graph in subgraphs(small.graph) for value in (*graph.input, *graph.output)}
+    kept |= {tensor.name for tensor in small.graph.initializer if _is_weight(tensor)}
+    kept |= {tensor.values.name for graph in subgraphs(small.graph) for tensor in graph.sparse_initializer}
+    _rename(small, _merge_constants(small.graph, kept))
+    taken = {*_names(source), *_names(small)}
+    fresh = (name for size in count(1) for name in map("".join, product(ascii_letters, repeat=size)))
+    unused = (name for name in fresh if name not in taken)
+    used = dict.fromkeys(name for graph in subgraphs(small.graph) for node in graph.node for name in _edges(node))
+    _rename(small, {name: next(unused) for name in used if name and name not in kept})
+    return small
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    stored = tensor.data_location == onnx.TensorProto.EXTERNAL
+    return stored or (len(tensor.dims) > 0 and tensor.data_type in _FLOATS)
+
+
+def _drop(message: Message) -> None:
+    for field, _ in message.ListFields():
+        if field.name not in _RUNS[type(message)]:
+            message.ClearField(field.name)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in _STANDARD), default=0)
+
+
+def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """An attribute that has the value which the operator's specification gives it anyway need not be there."""
+    if node.domain not in _STANDARD:
+        return
+    defaults = _defaults(node.op_type, opset)
+    for index in reversed(range(len(node.attribute))):
+        attribute = node.attribute[index]
+        attribute.ClearField("doc_string")
+        if defaults.get(attribute.name) == attribute.SerializeToString(deterministic=True):
+            del node.attribute[index]
+
+
+@cache
+def _defaults(op: str, opset: int) -> dict[str, bytes]:
+    """The operator's attributes that have a default, each as the specification writes it; none where it is unknown."""
+    if opset > onnx.defs.onnx_opset_version() or not onnx.defs.has(op):
+        return {}
+    try:
+        attributes = onnx.defs.get_schema(op, opset).attributes.values()
+    except onnx.defs.SchemaError:  # younger than the model
+        return {}
+    defaults = {attribute.name: attribute.default_value for attribute in attributes}
+    return {name: value.SerializeToString(deterministic=True) for name, value in defaults.items() if value.name}
+
+
+def _merge_constants(graph: onnx.GraphProto, kept: set[str]) -> dict[str, str]:
+    """Leaves one of each set of equal initializers; returns by which name the others' readers must call it."""
+    first: dict[bytes, str] = {}
+    instead: dict[str, str] = {}
+    for index, tensor in enumerate(list(graph.initializer)):
+        if tensor.name in kept:
+            continue
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        bare.ClearField("name")
+        name = first.setdefault(bare.SerializeToString(deterministic=True), tensor.name)
+        if name != tensor.name:
+            instead[tensor.name] = name
+            del graph.initializer[index - len(instead) + 1]
+    return instead
+
+
+def _names(model: onnx.ModelProto) -> Iterable[str]:
+    for graph in subgraphs(model.graph):
+        for node in graph.node:
+            yield from _edges(node)
+        yield from (value.name for value in (*graph.input, *graph.output))
+        yield from (tensor.name for tensor in graph.initializer)
+
+
+def _edges(node: onnx.NodeProto) -> tuple[str, ...]:
+    return (*node.input, *node.output)
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Everywhere at once. As no name is given twice, scopes stay what they are."""
+    for graph in subgraphs(model.graph):
+        for node in graph.node:
+            for edges in (node.input, node.output):
+                for index, name in enumerate(edges):
+                    edges[index] = names.get(name, name)
+        for tensor in graph.initializer:
+            tensor.name = names.get(tensor.name, tensor.name)
+        for value in graph.value_info:
+            value.name = names.get(value.name, value.name)
