@@ -54,7 +54,9 @@ def blamed(hook: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if f.filename != __file__ and not re.search("<frozen|site-packages", f.filename)]
+        own = [
+            f for f in frames if f.filename != __file__ and not re.search("<frozen|importlib|site-packages", f.filename)
+        ]
         where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
         raise OnnxoptError(f"{hook}: {type(error).__name__}: {first_line(error)}{where}") from error
 

@@ -60,7 +60,7 @@ def open_data(
         return open_arrays(path, inputs)
     if not path.exists() and is_hook(str(spec)):
         return open_hook(load_hook(str(spec)), str(spec), inputs)
-    raise OnnxoptError(f"{spec}: {'is' if path.exists() else 'no such file;'} no data; expected a .npz or .npy file, "
+    raise OnnxoptError(f"{spec}: {'is no data' if path.exists() else 'no such file'}; expected a .npz or .npy file, "
                        "a folder of images, or a function as in mypackage.mydata:batches")  # fmt: skip
 
 
