@@ -48,7 +48,7 @@ class Result:
     bytes_after: int
     events: tuple[Event, ...]
     cleaned: dict[str, int]
-    """Nodes that each clean-up removed."""
+    """Nodes that each clean-up removed or changed."""
     output_error: float | None
     """Noise over signal of the outputs on random inputs; None where `not_compared` says why."""
     not_compared: str

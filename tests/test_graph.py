@@ -81,7 +81,55 @@ def test_batch_norm_with_shared_weights_stays() -> None:
     normalise(shared)
     after, removed = clean(shared)
     assert removed["fold_batchnorm"] == 0
-    assert same(outputs(shared), outputs(after))
+    for wanted, got in zip(outputs(shared)[0], outputs(after)[0], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def _normed(op: str, inputs: list[str], tensors: dict[str, np.ndarray], **attributes: object) -> onnx.ModelProto:
+    """x[4, 32] -> a node -> BatchNormalization -> Relu -> y."""
+    nodes = [
+        helper.make_node(op, inputs, ["h"], **attributes),
+        helper.make_node("BatchNormalization", ["h", "g", "b", "m", "v"], ["n"], epsilon=1e-3),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    tensors |= {name: weights(32, seed=seed) for seed, name in enumerate("gbm")}
+    return model(nodes, tensors | {"v": np.abs(weights(32, seed=3)) + np.float32(0.1)}, {"x": [4, 32]}, {"y": [4, 32]})
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (32,), (1, 32), (4, 1), (4, 32)])
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_batch_norm_folds_into_gemm(shape: tuple[int, ...], transposed: int) -> None:
+    tensors = {"w": weights(32, 32, seed=5), "c": weights(*shape, seed=6)}
+    before = _normed("Gemm", ["x", "w", "c"], tensors, transB=transposed, alpha=0.5, beta=3.0)
+    after, removed = clean(before)
+    assert removed["fold_batchnorm"] == (shape[:1] != (4,))
+    np.testing.assert_allclose(outputs(after)[0][0], outputs(before)[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_that_stays_has_two_vectors(tmp_path: Path) -> None:
+    before = _normed("Add", ["x", "x"], {})
+    before.graph.node.extend((
+        helper.make_node("Abs", ["y"], ["z"]),
+        helper.make_node("BatchNormalization", ["z", "g2", "b2", "m2", "v2"], ["last"], epsilon=1e-3),
+    ))  # fmt: skip
+    before.graph.output[0].name = "last"
+    for seed, name in enumerate("gbmv"):
+        before.graph.initializer.append(onnx.numpy_helper.from_array(abs(weights(32, seed=seed + 7)), f"{name}2"))
+    after, changed = clean(before)
+    assert changed["reduce_batchnorm"] == 2
+    assert len(after.graph.initializer) == 2 * 2 + 2
+    np.testing.assert_allclose(outputs(after)[0][0], outputs(before)[0][0], rtol=1e-5, atol=1e-5)
+    onnx.save(before, tmp_path / "m.onnx")
+    assert set(optimize(tmp_path / "m.onnx", tmp_path / "small.onnx").plan.steps) == {"g@bn", "b@bn", "g2@bn", "b2@bn"}
+
+
+def test_batch_norms_that_share_vectors_stay() -> None:
+    before = _normed("Add", ["x", "x"], {})
+    before.graph.node.append(helper.make_node("BatchNormalization", ["y", "g", "b", "m", "v"], ["last"]))
+    before.graph.output[0].name = "last"
+    after, changed = clean(before)
+    assert not any(changed.values())
+    assert same(outputs(before), outputs(after))
 
 
 def test_a_constant_behind_transpose_is_a_weight(tmp_path: Path) -> None:

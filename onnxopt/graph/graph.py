@@ -118,13 +118,16 @@ def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
 
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-_VECTORS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3, "PRelu": 1}
-"""Operators with biases or slopes, and the input where these are."""
+_VECTORS = {
+    "BatchNormalization": (1, 2), "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "LSTM": (3,), "GRU": (3,),
+    "RNN": (3,), "PRelu": (1,),
+}  # fmt: skip
+"""Operators with scales, biases or slopes, and the inputs where these are."""
 
 
 def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
-    """A bias or a slope for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
-    if _VECTORS.get(node.op_type) != index and not (node.op_type == "Add" and len(tensor.dims) == 1):
+    """One number for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
+    if index not in _VECTORS.get(node.op_type, ()) and not (node.op_type == "Add" and len(tensor.dims) == 1):
         return False
     return max(tensor.dims) == prod(tensor.dims) or node.op_type in ("LSTM", "GRU", "RNN")
 
