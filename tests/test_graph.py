@@ -160,6 +160,31 @@ def test_small_biases_are_quantized_and_dead_ones_stay(dead: bool, tmp_path: Pat
     assert verify(small).identical_outputs
 
 
+def test_pads_that_are_computed_from_constants_are_constants() -> None:
+    """What PyTorch's exporter makes of F.pad, and a shape too large to fill in now."""
+    zero = onnx.numpy_helper.from_array(np.zeros(1, np.int64))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["two"], ["zeros"], value=zero),
+        helper.make_node("Concat", ["amounts", "zeros"], ["all"], axis=0),
+        helper.make_node("Reshape", ["all", "pairs"], ["rows"]),
+        helper.make_node("Slice", ["rows", "last", "first", "zero", "back"], ["turned"]),
+        helper.make_node("Transpose", ["turned"], ["columns"], perm=[1, 0]),
+        helper.make_node("Reshape", ["columns", "flat"], ["pads64"]),
+        helper.make_node("Cast", ["pads64"], ["pads"], to=onnx.TensorProto.INT64),
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("ConstantOfShape", ["large"], ["field"]),
+        helper.make_node("Add", ["padded", "field"], ["y"]),
+    ]  # fmt: skip
+    integers = {"two": [2], "amounts": [1, 2], "pairs": [-1, 2], "last": [-1], "first": [-(2**63) + 1], "zero": [0],
+                "back": [-1], "flat": [-1], "large": [70, 69]}  # fmt: skip
+    tensors = {name: np.array(values, np.int64) for name, values in integers.items()}
+    before = model(nodes, tensors, {"x": [70, 66]}, {"y": [70, 69]})
+    after, removed = clean(before)
+    assert removed["fold_shapes"] == 7
+    assert [node.op_type for node in after.graph.node] == ["Pad", "ConstantOfShape", "Add"]
+    assert same(outputs(before), outputs(after))
+
+
 def test_weights_in_branches_are_stored(tmp_path: Path) -> None:
     source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
     onnx.save(ALL["branches"](), source)

@@ -1,4 +1,8 @@
-"""A constant that is only reshaped, transposed or passed on is a constant: compute it now, so that passes see it."""
+"""What is made of constants alone is a constant: compute it now.
+
+Weights that are only reshaped, transposed or passed on, so that passes see them; and the few integers that some
+exporters compute pads and shapes with.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxopt.leaf import Array
+
+_INTEGER = frozenset(("Cast", "Concat", "ConstantOfShape", "Gather", "Slice", "Squeeze", "Unsqueeze"))
+_SMALL = 1024
+"""Elements that the integers may have."""
 
 
 def _reshape(x: Array, node: gs.Node) -> Array:
@@ -28,14 +37,36 @@ def clean(graph: gs.Graph) -> int:
     """Folds to the end, as one fold makes the next; returns how many nodes went."""
     folded = 0
     for node in graph.nodes:  # in topological order
-        if node.op not in _FOLDS or not all(isinstance(i, gs.Constant) for i in node.inputs):
+        if node.domain or not node.inputs or not all(isinstance(i, gs.Constant) for i in node.inputs):
             continue
         output = node.outputs[0]
-        if output in graph.outputs or any(len(i.outputs) != 1 for i in node.inputs[:1]):
+        values = None if output in graph.outputs else _fold(node, graph.opset)
+        if values is None:
             continue
-        constant = gs.Constant(output.name, np.ascontiguousarray(_FOLDS[node.op](node.inputs[0].values, node)))
+        constant = gs.Constant(output.name, np.ascontiguousarray(values))
         for consumer in list(output.outputs):
             consumer.inputs = [constant if i is output else i for i in consumer.inputs]
         node.inputs, node.outputs = [], []
         folded += 1
     return folded
+
+
+def _fold(node: gs.Node, opset: int) -> Array | None:
+    """The node's output; None where it is not to be computed now."""
+    x = node.inputs[0].values
+    if node.op in _FOLDS:
+        return _FOLDS[node.op](x, node) if len(node.inputs[0].outputs) == 1 or _are_few_integers(x) else None
+    if node.op not in _INTEGER or not all(_are_few_integers(i.values) for i in node.inputs):
+        return None
+    if node.op == "ConstantOfShape" and np.prod(x.astype(np.float64)) > _SMALL:
+        return None
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (takes long, and few models need it)
+
+    evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets={"": opset})
+    (output,) = evaluator.run(None, {i.name: i.values for i in node.inputs})
+    values = np.asarray(output)
+    return values if _are_few_integers(values) else None
+
+
+def _are_few_integers(values: Array) -> bool:
+    return values.dtype.kind in "iub" and values.size <= _SMALL
