@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from onnx import TensorProto, helper
 
 from onnxopt.data import Data, quiet_session
