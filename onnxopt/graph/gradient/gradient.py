@@ -1,0 +1,203 @@
+"""Sensitivities of a model's inner values, by differentiating its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime import InferenceSession, OrtValue
+
+from onnxopt.data import quiet_session
+from onnxopt.graph.gradient.backward import Backward, constants, cotangent, differentiate, nodes_of
+from onnxopt.graph.gradient.tape import FLOATS, Forward
+from onnxopt.leaf import Array
+
+_SCORES = ("Softmax", "LogSoftmax", "ArgMax", "Sigmoid")
+"""What makes probabilities or decisions of scores: flat where a model is sure of itself, where noise still counts."""
+_VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
+"""What is looked through for such an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A value that gradients start from."""
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int | None
+    """The axis of scores that count only in comparison, so that a shift of all of them is nothing; None: no such."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What runs for inputs of one shape."""
+
+    starts: list[_Start]
+    plan: Backward
+    forward: InferenceSession
+    backward: InferenceSession
+
+
+class Gradient:
+    """Squared gradients of random projections of a model's outputs.
+
+    With z a sample's outputs and v random signs, ``E_v (d(v.z)/dy)^2`` is the power of noise in z for noise of power 1
+    on the element y (Hutchinson's estimator of the diagonal of J^T J). Of scores ``[n, classes]`` the mean over classes
+    is taken out of v: what shifts all of them alike changes no decision. Where a model has several outputs, each counts
+    relative to its own power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is left out: z is its input.
+
+    A backward model is made for each shape of inputs, from the rules in this package; where an operator has none,
+    values before it get what reaches them on other paths. All activations of one batch are held, so keep batches small.
+
+    Arguments:
+        model: normalised (see `onnxopt.graph.normalise`); it is not changed.
+        values: names of values in the main graph, say outputs of convolutions.
+        axes: by value, its channel axis; where not given, it is axis 1 of what has three dimensions or more and was
+            not made by MatMul, else the last.
+    """
+
+    def __init__(self, model: onnx.ModelProto, values: Sequence[str], axes: Mapping[str, int] | None = None) -> None:
+        self._model, self._values, self._axes = model, list(dict.fromkeys(values)), dict(axes or {})
+        self._nodes = nodes_of(model)
+        self._producers = {name: node for node in self._nodes for name in node.outputs if name}
+        self._passes: dict[tuple[Any, ...], _Pass] = {}
+        self.unsupported: dict[str, str] = {}
+        """By value, why it has no gradient; known after the first pass."""
+
+    def power(self, feeds: Mapping[str, Array], seed: int) -> dict[str, Array]:
+        """By value, float64[channels]: its squared gradients, summed over the batch and all positions.
+
+        The random projections, one for each sample and output, follow from `seed`. Values in `unsupported` are absent.
+        Raises what ONNX Runtime raises where the model does not run on `feeds`.
+        """
+        found = self._run(feeds, seed, positions=False)
+        return {name: array.astype(np.float64).ravel() for name, array in found.items()}
+
+    def positions(self, feeds: Mapping[str, Array], seed: int) -> dict[str, Array]:
+        """By value, float32 of its shape with one channel: its squared gradients, summed over the channels.
+
+        With the same seed these are the gradients that `power` sums over positions.
+        """
+        return self._run(feeds, seed, positions=True)
+
+    def _run(self, feeds: Mapping[str, Array], seed: int, positions: bool) -> dict[str, Array]:
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        key = (positions, *((name, *array.shape) for name, array in sorted(feeds.items())))
+        if key not in self._passes:
+            self._passes[key] = self._build(values, positions)
+        now = self._passes[key]
+        self.unsupported = now.plan.unsupported
+        if not now.plan.outputs:
+            return {}
+        several = len(now.starts) > 1
+        names = {*now.plan.fetched, *(start.name for start in now.starts if several)}
+        wanted = sorted(names & self._producers.keys())
+        if wanted:
+            values |= zip(wanted, now.forward.run_with_ort_values(wanted, values), strict=True)
+        given = {name: values[name] for name in now.plan.fetched}
+        generator = np.random.default_rng(seed)
+        for start in now.starts:
+            v = _centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
+            if several:
+                v *= _inverse_norm(_centred(values[start.name].numpy(), start.classes))
+            if start.name in now.plan.cotangents:
+                given[cotangent(start.name)] = OrtValue.ortvalue_from_numpy(v)
+        found = now.backward.run_with_ort_values([f"power of {name}" for name in now.plan.outputs], given)
+        return {name: value.numpy() for name, value in zip(now.plan.outputs, found, strict=True)}
+
+    def _build(self, feeds: Mapping[str, OrtValue], positions: bool) -> _Pass:
+        """What runs for inputs of the shapes of `feeds`; where something is in the way, `plan.unsupported` says so."""
+        session = quiet_session(self._model.SerializeToString())
+        try:
+            forward = self._observe(feeds)
+            starts = self._starts(forward)
+            axes = {name: self._channels(name, forward) for name in self._values if forward.shapes.get(name)}
+            sums = {
+                name: [i for i in range(len(forward.shapes[name])) if (i == axis) == positions]
+                for name, axis in axes.items()
+            }
+            plan = differentiate(self._nodes, forward, [start.name for start in starts], sums)
+            for name in self._values:
+                if name not in axes:
+                    plan.unsupported[name] = "it is no tensor of the main graph, or has no axes"
+            if not plan.outputs:
+                return _Pass([], plan, session, session)
+            session = self._session({*plan.fetched, *(start.name for start in starts)})
+            backward = quiet_session(plan.model)
+        except Exception as error:  # a model no rule's author thought of must not stop its compression
+            session.run_with_ort_values(None, feeds)  # raises where it is the inputs that do not fit
+            return _Pass([], Backward(b"", [], [], [], dict.fromkeys(self._values, str(error))), session, session)
+        return _Pass(starts, plan, session, backward)
+
+    def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
+        """Shapes and types of all values, and the constants among them."""
+        made = sorted(self._producers)
+        run = self._session(made).run_with_ort_values(made, dict(feeds)) if made else []
+        values = {name: value for name, value in (*feeds.items(), *zip(made, run, strict=True)) if value.is_tensor()}
+        weights = {tensor.name: tensor for tensor in self._model.graph.initializer if tensor.name not in feeds}
+        known = constants(self._nodes, set(weights))
+        arrays = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+        arrays |= {name: value.numpy() for name, value in values.items() if name in known}
+        return Forward(
+            shapes={name: tuple(value.shape()) for name, value in values.items()}
+            | {name: array.shape for name, array in arrays.items()},
+            types={name: value.element_type() for name, value in values.items()}
+            | {name: tensor.data_type for name, tensor in weights.items()},
+            constants=arrays,
+        )
+
+    def _session(self, names: Iterable[str]) -> InferenceSession:
+        """The model, giving out these values too."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        there = {output.name for output in model.graph.output}
+        for name in sorted(self._producers.keys() & set(names) - there):
+            model.graph.output.add(name=name)
+        return quiet_session(model.SerializeToString())
+
+    def _starts(self, forward: Forward) -> list[_Start]:
+        """Float outputs, or the scores that they are made of."""
+        found: dict[str, _Start] = {}
+        for output in self._model.graph.output:
+            name, classes = self._scores(output.name, forward)
+            if forward.types.get(name) in FLOATS and name not in forward.constants:
+                shape = forward.shapes[name]
+                if name == output.name and len(shape) == 2 and shape[1] > 1:
+                    classes = 1
+                found.setdefault(name, _Start(name, shape, classes))
+        return list(found.values())
+
+    def _scores(self, output: str, forward: Forward) -> tuple[str, int | None]:
+        """The scores that an output is a view of the probabilities of, and their axis of classes.
+
+        Else the output itself; where that is made of integers by rounding, what was rounded.
+        """
+        name = output
+        while name in self._producers and self._producers[name].op in _VIEWS:
+            name = self._producers[name].inputs[0]
+            if forward.types.get(output) not in FLOATS:
+                output = name
+        node = self._producers.get(name)
+        if node is None or node.op not in _SCORES:
+            return output, None
+        default = {"ArgMax": 0}.get(node.op, -1 if node.opset >= 13 else 1)
+        return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", default)
+
+    def _channels(self, name: str, forward: Forward) -> int:
+        rank = len(forward.shapes[name])
+        made_by = self._producers[name].op if name in self._producers else ""
+        return self._axes.get(name, 1 if rank > 2 and made_by != "MatMul" else -1) % rank
+
+
+def _centred(array: Array, axis: int | None) -> Array:
+    return array if axis is None else array - array.mean(axis, keepdims=True, dtype=array.dtype)
+
+
+def _inverse_norm(array: Array) -> np.float32:
+    """1 over the norm of a sample, root mean square over the batch; 0 where all is zero."""
+    power = float(np.square(array, dtype=np.float64).sum()) / (len(array) if array.ndim else 1)
+    return np.float32(power**-0.5 if power > 0 else 0)

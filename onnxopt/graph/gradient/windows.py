@@ -1,0 +1,141 @@
+"""Rules for convolutions and pooling, in any number of spatial dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxopt.graph.gradient.tape import Node, NoGradient, Var, rule
+from onnxopt.leaf import Array
+
+Grads = Iterator[tuple[int, Var]]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where the windows of a convolution or a pooling lie, one number for each spatial axis."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    before: list[int]
+    """Padding in front; negative numbers are not padding but what no window reaches."""
+    after: list[int]
+    """Padding behind, up to where the last window ends; negative as above."""
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Of the operator that undoes the moves of this one."""
+        return {
+            "kernel_shape": self.kernel,
+            "strides": self.strides,
+            "dilations": self.dilations,
+            "pads": [*self.before, *(max(p, 0) for p in self.after)],
+        }
+
+
+def _windows(n: Node, kernel: list[int], large: tuple[int, ...], small: tuple[int, ...]) -> Windows:
+    """Windows over the `large` spatial shape, one for each position of the `small` one."""
+    count = len(kernel)
+    strides, dilations = n.attr("strides", [1] * count), n.attr("dilations", [1] * count)
+    reach = [(s - 1) * stride + (k - 1) * d + 1 for s, stride, k, d in zip(small, strides, kernel, dilations)]  # noqa: B905
+    need = [r - size for r, size in zip(reach, large, strict=True)]
+    match n.attr("auto_pad", "NOTSET"):
+        case "SAME_UPPER":
+            before = [max(p, 0) // 2 for p in need]
+        case "SAME_LOWER":
+            before = [(max(p, 0) + 1) // 2 for p in need]
+        case "VALID":
+            before = [0] * count
+        case _:
+            before = n.attr("pads", [0] * 2 * count)[:count]
+    return Windows(kernel, strides, dilations, before, [p - b for p, b in zip(need, before, strict=True)])
+
+
+def _scatter(n: Node, grad: Var, weights: Var | Array, at: Windows, group: int = 1) -> Var:
+    """Adds `weights` times the gradient of each window to where the window lies."""
+    unreached = [max(-p, 0) for p in at.after]
+    return n.tape.op("ConvTranspose", grad, weights, group=group, output_padding=unreached, **at.attributes())
+
+
+@rule("Conv")
+def _conv(n: Node) -> Grads:
+    at = _windows(n, list(n.shape(1)[2:]), n.shape(0)[2:], n.out_shape[2:])
+    yield 0, _scatter(n, n.dy, n.input(1), at, n.attr("group", 1))
+    if n.has(2):
+        yield 2, n.dy.sum([i for i in range(n.rank) if i != 1], keepdims=False)
+
+
+@rule("ConvTranspose")
+def _conv_transpose(n: Node) -> Grads:
+    kernel, size = list(n.shape(1)[2:]), n.shape(0)[2:]
+    at = _windows(n, kernel, n.out_shape[2:], size)
+    if n.attr("output_shape") and n.attr("auto_pad", "NOTSET") == "NOTSET":
+        before = [p - max(p, 0) // 2 for p in (b + a for b, a in zip(at.before, at.after, strict=True))]
+        total = [b + a for b, a in zip(at.before, at.after, strict=True)]
+        at = Windows(kernel, at.strides, at.dilations, before, [t - b for t, b in zip(total, before, strict=True)])
+    # What output_padding added lies behind the last window, so it is cut off before a convolution would count it.
+    cut = [0, 0, *(min(p, 0) for p in at.after)]
+    yield 0, n.dy.pad([0] * n.rank, cut).apply("Conv", n.input(1), group=n.attr("group", 1), **at.attributes())
+    if n.has(2):
+        yield 2, n.dy.sum([i for i in range(n.rank) if i != 1], keepdims=False)
+
+
+@rule("AveragePool")
+def _average_pool(n: Node) -> Grads:
+    kernel, size, out = n.attr("kernel_shape"), n.shape(0)[2:], n.out_shape[2:]
+    at = _windows(n, kernel, size, out)
+    counts = np.ones((1, 1))
+    for axis, k in enumerate(kernel):
+        taps = np.arange(out[axis])[:, None] * at.strides[axis] - at.before[axis] + np.arange(k) * at.dilations[axis]
+        low, high = 0, size[axis]
+        if n.attr("count_include_pad", 0):
+            pads = n.attr("pads", [0] * 2 * len(kernel)) if n.attr("auto_pad", "NOTSET") == "NOTSET" else None
+            low, high = -at.before[axis], high + (pads[axis + len(kernel)] if pads else max(at.after[axis], 0))
+        counts = counts[..., None] * ((taps >= low) & (taps < high)).sum(1)
+    images = n.shape(0)[0] * n.shape(0)[1]
+    grad = (n.dy / counts).reshape([images, 1, *out])
+    yield 0, _scatter(n, grad, np.ones((1, 1, *kernel), np.float32), at).reshape(n.shape(0))
+
+
+@rule("MaxPool")
+def _max_pool(n: Node) -> Grads:
+    """The runtime's indices count the elements of the whole input."""
+    attributes = {k: v for k, v in n.attributes.items() if k != "storage_order"}
+    indices = n.tape.ops("MaxPool", 2, n.x, **attributes)[1]
+    flat = n.tape.var(0.0).expand([prod(n.shape(0))])
+    flat = flat.apply("ScatterElements", indices.reshape([-1]), n.dy.reshape([-1]), reduction="add")
+    yield 0, flat.reshape(n.shape(0))
+
+
+@rule("GlobalAveragePool")
+def _global_average_pool(n: Node) -> Grads:
+    yield 0, (n.dy / prod(n.shape(0)[2:])).expand(n.shape(0))
+
+
+@rule("GlobalMaxPool")
+def _global_max_pool(n: Node) -> Grads:
+    largest = n.x.same(n.y)
+    yield 0, n.dy * largest / largest.sum(range(2, n.rank))
+
+
+@rule("LRN")
+def _local_response(n: Node) -> Grads:
+    """``y = x D^-b``, ``D = bias + alpha/size * S(x^2)``, S the sum over a window of channels; S^T has it reversed."""
+    alpha, beta, bias, size = n.attr("alpha", 1e-4), n.attr("beta", 0.75), n.attr("bias", 1.0), n.attr("size")
+    if n.rank < 2:
+        raise NoGradient("its input has no channels")
+    batch, channels = n.shape(0)[:2]
+    before, after = (size - 1) // 2, size // 2
+
+    def window(value: Var, before: int, after: int) -> Var:
+        flat = value.reshape([batch, 1, channels, -1])
+        ones = np.ones((1, 1, size, 1), np.float32)
+        return flat.apply("Conv", ones, pads=[before, 0, after, 0]).reshape(n.shape(0))
+
+    x = n.x
+    level = bias + (alpha / size) * window(x * x, before, after)
+    spread = window(n.dy * x * level ** (-beta - 1), after, before)
+    yield 0, n.dy * level ** (-beta) - (2 * alpha * beta / size) * x * spread
