@@ -36,8 +36,8 @@ class _Start:
 class _Pass:
     """What runs for inputs of one shape."""
 
-    starts: list[_Start]
     plan: Backward
+    starts: list[_Start]
     forward: InferenceSession
     backward: InferenceSession
 
@@ -64,7 +64,7 @@ class Gradient:
         self._model, self._values, self._axes = model, list(dict.fromkeys(values)), dict(axes or {})
         self._nodes = nodes_of(model)
         self._producers = {name: node for node in self._nodes for name in node.outputs if name}
-        self._passes: dict[tuple[Any, ...], _Pass] = {}
+        self._passes: dict[tuple[Any, ...], _Pass | dict[str, str]] = {}
         self.unsupported: dict[str, str] = {}
         """By value, why it has no gradient; known after the first pass."""
 
@@ -90,9 +90,10 @@ class Gradient:
         if key not in self._passes:
             self._passes[key] = self._build(values, positions)
         now = self._passes[key]
-        self.unsupported = now.plan.unsupported
-        if not now.plan.outputs:
+        if isinstance(now, dict):
+            self.unsupported = now
             return {}
+        self.unsupported = now.plan.unsupported
         several = len(now.starts) > 1
         names = {*now.plan.fetched, *(start.name for start in now.starts if several)}
         wanted = sorted(names & self._producers.keys())
@@ -109,29 +110,27 @@ class Gradient:
         found = now.backward.run_with_ort_values([f"power of {name}" for name in now.plan.outputs], given)
         return {name: value.numpy() for name, value in zip(now.plan.outputs, found, strict=True)}
 
-    def _build(self, feeds: Mapping[str, OrtValue], positions: bool) -> _Pass:
-        """What runs for inputs of the shapes of `feeds`; where something is in the way, `plan.unsupported` says so."""
-        session = quiet_session(self._model.SerializeToString())
+    def _build(self, feeds: Mapping[str, OrtValue], positions: bool) -> _Pass | dict[str, str]:
+        """What runs for inputs of the shapes of `feeds`, or by value why nothing can."""
         try:
             forward = self._observe(feeds)
             starts = self._starts(forward)
-            axes = {name: self._channels(name, forward) for name in self._values if forward.shapes.get(name)}
-            sums = {
-                name: [i for i in range(len(forward.shapes[name])) if (i == axis) == positions]
-                for name, axis in axes.items()
-            }
+            sums = {}
+            for name in self._values:
+                rank, channels = len(forward.shapes.get(name, ())), self._channels(name, forward)
+                if rank:
+                    sums[name] = [i for i in range(rank) if (i == channels % rank) == positions]
             plan = differentiate(self._nodes, forward, [start.name for start in starts], sums)
             for name in self._values:
-                if name not in axes:
+                if name not in sums:
                     plan.unsupported[name] = "it is no tensor of the main graph, or has no axes"
             if not plan.outputs:
-                return _Pass([], plan, session, session)
+                return plan.unsupported
             session = self._session({*plan.fetched, *(start.name for start in starts)})
-            backward = quiet_session(plan.model)
+            return _Pass(plan, starts, session, quiet_session(plan.model))
         except Exception as error:  # a model no rule's author thought of must not stop its compression
-            session.run_with_ort_values(None, feeds)  # raises where it is the inputs that do not fit
-            return _Pass([], Backward(b"", [], [], [], dict.fromkeys(self._values, str(error))), session, session)
-        return _Pass(starts, plan, session, backward)
+            quiet_session(self._model.SerializeToString()).run_with_ort_values(None, feeds)  # raises if it is the feeds
+            return dict.fromkeys(self._values, str(error))
 
     def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
         """Shapes and types of all values, and the constants among them."""
@@ -188,9 +187,8 @@ class Gradient:
         return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", default)
 
     def _channels(self, name: str, forward: Forward) -> int:
-        rank = len(forward.shapes[name])
         made_by = self._producers[name].op if name in self._producers else ""
-        return self._axes.get(name, 1 if rank > 2 and made_by != "MatMul" else -1) % rank
+        return self._axes.get(name, 1 if len(forward.shapes.get(name, ())) > 2 and made_by != "MatMul" else -1)
 
 
 def _centred(array: Array, axis: int | None) -> Array:
