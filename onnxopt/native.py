@@ -1,4 +1,7 @@
-"""The native library's C ABI (native/include/onnxopt.h); the only module that touches ctypes."""
+"""The native libraries' C ABIs (native/include/onnxopt.h, native/quantizer/quantizer.h).
+
+The only module that touches ctypes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,8 +33,12 @@ _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
 def library_path() -> Path:
     """Where the shared library is that ONNX Runtime registers. Raises OnnxoptError where it is missing."""
+    return _path("onnxopt")
+
+
+def _path(name: str) -> Path:
     prefix = "" if sys.platform == "win32" else "lib"
-    path = Path(__file__).parent / "lib" / f"{prefix}onnxopt.{_SUFFIX}"
+    path = Path(__file__).parent / "lib" / f"{prefix}{name}.{_SUFFIX}"
     if not path.is_file():
         raise OnnxoptError(f"{path}: the native library is missing; install onnxopt with `pip install .`")
     return path
@@ -86,6 +93,14 @@ def _library() -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+@cache
+def _quantizer() -> Any:
+    function = ctypes.CDLL(str(_path("onnxopt_quantizer"))).onnxopt_quantize
+    sizes, inputs, numbers, out = (c_size_t,) * 3, (c_void_p,) * 5, (c_int32, c_uint, c_uint), POINTER(c_double)
+    function.restype, function.argtypes = c_int, (*sizes, *inputs, *numbers, c_void_p, out, out)
+    return function
 
 
 def _check(status: int, error: type[OnnxoptError] = OnnxoptError) -> int:
@@ -172,6 +187,89 @@ def decode_floats(codec: str, data: bytes, scales: npt.NDArray[np.float32], cols
     )
     _check(status, ContainerError)
     return out
+
+
+FINEST = 1 << 22
+"""Integers of larger magnitude are not chosen by `quantize`: beyond, a float32 in steps has no fraction left."""
+
+
+def quantize(
+    w: Array,
+    feedback: Array | None,
+    variance: npt.ArrayLike,
+    step: npt.ArrayLike,
+    price: npt.ArrayLike,
+    max_level: int | None = None,
+    sweeps: int = 2,
+    threads: int = 0,
+) -> tuple[npt.NDArray[np.int32], float, float]:
+    """Chooses the integers ``q`` of weights on grids ``step * q``: error feedback with rate-aware rounding.
+
+    Columns are quantized in order; the error ``e`` of column i costs ``variance[i] * e**2`` and every later column j
+    gets ``w_j += e * feedback[i, j]``. With ``H + damping = U^-1 U^-T``, the Cholesky factor of the inverse,
+    ``feedback = -U / diag(U)[:, None]`` and ``variance = 1 / diag(U)**2`` make the summed cost the output error
+    [OBQ/GPTQ, Frantar et al. 2022, arXiv 2210.17323; LDLQ, Chee et al. 2023, arXiv 2307.13304]. Among floor, ceil, one
+    nearer to zero, and zero, the integer of least ``variance * e**2 + price * bits(q)`` is taken, the bits from the
+    histograms that the sweep before left. The result is the same on any number of threads (0: all cores).
+
+    Args:
+        w: ``[rows, cols]``, or ``[groups, rows, cols]`` for matrices that share the histograms.
+        feedback: ``[cols, cols]`` or ``[groups, cols, cols]``, read above the diagonal only; None: errors are not
+            passed on.
+        variance: Not negative, broadcast to ``[groups, cols]``.
+        step: Positive, broadcast to ``w.shape[:-1]``.
+        price: Of one bit, in the cost's unit; not negative, broadcast to ``w.shape[:-1]``.
+        max_level: Bound on ``|q|``, `FINEST` at most; weights beyond it saturate. None: none may be beyond `FINEST`.
+        sweeps: How many times the integers are chosen.
+        threads: How many threads to use.
+
+    Returns:
+        ``q`` in w's shape; the bits that an adaptive coder takes for it; the summed cost without the price of bits.
+
+    Raises OnnxoptError where an argument's shape or values are not as above.
+    """
+    w = _finite("w", w)
+    if w.ndim not in (2, 3):
+        raise OnnxoptError(f"quantize: w has the shape {w.shape}; [rows, cols] or [groups, rows, cols] is expected")
+    rows, cols = w.shape[-2:]
+    groups = w.shape[:-2]
+    if feedback is not None:
+        feedback = _finite("feedback", feedback, (*groups, cols, cols))
+    variance = _finite("variance", variance, (*groups, cols), "not negative")
+    step = _finite("step", step, w.shape[:-1], "positive")
+    price = _finite("price", price, w.shape[:-1], "not negative")
+    if max_level is None:
+        max_level = FINEST
+        if w.size and (np.abs(w).max(-1) > FINEST * step).any():
+            raise OnnxoptError(
+                f"quantize: the step is too fine; at most {FINEST} steps to the largest weight are expected"
+            )
+    if not 0 <= max_level <= FINEST or sweeps < 1:
+        raise OnnxoptError(
+            f"quantize: max_level is {max_level} and sweeps {sweeps}; 0 to {FINEST} and 1 or more are expected"
+        )
+    q, cost, bits = np.empty(w.shape, np.int32), c_double(), c_double()
+    inputs = (None if a is None else _pointer(a) for a in (w, feedback, variance, step, price))
+    sizes = (groups[0] if groups else 1, rows, cols)
+    if _quantizer()(*sizes, *inputs, max_level, sweeps, threads, _pointer(q), byref(cost), byref(bits)) != 0:
+        raise OnnxoptError(f"quantize: not enough memory for weights of the shape {w.shape}")
+    return q, bits.value, cost.value
+
+
+def _finite(
+    name: str, values: npt.ArrayLike, shape: tuple[int, ...] | None = None, sign: str = ""
+) -> npt.NDArray[np.float32]:
+    array = np.asarray(values)
+    try:
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(np.broadcast_to(array, array.shape if shape is None else shape), np.float32)
+    except ValueError as error:
+        raise OnnxoptError(f"quantize: {name} has the shape {array.shape}; {shape} is expected") from error
+    least = array.min(initial=1)
+    if not np.isfinite(array.sum(dtype=np.float64)) or (sign and least < 0) or (sign == "positive" and least == 0):
+        expected = f"finite and {sign}" if sign else "finite"
+        raise OnnxoptError(f"quantize: {name} has values that are not {expected}")
+    return array
 
 
 @dataclass(frozen=True, slots=True)
