@@ -260,6 +260,8 @@ def _finite(
     name: str, values: npt.ArrayLike, shape: tuple[int, ...] | None = None, sign: str = ""
 ) -> npt.NDArray[np.float32]:
     array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise OnnxoptError(f"quantize: {name} has the element type {array.dtype}; numbers are expected")
     try:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(np.broadcast_to(array, array.shape if shape is None else shape), np.float32)

@@ -150,6 +150,7 @@ def test_nothing_and_zeros_cost_nothing(shape):
     [
         ({"w": np.zeros(3)}, r"w has the shape \(3,\)"),
         ({"w": np.full((2, 3), np.nan)}, "w has values that are not finite"),
+        ({"w": np.full((2, 3), "1")}, "w has the element type <U1"),
         ({"feedback": np.zeros((3, 2))}, r"feedback has the shape \(3, 2\); \(3, 3\) is expected"),
         ({"feedback": np.full((3, 3), np.inf)}, "feedback has values that are not finite"),
         ({"variance": np.ones(2)}, r"variance has the shape \(2,\)"),
