@@ -102,6 +102,10 @@ CASES = [
     case("MaxPool", x=spread(2, 2, 9), kernel_shape=[3], dilations=[2], name="MaxPool-1d"),
     case("AveragePool", x=IMAGE, kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 0, 1]),
     case("AveragePool", x=IMAGE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER", name="AveragePool-same"),
+    case(
+        "AveragePool", x=spread(1, 2, 3, 4), kernel_shape=[2, 1], strides=[2, 1], auto_pad="VALID", ceil_mode=1,
+        count_include_pad=1, name="AveragePool-valid",
+    ),
     case("GlobalAveragePool", x=IMAGE),
     case("GlobalMaxPool", x=IMAGE),
     case("LRN", x=spread(1, 6, 2, 3), size=3, alpha=0.5, beta=0.75, bias=1.2),

@@ -16,7 +16,7 @@ Grads = Iterator[tuple[int, Var]]
 def _clip(n: Node) -> Var:
     low = float(n.constant(1) if n.has(1) else n.attr("min", -np.inf))
     high = float(n.constant(2) if n.has(2) else n.attr("max", np.inf))
-    return (n.x > low) * (n.x < high)
+    return n.x.same(n.x.apply("Clip", low, high))  # one comparison where the limits would take two
 
 
 def _elu(n: Node) -> Var:
