@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx
 
@@ -38,15 +38,15 @@ def constants(nodes: Sequence[Node], weights: set[str]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """A backward model: cotangents and forward values in, one output for each value that has a gradient."""
+    """What a backward model takes and gives."""
 
-    model: bytes
     cotangents: list[str]
     """Values whose cotangents it takes, as inputs named by `cotangent`."""
     fetched: list[str]
     """Values of the forward model that it takes."""
-    outputs: list[str]
-    unsupported: dict[str, str] = field(default_factory=dict)
+    values: list[str]
+    """Values that it gives the squared gradients of, in outputs named by `power`."""
+    unsupported: dict[str, str]
     """By value, why it has no gradient."""
 
 
@@ -55,9 +55,14 @@ def cotangent(name: str) -> str:
     return f"cotangent of {name}"
 
 
+def power(name: str) -> str:
+    """The backward model's output for the squared gradients of a value."""
+    return f"power of {name}"
+
+
 def differentiate(
     nodes: Sequence[Node], forward: Forward, starts: Sequence[str], sums: Mapping[str, Sequence[int]]
-) -> Backward:
+) -> tuple[bytes, Backward]:
     """The backward model from `starts` to the values in `sums`.
 
     Arguments:
@@ -90,11 +95,11 @@ def differentiate(
         if grad is None:
             unsupported[name] = reasons.get(name, "no output depends on it by a path that has a gradient")
             continue
-        outputs[f"power of {name}"] = (grad * grad).sum(axes)
+        outputs[power(name)] = (grad * grad).sum(axes)
     model, inputs = tape.model(outputs)
     taken = [name for name in starts if cotangent(name) in inputs]
     fetched = [name for name in inputs if name in forward.shapes]
-    return Backward(model, taken, fetched, [n for n in sums if n not in unsupported], unsupported)
+    return model, Backward(taken, fetched, [name for name in sums if name not in unsupported], unsupported)
 
 
 def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: set[str]) -> str | None:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnxruntime import InferenceSession, OrtValue
 
 from onnxopt.data import quiet_session
-from onnxopt.graph.gradient.backward import Backward, constants, cotangent, differentiate, nodes_of
+from onnxopt.graph.gradient.backward import Backward, constants, cotangent, differentiate, nodes_of, power
 from onnxopt.graph.gradient.tape import FLOATS, Forward
 from onnxopt.leaf import Array
 
@@ -50,8 +50,9 @@ class Gradient:
     is taken out of v: what shifts all of them alike changes no decision. Where a model has several outputs, each counts
     relative to its own power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is left out: z is its input.
 
-    A backward model is made for each shape of inputs, from the rules in this package; where an operator has none,
-    values before it get what reaches them on other paths. All activations of one batch are held, so keep batches small.
+    A backward model is made (and kept) for each shape of inputs, from the rules in this package; where an operator has
+    none, values before it get what reaches them on other paths. All activations of one batch are held, so keep batches
+    small.
 
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.
@@ -107,8 +108,8 @@ class Gradient:
                 v *= _inverse_norm(_centred(values[start.name].numpy(), start.classes))
             if start.name in now.plan.cotangents:
                 given[cotangent(start.name)] = OrtValue.ortvalue_from_numpy(v)
-        found = now.backward.run_with_ort_values([f"power of {name}" for name in now.plan.outputs], given)
-        return {name: value.numpy() for name, value in zip(now.plan.outputs, found, strict=True)}
+        found = now.backward.run_with_ort_values([power(name) for name in now.plan.values], given)
+        return {name: value.numpy() for name, value in zip(now.plan.values, found, strict=True)}
 
     def _build(self, feeds: Mapping[str, OrtValue], positions: bool) -> _Pass | dict[str, str]:
         """What runs for inputs of the shapes of `feeds`, or by value why nothing can."""
@@ -120,14 +121,14 @@ class Gradient:
                 rank, channels = len(forward.shapes.get(name, ())), self._channels(name, forward)
                 if rank:
                     sums[name] = [i for i in range(rank) if (i == channels % rank) == positions]
-            plan = differentiate(self._nodes, forward, [start.name for start in starts], sums)
+            model, plan = differentiate(self._nodes, forward, [start.name for start in starts], sums)
             for name in self._values:
                 if name not in sums:
                     plan.unsupported[name] = "it is no tensor of the main graph, or has no axes"
-            if not plan.outputs:
+            if not plan.values:
                 return plan.unsupported
             session = self._session({*plan.fetched, *(start.name for start in starts)})
-            return _Pass(plan, starts, session, quiet_session(plan.model))
+            return _Pass(plan, starts, session, quiet_session(model))
         except Exception as error:  # a model no rule's author thought of must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(None, feeds)  # raises if it is the feeds
             return dict.fromkeys(self._values, str(error))
