@@ -4,12 +4,15 @@ from importlib.metadata import version
 
 from onnxopt.api import Result, apply, optimize, plan
 from onnxopt.archive import decompress, inspect, verify
-from onnxopt.errors import OnnxoptError
+from onnxopt.contract import Contract
+from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.runtime import load, register
 
 __version__ = version("onnxopt")
 
 __all__ = [
+    "Contract",
+    "Missed",
     "OnnxoptError",
     "Result",
     "apply",

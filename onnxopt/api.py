@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
+import onnxruntime
 
-from onnxopt import container, evaluate, manager, native, runtime
-from onnxopt.cleanup import clean
-from onnxopt.data import CannotRun, input_scale, quiet_session
-from onnxopt.errors import OnnxoptError, first_line
+from onnxopt import search
+from onnxopt.contract import Contract
+from onnxopt.data import Data, Spec, input_scale, open_data, quiet_session, split, synthetic
+from onnxopt.engine import Built, Engine, Progress
+from onnxopt.errors import Missed, OnnxoptError, first_line
+from onnxopt.evaluate import Comparison, Reference
 from onnxopt.events import Event
-from onnxopt.graph import Graph, Source, is_compressed, normalise, read, split, strip, wrap, write_atomically
-from onnxopt.leaf import Leaf, values_of
+from onnxopt.graph import Source, is_compressed, read
+from onnxopt.manager import candidates
+from onnxopt.metrics import Metric
+from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
+from onnxopt.search import Trial
 
-DEFAULT_ERROR = 0.05
-"""Noise over signal in the outputs on random inputs, where nothing else is asked for."""
+MAX_RAM = 2**30
+"""Bytes that statistics may take at a time, where the user does not say."""
+_HELD_BACK = 0.25
+_CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
+"""Samples that are enough: to calibrate on, to measure a metric on, to measure noise on."""
+_MADE_UP = 320
+"""Samples that are made up where there is no data."""
 
-Progress = Callable[[str, float], None]
-"""Told what is being done and the share of the work that is done, 0 to 1."""
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was measured on the file that was written, through the loader."""
 
-LARGEST_INLINE = 2**31 - 2**24
-"""Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
-
-_PROBED, _CODED = 0.5, 0.95  # shares of the work that are done by then
+    data: str
+    """Name of the data."""
+    found: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,18 @@ class Result:
     events: tuple[Event, ...]
     cleaned: dict[str, int]
     """Nodes that each clean-up removed or changed."""
-    output_error: float | None
-    """Noise over signal of the outputs on random inputs; None where `not_compared` says why."""
-    not_compared: str
-    not_probed: str = field(default="", kw_only=True)
-    """Why all weights were held to be equally sensitive; empty where sensitivities were measured."""
+    contract: str
+    """What was asked for; empty where nothing was (a plan applied, lossless)."""
+    met: bool
+    calibrated: str
+    """Name of the data that the weights were calibrated on; empty where on none."""
+    not_calibrated: str
+    """Why there was no calibration; empty where there was, or none was asked for."""
+    trials: tuple[Trial, ...]
+    """The search, in order."""
+    check: Check | None
+    """None where `not_checked` says why."""
+    not_checked: str
     unchanged: bool
     """Compressed it would be no smaller: the output is a copy of the source."""
     seconds: float
@@ -63,97 +79,124 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A model ready for passes: the graph of what will be compressed, and what stays around it."""
+class _Parts:
+    """What data is for. The parts have no batch in common."""
 
-    graph: Graph
-    outside: list[onnx.NodeProto]
-    tensors: list[onnx.TensorProto]
-    cleaned: dict[str, int]
+    calibration: Data
+    validation: Data
+    """Measured while searching."""
+    check: Data
+    """Measured once, at the end."""
 
 
 def plan(
     model: str | os.PathLike[str],
-    error: float = DEFAULT_ERROR,
+    contract: Contract | None = None,
+    data: Spec | None = None,
     lossless: bool = False,
+    overrides: Overrides | None = None,
+    max_ram: int = MAX_RAM,
     progress: Progress | None = None,
 ) -> Plan:
-    """The decisions for a model, without carrying them out.
-
-    Arguments:
-        model: path of an ONNX file.
-        error: noise over signal that quantization may cause in the outputs, measured on random inputs.
-        lossless: keep every weight bit for bit instead.
-
-    Raises OnnxoptError where the model cannot be read.
-    """
-    source = _plain(model)
-    graph = _prepare(source.model, lossless).graph
-    return _plan(source, graph, error, lossless, progress or _silent)[0]
+    """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
+    with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
+        if lossless:
+            return Plan(engine.source.sha256)
+        found = _Search(engine, contract or Contract(), data, None, overrides or Overrides())
+        best, met = found.run()
+        if not met:
+            raise Missed(found.nearest(best))
+        return engine.plan(best.slope, found.overrides)
 
 
 def optimize(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    error: float = DEFAULT_ERROR,
+    contract: Contract | None = None,
+    data: Spec | None = None,
+    evaluation: Spec | None = None,
     lossless: bool = False,
+    overrides: Overrides | None = None,
+    allow_miss: bool = False,
     prefer: str = "balanced",
+    max_ram: int = MAX_RAM,
     progress: Progress | None = None,
 ) -> Result:
-    """Compresses the model at `model` into the file `output`: `plan` and `apply` in one go.
+    """Compresses the model at `model` into the file `output`: the smallest file that the contract allows.
 
     Arguments:
         model: path of an ONNX file.
         output: path of the file to write; written whole or not at all.
-        error: noise over signal that quantization may cause in the outputs, measured on random inputs.
-        lossless: keep every weight bit for bit instead.
+        contract: what to meet; without one, a bound on the noise in the outputs.
+        data: what the model is used on, three quarters of it to calibrate on and the rest to search with; without it,
+            made-up inputs.
+        evaluation: data that the result is measured on, once; without it, a part of `data` that nothing else sees.
+        lossless: keep every weight bit for bit instead; the contract does not count then.
+        overrides: decisions for single weights.
+        allow_miss: write what comes nearest where the contract cannot be met.
         prefer: "smallest", "balanced" or "fastest" to decode.
+        max_ram: bytes that statistics may take at a time.
         progress: told what is being done.
 
-    Raises OnnxoptError where the model cannot be read or the result cannot be written or run.
+    Raises Missed where the contract cannot be met, OnnxoptError where the model cannot be read or the result cannot be
+    written or run.
     """
-    started = time.monotonic()
-    source = _plain(model)
-    ready = _prepare(source.model, lossless)
-    progress = progress or _silent
-    decided, not_probed = _plan(source, ready.graph, error, lossless, progress)
-    result = _apply(source, ready, decided, Path(output), prefer, progress, started)
-    return replace(result, not_probed=not_probed)
+    started, source = time.monotonic(), _plain(model)
+    with _engine(source, lossless, prefer, max_ram, progress) as engine:
+        if lossless:
+            return _finish(engine, engine.build(Plan(source.sha256)), Path(output), started, _Outcome.of_random(engine))
+        found = _Search(engine, contract or Contract(), data, evaluation, overrides or Overrides())
+        best, met = found.run()
+        if not met and not allow_miss:
+            raise Missed(found.nearest(best))
+        built = engine.build(engine.plan(best.slope, found.overrides))
+        try:
+            return _finish(engine, built, Path(output), started, found.outcome(met, allow_miss))
+        except Missed:
+            if found.contract.max_drop != 0:
+                raise
+    return optimize(model, output, lossless=True, prefer=prefer, progress=progress)  # which keeps any metric
 
 
 def apply(
     model: str | os.PathLike[str],
     plan: Plan,
     output: str | os.PathLike[str],
+    data: Spec | None = None,
     prefer: str = "balanced",
+    max_ram: int = MAX_RAM,
     progress: Progress | None = None,
 ) -> Result:
     """Carries out a plan that `plan` made, perhaps edited by hand. Arguments and errors as for `optimize`.
 
-    A plan without steps is lossless.
+    A plan without steps is lossless. One that was made on data needs the same data.
     """
-    started = time.monotonic()
-    source = _plain(model)
+    started, source = time.monotonic(), _plain(model)
     if plan.model_sha256 != source.sha256:
         raise OnnxoptError(
             f"{source.path}: the plan is for another model (sha256 {plan.model_sha256[:12]}..., "
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
-    ready = _prepare(source.model, lossless=not plan.steps)
-    return _apply(source, ready, plan, Path(output), prefer, progress or _silent, started)
+    with _engine(source, not plan.steps, prefer, max_ram, progress) as engine:
+        outcome = _Outcome.of_random(engine)
+        if plan.data:
+            found = _Search(engine, Contract(), data, None, Overrides())
+            if engine.data != plan.data:
+                raise OnnxoptError(
+                    f"{source.path}: the plan was made on other data than {found.calibrated}; give the same with --data"
+                )
+            outcome = replace(found.outcome(True, True), contract="")
+        return _finish(engine, engine.build(plan), Path(output), started, outcome)
 
 
-def _peak_memory() -> int | None:
-    try:
-        import resource  # noqa: PLC0415 (not on Windows)
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _silent(what: str, share: float) -> None:
-    pass
+@contextmanager
+def _engine(
+    source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None
+) -> Iterator[Engine]:
+    """What it measured is forgotten once all went well, and kept for another try where it did not."""
+    engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None))
+    yield engine
+    engine.close()
 
 
 def _plain(model: str | os.PathLike[str]) -> Source:
@@ -163,120 +206,170 @@ def _plain(model: str | os.PathLike[str]) -> Source:
     return source
 
 
-def _prepare(model: onnx.ModelProto, lossless: bool) -> _Prepared:
-    """Normalised first, so that clean-ups see every constant; where every bit counts, not cleaned at all."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    normalise(copy)
-    cleaned, removed = (copy, {}) if lossless else clean(copy)
-    inner, outside, tensors = split(cleaned)
-    return _Prepared(Graph(inner), outside, tensors, removed)
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the result says of the search, and how the file is to be checked."""
+
+    contract: str = ""
+    met: bool = True
+    calibrated: str = ""
+    not_calibrated: str = ""
+    trials: tuple[Trial, ...] = ()
+    session: onnxruntime.InferenceSession | None = None
+    """The original; None where it does not run."""
+    check: Data | None = None
+    metric: Metric | None = None
+    most_drop: float | None = None
+    """A larger one must not be written."""
+    not_checked: str = ""
+
+    @classmethod
+    def of_random(cls, engine: Engine) -> _Outcome:
+        """Without a search: checked on a few made-up inputs."""
+        try:
+            session = quiet_session(str(engine.source.path))
+            return cls(session=session, check=synthetic(session, input_scale(engine.source.model), 4))
+        except Exception as error:  # our CannotRun, or whatever the runtime says about the user's own model
+            return cls(not_checked=first_line(error))
 
 
-def _plan(source: Source, graph: Graph, error: float, lossless: bool, progress: Progress) -> tuple[Plan, str]:
-    if not 0 < error <= 1:
-        raise OnnxoptError(f"--error is {error}, expected more than 0 and at most 1, as in --error {DEFAULT_ERROR}")
-    if lossless:
-        return Plan(source.sha256), ""
-    sites = sum(1 for _ in graph.sites())
-    done = itertools.count(1)
-    return manager.decide(
-        graph, source.sha256, error, lambda path: progress(f"probing {path}", _PROBED * next(done) / max(1, sites))
-    )
+class _Search:
+    """Opens the data, calibrates, and finds the slope that meets a contract."""
 
+    def __init__(
+        self, engine: Engine, contract: Contract, data: Spec | None, evaluation: Spec | None, overrides: Overrides
+    ) -> None:
+        contract.check()
+        self.contract, self.overrides = contract, overrides
+        self._engine, self._trials = engine, list[Trial]()
+        self._reference: Reference | None = None
+        self._parts: _Parts | None = None
+        self._session: onnxruntime.InferenceSession | None = None
+        self._metric = contract.measure()
+        self.calibrated, self.not_calibrated = "", ""
+        unmatched = overrides.unmatched((site.path, site.op) for site in engine.sites)
+        if unmatched:
+            raise OnnxoptError(f"{unmatched[0]}: matches no weight; `onnxopt plan` lists this model's weights")
+        try:
+            self._session = quiet_session(str(engine.source.path))
+            self._parts = self._open(self._session, data, evaluation)
+            engine.calibrate(self._parts.calibration)
+            self.calibrated = self._parts.calibration.name
+        except Exception as error:
+            if data is not None or evaluation is not None or self._metric or isinstance(error, MemoryError | OSError):
+                if isinstance(error, OnnxoptError | MemoryError | OSError):
+                    raise
+                raise OnnxoptError(f"{engine.source.path}: does not run: {first_line(error)}") from error
+            self.not_calibrated, self._parts, self._session = first_line(error), None, None
 
-def _apply(
-    source: Source, ready: _Prepared, decided: Plan, output: Path, prefer: str, progress: Progress, started: float
-) -> Result:
-    weights = dict(ready.graph.weights())
-    todo, done = max(1, 2 * len(weights)), 0
+    def run(self) -> tuple[Trial, bool]:
+        """The trial to keep, and whether it meets the contract."""
+        weighed = candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
+        start = search.slope_where(lambda slope: search.expected_error(weighed, slope), self.contract.noise)
+        size = self.contract.size(self._engine.source.size)
+        if size is not None:
+            start = search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)
+            best = search.meet_size(self._measure, start, size)
+            return best or min(self._trials, key=lambda t: t.size), best is not None
+        if self._parts is None:  # the model does not run: what the formula says has to do
+            return self._measure(start), True
+        self._reference = Reference(self._running, self._parts.validation, self._metric)
+        if self.contract.max_drop is None:
+            best = search.meet_error(self._measure, start, self.contract.noise)
+            return best or min(self._trials, key=lambda t: t.error or 0.0), best is not None
+        best = search.meet_drop(self._measure, start, self.contract.max_drop)
+        return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
 
-    def advance(what: str) -> None:
-        nonlocal done
-        done += 1
-        progress(what, _PROBED + (_CODED - _PROBED) * min(1.0, done / todo))
+    def nearest(self, trial: Trial) -> str:
+        """What to say where the contract was missed."""
+        found = [f"{trial.size} bytes"]
+        found += [] if trial.error is None else [f"noise over signal {trial.error:.3g}"]
+        found += [] if trial.drop is None else [f"a drop of {trial.drop:.3g}"]
+        return (f"{self._engine.source.path}: {self.contract} cannot be met: the nearest of {len(self._trials)} tries has "
+                f"{', '.join(found)}; nothing was written (--allow-miss writes it)")  # fmt: skip
 
-    events = manager.run(ready.graph, decided, lambda path: advance(f"quantizing {path}"))
-    inner, leaves = ready.graph.export()
-    inner = strip(inner, source.model)
-    packed = container.write(
-        inner.SerializeToString(deterministic=True),
-        leaves,
-        decided.to_json(),
-        prefer,
-        lambda path: advance(f"coding {path}"),
-    )
-    progress("checking", _CODED)
+    def outcome(self, met: bool, allow_miss: bool) -> _Outcome:
+        """For the result."""
+        return _Outcome(
+            str(self.contract), met, self.calibrated, self.not_calibrated, tuple(self._trials), self._session,
+            self._parts.check if self._parts else None, self._metric,
+            None if allow_miss else self.contract.max_drop, self.not_calibrated,
+        )  # fmt: skip
 
-    def outer(location: str = "") -> bytes:
-        model = wrap(source.model, inner, ready.outside, ready.tensors, packed, location)
-        return model.SerializeToString(deterministic=True)
+    @property
+    def _running(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise OnnxoptError(f"{self._engine.source.path}: does not run: {self.not_calibrated}")
+        return self._session
 
-    with ExitStack() as files:
-        temporary = files.enter_context(write_atomically(output))
-        if len(packed) > LARGEST_INLINE:
-            data = files.enter_context(write_atomically(output.with_name(f"{output.name}.data")))
-            data.write_bytes(packed)
-            temporary.write_bytes(outer(data.name))
-            output_error, not_compared = _compare(source, temporary)
-            temporary.write_bytes(outer(f"{output.name}.data"))
-            bytes_after, unchanged = temporary.stat().st_size + len(packed), False
+    def _measure(self, slope: float) -> Trial:
+        share = 0.9 - 0.5 * 0.8 ** len(self._trials)
+        self._engine.progress(f"trying slope {slope:.2g}", share)
+        trial = self._engine.try_slope(slope, self.overrides, self._reference)
+        self._trials.append(trial)
+        return trial
+
+    def _open(self, session: onnxruntime.InferenceSession, data: Spec | None, evaluation: Spec | None) -> _Parts:
+        whole = synthetic(session, input_scale(self._engine.source.model), _MADE_UP) if data is None else (
+            open_data(data, session))  # fmt: skip
+        calibration, held_back = split(whole, _HELD_BACK)
+        enough = _VALIDATION if self._metric else _NOISE
+        if evaluation is not None:
+            validation, check = held_back, open_data(evaluation, session)
+        elif self._metric:
+            validation, check = split(held_back, 0.5)
         else:
-            compressed = outer()
-            unchanged = len(compressed) >= source.size
-            temporary.write_bytes(source.copy() if unchanged else compressed)
-            output_error, not_compared = _compare(source, temporary)
-            bytes_after = temporary.stat().st_size
+            validation = check = held_back.take(enough)
+        return _Parts(calibration.take(_CALIBRATION), validation.take(enough), check)
+
+
+def _finish(engine: Engine, built: Built, output: Path, started: float, outcome: _Outcome) -> Result:
+    """Writes the file and checks it before it takes its place."""
+    engine.progress("checking", 0.95)
+    checked: Check | None = None
+
+    def check(path: Path) -> None:
+        nonlocal checked
+        session = engine.load(path)
+        if outcome.session is None or outcome.check is None:
+            return
+        found = Reference(outcome.session, outcome.check, outcome.metric).compare(session)
+        checked = Check(outcome.check.name, found)
+        if outcome.most_drop is not None and found.drop is not None and found.drop > outcome.most_drop + 1e-9:
+            raise Missed(
+                f"{engine.source.path}: {outcome.contract} is missed on {outcome.check.name}: it drops by {found.drop:.3g}, "
+                f"from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; nothing was written "
+                "(--allow-miss writes it; a smaller --max-drop or more --data searches more carefully)"
+            )
+
+    size = engine.write(built, output, check)
+    unchanged = size >= engine.source.size
     return Result(
-        source=source.path,
+        source=engine.source.path,
         output=output,
-        bytes_before=source.size,
-        bytes_fp16=source.size - 2 * source.float_elements,
-        bytes_after=bytes_after,
-        events=() if unchanged else tuple(_with_bytes(events, leaves, packed, weights, bytes_after)),
-        cleaned=ready.cleaned,
-        output_error=output_error,
-        not_compared=not_compared,
+        bytes_before=engine.source.size,
+        bytes_fp16=engine.source.size - 2 * engine.source.float_elements,
+        bytes_after=size,
+        events=() if unchanged else tuple(engine.events(built, size)),
+        cleaned=engine.cleaned,
+        contract=outcome.contract,
+        met=outcome.met,
+        calibrated=outcome.calibrated,
+        not_calibrated=outcome.not_calibrated,
+        trials=outcome.trials,
+        check=checked,
+        not_checked=outcome.not_checked,
         unchanged=unchanged,
         seconds=time.monotonic() - started,
         peak_memory=_peak_memory(),
-        plan=decided,
+        plan=built.plan,
     )
 
 
-def _compare(source: Source, written: Path) -> tuple[float | None, str]:
-    """Loads the file as a user would; raises OnnxoptError where the runtime refuses it."""
+def _peak_memory() -> int | None:
     try:
-        compressed = runtime.load(written)
-    except Exception as error:
-        raise OnnxoptError(f"{source.path}: compressed it does not load, nothing was written: {error}") from error
-    try:
-        original = quiet_session(str(source.path))
-    except Exception as error:  # whatever the runtime says about the user's own model
-        return None, first_line(error)
-    try:
-        return evaluate.compare(original, compressed, input_scale(source.model)).error, ""
-    except CannotRun as error:
-        return None, str(error)
-
-
-def _with_bytes(
-    events: list[Event], leaves: dict[str, Leaf], packed: bytes, weights: dict[str, int], file_size: int
-) -> Iterator[Event]:
-    """The events with their bytes in the file, then the weights that no step named, then all the rest as one."""
-    sizes, codecs = {}, {}
-    with native.Container(packed) as stored:
-        for entry in stored.entries:
-            if not entry.hidden:
-                extra = 0 if entry.auxiliary is None else stored.entries[entry.auxiliary].coded_size
-                sizes[entry.name], codecs[entry.name] = entry.coded_size + extra, entry.codec
-    named = {event.path: event for event in events}
-    for path, leaf in leaves.items():
-        event = named.get(path)
-        if event is None:
-            values = values_of(leaf)
-            event = Event(path, values.shape, "", "lossless", values.nbytes, 0, values.size, 0.0)
-        yield replace(event, bytes_after=sizes[path], codec=codecs[path])
-    before = sum(size for path, size in weights.items() if path not in leaves)
-    after = file_size - sum(sizes.values())
-    yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
+        import resource  # noqa: PLC0415 (not on Windows)
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

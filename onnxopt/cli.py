@@ -1,7 +1,10 @@
-"""The command line. Exit codes: 0 done, 1 an error that the message names, 2 wrong usage, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 an error that the message names, 2 wrong usage, 3 the contract cannot be met,
+130 interrupted.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +19,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import onnxopt
 from onnxopt import api, archive, native
-from onnxopt.errors import OnnxoptError
+from onnxopt.contract import DEFAULT_ERROR, Contract
+from onnxopt.data import PRESETS, Data, open_data, quiet_session
+from onnxopt.errors import Missed, OnnxoptError, first_line
 from onnxopt.graph import write_atomically
+from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.report import table
 from onnxopt.report.json import to_json
@@ -29,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _WIDTH = 80
-_INTERRUPTED = 130
+_MISSED, _INTERRUPTED = 3, 130
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class Prefer(StrEnum):
@@ -43,7 +50,29 @@ class Prefer(StrEnum):
 Model = Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)]
 Compressed = Annotated[Path, typer.Argument(help="A model that onnxopt wrote.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
-Error = Annotated[float, typer.Option(help="Noise over signal allowed in the outputs, measured on random inputs.")]
+DataOption = Annotated[str | None, typer.Option("--data", metavar="DATA", help="Inputs to calibrate on: .npz, .npy, "
+                       "a folder of images, or package.module:function.", show_default=False)]
+Preprocess = Annotated[str | None, typer.Option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.",
+                                                show_default=False)]
+Mean = Annotated[str | None, typer.Option(help="For images, of pixels in 0..1: one number or one a channel.",
+                                          show_default=False)]
+Std = Annotated[str | None, typer.Option(help="Likewise.", show_default=False)]
+Layout = Annotated[str | None, typer.Option(help="For images: NCHW or NHWC.", show_default=False)]
+Size = Annotated[int | None, typer.Option(help="For images: the side.", show_default=False)]
+Evaluation = Annotated[str | None, typer.Option("--eval", metavar="DATA", help="What the result is checked on, once.",
+                                                show_default=False)]
+MetricOption = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
+MaxDrop = Annotated[float | None, typer.Option(help="What the metric may lose; points for top1 and top5.",
+                                               show_default=False)]
+TargetSize = Annotated[str | None, typer.Option(help="Bytes of the file, as in 2MB.", show_default=False)]
+TargetRatio = Annotated[float | None, typer.Option(help="How many times smaller the file shall be.", show_default=False)]
+Error = Annotated[float | None, typer.Option(help="Noise over signal allowed in the outputs; the contract where no "
+                                             f"other is given, at {DEFAULT_ERROR}.", show_default=False)]
+OverridesFile = Annotated[Path | None, typer.Option("--overrides", help="TOML: what is decided for single weights.",
+                                                    show_default=False)]
+AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest to a contract that cannot be met.")]
+MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
+PlanOut = Annotated[Path | None, typer.Option(help="Write the plan here too.", show_default=False)]
 Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
 Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -62,15 +91,40 @@ def _version(
 def optimize(
     model: Model,
     output: Output,
-    error: Error = api.DEFAULT_ERROR,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
+    evaluation: Evaluation = None,
+    metric: MetricOption = "top1",
+    max_drop: MaxDrop = None,
+    target_size: TargetSize = None,
+    target_ratio: TargetRatio = None,
+    error: Error = None,
     lossless: Lossless = False,
+    overrides: OverridesFile = None,
+    allow_miss: AllowMiss = False,
+    plan_out: PlanOut = None,
     prefer: Favour = Prefer.BALANCED,
+    max_ram: MaxRam = "1GiB",
     as_json: Json = False,
 ) -> None:
-    """Compress a model: plan and apply in one go."""
+    """Compress a model: the smallest file inside a contract."""
+    contract = Contract(max_drop, _bytes("--target-size", target_size), target_ratio, error, metric)
+    contract.check()
     with _progress() as progress:
-        result = api.optimize(model, output, error, lossless, prefer.value, progress)
+        images = (preprocess, _numbers("--mean", mean), _numbers("--std", std), layout, size)
+        result = api.optimize(
+            model, output, contract, _data(model, data, *images), _data(model, evaluation, *images), lossless,
+            _overrides(overrides), allow_miss, prefer.value, _bytes("--max-ram", max_ram) or api.MAX_RAM, progress,
+        )  # fmt: skip
+    if plan_out:
+        _write(plan_out, result.plan.to_json())
     _show(result, as_json)
+    if not result.met:
+        raise typer.Exit(_MISSED)
 
 
 @app.command()
@@ -78,17 +132,34 @@ def plan(
     model: Model,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
     = None,
-    error: Error = api.DEFAULT_ERROR,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
+    metric: MetricOption = "top1",
+    max_drop: MaxDrop = None,
+    target_size: TargetSize = None,
+    target_ratio: TargetRatio = None,
+    error: Error = None,
     lossless: Lossless = False,
+    overrides: OverridesFile = None,
+    max_ram: MaxRam = "1GiB",
 ) -> None:  # fmt: skip
     """Write down what optimize would do, to be read, edited and applied."""
+    contract = Contract(max_drop, _bytes("--target-size", target_size), target_ratio, error, metric)
+    contract.check()
     with _progress() as progress:
-        text = api.plan(model, error, lossless, progress).to_json()
+        images = (preprocess, _numbers("--mean", mean), _numbers("--std", std), layout, size)
+        text = api.plan(
+            model, contract, _data(model, data, *images), lossless, _overrides(overrides),
+            _bytes("--max-ram", max_ram) or api.MAX_RAM, progress,
+        ).to_json()  # fmt: skip
     if output is None:
         print(text, end="")
-        return
-    with write_atomically(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    else:
+        _write(output, text)
 
 
 @app.command()
@@ -96,16 +167,27 @@ def apply(
     model: Model,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)],
     output: Output,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
     prefer: Favour = Prefer.BALANCED,
+    max_ram: MaxRam = "1GiB",
     as_json: Json = False,
 ) -> None:
-    """Compress a model as a plan says."""
+    """Compress a model as a plan says; one that was made on data needs the same data."""
     try:
         text = plan_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OnnxoptError(f"{plan_file}: cannot be read: {error}") from error
     with _progress() as progress:
-        result = api.apply(model, Plan.from_json(text), output, prefer.value, progress)
+        images = (preprocess, _numbers("--mean", mean), _numbers("--std", std), layout, size)
+        result = api.apply(
+            model, Plan.from_json(text), output, _data(model, data, *images), prefer.value,
+            _bytes("--max-ram", max_ram) or api.MAX_RAM, progress,
+        )  # fmt: skip
     _show(result, as_json)
 
 
@@ -143,6 +225,53 @@ def library() -> None:
     print(native.library_path())
 
 
+def _data(
+    model: Path,
+    spec: str | None,
+    preprocess: str | None,
+    mean: list[float] | None,
+    std: list[float] | None,
+    layout: str | None,
+    size: int | None,
+) -> Data | None:
+    """What an option names, for this model."""
+    if spec is None:
+        return None
+    try:
+        session = quiet_session(str(model))
+    except Exception as error:
+        raise OnnxoptError(f"{model}: does not run: {first_line(error)}") from error
+    return open_data(spec, session, preprocess, mean, std, layout, size)
+
+
+def _overrides(path: Path | None) -> Overrides:
+    return Overrides() if path is None else Overrides.read(path)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """``0.5,0.5,0.5``"""
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise OnnxoptError(f"{option} is {text!r}, expected numbers, as in 0.485,0.456,0.406") from error
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    """``2MB``, ``512 KiB``, ``100000``"""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip(), re.IGNORECASE)
+    try:
+        return int(float(match[1]) * _UNITS[match[2].upper()]) if match else int(text)
+    except (KeyError, ValueError) as error:
+        raise OnnxoptError(f"{option} is {text!r}, expected bytes, as in 2MB, 500kB or 1GiB") from error
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _show(result: api.Result, as_json: bool) -> None:
     if as_json:
         print(to_json(result))
@@ -171,7 +300,7 @@ def main() -> None:
         app()
     except OnnxoptError as error:
         print(f"onnxopt: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_MISSED if isinstance(error, Missed) else 1)
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns the former into the latter with code 130
         if isinstance(end, SystemExit) and end.code != _INTERRUPTED:
             raise

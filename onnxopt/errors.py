@@ -11,6 +11,10 @@ class ContainerError(OnnxoptError):
     """A compressed file is damaged, truncated or of an unknown version."""
 
 
+class Missed(OnnxoptError):
+    """The contract cannot be met; the text says what came nearest."""
+
+
 def first_line(error: BaseException) -> str:
     """What a foreign error says, in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from onnxopt.data import runnable_feeds
-from onnxopt.stats import PROBES, output_error
+from onnxopt.data import Batch, Data, runnable_feeds
+from onnxopt.metrics import Metric, Score
+from onnxopt.stats import output_error
+
+_PROBES = 4
+"""Random inputs on which two models are compared."""
+_KEPT = 2**28
+"""Bytes of a reference model's outputs that are kept in memory; where there are more, it is run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,73 @@ def compare(
     """
     names = [value.name for value in original.get_outputs()]
     identical, errors = True, []
-    for feeds in runnable_feeds(original, PROBES, scale):
+    for feeds in runnable_feeds(original, _PROBES, scale):
         wanted, got = original.run(names, feeds), compressed.run(names, feeds)
         identical &= all(map(_same, wanted, got))
         errors.append(output_error(wanted, got))
     return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Of a model with the original, on data."""
+
+    samples: int
+    error: float
+    """Noise over signal of the outputs, root mean square over the batches."""
+    before: float | None
+    """The metric of the original; None where there is no metric."""
+    after: float | None
+    drop: float | None
+    """How much worse `after` is; see `Metric.drop`."""
+
+
+class Reference:
+    """The original model on some data, to compare others with.
+
+    Raises OnnxoptError where the metric does not fit the outputs or labels, and what the runtime raises where the model
+    does not run.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, data: Data, metric: Metric | None = None) -> None:
+        self._session, self._data, self._metric = session, data, metric
+        self._names = [value.name for value in session.get_outputs()]
+        self._kept: list[list[Any]] | None = []
+        size, self.samples = 0, 0
+        score = self._start()
+        for batch in data:
+            outputs = session.run(self._names, batch.feeds)
+            self.samples += batch.size
+            if score:
+                score.add(outputs, outputs, batch.labels)
+            size += sum(array.nbytes for array in outputs if isinstance(array, np.ndarray))
+            if self._kept is not None:
+                self._kept.append(outputs)
+            if size > _KEPT:
+                self._kept = None
+        self.before = score.value() if score else None
+
+    def compare(self, session: onnxruntime.InferenceSession) -> Comparison:
+        """How a model with the same inputs and outputs does on the same data."""
+        score, powers = self._start(), []
+        for batch, wanted in self._wanted():
+            got = session.run(self._names, batch.feeds)
+            powers.append(output_error(wanted, got) ** 2 * batch.size)
+            if score:
+                score.add(got, wanted, batch.labels)
+        after = score.value() if score else None
+        drop = self._metric.drop(self.before, after) if self._metric and self.before is not None and after is not None else None
+        return Comparison(self.samples, float(sum(powers) / max(1, self.samples)) ** 0.5, self.before, after, drop)
+
+    def _start(self) -> Score | None:
+        return self._metric.start() if self._metric else None
+
+    def _wanted(self) -> Iterator[tuple[Batch, list[Any]]]:
+        if self._kept is not None:
+            yield from zip(self._data, self._kept, strict=True)
+        else:
+            for batch in self._data:
+                yield batch, self._session.run(self._names, batch.feeds)
 
 
 def _same(a: Any, b: Any) -> bool:

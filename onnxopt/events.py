@@ -21,6 +21,12 @@ class Event:
     error: float
     """Root mean square of the change over root mean square of the weight."""
     codec: str = ""
+    predicted: float | None = None
+    """Root of noise over signal in the node's outputs, as the statistics promised before quantization."""
+    measured: float | None = None
+    """The same, on inputs that were held back."""
+    zeros: float = 0.0
+    """Share of the elements."""
     reason: str = ""
     """Why it was left as it was; empty where it was not."""
 

@@ -1,88 +1,72 @@
-"""Runs a plan over a graph: one step, one pass, one event."""
+"""Makes plans and runs them over a graph: one step, one pass, one event."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.calibration import Statistics
+from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, relative_error, values_of
+from onnxopt.overrides import Overrides
 from onnxopt.passes import PASSES, Pass, Skip
+from onnxopt.passes.feedback import Feedback
 from onnxopt.passes.uniform import Uniform
 from onnxopt.plan import Plan, Step
-from onnxopt.search import Candidate, spread_error
-from onnxopt.stats import Probe, Stats, fill_in
+from onnxopt.search import Candidate
+from onnxopt.stats import Stats
 
-_LEVEL = 0.01  # relative noise at which gains are measured: small enough to add, large enough for float32 to show
-_SLACK = 1.02  # noise that is this much over what was asked for is what was asked for
-_ROUNDS = 6
+Advance = Callable[[str], None]
 
 
-def decide(
-    graph: Graph, model_sha256: str, error: float, advance: Callable[[str], None] | None = None
-) -> tuple[Plan, str]:
-    """Without data: uniform grids that together make at most `error` in the outputs on random inputs.
-
-    Weights share the error by their measured noise gains; as gains describe small noise only, the sum is measured
-    and all are made finer until it fits. Returns the plan, and why nothing could be measured (empty where it could).
-    """
-    sites = list(graph.sites())
-    measured: dict[str, float] = {}
-    reason = ""
-    probe = None
-    try:
-        probe = Probe(graph.model, [site.path for site in sites]) if sites else None
-    except Exception as failure:  # our CannotRun, or whatever the runtime says about the user's model
-        reason = first_line(failure)
+def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> list[Candidate]:
+    """What the search weighs, from statistics alone."""
+    found = []
     for site in sites:
-        if probe and site.axis is not None:
-            noisy = _on_grids(graph, [site], {site.path: _LEVEL})
-            measured[site.path] = (probe.error(noisy) / _LEVEL) ** 2
-        if advance:
-            advance(site.path)
-    stats = fill_in(measured, [site.path for site in sites])
-    candidates = [Candidate(site.path, site.elements, stats[site.path].gain) for site in sites]
-    wished = error
-    for _ in range(_ROUNDS):
-        errors = spread_error(candidates, wished)
-        got = probe.error(_on_grids(graph, sites, errors)) if probe else 0.0
-        if got <= error * _SLACK:
-            break
-        # Half the way: one measurement of noise is itself noisy. Where it broke the model, it says nothing.
-        wished *= (error / got) ** 0.5 if np.isfinite(got) else 0.25
-    return Plan(model_sha256, {path: Uniform(e).step() for path, e in errors.items()}), reason
+        values = graph.values(site.path).astype(np.float64)
+        stats = statistics.of(site, values)
+        power = float(np.square(values).sum() * stats.gain.mean()) if stats.moments is None else (
+            stats.signal * float(stats.gain.mean()))  # fmt: skip
+        if np.isfinite(power) and power > 0:
+            found.append(Candidate(site.path, site.elements, power / site.elements))
+    return found
 
 
-def _on_grids(graph: Graph, sites: Iterable[Site], errors: Mapping[str, float]) -> dict[str, Array]:
-    weights = {}
+def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:
+    """The step of every weight at a slope; none for a weight that the user wants left as it is."""
+    slope = float(f"{slope:.4g}")
+    decided: dict[str, Step] = {}
     for site in sites:
-        values = graph.values(site.path)
-        try:
-            weights[site.path] = Uniform(errors[site.path]).quantize(values, site.axis).values()
-        except Skip:
-            weights[site.path] = values
-    return weights
+        override = overrides.of(site.path, site.op)
+        if override.skip:
+            continue
+        one: Pass = Feedback(slope, override.max_bits or 0)
+        decided[site.path] = (Uniform(override.error) if override.error is not None else one).step()
+    return decided
 
 
-def run(graph: Graph, plan: Plan, advance: Callable[[str], None] | None = None) -> list[Event]:
-    """Applies every step of `plan` to `graph`, in order; bytes after coding are not yet known to the events.
+def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | None = None) -> list[Event]:
+    """Applies every step of `plan` to `graph` as it came, in order; bytes after coding are not yet known to the events.
 
     A weight that its pass cannot treat is left as it was, with the reason in its event. Raises OnnxoptError where
     the plan names a pass or a weight that does not exist.
     """
+    graph.reset()
     sites = {site.path: site for site in graph.sites()}
-    steps = {path: _pass_of(path, step) for path, step in plan.steps.items()}
-    for path in steps:
+    passes = {path: _pass_of(path, step) for path, step in plan.steps.items()}
+    for path in passes:
         if path not in sites:
             raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")
+    fixed = frozenset(path for path in sites if path not in passes)
     events = []
-    for path, decision in steps.items():
+    for path in sorted(passes, key=list(sites).index):  # a bias comes after the weight whose error it takes up
+        values = graph.values(path)
+        events.append(_apply(graph, sites[path], passes[path], statistics.of(sites[path], values, fixed)))
         if advance:
             advance(path)
-        events.append(_apply(graph, sites[path], decision))
     return events
 
 
@@ -94,12 +78,25 @@ def _pass_of(path: str, step: Step) -> Pass:
     return PASSES[step.name].from_step(step)
 
 
-def _apply(graph: Graph, site: Site, decision: Pass) -> Event:
-    reason, error = "", 0.0
+def _apply(graph: Graph, site: Site, decision: Pass, stats: Stats) -> Event:
+    values = graph.values(site.path)
     try:
-        decision.apply(graph, site, Stats())
-        error = relative_error(graph.values(site.path), values_of(graph.leaves[site.path]))
+        predicted = decision.predict(values, site, stats)
+        decision.apply(graph, site, stats)
     except Skip as skip:
-        reason = str(skip)
-    step = "lossless" if reason else str(decision.step())
-    return Event(site.path, site.shape, site.op, step, site.bytes, 0, site.elements, error, reason=reason)
+        return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=str(skip))
+    got = values_of(graph.leaves[site.path])
+    return Event(
+        site.path, site.shape, site.op, str(decision.step()), site.bytes, 0, site.elements, relative_error(values, got),
+        predicted=predicted, measured=_output_error(values, got, stats), zeros=float(1 - np.count_nonzero(got) / got.size),
+    )  # fmt: skip
+
+
+def _output_error(values: Array, got: Array, stats: Stats) -> float | None:
+    """Root of noise over signal in the node's outputs, on inputs that the statistics were not computed from."""
+    if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
+        return None
+    x = stats.moments.held_back
+    w, q = (stats.linear.matrix(a.astype(np.float32)) for a in (values, got))
+    signal, noise = (float(np.square(x @ m.swapaxes(1, 2), dtype=np.float64).sum()) for m in (w, w - q))
+    return (noise / signal) ** 0.5 if signal > 0 else None

@@ -58,11 +58,13 @@ class Plan:
     model_sha256: str
     """Of the source file, in hex: a plan is refused for another model."""
     steps: dict[str, Step] = field(default_factory=dict)
+    data: str = ""
+    """Identifies the data that the steps rely on; empty where they rely on none."""
 
     def to_json(self) -> str:
         """The plan file's text."""
         steps = {path: str(step) for path, step in self.steps.items()}
-        document = {"onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "steps": steps}
+        document = {"onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, "steps": steps}
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -71,6 +73,7 @@ class Plan:
         try:
             document = json.loads(text)
             version, sha256 = document["onnxopt_plan"], document["model_sha256"]
+            data = str(document.get("data", ""))
             steps = {str(path): str(step) for path, step in document["steps"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OnnxoptError(f"not a plan: {type(error).__name__} {error}; `onnxopt plan` writes one") from error
@@ -82,4 +85,4 @@ class Plan:
                 parsed[path] = Step.parse(step)
             except OnnxoptError as error:
                 raise OnnxoptError(f"plan, path {path!r}: {error}") from error
-        return cls(str(sha256), parsed)
+        return cls(str(sha256), parsed, data)

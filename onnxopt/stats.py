@@ -1,27 +1,71 @@
-"""What is known of a site before anything is decided; without data, from random inputs."""
+"""What is known of a weight before anything is decided: the inputs that it meets, and how much its noise counts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from onnxopt.data import input_scale, quiet_session, runnable_feeds
+from onnxopt.data import quiet_session
+from onnxopt.graph import Linear
 from onnxopt.leaf import Array
 
-PROBES = 4
-"""Random inputs on which noise is measured."""
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of the vectors ``x[groups, :, inputs]`` that a weight is multiplied by."""
+
+    mean: Floats
+    """[groups, inputs]"""
+    power: npt.NDArray[np.float32]
+    """[groups, inputs]: the diagonal of the second moment, less the mean where a bias takes that off"""
+    feedback: npt.NDArray[np.float32] | None
+    """[groups, inputs, inputs], strictly upper: what an error of 1 in column i adds to column j; see `factor`. None
+    where there are too many inputs to hold it."""
+    variance: npt.NDArray[np.float32]
+    """[groups, inputs]: of column i, given the columns after it; an error of e there costs ``variance e^2``"""
+    held_back: npt.NDArray[np.float32]
+    """[groups, vectors, inputs]: inputs that the rest was not computed from, less the mean"""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Statistics of one site."""
+    """Statistics of one weight."""
 
-    gain: float = 1.0
-    """Relative power of the outputs' noise for weight noise of relative power 1."""
+    gain: Floats = field(default_factory=lambda: np.ones(1))
+    """Relative power of the model outputs' noise for noise of power 1: in each output of the node where there are
+    `moments` ([groups x outputs]), else in each element of the weight ([1])."""
+    linear: Linear | None = None
+    """How the weight is used; None where only its elements are known."""
+    moments: Moments | None = None
+    signal: float = 0.0
+    """Power of the node's outputs (without their mean where there is a bias), summed over channels; 0: not known."""
+
+
+def factor(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Feedback and variance for second moments ``H[..., inputs, inputs]``.
+
+    With ``H^-1 = U^T U``, U upper, quantizing columns in order and adding ``-e_i U_ij / U_ii`` to each later column j
+    makes the output error ``e H e^T`` the sum of ``e_i^2 / U_ii^2``, each error alone: OBQ, GPTQ (Frantar et al. 2022,
+    eq. 2 and 3); it is the Cholesky factor that LDLQ uses (Chee et al. 2023).
+
+    Arguments:
+        damping: added to the diagonal of H, as a share of its mean: what was not seen is not impossible.
+    """
+    inputs = second.shape[-1]
+    mean = np.trace(second, axis1=-2, axis2=-1)[..., None, None] / inputs
+    level = np.maximum(mean * damping, np.finfo(np.float64).tiny ** 0.5)
+    damped = second + np.eye(inputs) * level
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(-1, -2)
+    diagonal = np.diagonal(upper, axis1=-2, axis2=-1)
+    feedback = np.triu(-upper / diagonal[..., None], 1)
+    return feedback.astype(np.float32), (1 / np.square(diagonal)).astype(np.float32)
 
 
 def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:
@@ -46,38 +90,25 @@ def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:
 
 
 class Probe:
-    """Runs a model on random inputs with other weights in place of its own, in one session.
+    """Runs a model with other weights in place of its own, in one session.
 
-    Raises CannotRun, or what the runtime raises, where the model does not run.
+    Raises what the runtime raises where the model does not run.
     """
 
-    def __init__(self, model: onnx.ModelProto, paths: Iterable[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, paths: Iterable[str], feeds: Sequence[Mapping[str, Array]]) -> None:
         open_model = onnx.ModelProto()
         open_model.CopyFrom(model)
         tensors = {t.name: t for t in model.graph.initializer}
         for path in paths:  # an initializer that is also an input may be fed
             t = tensors[path]
             open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
-        plain = quiet_session(model.SerializeToString())
-        self._feeds = runnable_feeds(plain, PROBES, input_scale(model))
+        self._feeds = feeds
         self._session = quiet_session(open_model.SerializeToString())
-        self._wanted = [self._session.run(None, feed) for feed in self._feeds]
+        self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
 
     def error(self, weights: Mapping[str, Array]) -> float:
-        """Error of the outputs with these weights, root mean square over the random inputs."""
+        """Error of the outputs with these weights, root mean square over the feeds."""
         errors = []
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):
             errors.append(output_error(wanted, self._session.run(None, {**feed, **weights})))
         return float(np.sqrt(np.mean(np.square(errors))))
-
-
-def fill_in(measured: Mapping[str, float], paths: Iterable[str]) -> dict[str, Stats]:
-    """Statistics for every path from the gains that were measured; the largest of them where none was.
-
-    A gain of zero proves nothing but that the random inputs did not reach the weight (an untaken branch, say), so it
-    counts as none; and no gain is taken for less than a hundredth of the median.
-    """
-    known = {path: gain for path, gain in measured.items() if 0 < gain < np.inf}
-    gains = list(known.values()) or [1.0]
-    least, most = float(np.median(gains)) / 100, max(gains)
-    return {path: Stats(max(known.get(path, most), least)) for path in paths}

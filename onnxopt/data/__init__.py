@@ -3,7 +3,7 @@
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS
 from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, runnable_feeds
-from onnxopt.data.source import open_data
+from onnxopt.data.source import Spec, open_data
 from onnxopt.data.stream import Batch, Data, split
 from onnxopt.data.synthetic import synthetic
 
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "CannotRun",
     "Data",
+    "Spec",
     "blamed",
     "input_scale",
     "is_hook",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.leaf import STORABLE, Array, Leaf
 
@@ -45,13 +47,14 @@ class Site:
 
 
 class Graph:
-    """One normalised model under work, changed in place."""
+    """One normalised model under work: passes change what it holds, and `reset` takes all changes back."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
         self.model = model
         self.leaves: dict[str, Leaf] = {}
         self._tensors = {t.name: t for t in model.graph.initializer}
+        self._adjusted: dict[str, Array] = {}
 
     def sites(self) -> Iterator[Site]:
         """Every float weight, bias or slope that is large enough to be stored, in graph order."""
@@ -68,9 +71,37 @@ class Graph:
                     seen.add(name)
                     yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
 
+    def linears(self) -> dict[str, tuple[Linear, ...]]:
+        """For each weight that only linear operators of the main graph use, all its uses, in graph order."""
+        uses: dict[str, list[onnx.NodeProto]] = {}
+        hidden = set()
+        for graph in subgraphs(self.model.graph):
+            for node in graph.node:
+                for name in node.input:
+                    uses.setdefault(name, []).append(node)
+                    if graph is not self.model.graph:
+                        hidden.add(name)
+        found = {}
+        for path in self._tensors:
+            if path not in hidden:
+                linear = [linear_use(node, path, self._tensors, uses) for node in uses.get(path, [])]
+                known = tuple(one for one in linear if one is not None)
+                if known and len(known) == len(linear):
+                    found[path] = known
+        return found
+
     def values(self, path: str) -> Array:
         """The weight at `path`."""
-        return np.asarray(numpy_helper.to_array(self._tensors[path]))
+        return self._adjusted[path] if path in self._adjusted else np.asarray(numpy_helper.to_array(self._tensors[path]))
+
+    def adjust(self, path: str, values: Array) -> None:
+        """The weight at `path` shall have these values, of its own shape and type, before any pass stores it."""
+        self._adjusted[path] = values
+
+    def reset(self) -> None:
+        """Back to the model as it came."""
+        self.leaves.clear()
+        self._adjusted.clear()
 
     def store(self, path: str, leaf: Leaf) -> None:
         """The weight at `path` shall be stored as `leaf`."""
@@ -84,10 +115,21 @@ class Graph:
     def export(self) -> tuple[onnx.ModelProto, dict[str, Leaf]]:
         """The inner model, its stored weights external-data references, and what is stored for each by name."""
         leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
-        tensors = [_reference(t) if name in leaves else t for name, t in self._tensors.items()]
-        del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(tensors)
-        return self.model, leaves
+        inner = onnx.ModelProto()
+        for field, value in self.model.ListFields():
+            if field.name != "graph":
+                _copy_field(inner, field.name, value)
+        for field, value in self.model.graph.ListFields():
+            if field.name != "initializer":
+                _copy_field(inner.graph, field.name, value)
+        inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
+                                       for name, t in self._tensors.items())  # fmt: skip
+        return inner, leaves
+
+    def _small(self, name: str) -> onnx.TensorProto:
+        """A tensor that stays in the inner model."""
+        adjusted = self._adjusted.get(name)
+        return self._tensors[name] if adjusted is None else numpy_helper.from_array(adjusted, name)
 
     def _leaf(self, name: str) -> Leaf | None:
         if name in self.leaves:
@@ -108,6 +150,13 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
         return sum(map(len, tensor.string_data))
     width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return prod(tensor.dims) * int(width)
+
+
+def _copy_field(message: Any, name: str, value: Any) -> None:
+    if hasattr(value, "MergeFrom"):  # a message, or many
+        getattr(message, name).MergeFrom(value)
+    else:
+        setattr(message, name, value)
 
 
 def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:

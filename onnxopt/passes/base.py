@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site
+from onnxopt.leaf import Array
 from onnxopt.plan import Step
 from onnxopt.stats import Stats
 
@@ -34,9 +35,14 @@ class Pass(ABC):
         Raises Skip where the site must stay as it is.
         """
 
+    def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
+        """Root of noise over signal in the node's own outputs that `stats` promise; None where they cannot."""
+        return None
+
     def step(self) -> Step:
         """This decision as the plan writes it."""
-        return Step(self.name, tuple((f.name, getattr(self, f.name)) for f in fields(self)))  # type: ignore[arg-type]
+        changed = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        return Step(self.name, tuple((f.name, getattr(self, f.name)) for f in changed))
 
     @classmethod
     def from_step(cls, step: Step) -> Self:

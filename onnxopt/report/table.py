@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -23,7 +24,9 @@ def size(count: int) -> str:
 
 
 def print_result(console: Console, result: Result) -> None:
-    """The table of `optimize`: bytes by layer, then the totals."""
+    """The tables of `optimize`: the search, bytes by layer, the totals."""
+    if len(result.trials) > 1:
+        console.print(_search(result))
     if result.events:
         console.print(_layers(result.events))
     for event in result.events:
@@ -39,32 +42,58 @@ def print_result(console: Console, result: Result) -> None:
             style="bold",
             highlight=False,
         )
-    if result.not_compared:
-        console.print(f"outputs not compared: {result.not_compared}", style="yellow", markup=False)
-    elif result.output_error is not None:
-        error = result.output_error
-        text = "the same" if error == 0 else f"noise over signal {error:.3f}"
-        console.print(f"outputs on random inputs, through the loader: {text}", highlight=False)
+    for line in _found(result):
+        console.print(line, highlight=False, markup=False)
+    if result.contract and not result.met:
+        console.print(f"MISSED: {result.contract}", style="bold red", markup=False)
     if result.peak_memory is not None:
         console.print(f"peak memory {size(result.peak_memory)}", highlight=False)
-    if result.not_probed:
-        console.print(f"sensitivities not measured: {result.not_probed}", style="yellow", markup=False)
+    for what, reason in (("not calibrated", result.not_calibrated), ("outputs not compared", result.not_checked)):
+        if reason:
+            console.print(f"{what}: {reason}", style="yellow", markup=False)
+
+
+def _found(result: Result) -> Iterator[str]:
+    """What was measured, on what."""
+    if result.calibrated:
+        yield f"calibrated on {result.calibrated}; asked for: {result.contract or 'a plan'}"
+    if result.check is None:
+        return
+    found = result.check.found
+    noise = "the same" if found.error == 0 else f"noise over signal {found.error:.3f}"
+    yield f"outputs on {result.check.data} ({found.samples} samples), through the loader: {noise}"
+    if found.before is not None and found.after is not None and found.drop is not None:
+        yield f"metric there: {found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
+
+
+def _search(result: Result) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("slope", "size", "noise/signal", "drop"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for trial in result.trials:
+        noise = "" if trial.error is None else f"{trial.error:.3f}"
+        drop = "" if trial.drop is None else f"{trial.drop:.3g}"
+        table.add_row(f"{trial.slope:.2e}", size(trial.size), noise, drop)
+    return table
 
 
 def _table(*right: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=24)
+    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=18)
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
 def _layers(events: tuple[Event, ...]) -> RenderableType:
-    table = _table("shape", "before", "after", "bits", "error", "codec")
+    """Errors are noise over signal in the layer's own outputs, else (without a promise) in the weight."""
+    table = _table("shape", "step", "bytes", "bits", "zeros", "promise", "error")
     for e in events:
-        bits, error = (f"{e.bits:.2f}", f"{e.error:.2%}") if e.elements else ("", "")
-        shape = "x".join(map(str, e.shape))
-        table.add_row(e.path, shape, size(e.bytes_before), size(e.bytes_after), bits, error, e.codec)
+        bits, zeros = (f"{e.bits:.2f}", f"{e.zeros:.0%}") if e.elements else ("", "")
+        promised = "" if e.predicted is None else f"{e.predicted:.3f}"
+        error = f"{e.error if e.measured is None else e.measured:.3f}" if e.elements else ""
+        name = e.step.partition("{")[0]
+        table.add_row(e.path, "x".join(map(str, e.shape)), name, size(e.bytes_after), bits, zeros, promised, error)
     return table
 
 

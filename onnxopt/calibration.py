@@ -1,0 +1,335 @@
+"""Streams data through a model and measures, for every weight, what `Stats` holds.
+
+Inputs of layers are never all in memory: one piece of a batch at a time, for as many weights as `max_ram` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import numpy as np
+import onnx
+
+from onnxopt.cache import Cache
+from onnxopt.data import Batch, Data, quiet_session
+from onnxopt.graph import Gradient, Graph, Linear, Site
+from onnxopt.leaf import Array
+from onnxopt.stats import Floats, Moments, Probe, Stats, factor
+
+Advance = Callable[[str], None]
+
+DAMPING = 0.01
+"""Of second moments; see `factor`."""
+_LEAST_ROWS = 32768
+"""Input vectors of one weight that are enough..."""
+_ROWS_A_COLUMN = 16
+"""...or so many for each of its inputs, where that is more."""
+_HELD = 256
+"""Input vectors of one weight that are held back to check on."""
+_HOLD_BACK = 8
+"""Of so many pieces of data one is held back."""
+_PIECE = 2**28
+"""Bytes of layers' inputs in memory at a time."""
+_LEVEL = 0.03
+"""Relative noise at which gains are measured: small enough to add, large enough for float32 to show."""
+_GAIN_SAMPLES, _PROFILE_SAMPLES = 64, 128
+_LEAST_SHARE = 0.02
+"""A channel of less sensitivity than this share of the mean is taken for one of this share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Data in pieces that fit into memory."""
+
+    data: Data
+    most: int
+    """Samples of a piece; 0 where the model takes whole batches only."""
+
+    def pieces(self, samples: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds: all of them, or the first `samples`."""
+        seen = 0
+        for batch in self.data:
+            for piece in _cut(batch, self.most):
+                yield piece.feeds
+                seen += piece.size
+                if samples is not None and seen >= samples:
+                    return
+
+
+class Statistics:
+    """What was measured of every weight of a model. Large arrays stay on disk until asked for."""
+
+    def __init__(self, cache: Cache | None, uses: Mapping[str, tuple[Linear, ...]], gains: Mapping[str, float]) -> None:
+        self._cache, self._uses, self._gains = cache, uses, gains
+
+    def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
+        """Statistics of one weight. A bias in `fixed` is not to be touched."""
+        relative = self._gains.get(site.path, 1.0)
+        stored = self._cache.get(_key(site.path)) if self._cache and site.path in self._uses else None
+        power = float(np.square(weight.astype(np.float64)).sum())
+        if self._cache is None or stored is None:
+            return Stats(np.full(1, relative / power if power else 1.0))
+        linear = self._uses[site.path][0]
+        moments = Moments(stored["mean"], stored["power"], stored.get("feedback"), stored["variance"], stored["held"])
+        profile = self._cache.get(f"{_key(site.path)}-profile")
+        signal = max(float(stored["signal"]), 1e-30)
+        if linear.bias in fixed:
+            linear = replace(linear, bias=None)
+        gain = np.full(1, relative / signal) if profile is None else profile["profile"] * (relative / signal)
+        return Stats(gain, linear, moments, signal)
+
+
+def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max_ram: int, advance: Advance
+              ) -> Statistics:  # fmt: skip
+    """Measures everything; what the cache holds already is not measured again.
+
+    Arguments:
+        max_ram: bytes that second moments may take at a time; weights beyond it take several passes over the data.
+        advance: told each weight's path once it is measured (twice: its inputs, its gain).
+
+    Raises what the runtime raises where the model does not run on the data.
+    """
+    every = graph.linears()
+    weights = {site.path: site for site in sites}
+    uses = {path: every[path] for path in weights if path in every}
+    source = Source(data, _piece_size(graph.model, _observe(graph.model, uses, data)))
+    total = data.count()
+    todo = []
+    for path in uses:
+        if cache.get(_key(path)) is None:
+            todo.append(path)
+        else:
+            advance(path)
+    for group in _groups(todo, {path: _moment_bytes(graph, path, uses[path][0]) for path in todo}, max_ram // 2):
+        _measure_inputs(graph, {path: uses[path] for path in group}, source, total, cache, max_ram)
+        for path in group:
+            advance(path)
+    _measure_profiles(graph, uses, source, cache)
+    measured = {}
+    probe = Probe(graph.model, _opened(uses, sites), list(source.pieces(_GAIN_SAMPLES)))
+    for site in sites:
+        measured[site.path] = _relative_gain(graph, site, uses.get(site.path), probe, cache)
+        advance(site.path)
+    return Statistics(cache, uses, fill_in(measured, [site.path for site in sites]))
+
+
+def fill_in(measured: Mapping[str, float], paths: Sequence[str]) -> dict[str, float]:
+    """A gain for every path from those that were measured; the largest of them where none was.
+
+    A gain of zero proves nothing but that the data did not reach the weight (an untaken branch, say), so it counts as
+    none; and no gain is taken for less than a hundredth of the median.
+    """
+    known = {path: gain for path, gain in measured.items() if 0 < gain < np.inf}
+    gains = list(known.values()) or [1.0]
+    least, most = float(np.median(gains)) / 100, max(gains)
+    return {path: max(known.get(path, most), least) for path in paths}
+
+
+def _key(path: str) -> str:
+    """A file name for a weight: numbers, as paths hold any character; two weights of one key are told by length."""
+    return f"{crc32(path.encode()):08x}-{len(path)}"
+
+
+def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    exposing = onnx.ModelProto()
+    exposing.CopyFrom(model)
+    del exposing.graph.output[:]
+    exposing.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return bytes(exposing.SerializeToString())
+
+
+def _observe(model: onnx.ModelProto, uses: Mapping[str, tuple[Linear, ...]], data: Data) -> dict[str, int]:
+    """Bytes of one sample of each value that weights are multiplied by."""
+    inputs = {value.name for value in model.graph.input}
+    names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
+    piece = next(_cut(next(iter(data)), 1 if _cuttable(model) else 0))
+    made = quiet_session(_exposing(model, names)).run(names, piece.feeds) if names else []
+    return {name: array.nbytes // piece.size for name, array in zip(names, made, strict=True)}
+
+
+def _cuttable(model: onnx.ModelProto) -> bool:
+    """Whether every input has a first dimension that may be anything."""
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    return all(len(dims) > 0 and not dims[0].dim_value for dims in shapes)
+
+
+def _piece_size(model: onnx.ModelProto, sizes: Mapping[str, int]) -> int:
+    return max(1, _PIECE // max(1, sum(sizes.values()))) if _cuttable(model) else 0
+
+
+def _cut(batch: Batch, most: int) -> Iterator[Batch]:
+    size = batch.size
+    if not most or size <= most or any(len(array) != size for array in batch.feeds.values()):
+        yield batch
+        return
+    for at in range(0, size, most):
+        yield Batch({name: array[at : at + most] for name, array in batch.feeds.items()})
+
+
+def _moment_bytes(graph: Graph, path: str, linear: Linear) -> int:
+    groups, _, inputs = linear.matrix(graph.values(path)).shape
+    return int(groups) * int(inputs) ** 2 * 8
+
+
+def _groups(paths: Sequence[str], sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Neighbours that together take at most so many bytes."""
+    group: list[str] = []
+    for path in paths:
+        if group and sum(sizes[p] for p in group) + sizes[path] > most:
+            yield group
+            group = []
+        group.append(path)
+    if group:
+        yield group
+
+
+class _Sums:
+    """Running sums over the input vectors of one weight."""
+
+    def __init__(self, weight: Array, linears: Sequence[Linear], seed: int, samples: int, full: bool) -> None:
+        self._linears, self._samples, self._full = linears, samples, full
+        self._random = np.random.default_rng(seed)
+        groups, _, inputs = linears[0].matrix(weight).shape
+        self._most = max(_LEAST_ROWS, _ROWS_A_COLUMN * inputs)
+        self.count = 0
+        self.total: Floats = np.zeros((groups, inputs))
+        self.second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
+        self._held: list[Array] = []
+
+    def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
+        most = -(-self._most * size // self._samples)
+        for linear in self._linears:
+            rows = linear.inputs(values[linear.x], _HELD if hold_back else max(16, most), self._random)
+            rows = rows.astype(np.float32, copy=False)
+            if hold_back:
+                self._held.append(rows)
+                continue
+            self.count += rows.shape[1]
+            self.total += rows.sum(1, dtype=np.float64)
+            if not self._full:
+                self.second += np.square(rows, dtype=np.float64).sum(1)
+            elif len(rows) == 1:
+                self.second[0] += rows[0].T @ rows[0]  # one array twice: numpy takes BLAS's syrk
+            else:
+                self.second += rows.swapaxes(1, 2) @ rows
+
+    def held(self, mean: Floats) -> Array:
+        if not self._held:
+            return np.zeros((*self.total.shape[:1], 0, self.total.shape[1]), np.float32)
+        rows = np.concatenate(self._held, 1)
+        chosen = np.linspace(0, rows.shape[1] - 1, min(_HELD, rows.shape[1])).astype(int)
+        return (rows[:, chosen] - mean[:, None]).astype(np.float32)
+
+
+def _measure_inputs(
+    graph: Graph, uses: Mapping[str, tuple[Linear, ...]], source: Source, total: int, cache: Cache, max_ram: int
+) -> None:
+    """One pass over the data for these weights."""
+    inputs = {value.name for value in graph.model.graph.input}
+    names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
+    session = quiet_session(_exposing(graph.model, names)) if names else None
+    sums = {
+        path: _Sums(graph.values(path), linears, crc32(path.encode()), total,
+                    2 * _moment_bytes(graph, path, linears[0]) <= max_ram)
+        for path, linears in uses.items()
+    }  # fmt: skip
+    for index, feeds in enumerate(source.pieces()):
+        made = session.run(names, feeds) if session else []
+        values = {**feeds, **dict(zip(names, made, strict=True))}
+        size = Batch(feeds).size
+        for one in sums.values():
+            one.add(values, size, index % _HOLD_BACK == 1)
+    for path in list(sums):
+        _store_inputs(graph, path, uses[path], sums.pop(path), cache)
+
+
+def _store_inputs(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
+    w = linears[0].matrix(graph.values(path).astype(np.float64))
+    centred = linears[0].bias is not None and len(linears) == 1
+    mean = sums.total / sums.count
+    noise = _noise(path, w)
+    arrays = {}
+    second = sums.second / sums.count
+    if second.ndim == 3:
+        if centred:
+            second -= mean[:, :, None] * mean[:, None, :]
+        power = np.diagonal(second, axis1=1, axis2=2)
+        signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
+        power = power.copy()
+        arrays["feedback"], variance = factor(second, DAMPING)
+    else:
+        power = second - np.square(mean) if centred else second
+        signal, noise_power = (float((np.square(m) * power[:, None]).sum()) for m in (w, noise))
+        variance = power + DAMPING * power.mean(1, keepdims=True)
+    floor = max(float(variance.max()) * 1e-9, np.finfo(np.float32).tiny)  # inputs that are always 0, all of them
+    cache.put(
+        _key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
+        power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
+        signal=np.float64(max(signal, 0.0)), noise_power=np.float64(noise_power),
+    )  # fmt: skip
+
+
+def _noise(path: str, w: Floats) -> Floats:
+    """White noise of `_LEVEL` times the weight's rms, the same for a path every time."""
+    rms = float(np.sqrt(np.square(w).mean()))
+    return np.random.default_rng(crc32(path.encode())).standard_normal(w.shape) * (_LEVEL * rms)
+
+
+def _opened(uses: Mapping[str, tuple[Linear, ...]], sites: Sequence[Site]) -> list[str]:
+    biases = {linear.bias: None for linears in uses.values() for linear in linears if linear.bias}
+    return list(dict.fromkeys([*(site.path for site in sites), *biases]))
+
+
+def _relative_gain(
+    graph: Graph, site: Site, linears: tuple[Linear, ...] | None, probe: Probe, cache: Cache
+) -> float:
+    """Relative power of the outputs' noise over relative power of the noise in the layer's outputs (or its weight)."""
+    key = f"{_key(site.path)}-gain"
+    known = cache.get(key)
+    if known is not None:
+        return float(known["gain"])
+    values = graph.values(site.path)
+    stored = cache.get(_key(site.path)) if linears else None
+    if linears and stored is not None:
+        linear = linears[0]
+        noise = _noise(site.path, linear.matrix(values.astype(np.float64)))
+        weights = {site.path: (values + linear.tensor(noise)).astype(values.dtype)}
+        if linear.bias and len(linears) == 1:
+            bias = graph.values(linear.bias)
+            weights[linear.bias] = (bias - np.einsum("goi,gi->go", noise, stored["mean"]).ravel()).astype(bias.dtype)
+        ratio = float(stored["signal"] / max(float(stored["noise_power"]), 1e-300))
+    else:
+        w = values.astype(np.float64)
+        weights = {site.path: (w + _noise(site.path, w)).astype(values.dtype)}
+        ratio = _LEVEL**-2
+    gain = probe.error(weights) ** 2 * ratio if np.isfinite(values).all() else 0.0
+    cache.put(key, gain=np.float64(gain))
+    return gain
+
+
+def _measure_profiles(
+    graph: Graph, uses: Mapping[str, tuple[Linear, ...]], source: Source, cache: Cache
+) -> None:
+    """How sensitive each output of a layer is against the layer's mean, from gradients."""
+    rows = {}
+    for path, linears in uses.items():
+        groups, outputs, _ = linears[0].matrix(graph.values(path)).shape
+        if len(linears) == 1 and groups * outputs > 1 and cache.get(f"{_key(path)}-profile") is None:
+            rows[path] = groups * outputs
+    if not rows:
+        return
+    axes = {uses[path][0].y: uses[path][0].channel_axis for path in rows}
+    gradient = Gradient(graph.model, list(axes), axes)
+    small = Source(source.data, max(1, source.most // 8) if source.most else 0)
+    found: dict[str, Floats] = {}
+    for seed, feeds in enumerate(small.pieces(_PROFILE_SAMPLES)):
+        for name, power in gradient.power(feeds, seed).items():
+            found[name] = found.get(name, 0) + power
+    for path, count in rows.items():
+        power = found.get(uses[path][0].y)
+        if power is None or len(power) != count or not np.isfinite(power).all() or power.max() <= 0:
+            power = np.ones(count)
+        profile = np.maximum(power / power.mean(), _LEAST_SHARE)
+        cache.put(f"{_key(path)}-profile", profile=profile / profile.mean())

@@ -1,0 +1,69 @@
+"""What a user asks for: how much the model may lose, or how large it may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.metrics import Metric, open_metric
+
+DEFAULT_ERROR = 0.1
+"""Noise over signal in the outputs, where nothing else is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One wish; where several are given, the one that stands first here counts, and `check` refuses the others."""
+
+    max_drop: float | None = None
+    """Of the metric; percentage points for top1 and top5."""
+    target_size: int | None = None
+    """Bytes of the file."""
+    target_ratio: float | None = None
+    """Times that the file is smaller."""
+    error: float | None = None
+    """Noise over signal in the outputs."""
+    metric: str = "top1"
+    """See `onnxopt.metrics.open_metric`."""
+
+    def check(self) -> None:
+        """Raises OnnxoptError where this is no contract."""
+        given = [name for name in ("max_drop", "target_size", "target_ratio", "error") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")
+        if self.error is not None and not 0 < self.error <= 1:
+            raise OnnxoptError(f"--error is {self.error}, expected more than 0 and at most 1, as in --error "
+                               f"{DEFAULT_ERROR}")  # fmt: skip
+        if self.target_ratio is not None and not self.target_ratio > 1:
+            raise OnnxoptError(f"--target-ratio is {self.target_ratio}, expected more than 1")
+        if self.target_size is not None and self.target_size <= 0:
+            raise OnnxoptError(f"--target-size is {self.target_size}, expected bytes, as in 2MB")
+        open_metric(self.metric)
+
+    def measure(self) -> Metric | None:
+        """The metric that the contract bounds; None where it bounds something else."""
+        return None if self.max_drop is None else open_metric(self.metric)
+
+    def size(self, source: int) -> int | None:
+        """Bytes that a file may have whose source has so many; None where the contract bounds something else."""
+        if self.target_ratio is not None:
+            return int(source / self.target_ratio)
+        return self.target_size
+
+    @property
+    def noise(self) -> float:
+        """The bound of the outputs' noise over signal."""
+        return DEFAULT_ERROR if self.error is None else self.error
+
+    def __str__(self) -> str:
+        if self.max_drop is not None:
+            return f"{self.metric} drops by at most {self.max_drop:g}"
+        if self.target_size is not None:
+            return f"at most {self.target_size} bytes"
+        if self.target_ratio is not None:
+            return f"at least {self.target_ratio:g}x smaller"
+        return f"noise over signal of the outputs at most {self.noise:g}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

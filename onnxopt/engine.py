@@ -1,0 +1,170 @@
+"""One model under compression: statistics once, then any number of plans, each built into a whole file and tried."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from onnxopt import container, manager, native, runtime
+from onnxopt.cache import Cache
+from onnxopt.calibration import Statistics, calibrate
+from onnxopt.cleanup import clean
+from onnxopt.data import Data
+from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.evaluate import Reference
+from onnxopt.events import Event
+from onnxopt.graph import Graph, Site, Source, normalise, split, strip, wrap, write_atomically
+from onnxopt.leaf import Leaf, values_of
+from onnxopt.overrides import Overrides
+from onnxopt.plan import Plan
+from onnxopt.search import Trial
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and the share of the work that is done, 0 to 1."""
+
+LARGEST_INLINE = 2**31 - 2**24
+"""Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
+_STATISTICS = 1
+"""Version of what the cache holds; grows when `Stats` or how it is measured changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan carried out: all that a file is made of."""
+
+    plan: Plan
+    inner: onnx.ModelProto
+    packed: bytes
+    """The container."""
+    leaves: dict[str, Leaf]
+    events: list[Event]
+
+
+class Engine:
+    """A model, read and cleaned.
+
+    Arguments:
+        source: the model.
+        lossless: keep every bit, so change nothing.
+        prefer: what the choice of codecs favours.
+        max_ram: bytes that statistics may take at a time.
+    """
+
+    def __init__(self, source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress) -> None:
+        self.source, self._prefer, self._max_ram, self.progress = source, prefer, max_ram, progress
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source.model)
+        normalise(copy)  # first, so that clean-ups see every constant
+        cleaned, self.cleaned = (copy, {}) if lossless else clean(copy)
+        inner, self._outside, self._tensors = split(cleaned)
+        self.graph = Graph(inner)
+        self.sites: list[Site] = list(self.graph.sites())
+        self.statistics = Statistics(None, {}, {})
+        self.data = ""
+        """Digest of what the statistics were measured on."""
+        self._cache: Cache | None = None
+
+    def calibrate(self, data: Data) -> None:
+        """Measures the statistics. Raises what the runtime raises where the model does not run on the data."""
+        self.data = data.digest()
+        key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data}".encode()).hexdigest()[:32]
+        self._cache = Cache(key)
+        done = itertools.count(1)
+
+        def advance(path: str) -> None:
+            self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
+
+        self.statistics = calibrate(self.graph, self.sites, data, self._cache, self._max_ram, advance)
+
+    def close(self) -> None:
+        """Forgets the statistics, also on disk."""
+        if self._cache is not None:
+            self._cache.clear()
+
+    def plan(self, slope: float, overrides: Overrides) -> Plan:
+        """Every decision at one slope."""
+        return Plan(self.source.sha256, manager.steps(self.sites, slope, overrides), self.data)
+
+    def build(self, plan: Plan) -> Built:
+        """Carries a plan out. Raises OnnxoptError where it names what is not there."""
+        events = manager.run(self.graph, plan, self.statistics)
+        inner, leaves = self.graph.export()
+        inner = strip(inner, self.source.model)
+        model = inner.SerializeToString(deterministic=True)
+        return Built(plan, inner, container.write(model, leaves, plan.to_json(), self._prefer), leaves, events)
+
+    def try_slope(self, slope: float, overrides: Overrides, reference: Reference | None) -> Trial:
+        """Builds the file for a slope and, with a reference, measures what it does on its data."""
+        built = self.build(self.plan(slope, overrides))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trial.onnx"
+            size = self.write(built, path)
+            if reference is None:
+                return Trial(slope, size, None, None)
+            found = reference.compare(self.load(path))
+        return Trial(slope, size, found.error, found.drop)
+
+    def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> int:
+        """Writes the file, and beside it its data where that is over 2 GB; returns the bytes of both.
+
+        A file that would be no smaller than the source is not written: the source is copied. `check` sees the file
+        before it takes its place; what it raises leaves nothing behind.
+        """
+        with ExitStack() as files:
+            temporary = files.enter_context(write_atomically(output))
+            if len(built.packed) > LARGEST_INLINE:
+                data = files.enter_context(write_atomically(output.with_name(f"{output.name}.data")))
+                data.write_bytes(built.packed)
+                temporary.write_bytes(self._outer(built, data.name))
+                if check:
+                    check(temporary)
+                temporary.write_bytes(self._outer(built, f"{output.name}.data"))
+                return temporary.stat().st_size + len(built.packed)
+            compressed = self._outer(built)
+            temporary.write_bytes(self.source.copy() if len(compressed) >= self.source.size else compressed)
+            if check:
+                check(temporary)
+            return temporary.stat().st_size
+
+    def load(self, path: Path) -> onnxruntime.InferenceSession:
+        """The session that a user would get. Raises OnnxoptError where the runtime refuses it."""
+        try:
+            return runtime.load(path)
+        except Exception as error:
+            raise OnnxoptError(f"{self.source.path}: compressed it does not load, nothing was written: "
+                               f"{first_line(error)}") from error  # fmt: skip
+
+    def events(self, built: Built, file_size: int) -> Iterator[Event]:
+        """The events with their bytes in the file, then the weights that no step named, then all the rest as one."""
+        sizes, codecs = {}, {}
+        seen: set[int] = set()
+        with native.Container(built.packed) as stored:
+            for entry in stored.entries:
+                if entry.hidden:
+                    continue
+                sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
+                if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
+                    seen.add(entry.auxiliary)
+                    sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
+        named = {event.path: event for event in built.events}
+        for path, leaf in built.leaves.items():
+            event = named.get(path)
+            if event is None:
+                values = values_of(leaf)
+                event = Event(path, values.shape, "", "lossless", values.nbytes, 0, values.size, 0.0)
+            yield replace(event, bytes_after=sizes[path], codec=codecs[path])
+        before = sum(size for path, size in self.graph.weights() if path not in built.leaves)
+        after = file_size - sum(sizes.values())
+        yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
+
+    def _outer(self, built: Built, location: str = "") -> bytes:
+        model = wrap(self.source.model, built.inner, self._outside, self._tensors, built.packed, location)
+        return bytes(model.SerializeToString(deterministic=True))
