@@ -190,9 +190,7 @@ def apply(
 
 
 @contextmanager
-def _engine(
-    source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None
-) -> Iterator[Engine]:
+def _engine(source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None) -> Iterator[Engine]:
     """What it measured is forgotten once all went well, and kept for another try where it did not."""
     engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None))
     yield engine
@@ -285,8 +283,8 @@ class _Search:
         found = [f"{trial.size} bytes"]
         found += [] if trial.error is None else [f"noise over signal {trial.error:.3g}"]
         found += [] if trial.drop is None else [f"a drop of {trial.drop:.3g}"]
-        return (f"{self._engine.source.path}: {self.contract} cannot be met: the nearest of {len(self._trials)} tries has "
-                f"{', '.join(found)}; nothing was written (--allow-miss writes it)")  # fmt: skip
+        return (f"{self._engine.source.path}: {self.contract} cannot be met: the nearest of {len(self._trials)} tries "
+                f"has {', '.join(found)}; nothing was written (--allow-miss writes it)")  # fmt: skip
 
     def outcome(self, met: bool, allow_miss: bool) -> _Outcome:
         """For the result."""
@@ -337,9 +335,9 @@ def _finish(engine: Engine, built: Built, output: Path, started: float, outcome:
         checked = Check(outcome.check.name, found)
         if outcome.most_drop is not None and found.drop is not None and found.drop > outcome.most_drop + 1e-9:
             raise Missed(
-                f"{engine.source.path}: {outcome.contract} is missed on {outcome.check.name}: it drops by {found.drop:.3g}, "
-                f"from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; nothing was written "
-                "(--allow-miss writes it; a smaller --max-drop or more --data searches more carefully)"
+                f"{engine.source.path}: {outcome.contract} is missed on {outcome.check.name}: it drops by "
+                f"{found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; "
+                "nothing was written (--allow-miss writes it; a smaller --max-drop or more --data is more careful)"
             )
 
     size = engine.write(built, output, check)

@@ -10,6 +10,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxopt.leaf import Array
 
@@ -38,7 +39,7 @@ class Cache:
         except (OSError, ValueError, EOFError, BadZipFile):
             return None
 
-    def put(self, name: str, **arrays: Array) -> None:
+    def put(self, name: str, **arrays: npt.ArrayLike) -> None:
         """Keeps arrays, whole or not at all. Raises OSError where the disk is full."""
         temporary = self._file(name).with_suffix(f".{os.getpid()}.tmp.npz")
         try:

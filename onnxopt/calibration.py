@@ -263,11 +263,11 @@ def _store_inputs(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sum
         power = second - np.square(mean) if centred else second
         signal, noise_power = (float((np.square(m) * power[:, None]).sum()) for m in (w, noise))
         variance = power + DAMPING * power.mean(1, keepdims=True)
-    floor = max(float(variance.max()) * 1e-9, np.finfo(np.float32).tiny)  # inputs that are always 0, all of them
+    floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # inputs that are always 0, all of them
     cache.put(
         _key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
         power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
-        signal=np.float64(max(signal, 0.0)), noise_power=np.float64(noise_power),
+        signal=max(signal, 0.0), noise_power=noise_power,
     )  # fmt: skip
 
 
@@ -282,9 +282,7 @@ def _opened(uses: Mapping[str, tuple[Linear, ...]], sites: Sequence[Site]) -> li
     return list(dict.fromkeys([*(site.path for site in sites), *biases]))
 
 
-def _relative_gain(
-    graph: Graph, site: Site, linears: tuple[Linear, ...] | None, probe: Probe, cache: Cache
-) -> float:
+def _relative_gain(graph: Graph, site: Site, linears: tuple[Linear, ...] | None, probe: Probe, cache: Cache) -> float:
     """Relative power of the outputs' noise over relative power of the noise in the layer's outputs (or its weight)."""
     key = f"{_key(site.path)}-gain"
     known = cache.get(key)
@@ -305,13 +303,11 @@ def _relative_gain(
         weights = {site.path: (w + _noise(site.path, w)).astype(values.dtype)}
         ratio = _LEVEL**-2
     gain = probe.error(weights) ** 2 * ratio if np.isfinite(values).all() else 0.0
-    cache.put(key, gain=np.float64(gain))
+    cache.put(key, gain=gain)
     return gain
 
 
-def _measure_profiles(
-    graph: Graph, uses: Mapping[str, tuple[Linear, ...]], source: Source, cache: Cache
-) -> None:
+def _measure_profiles(graph: Graph, uses: Mapping[str, tuple[Linear, ...]], source: Source, cache: Cache) -> None:
     """How sensitive each output of a layer is against the layer's mean, from gradients."""
     rows = {}
     for path, linears in uses.items():
@@ -328,8 +324,8 @@ def _measure_profiles(
         for name, power in gradient.power(feeds, seed).items():
             found[name] = found.get(name, 0) + power
     for path, count in rows.items():
-        power = found.get(uses[path][0].y)
-        if power is None or len(power) != count or not np.isfinite(power).all() or power.max() <= 0:
+        power = found.get(uses[path][0].y, np.ones(0))
+        if len(power) != count or not np.isfinite(power).all() or power.max() <= 0:
             power = np.ones(count)
         profile = np.maximum(power / power.mean(), _LEAST_SHARE)
         cache.put(f"{_key(path)}-profile", profile=profile / profile.mean())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import onnxopt
-from onnxopt import api, archive, native
+from onnxopt import api, archive, engine, native
 from onnxopt.contract import DEFAULT_ERROR, Contract
 from onnxopt.data import PRESETS, Data, open_data, quiet_session
 from onnxopt.errors import Missed, OnnxoptError, first_line
@@ -47,32 +48,29 @@ class Prefer(StrEnum):
     FASTEST = "fastest"
 
 
-Model = Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)]
-Compressed = Annotated[Path, typer.Argument(help="A model that onnxopt wrote.", show_default=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
-DataOption = Annotated[str | None, typer.Option("--data", metavar="DATA", help="Inputs to calibrate on: .npz, .npy, "
-                       "a folder of images, or package.module:function.", show_default=False)]
-Preprocess = Annotated[str | None, typer.Option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.",
-                                                show_default=False)]
-Mean = Annotated[str | None, typer.Option(help="For images, of pixels in 0..1: one number or one a channel.",
-                                          show_default=False)]
-Std = Annotated[str | None, typer.Option(help="Likewise.", show_default=False)]
-Layout = Annotated[str | None, typer.Option(help="For images: NCHW or NHWC.", show_default=False)]
-Size = Annotated[int | None, typer.Option(help="For images: the side.", show_default=False)]
-Evaluation = Annotated[str | None, typer.Option("--eval", metavar="DATA", help="What the result is checked on, once.",
-                                                show_default=False)]
+_argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
+
+Model = Annotated[Path, _argument(help="An ONNX model.")]
+Compressed = Annotated[Path, _argument(help="A model that onnxopt wrote.")]
+Output = Annotated[Path, _option("--output", "-o", help="The file to write.")]
+DataOption = Annotated[str | None, _option("--data", metavar="DATA", help="Inputs to calibrate on: .npz, .npy, a "
+                                           "folder of images, or package.module:function.")]  # fmt: skip
+Preprocess = Annotated[str | None, _option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")]
+Mean = Annotated[str | None, _option(help="For images, of pixels in 0..1: one number or one a channel.")]
+Std = Annotated[str | None, _option(help="Likewise.")]
+Layout = Annotated[str | None, _option(help="For images: NCHW or NHWC.")]
+Size = Annotated[int | None, _option(help="For images: the side.")]
+Evaluation = Annotated[str | None, _option("--eval", metavar="DATA", help="What the result is checked on, once.")]
 MetricOption = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
-MaxDrop = Annotated[float | None, typer.Option(help="What the metric may lose; points for top1 and top5.",
-                                               show_default=False)]
-TargetSize = Annotated[str | None, typer.Option(help="Bytes of the file, as in 2MB.", show_default=False)]
-TargetRatio = Annotated[float | None, typer.Option(help="How many times smaller the file shall be.", show_default=False)]
-Error = Annotated[float | None, typer.Option(help="Noise over signal allowed in the outputs; the contract where no "
-                                             f"other is given, at {DEFAULT_ERROR}.", show_default=False)]
-OverridesFile = Annotated[Path | None, typer.Option("--overrides", help="TOML: what is decided for single weights.",
-                                                    show_default=False)]
-AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest to a contract that cannot be met.")]
+MaxDrop = Annotated[float | None, _option(help="What the metric may lose; points for top1 and top5.")]
+TargetSize = Annotated[str | None, _option(help="Bytes of the file, as in 2MB.")]
+TargetRatio = Annotated[float | None, _option(help="How many times smaller the file shall be.")]
+Error = Annotated[float | None, _option(help="Noise over signal allowed in the outputs; the contract where no other is "
+                                        f"given, at {DEFAULT_ERROR}.")]  # fmt: skip
+OverridesFile = Annotated[Path | None, _option("--overrides", help="TOML: what is decided for single weights.")]
+AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
-PlanOut = Annotated[Path | None, typer.Option(help="Write the plan here too.", show_default=False)]
+PlanOut = Annotated[Path | None, _option(help="Write the plan here too.")]
 Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
 Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -284,7 +282,7 @@ def _console() -> Console:
 
 
 @contextmanager
-def _progress() -> Iterator[api.Progress]:
+def _progress() -> Iterator[engine.Progress]:
     """A bar on a terminal's standard error, nothing where there is no terminal."""
     columns = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     console = Console(stderr=True)

@@ -28,7 +28,8 @@ class Contract:
 
     def check(self) -> None:
         """Raises OnnxoptError where this is no contract."""
-        given = [name for name in ("max_drop", "target_size", "target_ratio", "error") if getattr(self, name) is not None]
+        bounds = ("max_drop", "target_size", "target_ratio", "error")
+        given = [name for name in bounds if getattr(self, name) is not None]
         if len(given) > 1:
             raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")
         if self.error is not None and not 0 < self.error <= 1:

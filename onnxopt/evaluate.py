@@ -94,9 +94,11 @@ class Reference:
             powers.append(output_error(wanted, got) ** 2 * batch.size)
             if score:
                 score.add(got, wanted, batch.labels)
-        after = score.value() if score else None
-        drop = self._metric.drop(self.before, after) if self._metric and self.before is not None and after is not None else None
-        return Comparison(self.samples, float(sum(powers) / max(1, self.samples)) ** 0.5, self.before, after, drop)
+        error = float(sum(powers) / max(1, self.samples)) ** 0.5
+        if score is None or self._metric is None or self.before is None:
+            return Comparison(self.samples, error, None, None, None)
+        after = score.value()
+        return Comparison(self.samples, error, self.before, after, self._metric.drop(self.before, after))
 
     def _start(self) -> Score | None:
         return self._metric.start() if self._metric else None

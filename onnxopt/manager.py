@@ -88,7 +88,8 @@ def _apply(graph: Graph, site: Site, decision: Pass, stats: Stats) -> Event:
     got = values_of(graph.leaves[site.path])
     return Event(
         site.path, site.shape, site.op, str(decision.step()), site.bytes, 0, site.elements, relative_error(values, got),
-        predicted=predicted, measured=_output_error(values, got, stats), zeros=float(1 - np.count_nonzero(got) / got.size),
+        predicted=predicted, measured=_output_error(values, got, stats),
+        zeros=float(1 - np.count_nonzero(got) / got.size),
     )  # fmt: skip
 
 

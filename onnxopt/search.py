@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, log, log2
+from math import exp, log, log2, sqrt
 
 MOST_TRIALS = 14
 _FARTHEST = 1e12  # of slopes to the first one: beyond, nothing changes any more
@@ -47,19 +47,19 @@ def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
 
 def expected_error(candidates: Sequence[Candidate], slope: float) -> float:
     """Noise over signal of the outputs at a slope, noises added: no weight makes more than leaving it out would."""
-    return sum(c.elements * min(slope, c.power) for c in candidates) ** 0.5
+    return sqrt(sum(c.elements * min(slope, c.power) for c in candidates))
 
 
 def slope_where(value: Callable[[float], float], wanted: float, low: float = 1e-18, high: float = 1e6) -> float:
     """The slope at which a monotone formula gives what is wanted, or the nearer end of the range."""
     rising = value(high) > value(low)
     for _ in range(60):
-        middle = (low * high) ** 0.5
+        middle = sqrt(low * high)
         if (value(middle) < wanted) == rising:
             low = middle
         else:
             high = middle
-    return (low * high) ** 0.5
+    return sqrt(low * high)
 
 
 def meet_size(measure: Callable[[float], Trial], start: float, target: int, within: float = 0.02) -> Trial | None:
@@ -93,8 +93,8 @@ def _cross(
 ) -> Trial | None:
     """The best trial with ``excess <= 0``, where excess rises (or falls) with the slope and is 0 somewhere.
 
-    Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess is
-    in ``[enough, 0]`` (with ``enough < 0``), or the bracket is narrow.
+    Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess
+    is in ``[enough, 0]`` (with ``enough < 0``), or the bracket is narrow.
     """
     low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
     high: tuple[float, float] | None = None

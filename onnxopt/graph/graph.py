@@ -92,7 +92,9 @@ class Graph:
 
     def values(self, path: str) -> Array:
         """The weight at `path`."""
-        return self._adjusted[path] if path in self._adjusted else np.asarray(numpy_helper.to_array(self._tensors[path]))
+        if path in self._adjusted:
+            return self._adjusted[path]
+        return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
     def adjust(self, path: str, values: Array) -> None:
         """The weight at `path` shall have these values, of its own shape and type, before any pass stores it."""

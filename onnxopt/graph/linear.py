@@ -7,6 +7,7 @@ the patches of a convolution. Seen so, one quantizer serves them all.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -233,7 +234,7 @@ def linear_use(
 
 
 def _own_bias(
-    inputs: list[str], index: int, constants: dict[str, onnx.TensorProto], uses: dict[str, list[onnx.NodeProto]]
+    inputs: Sequence[str], index: int, constants: dict[str, onnx.TensorProto], uses: dict[str, list[onnx.NodeProto]]
 ) -> str | None:
     """The vector at `inputs[index]`, where it is a constant that nothing else reads."""
     name = inputs[index] if len(inputs) > index else ""

@@ -35,10 +35,10 @@ _BIAS = 4.0  # a bias is this much finer than noise that differs from place to p
 class Feedback(Pass):
     """``feedback{slope=c}``: every weight is as fine as the output noise that a bit less would cost says.
 
-    At slope c each weight adds noise of power c to the model's outputs, relative to theirs: a grid of step d makes noise
-    ``d^2 / 12``, so ``d_o^2 = 12 c / (g_o mean_i v_i)``, v the variances of `stats.factor`. One slope for all weights
-    spends the fewest bits on an output error (reverse water-filling; Gish & Pierce 1968). ``max_bits=b`` keeps integers
-    below ``2^(b-1)`` in magnitude, with a grid that is coarse enough not to saturate; 0 sets no bound.
+    At slope c each weight adds noise of power c to the model's outputs, relative to theirs: a grid of step d makes
+    noise ``d^2 / 12``, so ``d_o^2 = 12 c / (g_o mean_i v_i)``, v the variances of `stats.factor`. One slope for all
+    weights spends the fewest bits on an output error (reverse water-filling; Gish & Pierce 1968). ``max_bits=b`` keeps
+    integers below ``2^(b-1)`` in magnitude, with a grid that is coarse enough not to saturate; 0 sets no bound.
     """
 
     name: ClassVar[str] = "feedback"
