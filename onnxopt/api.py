@@ -340,8 +340,7 @@ def _finish(engine: Engine, built: Built, output: Path, started: float, outcome:
                 "nothing was written (--allow-miss writes it; a smaller --max-drop or more --data is more careful)"
             )
 
-    size = engine.write(built, output, check)
-    unchanged = size >= engine.source.size
+    size, unchanged = engine.write(built, output, check)
     return Result(
         source=engine.source.path,
         output=output,

@@ -106,17 +106,17 @@ class Engine:
         built = self.build(self.plan(slope, overrides))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
-            size = self.write(built, path)
+            size, _ = self.write(built, path)
             if reference is None:
                 return Trial(slope, size, None, None)
             found = reference.compare(self.load(path))
         return Trial(slope, size, found.error, found.drop)
 
-    def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> int:
-        """Writes the file, and beside it its data where that is over 2 GB; returns the bytes of both.
+    def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
+        """Writes the file, and beside it its data where that is over 2 GB.
 
-        A file that would be no smaller than the source is not written: the source is copied. `check` sees the file
-        before it takes its place; what it raises leaves nothing behind.
+        Returns the bytes of both, and whether they are a copy of the source, which is what is written where the file
+        would be no smaller. `check` sees the file before it takes its place; what it raises leaves nothing behind.
         """
         with ExitStack() as files:
             temporary = files.enter_context(write_atomically(output))
@@ -127,12 +127,13 @@ class Engine:
                 if check:
                     check(temporary)
                 temporary.write_bytes(self._outer(built, f"{output.name}.data"))
-                return temporary.stat().st_size + len(built.packed)
+                return temporary.stat().st_size + len(built.packed), False
             compressed = self._outer(built)
-            temporary.write_bytes(self.source.copy() if len(compressed) >= self.source.size else compressed)
+            unchanged = len(compressed) >= self.source.size
+            temporary.write_bytes(self.source.copy() if unchanged else compressed)
             if check:
                 check(temporary)
-            return temporary.stat().st_size
+            return temporary.stat().st_size, unchanged
 
     def load(self, path: Path) -> onnxruntime.InferenceSession:
         """The session that a user would get. Raises OnnxoptError where the runtime refuses it."""
