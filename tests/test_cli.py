@@ -85,7 +85,7 @@ def test_optimize_is_plan_and_apply(source: Path, small: Path, tmp_path: Path) -
 def test_inspect_verify_decompress_library(small: Path, tmp_path: Path) -> None:
     shown = run("inspect", small)
     assert shown.returncode == 0
-    assert "uniform{error=" in shown.stdout
+    assert "feedback{slope=" in shown.stdout
     assert "bytes by codec" in shown.stdout
     assert {e["name"] for e in json.loads(run("inspect", small, "--json").stdout)["entries"]} >= {"fc1", "fc2"}
     checked = run("verify", small)

@@ -108,33 +108,44 @@ def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> N
         assert all(path.name.startswith(".out.onnx.") and path.suffix == ".tmp" for path in tmp_path.iterdir())
 
 
-INTERRUPTED_WHILE_CHECKING = """
-import signal, time
+INTERRUPTED = """
+import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start its background jobs deaf to it
-from onnxopt import evaluate
 from onnxopt.cli import main
+from onnxopt.engine import Engine
 
-def compare(*models):
-    print("checking", flush=True)
-    time.sleep(60)
+load, wanted = Engine.load, sys.argv.pop(1)
 
-evaluate.compare = compare
+def slow(engine, path):
+    if path.suffix == wanted:
+        print("loading", flush=True)
+        time.sleep(60)
+    return load(engine, path)
+
+Engine.load = slow
 main()
 """
 
 
-def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.onnx"
-    command = (sys.executable, "-P", "-c", INTERRUPTED_WHILE_CHECKING, "optimize", str(larger), "-o", str(output))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("suffix", [".onnx", ".tmp"], ids=["searching", "checking"])
+def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_path: Path, suffix: str) -> None:
+    """While a trial lies in a temporary folder, and while the hidden file is complete but not in its place."""
+    folder, temporary = tmp_path / "folder", tmp_path / "temporary"
+    folder.mkdir()
+    temporary.mkdir()
+    command = (sys.executable, "-P", "-c", INTERRUPTED, suffix, "optimize", str(larger), "-o", str(folder / "out.onnx"))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+    )
     assert process.stdout
-    assert process.stdout.readline() == "checking\n"
-    assert list(tmp_path.iterdir())  # the hidden file is there, complete, and has not taken its place
+    assert process.stdout.readline() == "loading\n"
+    assert list((folder if suffix == ".tmp" else temporary).rglob(f"*{suffix}"))
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=50)
     assert process.returncode == 130
     assert error == "onnxopt: interrupted; no half-written file is left\n"
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
+    assert not list(temporary.rglob("*.onnx"))
 
 
 def _failure(model: Path, output: Path) -> str:

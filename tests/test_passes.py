@@ -9,7 +9,9 @@ import pytest
 from builders import ALL
 
 from onnxopt import manager
+from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
+from onnxopt.events import Event
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.leaf import relative_error, values_of
 from onnxopt.passes import PASSES, Pass
@@ -21,6 +23,10 @@ def graph_of(name: str) -> Graph:
     model = ALL[name]()
     normalise(model)
     return Graph(model)
+
+
+def run(graph: Graph, plan: Plan) -> list[Event]:
+    return manager.run(graph, plan, Statistics(None, {}, {}))
 
 
 def cases() -> Iterator[object]:
@@ -37,7 +43,7 @@ def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pa
     exported = []
     for _ in range(2):
         graph = graph_of(name)
-        (event,) = manager.run(graph, plan)
+        (event,) = run(graph, plan)
         inner, leaves = graph.export()
         exported.append((inner.SerializeToString(deterministic=True), values_of(leaves[site.path]).tobytes()))
     assert exported[0] == exported[1]
@@ -56,7 +62,7 @@ def test_dearer_decisions_have_less_error(cls: type[Pass], name: str) -> None:
     for site in graph_of(name).sites():
         errors = []
         for decision in cls.space(site, Stats()):
-            (event,) = manager.run(graph_of(name), Plan("", {site.path: decision.step()}))
+            (event,) = run(graph_of(name), Plan("", {site.path: decision.step()}))
             errors.append(event.error)
         assert errors == sorted(errors, reverse=True), site.path
 
@@ -70,7 +76,7 @@ def test_step_text_gives_the_pass_back(cls: type[Pass]) -> None:
 
 def test_uniform_keeps_to_the_error_asked_for() -> None:
     for site in graph_of("mlp").sites():
-        (event,) = manager.run(graph_of("mlp"), Plan("", {site.path: Step("uniform", (("error", 0.03),))}))
+        (event,) = run(graph_of("mlp"), Plan("", {site.path: Step("uniform", (("error", 0.03),))}))
         assert event.error == pytest.approx(0.03, rel=0.15)
 
 
@@ -82,7 +88,7 @@ def test_a_weight_that_cannot_be_quantized_is_left_with_a_reason(poison: float) 
     for tensor in graph.model.graph.initializer:
         if tensor.name == "fc1":
             tensor.raw_data = values.tobytes()
-    (event,) = manager.run(graph, Plan("", {"fc1": Step.parse("uniform{error=0.1}")}))
+    (event,) = run(graph, Plan("", {"fc1": Step.parse("uniform{error=0.1}")}))
     assert "infinities or NaNs" in event.reason
     _, leaves = graph.export()
     assert values_of(leaves["fc1"]).tobytes() == values.tobytes()
@@ -100,4 +106,4 @@ def test_a_weight_that_cannot_be_quantized_is_left_with_a_reason(poison: float) 
 )
 def test_a_plan_that_cannot_be_applied_says_why(path: str, step: str, message: str) -> None:
     with pytest.raises(OnnxoptError, match=message):
-        manager.run(graph_of("mlp"), Plan("", {path: Step.parse(step)}))
+        run(graph_of("mlp"), Plan("", {path: Step.parse(step)}))

@@ -27,9 +27,9 @@ def test_step_text_round_trips(step: Step) -> None:
     assert Step.parse(str(step)) == step
 
 
-@given(st.dictionaries(st.text(), steps))
-def test_plan_json_round_trips(decided: dict[str, Step]) -> None:
-    plan = Plan("ab12", decided)
+@given(st.dictionaries(st.text(), steps), st.text())
+def test_plan_json_round_trips(decided: dict[str, Step], data: str) -> None:
+    plan = Plan("ab12", decided, data)
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert list(again.steps) == list(plan.steps)

@@ -17,7 +17,7 @@ import generated
 import realdata
 import table_models
 
-from onnxopt.api import DEFAULT_ERROR
+from onnxopt.contract import DEFAULT_ERROR
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
