@@ -81,6 +81,8 @@ class Graph:
                     uses.setdefault(name, []).append(node)
                     if graph is not self.model.graph:
                         hidden.add(name)
+        for value in self.model.graph.output:  # what the user sees is used, too
+            uses.setdefault(value.name, []).append(onnx.NodeProto(op_type="Identity", input=[value.name]))
         found = {}
         for path in self._tensors:
             if path not in hidden:

@@ -73,16 +73,18 @@ class _Product(Linear):
         return np.ascontiguousarray(stack).reshape(self.shape)
 
     def inputs(self, x: Array, most: int, rng: np.random.Generator) -> Array:
-        x = x[None] if x.ndim == 1 else x
+        if x.ndim == 1:
+            x = x[:, None] if self.left else x[None]
         if self.left != self.x_transposed:
             x = x.swapaxes(-1, -2)
         batch = self.shape[:-2]
         if prod(batch) == 1:
             return _some(x.reshape(-1, x.shape[-1]), most, rng)[None]
-        x = np.broadcast_to(x, np.broadcast_shapes(x.shape[:-2], batch) + x.shape[-2:])
-        lead = x.ndim - 2 - len(batch)
-        x = np.moveaxis(x, range(lead), range(len(batch), len(batch) + lead))
-        return _some(x.reshape(prod(batch), -1, x.shape[-1]).swapaxes(0, 1), most, rng).swapaxes(0, 1)
+        shape = np.broadcast_shapes(x.shape[:-2], batch)
+        group = np.broadcast_to(np.arange(prod(batch)).reshape(batch), shape).ravel()
+        x = np.broadcast_to(x, shape + x.shape[-2:]).reshape(len(group), *x.shape[-2:])
+        rows = x[np.argsort(group, kind="stable")].reshape(prod(batch), -1, x.shape[-1])
+        return _some(rows.swapaxes(0, 1), most, rng).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def linear_use(
             same = attributes.get("auto_pad", b"NOTSET").decode()
             pads = () if same.startswith("SAME") else tuple(attributes.get("pads", (0,) * 2 * rank))
             return _Conv(
-                node.input[0], node.output[0], shape, _own_bias(node.input, 2, constants, uses),
+                node.input[0], node.output[0], shape, _own_bias(node.input, 2, shape[0], constants, uses),
                 attributes.get("group", 1), tuple(attributes.get("strides", (1,) * rank)),
                 tuple(attributes.get("dilations", (1,) * rank)), pads, same,
             )  # fmt: skip
@@ -212,32 +214,40 @@ def linear_use(
             rank = len(shape) - 2
             if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in attributes:
                 return None
+            groups, pads = attributes.get("group", 1), attributes.get("pads", (0,) * 2 * rank)
+            more = attributes.get("output_padding", (0,) * rank)  # outputs at the ends that are not cut off
             return _ConvTranspose(
-                node.input[0], node.output[0], shape, _own_bias(node.input, 2, constants, uses),
-                attributes.get("group", 1), tuple(attributes.get("strides", (1,) * rank)),
-                tuple(attributes.get("dilations", (1,) * rank)), tuple(attributes.get("pads", (0,) * 2 * rank)),
+                node.input[0], node.output[0], shape, _own_bias(node.input, 2, groups * shape[1], constants, uses),
+                groups, tuple(attributes.get("strides", (1,) * rank)),
+                tuple(attributes.get("dilations", (1,) * rank)),
+                (*pads[:rank], *(p - m for p, m in zip(pads[rank:], more, strict=True))),
             )  # fmt: skip
         case ("Gemm", 0 | 1):
             left = index == 0
             plain = attributes.get("alpha", 1.0) == 1 and attributes.get("beta", 1.0) == 1 and not left
             flags = [bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))]
-            bias = _own_bias(node.input, 2, constants, uses) if plain else None
+            bias = _own_bias(node.input, 2, shape[0 if flags[1] else 1], constants, uses) if plain else None
             return _Product(node.input[1 - index], node.output[0], shape, bias, left, flags[index], flags[1 - index])
         case ("MatMul", 0 | 1) if len(shape) >= 2:
             after = uses.get(node.output[0], [])
             bias = None
-            if index == 1 and len(after) == 1 and after[0].op_type == "Add":
+            if index == 1 and prod(shape[:-2]) == 1 and len(after) == 1 and after[0].op_type == "Add":
                 other = [i for i, name in enumerate(after[0].input) if name != node.output[0]]
-                bias = _own_bias(after[0].input, other[0], constants, uses) if other else None
+                bias = _own_bias(after[0].input, other[0], shape[-1], constants, uses) if other else None
             return _Product(node.input[1 - index], node.output[0], shape, bias, index == 0, False, False)
     return None
 
 
 def _own_bias(
-    inputs: Sequence[str], index: int, constants: dict[str, onnx.TensorProto], uses: dict[str, list[onnx.NodeProto]]
+    inputs: Sequence[str],
+    index: int,
+    outputs: int,
+    constants: dict[str, onnx.TensorProto],
+    uses: dict[str, list[onnx.NodeProto]],
 ) -> str | None:
-    """The vector at `inputs[index]`, where it is a constant that nothing else reads."""
+    """What is at `inputs[index]`, where it is a number for each output that nothing else reads."""
     name = inputs[index] if len(inputs) > index else ""
     tensor = constants.get(name)
-    own = tensor is not None and len(tensor.dims) == 1 and len(uses.get(name, [])) == 1
-    return name if own and tensor and tensor.data_type == onnx.TensorProto.FLOAT else None
+    if tensor is None or list(tensor.dims) != [outputs] or tensor.data_type != onnx.TensorProto.FLOAT:
+        return None
+    return name if len(uses.get(name, [])) == 1 else None
