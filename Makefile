@@ -1,6 +1,7 @@
 # make demo    build, install into .venv, compress a model, evaluate before and after
 # make test    everything that CI runs
 # make check   format, lint, types, import rules, tests, native tests under sanitizers
+# make tables  rewrite the tables in README.md, docs/codecs.md, docs/loader.md; `make engine`: docs/engine.md
 # make fuzz    fuzz the native reader for ten minutes (needs clang)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/
             onnxopt/native/fuzz -name '*.cc' -o -name '*.h')
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test check lint native-test pytest pytest-all tables fuzz clean
+.PHONY: demo test check lint native-test pytest pytest-all tables engine fuzz clean
 
 demo: build/installed
 	mkdir -p build/demo
@@ -65,6 +66,11 @@ tables: build/installed
 	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
 	$(BIN)/python tools/bench_loader.py --write docs/loader.md
 	$(BIN)/python tools/readme_session.py
+
+# Rewrites docs/engine.md, tables and figures: an hour of searches and whole test parts.
+engine: build/installed
+	$(BIN)/python tools/table_engine.py
+	$(BIN)/python tools/rate_accuracy.py
 
 fuzz:
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \

@@ -89,6 +89,12 @@ def imagenette(part: Part) -> Samples:
     return Samples(whole.images, np.unique(whole.labels, return_inverse=True)[1])
 
 
+def small_photographs(part: Part) -> Samples:
+    """ImageNet's photographs at 112 x 112, for a model of faces: LFW has no training part here."""
+    whole = _photographs(DATA / "imagenet" / {"train": "els300", "test": "nips1000"}[part], 112)
+    return Samples(whole.images, whole.labels)
+
+
 def lfw(part: Part) -> Samples:
     """112 x 112 aligned faces of the first three of LFW's ten folds, 600 pairs each; there is no training part."""
     if part == "train":
@@ -148,6 +154,23 @@ class Task:
     prepare: Callable[[Array], Array]
     first_class: int = 0
     """Output of class 0; 1 where output 0 is a background class."""
+    stand_in: Callable[[Part], Samples] | None = None
+    """What to calibrate on where the data has no training part."""
+
+    def batches(self, part: Part, count: int | None = None, labelled: bool = False) -> Callable[[], Iterator[Any]]:
+        """What `onnxopt.optimize` takes as data: the first `count` images of a part, shuffled, in batches of 32.
+
+        Unlabelled ones come from `stand_in` where there is one.
+        """
+        samples = (self.read if labelled or self.stand_in is None else self.stand_in)(part)
+        order = np.random.default_rng(0).permutation(len(samples.images[:count]))
+
+        def start() -> Iterator[Any]:
+            for i in range(0, len(order), 32):
+                feeds = self.prepare(samples.images[order[i : i + 32]])
+                yield (feeds, samples.labels[order[i : i + 32]] + self.first_class) if labelled else feeds
+
+        return start
 
 
 _CIFAR10 = Task("CIFAR-10", cifar10, _standard)
@@ -166,7 +189,7 @@ TASKS: dict[str, Task] = {
     "mobilenet_v2": _IMAGENET,
     "mobilenet_v2_int8_tflite": Task(_IMAGENET.data, imagenet, _unchanged, first_class=1),
     "resnet50v2_imagenette": Task("Imagenette", imagenette, _standard),
-    "mobilefacenet": Task("LFW, 1,800 pairs", lfw, _nchw),
+    "mobilefacenet": Task("LFW, 1,800 pairs", lfw, _nchw, stand_in=small_photographs),
 }
 
 
