@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from math import exp, log, log2, sqrt
 
 MOST_TRIALS = 14
-_FARTHEST = 1e12  # of slopes to the first one: beyond, nothing changes any more
 _STRIDE = 4.0
 _NARROW = 1.06
-"""Slopes that are this near to each other give files that differ by less than one percent."""
+"""Slopes that are this near to each other give files that differ by about one percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ def _cross(
     Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess
     is in ``[enough, 0]`` (with ``enough < 0``), or the bracket is narrow.
     """
+    narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no more than slopes do
     low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
     high: tuple[float, float] | None = None
     best: Trial | None = None
@@ -113,10 +113,8 @@ def _cross(
             low = (slope, over)
         if low is None or high is None:
             slope = slope * _STRIDE if high is None else slope / _STRIDE
-            if not start / _FARTHEST < slope < start * _FARTHEST:
-                return best
             continue
-        if high[0] / low[0] < _NARROW and best is not None:
+        if high[0] / low[0] < narrow and best is not None:
             return best
         slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), enough / 2))
     return best

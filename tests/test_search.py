@@ -1,50 +1,142 @@
-"""The search spends error where it saves most bits."""
+"""The search finds the slope that a contract asks for, in few trials, and never takes one that breaks it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt.search import MOST_ERROR, TRUST, Candidate, spread_error
-from onnxopt.stats import fill_in
+from onnxopt import search
+from onnxopt.calibration import fill_in
+from onnxopt.search import MOST_TRIALS, Candidate, Trial
 
-candidates = st.lists(st.tuples(st.integers(64, 10**7), st.floats(1e-3, 1e3)), min_size=1, max_size=20).map(
-    lambda pairs: [Candidate(str(i), n, g) for i, (n, g) in enumerate(pairs)]
+candidates = st.lists(st.tuples(st.integers(16, 10**7), st.floats(1e-9, 1e-3)), min_size=1, max_size=20).map(
+    lambda pairs: [Candidate(str(i), n, power) for i, (n, power) in enumerate(pairs)]
 )
+away = st.floats(0.05, 20)
+"""How far the formula's slope is from the right one, as a factor."""
+noise = st.lists(st.floats(-0.1, 0.1), min_size=MOST_TRIALS, max_size=MOST_TRIALS)
+"""Of measurements, relative."""
 
 
-@given(candidates, st.floats(1e-3, 1))
-def test_noises_add_up_to_what_was_asked(sites: list[Candidate], error: float) -> None:
-    errors = spread_error(sites, error)
-    power = sum(c.gain**TRUST * errors[c.path] ** 2 for c in sites)
-    capped = any(e == MOST_ERROR for e in errors.values())
-    assert power <= error**2 * 1.02
-    assert capped or power == pytest.approx(error**2, rel=0.02)
+class Model:
+    """Made of candidates: what it would measure at a slope, times one plus noise."""
+
+    def __init__(self, weights: list[Candidate], noise: list[float] | None = None) -> None:
+        self._weights, self._noise = weights, noise or [0.0] * MOST_TRIALS
+        self.trials: list[Trial] = []
+
+    def size(self, slope: float) -> float:
+        return 1000 + search.expected_bits(self._weights, slope) / 8
+
+    def error(self, slope: float) -> float:
+        return search.expected_error(self._weights, slope)
+
+    def __call__(self, slope: float) -> Trial:
+        factor = 1 + self._noise[len(self.trials)]
+        self.trials.append(Trial(slope, int(self.size(slope) * factor), self.error(slope) * factor, None))
+        return self.trials[-1]
 
 
-@given(candidates, st.floats(1e-3, 0.1), st.data())
-def test_no_exchange_between_two_weights_saves_bits(sites: list[Candidate], error: float, data: st.DataObject) -> None:
-    """Moving noise power from one weight to another never lowers the total of bits: the optimum of a convex problem."""
-    errors = spread_error(sites, error)
-    free = [c for c in sites if errors[c.path] < MOST_ERROR]
-    if len(free) < 2:
-        return
-    a, b = data.draw(st.permutations(free))[:2]
-    moved = 0.2 * min(c.gain**TRUST * errors[c.path] ** 2 for c in (a, b))
+@given(candidates, st.floats(0.01, 0.5))
+def test_the_formula_is_inverted(weights: list[Candidate], error: float) -> None:
+    slope = search.slope_where(lambda s: search.expected_error(weights, s), error)
+    most = search.expected_error(weights, math.inf)
+    assert search.expected_error(weights, slope) == pytest.approx(min(error, most), rel=1e-3)
+    bits = search.expected_bits(weights, slope)
+    assert search.slope_where(lambda s: search.expected_bits(weights, s), bits) == pytest.approx(slope, rel=1e-3)
 
-    def bits(c: Candidate, change: float) -> float:
-        return -0.5 * c.elements * math.log2(errors[c.path] ** 2 + change / c.gain**TRUST)
 
-    before = bits(a, 0) + bits(b, 0)
-    assert bits(a, moved) + bits(b, -moved) >= before - 1e-3 * abs(before)
+@given(candidates, st.floats(-5, 0), away)
+@settings(max_examples=300)
+def test_a_size_is_met_closely(weights: list[Candidate], octaves: float, factor: float) -> None:
+    right = max(c.power for c in weights) * 10**octaves
+    model = Model(weights)
+    target = int(model.size(right))
+    best = search.meet_size(model, right * factor, target)
+    assert best in model.trials
+    assert 0.98 * target - 1 <= best.size <= target
+    assert len(model.trials) <= MOST_TRIALS
+
+
+@given(candidates, st.floats(-5, -1), away)
+@settings(max_examples=300)
+def test_an_error_is_met_closely(weights: list[Candidate], octaves: float, factor: float) -> None:
+    right = min(c.power for c in weights) * 10**octaves
+    model = Model(weights)
+    wanted = model.error(right)
+    best = search.meet_error(model, right * factor, wanted)
+    assert best in model.trials
+    assert best.error
+    assert 0.95 * wanted <= best.error <= wanted
+    assert len(model.trials) <= MOST_TRIALS
+
+
+@given(candidates, st.floats(-5, 0), away, noise)
+@settings(max_examples=300)
+def test_noise_breaks_no_contract(weights: list[Candidate], octaves: float, factor: float, noise: list[float]) -> None:
+    """What is returned is the best of what was measured, and None only where nothing measured would do."""
+    right = max(c.power for c in weights) * 10**octaves
+    model = Model(weights, noise)
+    target = int(model.size(right))
+    best = search.meet_size(model, right * factor, target)
+    fitting = [t for t in model.trials if t.size <= target]
+    assert best == min(fitting, key=lambda t: t.slope, default=None)
+    model = Model(weights, noise)
+    wanted = model.error(right)
+    best = search.meet_error(model, right * factor, wanted)
+    fitting = [t for t in model.trials if t.error is not None and t.error <= wanted]
+    assert best == max(fitting, key=lambda t: t.slope, default=None)
+    assert len(model.trials) <= MOST_TRIALS
+
+
+def dropping(drop: Callable[[float], float]) -> tuple[list[Trial], Callable[[float], Trial]]:
+    trials: list[Trial] = []
+
+    def measure(slope: float) -> Trial:
+        trials.append(Trial(slope, 1000, None, drop(slope)))
+        return trials[-1]
+
+    return trials, measure
+
+
+@given(st.floats(1e-9, 1e-3), st.floats(0.02, 50), st.floats(0, 2))
+def test_a_drop_is_met_at_the_last_slope_that_keeps_it(right: float, factor: float, allowed: float) -> None:
+    trials, measure = dropping(lambda slope: allowed if slope <= right else allowed + 0.01)
+    best = search.meet_drop(measure, right * factor, allowed)
+    assert best
+    assert right / 1.07 < best.slope <= right
+    assert len(trials) <= MOST_TRIALS
+
+
+@given(st.floats(1e-9, 1e-3), st.floats(0, 2), st.lists(st.floats(-1, 3), min_size=MOST_TRIALS, max_size=MOST_TRIALS))
+def test_a_noisy_metric_breaks_no_contract(start: float, allowed: float, drops: list[float]) -> None:
+    trials, measure = dropping(lambda slope: drops[len(trials)])
+    best = search.meet_drop(measure, start, allowed)
+    fitting = [t for t in trials if t.drop is not None and t.drop <= allowed + 1e-9]
+    assert best == max(fitting, key=lambda t: t.slope, default=None)
+    assert len(trials) <= MOST_TRIALS
+
+
+def test_what_cannot_be_met_is_none() -> None:
+    model = Model([Candidate("w", 1000, 1e-3)])
+    assert search.meet_size(model, 1e-6, 900) is None  # of which the graph alone takes 1000
+    trials, measure = dropping(lambda slope: 1.0)
+    assert search.meet_drop(measure, 1e-6, 0.5) is None
+    assert len(trials) <= MOST_TRIALS
+
+
+def test_a_metric_that_nan_or_nothing_was_measured_of_is_not_kept() -> None:
+    _, measure = dropping(lambda slope: math.nan)
+    assert search.meet_drop(measure, 1e-6, 0.5) is None
 
 
 def test_gains_that_say_nothing_count_as_the_largest() -> None:
     measured = {"a": 2.0, "b": 8.0, "dead": 0.0, "broken": math.inf, "nan": math.nan, "tiny": 1e-9}
-    stats = fill_in(measured, [*measured, "unmeasured"])
-    assert {path for path, s in stats.items() if s.gain == 8} == {"b", "dead", "broken", "nan", "unmeasured"}
-    assert stats["a"].gain == 2
-    assert 0 < stats["tiny"].gain < 1
+    gains = fill_in(measured, [*measured, "unmeasured"])
+    assert {path for path, gain in gains.items() if gain == 8} == {"b", "dead", "broken", "nan", "unmeasured"}
+    assert gains["a"] == 2
+    assert 0 < gains["tiny"] < 1
