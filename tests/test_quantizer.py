@@ -1,6 +1,6 @@
 """What `native.quantize` promises: the integers it returns cost what it says, and no better ones are near."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -44,11 +44,55 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 40))
 def test_free_bits_leave_errors_of_half_a_step_and_the_cost_of_a_replay(shape, seed):
     w, (_, feedback, variance) = weights(*shape, seed=seed), correlated(shape[1], seed)
     step = np.random.default_rng(seed).uniform(0.1, 1, shape[0]).astype(np.float32)
-    q, bits, cost = native.quantize(w, feedback, variance, step, 0)
+    q, bits, cost = native.quantize(w, feedback, variance, step, 0, survivors=1)
     errors, expected = replay(w, q, feedback, variance, step)
     assert np.abs(errors).max() < 0.5 + 1e-3
     assert cost == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert bits > 0
+
+
+@given(shapes, st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_survivors_cost_what_a_replay_costs(shape, seed):
+    w, (_, feedback, variance) = weights(*shape, seed=seed), correlated(shape[1], seed)
+    step = np.random.default_rng(seed).uniform(0.1, 1, shape[0]).astype(np.float32)
+    q, _, cost = native.quantize(w, feedback, variance, step, 0.01)
+    assert cost == pytest.approx(replay(w, q, feedback, variance, step)[1], rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("cols", [1, 2, 3, 4])
+def test_of_few_columns_survivors_find_the_best(cols):
+    w, (_, feedback, variance) = weights(200, cols), correlated(cols)
+    q, _, cost = native.quantize(w, feedback, variance, 0.7, 0)
+    least = np.full(len(w), np.inf)
+    for up in product((0, 1), repeat=cols):  # of every sequence of roundings
+        x, spent = w.astype(np.float64), 0
+        for i in range(cols):
+            e = x[:, i] - 0.7 * (np.floor(x[:, i] / 0.7) + up[i])
+            x[:, i + 1 :] += e[:, None] * feedback[i, i + 1 :]
+            spent = spent + variance[i] * e**2
+        least = np.minimum(least, spent)
+    assert cost <= least.sum() * (1 + 1e-4)
+    assert cost == pytest.approx(replay(w, q, feedback, variance, np.full(len(w), 0.7))[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("cols", [20, 500])
+@pytest.mark.parametrize("step", [1, 0.1])
+def test_survivors_cost_less(cols, step):
+    w, (_, feedback, variance) = weights(64, cols), correlated(cols)
+    price = step**2 / 6 * 0.3
+    total = [
+        cost + price * bits
+        for _, bits, cost in (native.quantize(w, feedback, variance, step, price, survivors=n) for n in (1, 8))
+    ]
+    assert total[1] < 0.985 * total[0]
+
+
+def test_without_feedback_survivors_change_nothing():
+    w = weights(50, 70)
+    one, eight = (native.quantize(w, None, 1, 0.25, 0.01, survivors=n) for n in (1, 8))
+    assert np.array_equal(one[0], eight[0])
+    assert one[1:] == eight[1:]
 
 
 def test_without_feedback_and_with_free_bits_it_rounds():
@@ -102,6 +146,8 @@ def test_magnitudes_stay_within_the_bound(max_level):
     w, (_, feedback, variance) = weights(20, 30), correlated(30)
     step = 2.5 / max(max_level, 1)
     q, _, _ = native.quantize(w, feedback, variance, step, 0, max_level=max_level)
+    assert np.abs(q).max() == max_level
+    q, _, _ = native.quantize(w, feedback, variance, step, 0, max_level=max_level, survivors=1)
     assert np.abs(q).max() == max_level
     errors, _ = replay(w, q, feedback, variance, np.full(20, step, np.float32))
     assert (np.abs(errors[np.abs(q) < max_level]) < 0.5 + 1e-2).all()
@@ -162,6 +208,7 @@ def test_nothing_and_zeros_cost_nothing(shape):
         ({"max_level": -1}, "max_level is -1"),
         ({"max_level": 1 << 23}, "max_level is 8388608"),
         ({"sweeps": 0}, "sweeps 0"),
+        ({"survivors": 4}, "survivors 4"),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -45,7 +45,7 @@ void round_to_nearest(const Problem& p, int32_t* q) {
       q[i] = static_cast<int32_t>(std::nearbyint(std::clamp(p.w[i] / p.step[r], -limit, limit)));
 }
 
-double sweep(const Problem& p, const float* packed, const RateModel& model, int32_t* q) {
+double sweep(const Problem& p, const float* packed, const RateModel& model, bool beam, int32_t* q) {
   const Kernel& k = kernel();
   const size_t panels = (p.rows + k.lanes - 1) / k.lanes;
   std::vector<double> cost(p.groups * p.rows);
@@ -67,7 +67,7 @@ double sweep(const Problem& p, const float* packed, const RateModel& model, int3
     s.errors = errors.data()->lane;
     s.q = q + row * p.cols;
     s.cost = cost.data() + row;
-    k.sweep(s);
+    (beam ? k.beam : k.sweep)(s);
   });
   double total = 0;
   for (const double c : cost) total += c;  // in order, whichever thread found it
@@ -88,7 +88,8 @@ const Kernel& kernel() {
 
 int onnxopt_quantize(size_t groups, size_t rows, size_t cols, const float* w, const float* feedback,
                      const float* variance, const float* step, const float* price, int32_t max_level,
-                     unsigned sweeps, unsigned threads, int32_t* q, double* cost, double* bits) {
+                     unsigned sweeps, unsigned survivors, unsigned threads, int32_t* q, double* cost,
+                     double* bits) {
   using namespace onnxopt::quantizer;
   *cost = *bits = 0;
   if (groups * rows * cols == 0) return 0;
@@ -100,7 +101,9 @@ int onnxopt_quantize(size_t groups, size_t rows, size_t cols, const float* w, co
     RateModel model;
     model.learn(q, groups * rows, cols);
     for (unsigned i = 0; i < sweeps; ++i) {
-      *cost = sweep(p, feedback ? packed.data() : nullptr, model, q);
+      // Without feedback no choice bears on another, and the best of every column is the best of all.
+      const bool beam = feedback && survivors > 1 && i + 1 == sweeps;
+      *cost = sweep(p, feedback ? packed.data() : nullptr, model, beam, q);
       *bits = model.learn(q, groups * rows, cols);
     }
   } catch (const std::bad_alloc&) {

@@ -26,15 +26,17 @@ extern "C" {
 //
 //     variance * e^2 + price[groups][rows] * bits(q),
 //
-// bits from the histograms of the sweep before, one for each class of row and column magnitude.
+// bits from the histograms of the sweep before, one for each class of row and column magnitude. With
+// survivors = 8 instead of 1, and feedback, the last of the sweeps keeps the 8 best beginnings of every row
+// (M-algorithm, Anderson & Mohan 1984) and takes the one that ends best.
 //
 // The result does not depend on `threads` (0: one a core) nor on the machine's vector instructions. *cost is
 // the sum of variance * e^2, *bits what an adaptive coder with these classes would take. Returns 0, or -1
 // where there is not enough memory.
 ONNXOPT_API int onnxopt_quantize(size_t groups, size_t rows, size_t cols, const float* w,
                                  const float* feedback, const float* variance, const float* step,
-                                 const float* price, int32_t max_level, unsigned sweeps, unsigned threads,
-                                 int32_t* q, double* cost, double* bits);
+                                 const float* price, int32_t max_level, unsigned sweeps, unsigned survivors,
+                                 unsigned threads, int32_t* q, double* cost, double* bits);
 
 #ifdef __cplusplus
 }

@@ -32,6 +32,7 @@ struct Sweep {
 struct Kernel {
   size_t lanes;  // rows at once
   void (*sweep)(const Sweep&);
+  void (*beam)(const Sweep&);  // the best of several alternatives to a row; with feedback only
 };
 
 extern const Kernel kScalarKernel, kAvx2Kernel, kAvx512Kernel;

@@ -1,7 +1,7 @@
 #if defined(__AVX2__)
-#include "sweep_lanes.h"
+#include "beam_lanes.h"
 
 namespace onnxopt::quantizer {
-const Kernel kAvx2Kernel{kLanes, sweep_rows};
+const Kernel kAvx2Kernel{kLanes, sweep_rows, beam_rows};
 }  // namespace onnxopt::quantizer
 #endif

@@ -15,13 +15,13 @@ constexpr size_t kVectorBytes = 32;
 #else
 constexpr size_t kVectorBytes = 16;
 #endif
-// Columns whose sums stay in registers together: all of a tile where there are 32 registers.
+// Sums that stay in registers together: twice as many where there are 32 registers.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr size_t kAtOnce = kTile;
+constexpr size_t kSums = 16;
 #else
-constexpr size_t kAtOnce = kTile / 2;
+constexpr size_t kSums = 8;
 #endif
-constexpr size_t kVectors = 2;  // a row of sums
+constexpr size_t kVectors = 2;  // a column of rows
 constexpr size_t kWidth = kVectorBytes / sizeof(float);
 constexpr size_t kLanes = kVectors * kWidth;
 
@@ -32,33 +32,44 @@ struct Lanes {
   Floats v[kVectors];
 };
 
-Floats gather(const float* table, Ints index) {
-  Floats out;
-  for (size_t i = 0; i < kWidth; ++i) out[i] = table[index[i]];
+template <typename F, typename I>
+F gather(const float* table, I index) {
+  F out;
+  for (size_t i = 0; i < sizeof out / sizeof(float); ++i) out[i] = table[index[i]];
   return out;
 }
 
-Ints bucket_of(Floats magnitude, Ints as_int) {
-  Ints bits;
+template <typename F, typename I>
+I bucket_of(F magnitude, I as_int) {
+  I bits;
   __builtin_memcpy(&bits, &magnitude, sizeof bits);
   return as_int < 16 ? as_int : (bits >> 20) - (130 << 3) + 8;
 }
 
-// x[j] += sum over the first n columns of their error times feedback[.][j].
-void feed(const float* strip, const Lanes* errors, size_t n, Lanes* x) {
+// Where the bits of these classes begin.
+template <typename I, typename F>
+I table_of(F level) {
+  const F zero{}, at_least = level > 0 ? level : zero;
+  return __builtin_convertvector(at_least < kClasses - 1 ? at_least : zero + (kClasses - 1), I) * kBuckets;
+}
+
+// x[j] += sum over the first n columns of their error times feedback[.][j], a column being `vectors` vectors.
+template <size_t vectors, typename F>
+void feed(const float* strip, const F* errors, size_t n, F* x) {
+  constexpr size_t kAtOnce = kSums / vectors < kTile ? kSums / vectors : kTile;
   for (size_t first = 0; first < kTile; first += kAtOnce) {
-    Floats sum[kAtOnce][kVectors];
+    F sum[kAtOnce][vectors];
     for (size_t j = 0; j < kAtOnce; ++j)
-      for (size_t v = 0; v < kVectors; ++v) sum[j][v] = x[first + j].v[v];
+      for (size_t v = 0; v < vectors; ++v) sum[j][v] = x[(first + j) * vectors + v];
     for (size_t k = 0; k < n; ++k) {
       const float* f = strip + kTile * k + first;
 #pragma GCC unroll 8
       for (size_t j = 0; j < kAtOnce; ++j)
 #pragma GCC unroll 2
-        for (size_t v = 0; v < kVectors; ++v) sum[j][v] += f[j] * errors[k].v[v];
+        for (size_t v = 0; v < vectors; ++v) sum[j][v] += f[j] * errors[k * vectors + v];
     }
     for (size_t j = 0; j < kAtOnce; ++j)
-      for (size_t v = 0; v < kVectors; ++v) x[first + j].v[v] = sum[j][v];
+      for (size_t v = 0; v < vectors; ++v) x[(first + j) * vectors + v] = sum[j][v];
   }
 }
 
@@ -71,13 +82,10 @@ struct Choice {
     const Floats zero{}, magnitude = x < 0 ? -x : x;
     const Floats limit = zero + s.max_level;
     const Ints floor_int = __builtin_convertvector(magnitude < limit ? magnitude : limit, Ints);
-    const Floats level = row_level.v[v] + s.col_level[col];
-    const Floats at_least = level > 0 ? level : zero;
-    const Ints table =
-        __builtin_convertvector(at_least < kClasses - 1 ? at_least : zero + (kClasses - 1), Ints) * kBuckets;
+    const auto table = table_of<Ints>(row_level.v[v] + s.col_level[col]);
     const auto cost = [&](Floats candidate, Ints bucket) {
       const Floats error = magnitude - candidate;
-      return s.variance[col] * (error * error) + price.v[v] * gather(s.bits, table + bucket);
+      return s.variance[col] * (error * error) + price.v[v] * gather<Floats>(s.bits, table + bucket);
     };
     Floats found = __builtin_convertvector(floor_int, Floats);
     Floats least = cost(found, bucket_of(found, floor_int));
@@ -96,26 +104,43 @@ struct Choice {
   }
 };
 
+// What a bit costs in steps squared.
+Lanes prices(const Sweep& s) {
+  float values[kLanes] = {};
+  for (size_t r = 0; r < s.rows; ++r)
+    values[r] = static_cast<float>(double{s.price[r]} / (double{s.step[r]} * double{s.step[r]}));
+  Lanes out;
+  __builtin_memcpy(&out, values, sizeof out);
+  return out;
+}
+
+Lanes row_levels(const Sweep& s) {
+  float values[kLanes] = {};
+  for (size_t r = 0; r < s.rows; ++r) values[r] = s.row_level[r];
+  Lanes out;
+  __builtin_memcpy(&out, values, sizeof out);
+  return out;
+}
+
+// A tile's weights in steps.
+void load(const Sweep& s, size_t first, size_t width, Lanes* x) {
+  float values[kTile][kLanes] = {};
+  for (size_t r = 0; r < s.rows; ++r)
+    for (size_t j = 0; j < width; ++j) values[j][r] = s.w[r * s.cols + first + j] / s.step[r];
+  __builtin_memcpy(x, values, sizeof values);
+}
+
 void sweep_rows(const Sweep& s) {
-  Choice choice{s, {}, {}};
-  float price[kLanes] = {}, row_level[kLanes] = {};
+  const Choice choice{s, prices(s), row_levels(s)};
   double cost[kLanes] = {};
-  for (size_t r = 0; r < s.rows; ++r) {
-    price[r] = static_cast<float>(double{s.price[r]} / (double{s.step[r]} * double{s.step[r]}));
-    row_level[r] = s.row_level[r];
-  }
-  __builtin_memcpy(&choice.price, price, sizeof price);
-  __builtin_memcpy(&choice.row_level, row_level, sizeof row_level);
   auto* errors = reinterpret_cast<Lanes*>(s.errors);
   for (size_t first = 0; first < s.cols; first += kTile) {
     const size_t width = s.cols - first < kTile ? s.cols - first : kTile;
-    alignas(kVectorBytes) float values[kTile][kLanes] = {};
-    for (size_t r = 0; r < s.rows; ++r)
-      for (size_t j = 0; j < width; ++j) values[j][r] = s.w[r * s.cols + first + j] / s.step[r];
+    float values[kTile][kLanes];
     Lanes x[kTile];
-    __builtin_memcpy(x, values, sizeof x);
+    load(s, first, width, x);
     const float* strip = s.packed ? s.packed + strip_offset(first / kTile) : nullptr;
-    if (strip) feed(strip, errors, first, x);
+    if (strip) feed<kVectors>(strip, errors->v, first, x->v);
     for (size_t j = 0; j < width; ++j) {
       Lanes chosen;
       for (size_t v = 0; v < kVectors; ++v) {

@@ -1,5 +1,5 @@
-#include "sweep_lanes.h"
+#include "beam_lanes.h"
 
 namespace onnxopt::quantizer {
-const Kernel kScalarKernel{kLanes, sweep_rows};
+const Kernel kScalarKernel{kLanes, sweep_rows, beam_rows};
 }  // namespace onnxopt::quantizer

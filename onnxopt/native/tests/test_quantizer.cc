@@ -45,11 +45,12 @@ struct Result {
   }
 };
 
-Result quantize(const Case& c, bool feedback = true, int32_t max_level = 1 << 22, unsigned threads = 1) {
+Result quantize(const Case& c, unsigned survivors, bool feedback = true, int32_t max_level = 1 << 22,
+                unsigned threads = 1) {
   Result out;
   out.q.resize(c.w.size());
   CHECK(onnxopt_quantize(c.groups, c.rows, c.cols, c.w.data(), feedback ? c.feedback.data() : nullptr,
-                         c.variance.data(), c.step.data(), c.price.data(), max_level, 2, threads,
+                         c.variance.data(), c.step.data(), c.price.data(), max_level, 2, survivors, threads,
                          out.q.data(), &out.cost, &out.bits) == 0);
   return out;
 }
@@ -74,20 +75,20 @@ double replayed_cost(const Case& c, const Result& result, bool feedback, int32_t
   return cost;
 }
 
-void test_replay(const Case& c, bool feedback, int32_t max_level) {
-  const Result result = quantize(c, feedback, max_level);
+void test_replay(const Case& c, unsigned survivors, bool feedback, int32_t max_level) {
+  const Result result = quantize(c, survivors, feedback, max_level);
   double largest = 0;
   const double cost = replayed_cost(c, result, feedback, max_level, largest);
   CHECK(std::abs(cost - result.cost) <= 1e-3 * cost + 1e-9);
-  CHECK(c.price[0] > 0 || largest < 0.501);
+  CHECK(c.price[0] > 0 || survivors > 1 || largest < 0.501);
   CHECK(std::isfinite(result.bits));
 }
 
-void test_same(const Case& c) {
-  const Result first = quantize(c);
-  for (const unsigned threads : {2U, 7U, 0U}) CHECK(quantize(c, true, 1 << 22, threads) == first);
+void test_same(const Case& c, unsigned survivors) {
+  const Result first = quantize(c, survivors);
+  for (const unsigned threads : {2U, 7U, 0U}) CHECK(quantize(c, survivors, true, 1 << 22, threads) == first);
   for (const char* name : {"scalar", "avx2", "avx512"}) {
-    if (onnxopt::set_simd(name)) CHECK(quantize(c) == first);
+    if (onnxopt::set_simd(name)) CHECK(quantize(c, survivors) == first);
   }
   onnxopt::set_simd(nullptr);
 }
@@ -95,21 +96,28 @@ void test_same(const Case& c) {
 }  // namespace
 
 int main() {
-  const size_t shapes[][3] = {{1, 1, 1},    {1, 70, 1}, {1, 1, 33}, {1, 33, 8},
-                              {1, 100, 75}, {7, 1, 9},  {3, 40, 20}};
-  for (const auto& [groups, rows, cols] : shapes) {
-    for (const float price : {0.0F, 0.05F}) {
-      const Case c(groups, rows, cols, price);
-      for (const bool feedback : {false, true}) {
-        for (const int32_t max_level : {0, 1, 1 << 22}) test_replay(c, feedback, max_level);
+  // 181 columns: more than two lags of the survivors' window.
+  const size_t shapes[][3] = {{1, 1, 1},    {1, 70, 1}, {1, 1, 33},  {1, 33, 8},
+                              {1, 100, 75}, {7, 1, 9},  {3, 40, 20}, {1, 37, 181}};
+  for (const unsigned survivors : {1U, 8U}) {
+    for (const auto& [groups, rows, cols] : shapes) {
+      for (const float price : {0.0F, 0.05F}) {
+        const Case c(groups, rows, cols, price);
+        for (const bool feedback : {false, true}) {
+          for (const int32_t max_level : {0, 1, 1 << 22}) test_replay(c, survivors, feedback, max_level);
+        }
+        test_same(c, survivors);
       }
-      test_same(c);
     }
+    CHECK(quantize(Case(0, 3, 4, 0), survivors).cost == 0);
+    CHECK(quantize(Case(1, 3, 0, 0), survivors).bits == 0);
+    // Not finite on the way: no crash, and within the bound.
+    Case wild(1, 40, 20, 0.1F);
+    std::fill(wild.feedback.begin(), wild.feedback.end(), 1e30F);
+    for (const int32_t q : quantize(wild, survivors, true, 100).q) CHECK(std::abs(q) <= 100);
   }
-  CHECK(quantize(Case(0, 3, 4, 0)).cost == 0);
-  CHECK(quantize(Case(1, 3, 0, 0)).bits == 0);
-  // Not finite on the way: no crash, and within the bound.
-  Case wild(1, 40, 20, 0.1F);
-  std::fill(wild.feedback.begin(), wild.feedback.end(), 1e30F);
-  for (const int32_t q : quantize(wild, true, 100).q) CHECK(std::abs(q) <= 100);
+  // Survivors find what is cheaper.
+  const Case c(1, 100, 40, 0.05F);
+  const Result one = quantize(c, 1), eight = quantize(c, 8);
+  CHECK(eight.cost + 0.05 * eight.bits < 0.99 * (one.cost + 0.05 * one.bits));
 }
