@@ -203,6 +203,7 @@ class _Sums:
         for linear in self._linears:
             rows = linear.inputs(values[linear.x], _HELD if hold_back else max(16, most), self._random)
             rows = rows.astype(np.float32, copy=False)
+            rows = rows[:, np.isfinite(rows).all((0, 2))]  # what overflowed, or is masked by infinity, is not counted
             if hold_back:
                 self._held.append(rows)
                 continue
@@ -248,10 +249,11 @@ def _measure_inputs(
 def _store_inputs(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
     w = linears[0].matrix(graph.values(path).astype(np.float64))
     centred = linears[0].bias is not None and len(linears) == 1
-    mean = sums.total / sums.count
+    count = max(1, sums.count)
+    mean = sums.total / count
     noise = _noise(path, w)
     arrays = {}
-    second = sums.second / sums.count
+    second = sums.second / count
     if second.ndim == 3:
         if centred:
             second -= mean[:, :, None] * mean[:, None, :]
@@ -267,7 +269,7 @@ def _store_inputs(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sum
     cache.put(
         _key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
         power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
-        signal=max(signal, 0.0), noise_power=noise_power,
+        signal=max(0.0, signal), noise_power=noise_power,
     )  # fmt: skip
 
 

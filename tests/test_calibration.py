@@ -1,0 +1,332 @@
+"""Statistics: what numpy would say of the inputs, however they were gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from builders import ALL, cnn, mlp, model, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+import onnxopt
+from onnxopt import calibration
+from onnxopt.cache import Cache
+from onnxopt.calibration import Statistics
+from onnxopt.data import input_scale, open_data, quiet_session, synthetic
+from onnxopt.graph import Graph, normalise
+from onnxopt.stats import Moments, Stats, factor
+
+Array = np.ndarray[Any, Any]
+MUCH = 2**30
+
+
+class Calibrated:
+    """A model's graph with statistics that were measured on samples, [n, ...], in batches."""
+
+    def __init__(
+        self, made: onnx.ModelProto, samples: Array, folder: Path, max_ram: int = MUCH, batch: int = 16
+    ) -> None:
+        normalise(made)
+        self.graph = Graph(made)
+        self.sites = {site.path: site for site in self.graph.sites()}
+        session = quiet_session(made.SerializeToString())
+        self.data = open_data(lambda: np.split(samples, range(batch, len(samples), batch)), session)
+        self.told: list[str] = []
+        self.folder = folder
+        self.statistics = self.measure(max_ram)
+
+    def measure(self, max_ram: int) -> Statistics:
+        return calibration.calibrate(
+            self.graph, list(self.sites.values()), self.data, Cache(str(self.folder)), max_ram, self.told.append
+        )
+
+    def of(self, path: str) -> Stats:
+        return self.statistics.of(self.sites[path], self.graph.values(path))
+
+    def moments(self, path: str) -> Moments:
+        moments = self.of(path).moments
+        assert moments is not None
+        return moments
+
+    def values(self, name: str, samples: Array) -> Array:
+        """What the model computes for `name`."""
+        exposing = onnx.ModelProto()
+        exposing.CopyFrom(self.graph.model)
+        exposing.graph.output.add(name=name)
+        return np.asarray(quiet_session(exposing.SerializeToString()).run([name], {"x": samples})[0])
+
+
+def vectors(samples: int, width: int) -> Array:
+    """Correlated, with a mean."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((samples, width)) @ rng.standard_normal((width, width)) / 4 + rng.standard_normal(width)
+    return x.astype(np.float32)
+
+
+def seen(rows: Array, batch: int = 16) -> Array:
+    """Rows of the pieces that are not held back: of every eight the second is."""
+    pieces = np.split(rows, range(batch, len(rows), batch))
+    return np.concatenate([piece for i, piece in enumerate(pieces) if i % 8 != 1])
+
+
+def held(rows: Array, batch: int = 16) -> Array:
+    pieces = np.split(rows, range(batch, len(rows), batch))
+    return np.concatenate([piece for i, piece in enumerate(pieces) if i % 8 == 1])
+
+
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_with_feedback_errors_cost_what_the_second_moment_says(inputs: int, groups: int, seed: int) -> None:
+    """e H e^T is the sum of what each column's own error costs, the rest being passed on."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((groups, 3 * inputs, inputs)) @ rng.standard_normal((groups, inputs, inputs))
+    second, damping = x.swapaxes(1, 2) @ x / (3 * inputs), 0.01
+    feedback, variance = factor(second, damping)
+    assert not np.tril(feedback).any()
+    own = rng.standard_normal((groups, 5, inputs))
+    whole = own - own @ feedback  # what each column was given by those before was taken off its error
+    damped = second + damping * np.eye(inputs) * (np.trace(second, axis1=1, axis2=2) / inputs)[:, None, None]
+    np.testing.assert_allclose(
+        ((whole @ damped) * whole).sum(2), (np.square(own) * variance[:, None]).sum(2), rtol=1e-3
+    )
+
+
+def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
+    samples = vectors(200, 64)
+    found = Calibrated(mlp(64), samples, tmp_path / "c")
+    moments, x = found.moments("fc1"), seen(samples).astype(np.float64)
+    np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-4, atol=1e-5)
+    second = x.T @ x / len(x)  # no bias follows, so the mean counts
+    np.testing.assert_allclose(moments.power[0], np.diag(second), rtol=1e-4)
+    feedback, variance = factor(second[None], calibration.DAMPING)
+    np.testing.assert_allclose(moments.variance, variance, rtol=1e-2)
+    assert moments.feedback is not None
+    np.testing.assert_allclose(moments.feedback, feedback, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(moments.held_back[0], held(samples), rtol=1e-5, atol=1e-5)
+    w = found.graph.values("fc1").astype(np.float64)
+    assert found.of("fc1").signal == pytest.approx(np.square(x @ w).sum(1).mean(), rel=1e-4)
+
+
+def test_a_bias_takes_the_mean_off(tmp_path: Path) -> None:
+    samples = vectors(200, 64)
+    found = Calibrated(mlp(64), samples, tmp_path / "c")
+    a = found.values("a", samples)
+    moments, x = found.moments("fc2"), seen(a).astype(np.float64)
+    np.testing.assert_allclose(moments.power[0], x.var(0), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(moments.held_back[0], held(a) - x.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_bias_that_must_stay_takes_nothing_off(tmp_path: Path) -> None:
+    found = Calibrated(mlp(64), vectors(64, 64), tmp_path / "c")
+    site, values = found.sites["fc2"], found.graph.values("fc2")
+    for fixed, bias in ((frozenset[str](), "b2"), (frozenset({"b2"}), None)):
+        linear = found.statistics.of(site, values, fixed).linear
+        assert linear
+        assert linear.bias == bias
+
+
+@pytest.mark.parametrize("name", ["w1", "w2", "w3"])
+def test_moments_of_convolutions(name: str, tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    found = Calibrated(cnn(), samples, tmp_path / "c")
+    linear = found.graph.linears()[name][0]
+    x = samples if linear.x == "x" else found.values(linear.x, samples)
+    rows = linear.inputs(seen(x), 10**9, np.random.default_rng(0)).astype(np.float64)
+    moments = found.moments(name)
+    np.testing.assert_allclose(moments.mean, rows.mean(1), rtol=1e-3, atol=1e-4)
+    wanted = rows.var(1) if linear.bias else np.square(rows).mean(1)
+    np.testing.assert_allclose(moments.power, wanted, rtol=1e-3, atol=1e-4)
+
+
+def same(a: Stats, b: Stats, gains: float = 1e-3) -> None:
+    assert a.moments is not None
+    assert b.moments is not None
+    np.testing.assert_allclose(a.gain, b.gain, rtol=gains)
+    assert a.signal == pytest.approx(b.signal, rel=1e-5)
+    for field in ("mean", "power", "variance"):
+        np.testing.assert_allclose(getattr(a.moments, field), getattr(b.moments, field), rtol=1e-3, atol=1e-6)
+
+
+def test_memory_changes_nothing_but_the_number_of_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    measure = calibration._measure_inputs
+    monkeypatch.setattr(calibration, "_measure_inputs", lambda *a: (runs.append(len(a[1])), measure(*a)))
+    samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    much = Calibrated(cnn(), samples, tmp_path / "much")
+    assert runs == [3]
+    runs.clear()
+    little = Calibrated(cnn(), samples, tmp_path / "little", max_ram=2 * 64**2 * 8)  # of which w3 takes half
+    assert len(runs) > 1
+    for path in ("w1", "w2", "w3"):
+        same(much.of(path), little.of(path))
+
+
+def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -> None:
+    samples = vectors(64, 64)
+    least = Calibrated(mlp(64), samples, tmp_path / "c", max_ram=1)
+    moments = least.moments("fc1")
+    assert moments.feedback is None
+    np.testing.assert_allclose(moments.power[0], np.square(seen(samples)).mean(0), rtol=1e-4)
+
+
+def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_HOLD_BACK", 1)  # none: which ones depends on how they are cut
+    samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    whole = Calibrated(cnn(), samples, tmp_path / "whole")
+    monkeypatch.setattr(calibration, "_PIECE", 1)
+    cut = Calibrated(cnn(), samples, tmp_path / "cut")
+    for path in ("w1", "w2", "w3"):
+        same(whole.of(path), cut.of(path), gains=0.3)  # estimated by a random projection for each piece
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = vectors(64, 64)
+    found = Calibrated(mlp(64), samples, tmp_path / "c")
+
+    def none(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(calibration, "_measure_inputs", none)
+    monkeypatch.setattr(calibration.Probe, "error", none)
+    monkeypatch.setattr(calibration, "Gradient", none)
+    again = found.measure(MUCH)
+    for path in found.sites:
+        a, b = found.of(path), again.of(found.sites[path], found.graph.values(path))
+        assert np.array_equal(a.gain, b.gain)
+    (tmp_path / "c" / next(p.name for p in (tmp_path / "c").iterdir() if p.name.count("-") == 1)).write_bytes(b"torn")
+    with pytest.raises(AssertionError, match="measured again"):
+        found.measure(MUCH)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And comes to the same file as one that was not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, small, other = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "other.onnx"
+    onnx.save(mlp(64), source)
+    onnxopt.optimize(source, small)
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+
+    def interrupt(what: str, share: float) -> None:
+        if what == "measuring fc2" and share > 0.2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        onnxopt.optimize(source, other, progress=interrupt)
+    assert list((tmp_path / "cache").rglob("*.npz"))
+    assert not other.exists()
+    monkeypatch.setattr(calibration, "_measure_inputs", None)  # nobody needs it any more
+    onnxopt.optimize(source, other)
+    assert other.read_bytes() == small.read_bytes()
+    assert not list((tmp_path / "cache" / "onnxopt").iterdir())
+
+
+def test_no_place_for_a_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache = Cache("key")
+    cache.put("a", values=np.arange(3))
+    stored = cache.get("a")
+    assert stored is not None
+    assert np.array_equal(stored["values"], np.arange(3))
+    cache.clear()
+    assert cache.get("a") is None
+
+
+def shared() -> onnx.ModelProto:
+    """x[n, 16] -> MatMul w -> Relu -> MatMul w -> Add b -> y, one weight twice."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["s"]),
+        helper.make_node("Add", ["s", "b"], ["y"]),
+    ]
+    return model(nodes, {"w": weights(16, 16), "b": weights(16, seed=1)}, {"x": ["n", 16]}, {"y": ["n", 16]})
+
+
+def test_a_shared_weight_has_the_moments_of_all_its_inputs(tmp_path: Path) -> None:
+    samples = vectors(200, 16)
+    found = Calibrated(shared(), samples, tmp_path / "c")
+    both = np.concatenate([seen(samples), seen(found.values("r", samples))])
+    np.testing.assert_allclose(found.moments("w").power[0], np.square(both).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.moments("w").mean[0], both.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_gain_is_what_noise_does_to_the_outputs(tmp_path: Path) -> None:
+    """One layer: noise of its outputs, relative, is that of the model's."""
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Reshape", ["h", "s"], ["y"])],
+        {"w": weights(64, 16), "s": np.array([-1])}, {"x": ["n", 64]}, {"y": ["m"]},
+    )  # fmt: skip
+    found = Calibrated(made, vectors(200, 64), tmp_path / "c")
+    stats = found.of("w")
+    assert stats.gain.mean() * stats.signal == pytest.approx(1, rel=0.15)
+
+
+def odd() -> dict[str, onnx.ModelProto]:
+    """Models whose weights are used in ways that are hard to observe."""
+    add = helper.make_node("Add", ["h", "b"], ["y"])
+    six = weights(6, 6, seed=3)
+    return {
+        "a number as bias": model(
+            [helper.make_node("MatMul", ["x", "w"], ["h"]), add],
+            {"w": weights(6, 4), "b": weights(1)}, {"x": ["n", 6]}, {"y": ["n", 4]},
+        ),
+        "a batch of weights with a bias": model(
+            [helper.make_node("MatMul", ["x", "w"], ["h"]), add],
+            {"w": weights(3, 6, 4), "b": weights(4)}, {"x": ["n", 6]}, {"y": [3, "n", 4]},
+        ),
+        "a weight times itself": model(
+            [helper.make_node("MatMul", ["w", "w"], ["h"]), helper.make_node("MatMul", ["x", "h"], ["y"])],
+            {"w": six}, {"x": ["n", 6]}, {"y": ["n", 6]},
+        ),
+        "a constant that is multiplied": model(
+            [helper.make_node("MatMul", ["v", "w"], ["h"]), helper.make_node("Add", ["x", "h"], ["y"])],
+            {"v": weights(6, 8), "w": weights(8, 6)}, {"x": [6, 6]}, {"y": [6, 6]},
+        ),
+        "a weight and a vector": model(
+            [helper.make_node("MatMul", ["w", "x"], ["y"])], {"w": weights(8, 6)}, {"x": [6]}, {"y": [8]},
+        ),
+        "a weight that is an output": model(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": six}, {"x": ["n", 6]}, {"y": ["n", 6], "w": [6, 6]},
+        ),
+        "inputs that are always zero": model(
+            [helper.make_node("Mul", ["x", "z"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])],
+            {"w": six, "z": np.float32(0)}, {"x": ["n", 6]}, {"y": ["n", 6]},
+        ),
+        "a weight of zeros": model(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": 0 * six}, {"x": ["n", 6]}, {"y": ["n", 6]},
+        ),
+        "a weight with a NaN": model(
+            [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])],
+            {"w": np.where(np.eye(6), np.nan, six).astype(np.float32), "v": six}, {"x": ["n", 6]}, {"y": ["n", 6]},
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", odd())
+def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
+    made = odd()[name]
+    normalise(made)
+    graph = Graph(made)
+    data = synthetic(quiet_session(made.SerializeToString()), input_scale(made), 32)
+    sites = list(graph.sites())
+    statistics = calibration.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
+    for site in sites:
+        stats = statistics.of(site, graph.values(site.path))
+        assert np.isfinite(stats.gain).all()
+        assert (stats.gain > 0).all()
+
+
+@pytest.mark.parametrize("name", [*odd(), *ALL])
+def test_every_model_is_compressed(name: str, tmp_path: Path) -> None:
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save((odd() | {key: make() for key, make in ALL.items()})[name], source)
+    result = onnxopt.optimize(source, small)
+    assert not result.not_calibrated
+    assert result.check
+    assert "NaN" in name or result.check.found.error <= 0.1
