@@ -223,7 +223,7 @@ def quantize(
         price: Of one bit, in the cost's unit; not negative, broadcast to ``w.shape[:-1]``.
         max_level: Bound on ``|q|``, `FINEST` at most; weights beyond it saturate. None: none may be beyond `FINEST`.
         sweeps: How many times the integers are chosen.
-        survivors: 8, or 1 for a last sweep like those before: faster, and 2 to 5 % more bits for the same error.
+        survivors: 8, or 1 for a last sweep like those before: faster, and 3 to 6 % more bytes for the same error.
         threads: How many threads to use.
 
     Returns:
