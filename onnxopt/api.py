@@ -99,10 +99,12 @@ def plan(
     progress: Progress | None = None,
 ) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
+    contract = contract or Contract()
+    contract.check(lossless)
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
             return Plan(engine.source.sha256)
-        found = _Search(engine, contract or Contract(), data, None, overrides or Overrides())
+        found = _Search(engine, contract, data, None, overrides or Overrides())
         best, met = found.run()
         if not met:
             raise Missed(found.nearest(best))
@@ -131,21 +133,23 @@ def optimize(
         data: what the model is used on, three quarters of it to calibrate on and the rest to search with; without it,
             made-up inputs.
         evaluation: data that the result is measured on, once; without it, a part of `data` that nothing else sees.
-        lossless: keep every weight bit for bit instead; the contract does not count then.
+        lossless: keep every weight bit for bit instead; there is no contract then.
         overrides: decisions for single weights.
         allow_miss: write what comes nearest where the contract cannot be met.
         prefer: "smallest", "balanced" or "fastest" to decode.
         max_ram: bytes that statistics may take at a time.
         progress: told what is being done.
 
-    Raises Missed where the contract cannot be met, OnnxoptError where the model cannot be read or the result cannot be
-    written or run.
+    Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
+    or the result cannot be written or run.
     """
+    contract = contract or Contract()
+    contract.check(lossless)
     started, source = time.monotonic(), _plain(model)
     with _engine(source, lossless, prefer, max_ram, progress) as engine:
         if lossless:
             return _finish(engine, engine.build(Plan(source.sha256)), Path(output), started, _Outcome.of_random(engine))
-        found = _Search(engine, contract or Contract(), data, evaluation, overrides or Overrides())
+        found = _Search(engine, contract, data, evaluation, overrides or Overrides())
         best, met = found.run()
         if not met and not allow_miss:
             raise Missed(found.nearest(best))
@@ -237,7 +241,6 @@ class _Search:
     def __init__(
         self, engine: Engine, contract: Contract, data: Spec | None, evaluation: Spec | None, overrides: Overrides
     ) -> None:
-        contract.check()
         self.contract, self.overrides = contract, overrides
         self._engine, self._trials = engine, list[Trial]()
         self._reference: Reference | None = None

@@ -111,7 +111,6 @@ def optimize(
 ) -> None:
     """Compress a model: the smallest file inside a contract."""
     contract = Contract(max_drop, _bytes("--target-size", target_size), target_ratio, error, metric)
-    contract.check()
     with _progress() as progress:
         images = (preprocess, _numbers("--mean", mean), _numbers("--std", std), layout, size)
         result = api.optimize(
@@ -147,7 +146,6 @@ def plan(
 ) -> None:  # fmt: skip
     """Write down what optimize would do, to be read, edited and applied."""
     contract = Contract(max_drop, _bytes("--target-size", target_size), target_ratio, error, metric)
-    contract.check()
     with _progress() as progress:
         images = (preprocess, _numbers("--mean", mean), _numbers("--std", std), layout, size)
         text = api.plan(
@@ -260,9 +258,12 @@ def _bytes(option: str, text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     try:
-        return int(float(match[1]) * _UNITS[match[2].upper()]) if match else int(text)
-    except (KeyError, ValueError) as error:
-        raise OnnxoptError(f"{option} is {text!r}, expected bytes, as in 2MB, 500kB or 1GiB") from error
+        count = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    except (KeyError, ValueError):
+        count = 0
+    if count < 1:
+        raise OnnxoptError(f"{option} is {text!r}, expected bytes, as in 2MB, 500kB or 1GiB")
+    return count
 
 
 def _write(path: Path, text: str) -> None:

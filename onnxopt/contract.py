@@ -26,12 +26,14 @@ class Contract:
     metric: str = "top1"
     """See `onnxopt.metrics.open_metric`."""
 
-    def check(self) -> None:
-        """Raises OnnxoptError where this is no contract."""
+    def check(self, lossless: bool = False) -> None:
+        """Raises OnnxoptError where this is no contract, or where every bit shall be kept whatever it says."""
         bounds = ("max_drop", "target_size", "target_ratio", "error")
-        given = [name for name in bounds if getattr(self, name) is not None]
+        given = [name for name in bounds if getattr(self, name) is not None] + ["lossless"] * lossless
         if len(given) > 1:
             raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise OnnxoptError(f"--max-drop is {self.max_drop:g}, expected 0 or more, as in --max-drop 0.5")
         if self.error is not None and not 0 < self.error <= 1:
             raise OnnxoptError(f"--error is {self.error}, expected more than 0 and at most 1, as in --error "
                                f"{DEFAULT_ERROR}")  # fmt: skip
@@ -48,7 +50,7 @@ class Contract:
     def size(self, source: int) -> int | None:
         """Bytes that a file may have whose source has so many; None where the contract bounds something else."""
         if self.target_ratio is not None:
-            return int(source / self.target_ratio)
+            return max(1, int(source / self.target_ratio))
         return self.target_size
 
     @property
