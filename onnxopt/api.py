@@ -336,7 +336,7 @@ def _finish(engine: Engine, built: Built, output: Path, started: float, outcome:
             return
         found = Reference(outcome.session, outcome.check, outcome.metric).compare(session)
         checked = Check(outcome.check.name, found)
-        if outcome.most_drop is not None and found.drop is not None and found.drop > outcome.most_drop + 1e-9:
+        if outcome.most_drop is not None and not search.kept(found.drop, outcome.most_drop):
             raise Missed(
                 f"{engine.source.path}: {outcome.contract} is missed on {outcome.check.name}: it drops by "
                 f"{found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; "

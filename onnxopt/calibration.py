@@ -193,9 +193,10 @@ class _Sums:
         self._random = np.random.default_rng(seed)
         groups, _, inputs = linears[0].matrix(weight).shape
         self._most = max(_LEAST_ROWS, _ROWS_A_COLUMN * inputs)
-        self.count = 0
-        self.total: Floats = np.zeros((groups, inputs))
-        self.second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
+        self._shift: Array | None = None  # of the vectors towards zero: float32 products drown what varies little
+        self._count = 0
+        self._total: Floats = np.zeros((groups, inputs))
+        self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
         self._held: list[Array] = []
 
     def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
@@ -207,18 +208,33 @@ class _Sums:
             if hold_back:
                 self._held.append(rows)
                 continue
-            self.count += rows.shape[1]
-            self.total += rows.sum(1, dtype=np.float64)
+            if self._shift is None and rows.size:
+                self._shift = rows.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+            if self._shift is not None:
+                rows -= self._shift
+            self._count += rows.shape[1]
+            self._total += rows.sum(1, dtype=np.float64)
             if not self._full:
-                self.second += np.square(rows, dtype=np.float64).sum(1)
+                self._second += np.square(rows, dtype=np.float64).sum(1)
             elif len(rows) == 1:
-                self.second[0] += rows[0].T @ rows[0]  # one array twice: numpy takes BLAS's syrk
+                self._second[0] += rows[0].T @ rows[0]  # one array twice: numpy takes BLAS's syrk
             else:
-                self.second += rows.swapaxes(1, 2) @ rows
+                self._second += rows.swapaxes(1, 2) @ rows
+
+    def moments(self, centred: bool) -> tuple[Floats, Floats]:
+        """Mean, and second moment (or its diagonal), about the mean where `centred`."""
+        count = max(1, self._count)
+        mean = off = self._total / count
+        if self._shift is not None:
+            mean = off + self._shift[:, 0]
+        second = self._second / count
+        for about, sign in ((off, -1), *(() if centred else ((mean, 1),))):
+            second += sign * (about[:, :, None] * about[:, None, :] if self._full else np.square(about))
+        return mean, second
 
     def held(self, mean: Floats) -> Array:
         if not self._held:
-            return np.zeros((*self.total.shape[:1], 0, self.total.shape[1]), np.float32)
+            return np.zeros((*self._total.shape[:1], 0, self._total.shape[1]), np.float32)
         rows = np.concatenate(self._held, 1)
         chosen = np.linspace(0, rows.shape[1] - 1, min(_HELD, rows.shape[1])).astype(int)
         return (rows[:, chosen] - mean[:, None]).astype(np.float32)
@@ -249,20 +265,16 @@ def _measure_inputs(
 def _store_inputs(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
     w = linears[0].matrix(graph.values(path).astype(np.float64))
     centred = linears[0].bias is not None and len(linears) == 1
-    count = max(1, sums.count)
-    mean = sums.total / count
+    mean, second = sums.moments(centred)
     noise = _noise(path, w)
     arrays = {}
-    second = sums.second / count
     if second.ndim == 3:
-        if centred:
-            second -= mean[:, :, None] * mean[:, None, :]
         power = np.diagonal(second, axis1=1, axis2=2)
         signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
         power = power.copy()
         arrays["feedback"], variance = factor(second, DAMPING)
     else:
-        power = second - np.square(mean) if centred else second
+        power = second
         signal, noise_power = (float((np.square(m) * power[:, None]).sum()) for m in (w, noise))
         variance = power + DAMPING * power.mean(1, keepdims=True)
     floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # inputs that are always 0, all of them

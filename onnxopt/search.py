@@ -76,11 +76,12 @@ def meet_error(measure: Callable[[float], Trial], start: float, error: float, wi
 
 def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float) -> Trial | None:
     """The coarsest trial whose metric drops by at most `allowed`; None where even the finest drops more."""
-    return _cross(measure, start, lambda trial: -1.0 if _kept(trial, allowed) else 1.0, True, 0.0)
+    return _cross(measure, start, lambda trial: -1.0 if kept(trial.drop, allowed) else 1.0, True, 0.0)
 
 
-def _kept(trial: Trial, allowed: float) -> bool:
-    return trial.drop is not None and trial.drop <= allowed + 1e-9
+def kept(drop: float | None, allowed: float) -> bool:
+    """Whether a metric drops by no more than is allowed, but for what floats lose."""
+    return drop is not None and drop <= allowed * (1 + 1e-9)
 
 
 def _cross(

@@ -27,7 +27,7 @@ _RATE = 0.25
 the step pays, but they shrink weights alike and so add up through the layers; measured on held-back images, 0.1 to 0.5
 are equally good and 1 costs 3 to 10 % more noise at equal bits."""
 _QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
-_FINEST = 2**22  # steps to the largest weight: float32 shows no finer ones
+_FINEST = 2**21  # steps to the largest weight: float32 shows hardly any finer ones
 _BIAS = 4.0  # a bias is this much finer than noise that differs from place to place could be: its error is everywhere
 
 
@@ -113,12 +113,12 @@ class Feedback(Pass):
         if site.axis is None:
             step = step / _BIAS
         largest = np.abs(w).max(2)
+        if site.axis is not None and site.shape[site.axis] != groups * outputs:  # one scale for an output of all groups
+            step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)
+            largest = np.broadcast_to(largest.max(0), step.shape)
         step = np.maximum(step, largest / _FINEST)
         if self.max_bits:
             step = np.maximum(step, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
-        if site.axis is not None and site.shape[site.axis] != groups * outputs:  # one scale for an output of all groups
-            step = np.broadcast_to(np.exp(np.log(step).mean(0, keepdims=True)), step.shape)
-            step = np.maximum(step, largest.max() / _FINEST)
         return step, gain
 
 
