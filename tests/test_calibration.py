@@ -121,6 +121,21 @@ def test_a_bias_takes_the_mean_off(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.held_back[0], held(a) - x.mean(0), rtol=1e-3, atol=1e-4)
 
 
+def test_what_varies_little_is_seen_beside_its_mean(tmp_path: Path) -> None:
+    """Float32 products of numbers near 1000 are off by more than such a variance."""
+    samples = vectors(200, 64) * np.float32(0.01) + np.float32(1000)
+    made = model(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        {"w": weights(64, 16), "b": weights(16, seed=1)}, {"x": ["n", 64]}, {"y": ["n", 16]},
+    )  # fmt: skip
+    moments = Calibrated(made, samples, tmp_path / "c").moments("w")
+    x = seen(samples).astype(np.float64)
+    np.testing.assert_allclose(moments.power[0], x.var(0), rtol=1e-3)
+    np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-6)
+    still = Calibrated(made, np.full_like(samples, 7), tmp_path / "still").moments("w")
+    assert still.power.max() < 1e-9
+
+
 def test_a_bias_that_must_stay_takes_nothing_off(tmp_path: Path) -> None:
     found = Calibrated(mlp(64), vectors(64, 64), tmp_path / "c")
     site, values = found.sites["fc2"], found.graph.values("fc2")
