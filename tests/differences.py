@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,29 @@ def slopes(
     return found.reshape(feeds[name].shape) if elements is None else found
 
 
-def check(nodes: Sequence[onnx.NodeProto], x: Array, tensors: dict[str, Any] | None = None, opset: int = 17) -> None:
-    """The gradient of what `nodes` make of x is that of central differences, by channel and by position."""
+def opened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its initializers fed or not, as one likes."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for tensor in model.graph.initializer:
+        result.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return result
+
+
+def check(
+    nodes: Sequence[onnx.NodeProto],
+    x: Array,
+    tensors: dict[str, Any] | None = None,
+    opset: int = 17,
+    fixed: Collection[str] = (),
+) -> None:
+    """Gradients of what `nodes` make of x are those of central differences: of x, by channel and by position, and of
+    each float tensor but those in `fixed`, which have none."""
     model = build(nodes, x.shape, tensors, opset=opset)
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     project(model, "x", {"x": x})
     expected = np.square(slopes(session(model), {"x": x}, "x"))
-    gradient = Gradient(model, ["x"])
+    gradient = Gradient(model, ["x"], weights=list(weights))
     power, positions = gradient.power({"x": x}, 0), gradient.positions({"x": x}, 0)
     assert not gradient.unsupported
     axis = 1 if x.ndim > 2 else x.ndim - 1
@@ -96,3 +113,11 @@ def check(nodes: Sequence[onnx.NodeProto], x: Array, tensors: dict[str, Any] | N
     close = {"rtol": 2e-2, "atol": 2e-3 * expected.max()}
     np.testing.assert_allclose(power["x"], expected.sum(others), **close)
     np.testing.assert_allclose(positions["x"], expected.sum(axis, keepdims=True), **close)
+
+    found, _ = gradient.weights({"x": x}, 0)
+    assert set(gradient.unsupported) == set(fixed) & set(weights)
+    run = session(opened(model))
+    wanted = {name: slopes(run, {"x": x, name: weights[name]}, name) for name in found}
+    sign = np.sign(sum(np.vdot(found[name], wanted[name]) for name in found))  # of the projection, one for all
+    for name in found:
+        np.testing.assert_allclose(sign * found[name], wanted[name], rtol=2e-2, atol=4e-3 * np.abs(wanted[name]).max())

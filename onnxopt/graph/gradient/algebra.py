@@ -37,9 +37,14 @@ def _matmul(n: Node) -> Grads:
     batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
     a, b = n.input(0).reshape(a_shape), n.input(1).reshape(b_shape)
     dy = n.dy.reshape([*batch, a_shape[-2], b_shape[-1]])
-    grads = dy.apply("MatMul", _flip(b, len(b_shape))), _flip(a, len(a_shape)).apply("MatMul", dy)
-    for index, (grad, shape) in enumerate(zip(grads, (a_shape, b_shape), strict=True)):
-        yield index, sum_to(grad, (*batch, *shape[-2:]), shape).reshape(n.shape(index))
+    grad = sum_to(dy.apply("MatMul", _flip(b, len(b_shape))), (*batch, *a_shape[-2:]), a_shape)
+    yield 0, grad.reshape(n.shape(0))
+    if prod(b_shape[:-2]) == 1:  # one product instead of the sum of many
+        a, dy = a.reshape([-1, a_shape[-1]]), dy.reshape([-1, b_shape[-1]])
+        grad = a.apply("Gemm", dy, transA=1)
+    else:
+        grad = sum_to(_flip(a, len(a_shape)).apply("MatMul", dy), (*batch, *b_shape[-2:]), b_shape)
+    yield 1, grad.reshape(n.shape(1))
 
 
 def _flip(matrix: Var, rank: int) -> Var:
@@ -92,26 +97,43 @@ def _softmax_axes(n: Node) -> Sequence[int]:
 def _batch_norm(n: Node) -> Grads:
     if n.attr("training_mode", 0):
         raise NoGradient("it is in training mode")
-    factor = n.constant(1) / np.sqrt(n.constant(4) + n.attr("epsilon", 1e-5))
-    yield 0, n.dy * factor.reshape([-1] + [1] * (n.rank - 2))
+    by_channel = [-1] + [1] * (n.rank - 2)
+    inverse = (1 / np.sqrt(n.constant(4) + n.attr("epsilon", 1e-5))).reshape(by_channel)
+    yield 0, n.dy * (n.constant(1).reshape(by_channel) * inverse)
+    others = [i for i in range(n.rank) if i != 1]
+    yield 1, (n.dy * ((n.x - n.constant(3).reshape(by_channel)) * inverse)).sum(others, keepdims=False)
+    yield 2, n.dy.sum(others, keepdims=False)
 
 
 @rule("InstanceNormalization")
 def _instance_norm(n: Node) -> Grads:
     scale = n.input(1).reshape([-1] + [1] * (n.rank - 2))
-    yield 0, _normalised(n, n.dy * scale, range(2, n.rank))
+    normal, inverse = _normal(n, range(2, n.rank))
+    yield 0, _normalised(n.dy * scale, normal, inverse, range(2, n.rank))
+    others = [i for i in range(n.rank) if i != 1]
+    yield 1, (n.dy * normal).sum(others, keepdims=False)
+    yield 2, n.dy.sum(others, keepdims=False)
 
 
 @rule("LayerNormalization")
 def _layer_norm(n: Node) -> Grads:
-    yield 0, _normalised(n, n.dy * n.input(1), range(n.attr("axis", -1) % n.rank, n.rank))
+    axes = range(n.attr("axis", -1) % n.rank, n.rank)
+    normal, inverse = _normal(n, axes)
+    yield 0, _normalised(n.dy * n.input(1), normal, inverse, axes)
+    yield 1, sum_to(n.dy * normal, n.out_shape, n.shape(1))
+    if n.has(2):
+        yield 2, sum_to(n.dy, n.out_shape, n.shape(2))
 
 
-def _normalised(n: Node, grad: Var, axes: Sequence[int]) -> Var:
-    """The gradient of x, where `grad` is that of x with mean 0 and variance 1 along `axes`."""
+def _normal(n: Node, axes: Sequence[int]) -> tuple[Var, Var]:
+    """x with mean 0 and variance 1 along `axes`, and by what it was multiplied for that."""
     centred = n.x - n.x.mean(axes)
     inverse = ((centred * centred).mean(axes) + float(n.attr("epsilon", 1e-5))) ** -0.5
-    normal = centred * inverse
+    return centred * inverse, inverse
+
+
+def _normalised(grad: Var, normal: Var, inverse: Var, axes: Sequence[int]) -> Var:
+    """The gradient of x from that of `normal`."""
     return inverse * (grad - grad.mean(axes) - normal * (grad * normal).mean(axes))
 
 

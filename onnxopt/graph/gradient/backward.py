@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -45,7 +45,7 @@ class Backward:
     fetched: list[str]
     """Values of the forward model that it takes."""
     values: list[str]
-    """Values that it gives the squared gradients of, in outputs named by `power`."""
+    """Values that it gives what was asked of their gradients for, in outputs named by `result`."""
     unsupported: dict[str, str]
     """By value, why it has no gradient."""
 
@@ -55,20 +55,20 @@ def cotangent(name: str) -> str:
     return f"cotangent of {name}"
 
 
-def power(name: str) -> str:
-    """The backward model's output for the squared gradients of a value."""
-    return f"power of {name}"
+def result(name: str) -> str:
+    """The backward model's output for what is made of a value's gradient."""
+    return f"result of {name}"
 
 
 def differentiate(
-    nodes: Sequence[Node], forward: Forward, starts: Sequence[str], sums: Mapping[str, Sequence[int]]
+    nodes: Sequence[Node], forward: Forward, starts: Sequence[str], wanted: Mapping[str, Callable[[Var], Var]]
 ) -> tuple[bytes, Backward]:
-    """The backward model from `starts` to the values in `sums`.
+    """The backward model from `starts` to the values in `wanted`, which may be weights.
 
     Arguments:
-        sums: by value, the axes over which its squared gradients are summed; they stay, with size 1.
+        wanted: by value, what to make of its gradient.
     """
-    active = _descendants(nodes, set(sums) - set(forward.constants))
+    active = _descendants(nodes, set(wanted))
     tape = Tape(forward)
     grads: dict[str, list[Var]] = {}
     for name in starts:
@@ -90,16 +90,16 @@ def differentiate(
             for name in sources - passed:
                 reasons.setdefault(name, why)
     outputs, unsupported = {}, {}
-    for name, axes in sums.items():
+    for name, make in wanted.items():
         grad = _total(grads, name)
         if grad is None:
             unsupported[name] = reasons.get(name, "no output depends on it by a path that has a gradient")
             continue
-        outputs[power(name)] = (grad * grad).sum(axes)
+        outputs[result(name)] = make(grad)
     model, inputs = tape.model(outputs)
     taken = [name for name in starts if cotangent(name) in inputs]
     fetched = [name for name in inputs if name in forward.shapes]
-    return model, Backward(taken, fetched, [name for name in sums if name not in unsupported], unsupported)
+    return model, Backward(taken, fetched, [name for name in wanted if name not in unsupported], unsupported)
 
 
 def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: set[str]) -> str | None:
@@ -109,6 +109,7 @@ def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: se
     """
     if node.op not in RULES:
         raise NoGradient("there is no rule for this operator")
+    node.wanted = sources
     for index, grad in RULES[node.op](node):
         name = node.inputs[index]
         if name in sources:

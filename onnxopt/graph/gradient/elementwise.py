@@ -116,6 +116,7 @@ def _scale(n: Node) -> Var:
 @rule("PRelu")
 def _prelu(n: Node) -> Grads:
     yield 0, n.dy * _slope(n, n.input(1))
+    yield 1, sum_to(n.dy * n.x * (n.x < 0), n.out_shape, n.shape(1))
 
 
 def _spread(n: Node, grads: list[Var]) -> Grads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,14 @@ def _python_slice(start: int, end: int, step: int) -> slice:
 
 @rule("Gather")
 def _gather(n: Node) -> Grads:
-    indices, axis = n.constant(1), n.attr("axis", 0) % n.rank
+    axis = n.attr("axis", 0) % n.rank
     shape = list(n.shape(0))
-    shape[axis] = indices.size
-    yield 0, _put(n.dy.reshape(shape), shape, axis, indices.ravel() % n.shape(0)[axis], n)
+    shape[axis] = prod(n.shape(1))
+    if n.inputs[1] in n.tape.forward.constants:
+        yield 0, _put(n.dy.reshape(shape), shape, axis, n.constant(1).ravel() % n.shape(0)[axis], n)
+        return
+    indices = n.input(1).apply("Cast", to=onnx.TensorProto.INT64).reshape(_along(axis, n.rank))
+    yield 0, _add_at(n, indices.expand(shape), n.dy.reshape(shape), n.shape(0), axis)
 
 
 @rule("Pad")
@@ -113,8 +118,17 @@ def _put(grad: Var, shape: list[int], axis: int, indices: Array, n: Node) -> Var
         before[axis] = int(indices[0]) if len(indices) else 0
         after[axis] = size - len(indices) - before[axis]
         return grad.pad(before, after)
-    everywhere = n.tape.var(indices.reshape([-1 if i == axis else 1 for i in range(len(shape))])).expand(taken)
-    return n.tape.var(0.0).expand(shape).apply("ScatterElements", everywhere, grad, axis=axis, reduction="add")
+    return _add_at(n, n.tape.var(indices.reshape(_along(axis, len(shape)))).expand(taken), grad, shape, axis)
+
+
+def _add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -> Var:
+    """Zeros of `shape`, to which `grad` is added at `indices` along `axis`."""
+    return n.tape.var(0.0).expand(shape).apply("ScatterElements", indices, grad, axis=axis, reduction="add")
+
+
+def _along(axis: int, rank: int) -> list[int]:
+    """The shape of a vector that lies along `axis`."""
+    return [-1 if i == axis else 1 for i in range(rank)]
 
 
 @rule("DepthToSpace")

@@ -195,6 +195,8 @@ class Node:
         self.subgraphs = [a.g for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH]
         self.grads: list[Var | None] = []
         """Gradients of the outputs, while the node's rule runs."""
+        self.wanted: set[str] = set()
+        """Inputs whose gradients are asked for, while the node's rule runs."""
 
     tape: Tape
     """Where the rule writes; set before it runs."""
@@ -236,6 +238,10 @@ class Node:
     def has(self, index: int) -> bool:
         """Whether an optional input is there."""
         return index < len(self.inputs) and bool(self.inputs[index])
+
+    def wants(self, index: int) -> bool:
+        """Whether an input's gradient is asked for: rules that make much of it may ask before."""
+        return self.inputs[index] in self.wanted
 
     def constant(self, index: int) -> Array:
         """An input that depends on no input of the model. Raises NoGradient where it does."""

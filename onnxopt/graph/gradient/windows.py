@@ -75,10 +75,74 @@ def _turned(n: Node, at: Windows, group: int) -> Var | None:
     return n.dy.apply("Conv", weights, group=group, dilations=at.dilations, pads=pads)
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A convolution's input or output."""
+
+    value: Var
+    shape: tuple[int, ...]
+    """[batch, channels, ...]"""
+
+
+def _correlate(large: _Side, small: _Side, at: Windows, group: int) -> Var:
+    """The gradient of a convolution's weights, ``[small channels, large channels / group, kernel...]``.
+
+    It is the product of the `small` side with the windows of the `large` one. Samples are multiplied one by one, which
+    the runtime does best, but where so many small products would take more memory than the windows.
+    """
+    batch, channels = large.shape[0], large.shape[1] // group
+    if channels == 1:
+        return _correlate_channels(large, small, at)
+    outputs, places, taps = small.shape[1] // group, prod(small.shape[2:]), prod(at.kernel)
+    columns = large.value.reshape([batch, group, channels, -1]).transpose([0, 1, 3, 2])
+    indices = _taps(at, large.shape[2:], small.shape[2:])
+    if not np.array_equal(indices, np.arange(prod(large.shape[2:]))):
+        outside = indices.max() >= prod(large.shape[2:])
+        columns = columns.pad([0] * 4, [0, 0, int(outside), 0]).apply("Gather", indices, axis=2)
+    if group > 1 or outputs <= places:
+        columns = columns.reshape([batch, group, places, taps * channels])
+        grad = small.value.reshape([batch, group, outputs, places]).apply("MatMul", columns).sum([0])
+    else:
+        columns = columns.reshape([batch * places, taps * channels])
+        rows = small.value.reshape([batch, outputs, places]).transpose([1, 0, 2])
+        grad = rows.reshape([outputs, batch * places]).apply("MatMul", columns)
+    grad = grad.reshape([small.shape[1], taps, channels]).transpose([0, 2, 1])
+    return grad.reshape([small.shape[1], channels, *at.kernel])
+
+
+def _correlate_channels(large: _Side, small: _Side, at: Windows) -> Var:
+    """`_correlate` with a group for each channel of the large side: a convolution, in which samples are channels and
+    the small side is the kernel, so that strides and dilations change places."""
+    others = range(2, len(large.shape))
+    rows = large.value.transpose([1, 0, *others]).reshape([1, -1, *large.shape[2:]])
+    rows = rows.pad([0, 0, *(min(p, 0) for p in at.before)], [0, 0, *(min(p, 0) for p in at.after)])
+    kernels = small.value.transpose([1, 0, *others])
+    pads = [max(p, 0) for p in at.before + at.after]
+    grad = rows.apply(
+        "Conv", kernels, group=large.shape[1], strides=at.dilations, dilations=at.strides, pads=pads
+    )  # fmt: skip
+    return grad.reshape([small.shape[1], 1, *at.kernel])
+
+
+def _taps(at: Windows, large: tuple[int, ...], small: tuple[int, ...]) -> Array:
+    """For each window and each element of it, its place among the elements of the large side; their number for those
+    that lie in the padding."""
+    rank = len(large)
+    index, inside = np.zeros([1] * 2 * rank, np.int64), np.ones(1, bool)
+    for axis in range(rank):
+        taps = np.arange(small[axis])[:, None] * at.strides[axis] + np.arange(at.kernel[axis]) * at.dilations[axis]
+        taps = taps - at.before[axis]
+        taps = taps.reshape([taps.shape[i // rank] if i % rank == axis else 1 for i in range(2 * rank)])
+        index, inside = index * large[axis] + taps, inside & (taps >= 0) & (taps < large[axis])
+    return np.where(inside, index, prod(large)).ravel()
+
+
 @rule("Conv")
 def _conv(n: Node) -> Grads:
     at, group = _windows(n, list(n.shape(1)[2:]), n.shape(0)[2:], n.out_shape[2:]), n.attr("group", 1)
     yield 0, _turned(n, at, group) or _scatter(n, n.dy, n.input(1), at, group)
+    if n.wants(1):
+        yield 1, _correlate(_Side(n.x, n.shape(0)), _Side(n.dy, n.out_shape), at, group)
     if n.has(2):
         yield 2, n.dy.sum([i for i in range(n.rank) if i != 1], keepdims=False)
 
@@ -93,7 +157,10 @@ def _conv_transpose(n: Node) -> Grads:
         at = Windows(kernel, at.strides, at.dilations, before, [t - b for t, b in zip(total, before, strict=True)])
     # What output_padding added lies behind the last window, so it is cut off before a convolution would count it.
     cut = [0, 0, *(min(p, 0) for p in at.after)]
-    yield 0, n.dy.pad([0] * n.rank, cut).apply("Conv", n.input(1), group=n.attr("group", 1), **at.attributes())
+    group = n.attr("group", 1)
+    yield 0, n.dy.pad([0] * n.rank, cut).apply("Conv", n.input(1), group=group, **at.attributes())
+    if n.wants(1):
+        yield 1, _correlate(_Side(n.dy, n.out_shape), _Side(n.x, n.shape(0)), at, group)
     if n.has(2):
         yield 2, n.dy.sum([i for i in range(n.rank) if i != 1], keepdims=False)
 
