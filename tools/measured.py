@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +16,7 @@ import realdata
 
 import onnxopt
 from onnxopt import Contract
+from onnxopt.data import Spec
 
 Arguments = ParamSpec("Arguments")
 Value = TypeVar("Value")
@@ -28,12 +30,14 @@ class Run:
     bytes_after: int
     seconds: float
     """Of `optimize`, its own check included."""
+    cpu_seconds: float
+    """Likewise, of all threads together: what other work on the machine does not change."""
     peak_memory: int
     """Bytes, of the process with the data; before the test part is read."""
     validation: float | None
     """Drop of the metric where the search stopped."""
     metric: float
-    """Percent, on the test part."""
+    """Percent, on the test part; not a number where that was not measured."""
     refused: str = ""
     """Why the contract was missed; then this is what `allow_miss` writes."""
 
@@ -49,6 +53,21 @@ def fresh(function: Callable[Arguments, Value], *args: Arguments.args, **kwargs:
         return process.submit(function, *args, **kwargs).result()
 
 
+def compress(source: Path, output: Path, contract: Contract, data: Spec | None, evaluation: Spec | None = None) -> Run:
+    """Compresses a file, with `allow_miss` where the contract is missed; the metric is not a number."""
+    refused, started = "", time.process_time()
+    try:
+        done = onnxopt.optimize(source, output, contract, data, evaluation)
+    except onnxopt.Missed as missed:
+        refused, started = str(missed), time.process_time()
+        done = onnxopt.optimize(source, output, contract, data, evaluation, allow_miss=True)
+    cpu_seconds = time.process_time() - started
+    slopes = {dict(step.args).get("slope") for step in done.plan.steps.values()}
+    kept = next((trial for trial in done.trials if float(f"{trial.slope:.4g}") in slopes), None)
+    return Run(done.bytes_before, done.bytes_after, done.seconds, cpu_seconds, done.peak_memory or 0,
+               kept.drop if kept else None, float("nan"), refused)  # fmt: skip
+
+
 def optimize(model: str, contract: Contract, images: int | None = None, limit: int | None = None) -> Run:
     """Compresses a shared model and evaluates it; for `fresh`.
 
@@ -61,19 +80,10 @@ def optimize(model: str, contract: Contract, images: int | None = None, limit: i
     task, labelled = realdata.TASKS[model], contract.max_drop is not None
     data = None if images is None else task.batches("train", images, labelled)
     evaluation = task.batches("test", limit, True) if labelled else None
-    refused = ""
     with tempfile.TemporaryDirectory() as folder:
-        source, small = realdata.MODELS / f"{model}.onnx", Path(folder) / "small.onnx"
-        try:
-            done = onnxopt.optimize(source, small, contract, data, evaluation)
-        except onnxopt.Missed as missed:
-            refused = str(missed)
-            done = onnxopt.optimize(source, small, contract, data, evaluation, allow_miss=True)
-        metric = realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric
-    slopes = {dict(step.args).get("slope") for step in done.plan.steps.values()}
-    kept = next((trial for trial in done.trials if float(f"{trial.slope:.4g}") in slopes), None)
-    validation = kept.drop if kept else None
-    return Run(done.bytes_before, done.bytes_after, done.seconds, done.peak_memory or 0, validation, metric, refused)
+        small = Path(folder) / "small.onnx"
+        run = compress(realdata.MODELS / f"{model}.onnx", small, contract, data, evaluation)
+        return replace(run, metric=realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric)
 
 
 @cache
