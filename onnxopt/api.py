@@ -31,6 +31,9 @@ MAX_RAM = 2**30
 _HELD_BACK = 0.25
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Samples that are enough: to calibrate on, to measure a metric on, to measure noise on."""
+_BY_HEART = 0.5
+"""Share of an allowed drop that may show on images that the model was trained on until it made no mistakes: what it
+knows by heart it keeps longer. On CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on images new to them."""
 _MADE_UP = 320
 """Samples that are made up where there is no data."""
 
@@ -278,7 +281,8 @@ class _Search:
         if self.contract.max_drop is None:
             best = search.meet_error(self._measure, start, self.contract.noise)
             return best or min(self._trials, key=lambda t: t.error or 0.0), best is not None
-        best = search.meet_drop(self._measure, start, self.contract.max_drop)
+        allowed = self.contract.max_drop * (_BY_HEART if self._reference.known_by_heart else 1)
+        best = search.meet_drop(self._measure, start, allowed)
         return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
 
     def nearest(self, trial: Trial) -> str:

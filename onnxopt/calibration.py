@@ -30,11 +30,11 @@ _HELD = 256
 """Input vectors of one weight that are held back to check on."""
 _HOLD_BACK = 8
 """Of so many pieces of data one is held back."""
-_PIECE = 2**28
+_PIECE = 2**26
 """Bytes of layers' inputs in memory at a time."""
 _LEVEL = 0.03
 """Relative noise at which gains are measured: small enough to add, large enough for float32 to show."""
-_GAIN_SAMPLES, _PROFILE_SAMPLES = 64, 128
+_GAIN_SAMPLES, _PROFILE_SAMPLES = 32, 128
 _LEAST_SHARE = 0.02
 """A channel of less sensitivity than this share of the mean is taken for one of this share."""
 

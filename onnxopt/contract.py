@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics import Metric, open_metric
 
-DEFAULT_ERROR = 0.1
+DEFAULT_ERROR = 0.05
 """Noise over signal in the outputs, where nothing else is asked for."""
 
 

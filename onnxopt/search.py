@@ -37,6 +37,8 @@ class Trial:
     """Noise over signal of the outputs on the validation part; None where that was not asked for."""
     drop: float | None
     """Of the metric on the validation part; None where there is no metric."""
+    uncertainty: float = 0.0
+    """Standard error of the drop."""
 
 
 def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
@@ -75,8 +77,16 @@ def meet_error(measure: Callable[[float], Trial], start: float, error: float, wi
 
 
 def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float) -> Trial | None:
-    """The coarsest trial whose metric drops by at most `allowed`; None where even the finest drops more."""
-    return _cross(measure, start, lambda trial: -1.0 if kept(trial.drop, allowed) else 1.0, True, 0.0)
+    """The coarsest trial whose metric drops by at most `allowed`, also if by one standard error more than was seen.
+
+    None where even the finest drops more.
+    """
+
+    def excess(trial: Trial) -> float:
+        surely = None if trial.drop is None else trial.drop + trial.uncertainty
+        return -1.0 if kept(surely, allowed) else 1.0
+
+    return _cross(measure, start, excess, True, 0.0)
 
 
 def kept(drop: float | None, allowed: float) -> bool:

@@ -28,7 +28,6 @@ the step pays, but they shrink weights alike and so add up through the layers; m
 are equally good and 1 costs 3 to 10 % more noise at equal bits."""
 _QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
 _FINEST = 2**21  # steps to the largest weight: float32 shows hardly any finer ones
-_BIAS = 4.0  # a bias is this much finer than noise that differs from place to place could be: its error is everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,6 @@ class Feedback(Pass):
             # and steps in proportion, which waste bits on them.
             rms = np.sqrt(np.square(w).mean())
             step = step * np.sqrt(np.maximum(np.sqrt(np.square(w).mean(2)), rms * _QUIETEST) / rms)
-        if site.axis is None:
-            step = step / _BIAS
         largest = np.abs(w).max(2)
         if site.axis is not None and site.shape[site.axis] != groups * outputs:  # one scale for an output of all groups
             step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)
