@@ -200,8 +200,12 @@ def apply(
 def _engine(source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None) -> Iterator[Engine]:
     """What it measured is forgotten once all went well, and kept for another try where it did not."""
     engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None))
-    yield engine
-    engine.close()
+    try:
+        yield engine
+    except BaseException:
+        engine.close(keep=True)
+        raise
+    engine.close(keep=False)
 
 
 def _plain(model: str | os.PathLike[str]) -> Source:

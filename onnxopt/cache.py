@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,22 +15,32 @@ import numpy.typing as npt
 
 from onnxopt.leaf import Array
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 
 class Cache:
     """Arrays by name in a folder of its own; a run that was killed finds what it had measured.
+
+    A second run at the same time gets another folder, for itself alone: the first to end would take the files away.
 
     Arguments:
         key: identifies everything that the arrays depend on; safe in a file name.
     """
 
     def __init__(self, key: str) -> None:
-        self._folder = _root() / key
+        self._folder, self._shared = _root() / key, True
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder):
-                pass
-        except OSError:  # no place to keep anything: then for this run only
-            self._folder = Path(tempfile.mkdtemp(prefix="onnxopt-"))
+            self._lock = _locked(self._folder / "lock")
+        except OSError:  # no place to keep anything, or somebody else's: then for this run only
+            self._folder, self._shared = Path(tempfile.mkdtemp(prefix="onnxopt-")), False
+            self._lock = _locked(self._folder / "lock")
+
+    def __str__(self) -> str:
+        return str(self._folder)
 
     def get(self, name: str) -> dict[str, Array] | None:
         """What was put under this name; None where nothing was, or where the file is damaged."""
@@ -48,12 +59,30 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Forgets everything: the work is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def close(self, keep: bool) -> None:
+        """Lets another run have the folder; where the work is done and there is nothing to `keep`, deletes it."""
+        self._lock.close()
+        if not (keep and self._shared):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file that is locked until it is closed, or this process ends. Raises OSError where another process has it."""
+    file = path.open("wb")
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists():
+            raise FileNotFoundError(path)  # deleted by the run that had it when it was opened
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _root() -> Path:

@@ -14,6 +14,7 @@ import onnx
 
 from onnxopt.cache import Cache
 from onnxopt.data import Batch, Data, quiet_session
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Gradient, Graph, Linear, Site
 from onnxopt.leaf import Array
 from onnxopt.stats import Floats, Moments, Probe, Stats, factor
@@ -67,10 +68,12 @@ class Statistics:
     def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
         """Statistics of one weight. A bias in `fixed` is not to be touched."""
         relative = self._gains.get(site.path, 1.0)
-        stored = self._cache.get(_key(site.path)) if self._cache and site.path in self._uses else None
-        power = float(np.square(weight.astype(np.float64)).sum())
-        if self._cache is None or stored is None:
+        if self._cache is None or site.path not in self._uses:
+            power = float(np.square(weight.astype(np.float64)).sum())
             return Stats(np.full(1, relative / power if power else 1.0))
+        stored = self._cache.get(_key(site.path))
+        if stored is None:
+            raise OnnxoptError(f"{self._cache}: the statistics of {site.path} are gone; run again")
         linear = self._uses[site.path][0]
         moments = Moments(stored["mean"], stored["power"], stored.get("feedback"), stored["variance"], stored["held"])
         profile = self._cache.get(f"{_key(site.path)}-profile")

@@ -84,10 +84,10 @@ class Engine:
 
         self.statistics = calibrate(self.graph, self.sites, data, self._cache, self._max_ram, advance)
 
-    def close(self) -> None:
-        """Forgets the statistics, also on disk."""
+    def close(self, keep: bool) -> None:
+        """Ends. Where they are to `keep`, another try finds the statistics on disk."""
         if self._cache is not None:
-            self._cache.clear()
+            self._cache.close(keep)
 
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""

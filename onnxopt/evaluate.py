@@ -64,7 +64,7 @@ class Comparison:
     drop: float | None
     """How much worse `after` is; see `Metric.drop`."""
     uncertainty: float = 0.0
-    """Standard error of the drop, from the drops of `_FOLDS` parts of the data; 0 where the metric is the user's own."""
+    """Standard error of the drop, from those of `_FOLDS` parts of the data; 0 where the metric is the user's own."""
 
 
 class _Scores:

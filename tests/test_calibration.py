@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import onnxopt
-from onnxopt import calibration
+from onnxopt import OnnxoptError, calibration
 from onnxopt.cache import Cache
 from onnxopt.calibration import Statistics
 from onnxopt.data import input_scale, open_data, quiet_session, synthetic
@@ -41,8 +41,9 @@ class Calibrated:
         self.statistics = self.measure(max_ram)
 
     def measure(self, max_ram: int) -> Statistics:
+        self.cache = Cache(str(self.folder))
         return calibration.calibrate(
-            self.graph, list(self.sites.values()), self.data, Cache(str(self.folder)), max_ram, self.told.append
+            self.graph, list(self.sites.values()), self.data, self.cache, max_ram, self.told.append
         )
 
     def of(self, path: str) -> Stats:
@@ -209,13 +210,42 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(calibration, "_measure_inputs", none)
     monkeypatch.setattr(calibration.Probe, "error", none)
     monkeypatch.setattr(calibration, "Gradient", none)
+    wanted = {path: found.of(path).gain for path in found.sites}
+    found.cache.close(keep=True)
     again = found.measure(MUCH)
-    for path in found.sites:
-        a, b = found.of(path), again.of(found.sites[path], found.graph.values(path))
-        assert np.array_equal(a.gain, b.gain)
-    (tmp_path / "c" / next(p.name for p in (tmp_path / "c").iterdir() if p.name.count("-") == 1)).write_bytes(b"torn")
+    for path, gain in wanted.items():
+        assert np.array_equal(again.of(found.sites[path], found.graph.values(path)).gain, gain)
+    found.cache.close(keep=True)
+    next(file for file in (tmp_path / "c").iterdir() if file.name.count("-") == 1).write_bytes(b"torn")
     with pytest.raises(AssertionError, match="measured again"):
         found.measure(MUCH)
+
+
+def test_statistics_that_are_taken_away_are_missed(tmp_path: Path) -> None:
+    found = Calibrated(mlp(64), vectors(64, 64), tmp_path / "c")
+    for file in (tmp_path / "c").glob("*.npz"):
+        file.unlink()
+    with pytest.raises(OnnxoptError, match="statistics of fc1 are gone"):
+        found.of("fc1")
+
+
+def test_two_runs_at_a_time_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The first to end deletes its own."""
+    first, second = Cache(str(tmp_path / "c")), Cache(str(tmp_path / "c"))
+    first.put("a", values=np.zeros(1))
+    second.put("a", values=np.ones(1))
+    first.close(keep=False)
+    stored = second.get("a")
+    assert stored is not None
+    assert stored["values"] == 1
+    second.close(keep=True)
+    assert second.get("a") is None  # nobody would find it
+    third = Cache(str(tmp_path / "c"))
+    third.put("a", values=np.full(1, 2))
+    third.close(keep=True)
+    stored = Cache(str(tmp_path / "c")).get("a")
+    assert stored is not None
+    assert stored["values"] == 2
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +278,7 @@ def test_no_place_for_a_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest
     stored = cache.get("a")
     assert stored is not None
     assert np.array_equal(stored["values"], np.arange(3))
-    cache.clear()
+    cache.close(keep=True)  # as nobody would find it
     assert cache.get("a") is None
 
 
