@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt.graph import normalise
 from onnxopt.graph.gradient import Gradient
+from onnxopt.stats import Probe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata
@@ -55,6 +56,39 @@ def test_outputs_count_relative_to_their_size() -> None:
     x = {"x": weights(4, 8)}
     found = [Gradient(two_outputs(factor), ["h"]).power(x, 0)["h"] for factor in (1, 1000)]
     np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+@pytest.mark.parametrize("model", [mlp(16), two_outputs(1), two_outputs(1000)], ids=["one", "two", "two unlike"])
+def test_gradients_of_weights_foretell_the_error_of_the_outputs(model: onnx.ModelProto) -> None:
+    """Noise on single elements, small enough to add up, makes on average what their gradients say."""
+    feeds = {"x": weights(6, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value)}
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 2}
+    gradient, probe = Gradient(model, [], weights=list(tensors)), Probe(model, tensors, [feeds])
+    found = dict.fromkeys(tensors, 0.0)
+    for seed in range(400):
+        grads, signal = gradient.weights(feeds, seed)
+        for name, grad in grads.items():
+            found[name] += float(np.square(grad).sum()) / signal / 400
+    for name, array in tensors.items():
+        errors = []
+        for i in range(array.size):
+            moved = array.copy()
+            moved.flat[i] *= 1.001
+            errors.append(probe.error({name: moved}) / (0.001 * abs(float(array.flat[i]))))
+        assert found[name] == pytest.approx(np.square(errors).sum(), rel=0.15), name
+
+
+def test_samples_do_not_hide_each_other() -> None:
+    """Two samples of opposite inputs: with one projection for both, their gradients would cancel."""
+    model, x = build([node("MatMul", ["x", "w"], ["y"])], ["n", 4], {"w": weights(4, 3)}), weights(1, 4)
+    gradient = Gradient(model, [], weights=["w"])
+    power, signal = np.zeros((4, 3)), 0.0
+    for seed in range(400):
+        grads, s = gradient.weights({"x": np.concatenate([x, -x])}, seed)
+        power, signal = power + np.square(grads["w"]), signal + s
+    y = x @ numpy_helper.to_array(model.graph.initializer[0])
+    assert signal / 400 == pytest.approx(2 * np.square(y - y.mean()).sum(), rel=1e-3)
+    np.testing.assert_allclose(power / 400, np.broadcast_to(2 * np.square(x.T) * (2 / 3), (4, 3)), rtol=0.3)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +148,12 @@ def test_an_operator_without_a_rule_is_named() -> None:
     model.graph.node.insert(0, node("Relu", ["x"], ["r"], "before"))
     model.graph.node[1].input[0] = "r"
     model.graph.node[1].name = "recurrent"
-    gradient = Gradient(model, ["r", "y", "nowhere"])
+    names = [tensor.name for tensor in model.graph.initializer]
+    gradient = Gradient(model, ["r", "y", "nowhere"], weights=[*names, "nowhere"])
+    found, _ = gradient.weights({"x": weights(5, 1, 16)}, 0)
+    assert found == {}
+    assert set(gradient.unsupported) == {*names, "nowhere"}
+    assert "LSTM" in gradient.unsupported[names[0]]
     found = gradient.power({"x": weights(5, 1, 16)}, 0)
     assert list(found) == ["y"]
     assert "LSTM" in gradient.unsupported["r"]
@@ -146,9 +185,38 @@ def test_a_model_that_does_not_run_on_the_feeds_says_so() -> None:
         Gradient(mlp(16), ["a"]).power({"x": weights(4, 17)}, 0)
 
 
-@pytest.mark.skipif(
+needs_models = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
 )
+
+
+@needs_models
+@pytest.mark.parametrize("name", ["resnet20", "squeezenet1.1", "mobilenet_v2"])
+def test_real_models_err_as_gradients_of_their_weights_foretell(name: str) -> None:
+    """White noise of 1 % on one weight after the other, against four projections of each of eight images."""
+    model = onnx.load(realdata.MODELS / f"{name}.onnx")
+    normalise(model)
+    feeds = realdata.sensible_inputs(name)[0]
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) > 1}
+    chosen = [list(tensors)[i] for i in np.linspace(0, len(tensors) - 1, 5).astype(int)]
+    gradient, probe = Gradient(model, [], weights=chosen), Probe(model, chosen, [feeds])
+    power, signal = dict.fromkeys(chosen, 0.0), 0.0
+    for seed in range(32):
+        image = {key: array[seed % 8 :][:1] for key, array in feeds.items()}
+        grads, s = gradient.weights(image, seed)
+        power = {key: power[key] + float(np.square(grad, dtype=np.float64).sum()) for key, grad in grads.items()}
+        signal += s
+    ratios, rng = [], np.random.default_rng(0)
+    for key in chosen:
+        level = 0.01 * float(np.sqrt(np.square(tensors[key]).mean()))
+        noisy = [tensors[key] + np.float32(level) * rng.standard_normal(tensors[key].shape, np.float32) for _ in "1234"]
+        error = np.mean([probe.error({key: array}) ** 2 for array in noisy])
+        ratios.append(level**2 * power[key] / signal / error)
+    assert np.abs(np.log2(ratios)).max() < 1, ratios
+    assert 0.8 < float(np.exp(np.mean(np.log(ratios)))) < 1.25, ratios
+
+
+@needs_models
 @pytest.mark.parametrize(
     "name",
     [

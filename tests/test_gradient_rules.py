@@ -137,7 +137,6 @@ CASES = [
 ]  # fmt: skip
 
 FIXED = {
-    "BatchNormalization": {"t2", "t3"},
     "Clip": {"t0", "t1"},
     "Pow": {"t0"},
     "Resize": {"t0", "t1"},

@@ -97,12 +97,15 @@ def _softmax_axes(n: Node) -> Sequence[int]:
 def _batch_norm(n: Node) -> Grads:
     if n.attr("training_mode", 0):
         raise NoGradient("it is in training mode")
-    by_channel = [-1] + [1] * (n.rank - 2)
-    inverse = (1 / np.sqrt(n.constant(4) + n.attr("epsilon", 1e-5))).reshape(by_channel)
-    yield 0, n.dy * (n.constant(1).reshape(by_channel) * inverse)
-    others = [i for i in range(n.rank) if i != 1]
-    yield 1, (n.dy * ((n.x - n.constant(3).reshape(by_channel)) * inverse)).sum(others, keepdims=False)
+    by_channel, others = [-1] + [1] * (n.rank - 2), [i for i in range(n.rank) if i != 1]
+    scale, mean, variance = (n.constant(i).reshape(by_channel) for i in (1, 3, 4))
+    inverse = 1 / np.sqrt(variance + n.attr("epsilon", 1e-5))
+    grad, normal = n.dy * (scale * inverse), (n.x - mean) * inverse
+    yield 0, grad
+    yield 1, (n.dy * normal).sum(others, keepdims=False)
     yield 2, n.dy.sum(others, keepdims=False)
+    yield 3, -grad.sum(others, keepdims=False)
+    yield 4, (grad * normal * (-inverse / 2)).sum(others, keepdims=False)
 
 
 @rule("InstanceNormalization")
