@@ -263,9 +263,12 @@ class _Search:
             self._parts = self._open(self._session, data, evaluation)
             engine.calibrate(self._parts.calibration)
             self.calibrated = self._parts.calibration.name
+        except OSError as error:
+            raise OnnxoptError(f"{engine.source.path}: the statistics cannot be kept: {error}; XDG_CACHE_HOME names "
+                               "another place for them") from error  # fmt: skip
         except Exception as error:
-            if data is not None or evaluation is not None or self._metric or isinstance(error, MemoryError | OSError):
-                if isinstance(error, OnnxoptError | MemoryError | OSError):
+            if data is not None or evaluation is not None or self._metric or isinstance(error, MemoryError):
+                if isinstance(error, OnnxoptError | MemoryError):
                     raise
                 raise OnnxoptError(f"{engine.source.path}: does not run: {first_line(error)}") from error
             self.not_calibrated, self._parts, self._session = first_line(error), None, None

@@ -190,6 +190,19 @@ def test_a_full_disk_is_one_sentence(larger: Path, full_disk: Path) -> None:
     assert keep.read_bytes() == b"older"
 
 
+def test_a_full_disk_for_statistics_is_one_sentence(larger: Path, full_disk: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(full_disk)}
+    command = (*RUN, "optimize", str(larger), "-o", str(output))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]  # the runtime, too, may miss the place
+    assert said.startswith(f"onnxopt: {larger}: the statistics cannot be kept")
+    assert "No space left" in said
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+
+
 def test_a_read_only_folder_is_one_sentence(larger: Path, tmp_path: Path) -> None:
     folder = tmp_path / "read-only"
     folder.mkdir()
