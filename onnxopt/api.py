@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 
 from onnxopt import search
-from onnxopt.contract import Contract
+from onnxopt.contract import DEFAULT_ERROR, Contract
 from onnxopt.data import Data, Spec, input_scale, open_data, quiet_session, split, synthetic
 from onnxopt.engine import Built, Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
@@ -248,7 +248,9 @@ class _Search:
     def __init__(
         self, engine: Engine, contract: Contract, data: Spec | None, evaluation: Spec | None, overrides: Overrides
     ) -> None:
-        self.contract, self.overrides = contract, overrides
+        self.contract = contract.settled(made_up=data is None)
+        self._noise = self.contract.error or DEFAULT_ERROR
+        self.overrides = overrides
         self._engine, self._trials = engine, list[Trial]()
         self._reference: Reference | None = None
         self._parts: _Parts | None = None
@@ -276,7 +278,7 @@ class _Search:
     def run(self) -> tuple[Trial, bool]:
         """The trial to keep, and whether it meets the contract."""
         weighed = candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
-        start = search.slope_where(lambda slope: search.expected_error(weighed, slope), self.contract.noise)
+        start = search.slope_where(lambda slope: search.expected_error(weighed, slope), self._noise)
         size = self.contract.size(self._engine.source.size)
         if size is not None:
             start = search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)
@@ -286,7 +288,7 @@ class _Search:
             return self._measure(start), True
         self._reference = Reference(self._running, self._parts.validation, self._metric)
         if self.contract.max_drop is None:
-            best = search.meet_error(self._measure, start, self.contract.noise)
+            best = search.meet_error(self._measure, start, self._noise)
             return best or min(self._trials, key=lambda t: t.error or 0.0), best is not None
         allowed = self.contract.max_drop * (_BY_HEART if self._reference.known_by_heart else 1)
         best = search.meet_drop(self._measure, start, allowed)
