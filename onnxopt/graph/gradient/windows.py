@@ -118,10 +118,8 @@ def _correlate_channels(large: _Side, small: _Side, at: Windows) -> Var:
     rows = rows.pad([0, 0, *(min(p, 0) for p in at.before)], [0, 0, *(min(p, 0) for p in at.after)])
     kernels = small.value.transpose([1, 0, *others])
     pads = [max(p, 0) for p in at.before + at.after]
-    grad = rows.apply(
-        "Conv", kernels, group=large.shape[1], strides=at.dilations, dilations=at.strides, pads=pads
-    )  # fmt: skip
-    return grad.reshape([small.shape[1], 1, *at.kernel])
+    turned = {"strides": at.dilations, "dilations": at.strides, "pads": pads}
+    return rows.apply("Conv", kernels, group=large.shape[1], **turned).reshape([small.shape[1], 1, *at.kernel])
 
 
 def _taps(at: Windows, large: tuple[int, ...], small: tuple[int, ...]) -> Array:
