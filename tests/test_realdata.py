@@ -14,10 +14,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import generated
+import measured
 import realdata
 import table_models
 
-from onnxopt.contract import DEFAULT_ERROR
+from onnxopt import Contract
+from onnxopt.contract import MADE_UP_ERROR
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
@@ -42,11 +44,8 @@ The wider limit is for the 1,000 photographs: some 5 % of the answers change, as
 but for chance, whose standard deviation is sqrt(50) = 7 answers, 0.7 points.
 """
 
-MOST_NOISE = 1.05 * DEFAULT_ERROR
-"""On random inputs, where the default says what is allowed; the search takes 2 % more for the same."""
-
 MOST_OUTPUT_ERROR = 0.15
-"""Of a model without labels on sensible inputs: three times the default, which is kept on random inputs."""
+"""Of a model without labels on sensible inputs; the default is kept on made-up ones."""
 
 
 @needs_data
@@ -58,7 +57,7 @@ def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
     assert row.metric_before == pytest.approx(original, abs=0.06)
     assert row.identical
     assert row.noise is not None
-    assert row.noise <= MOST_NOISE
+    assert row.noise <= MADE_UP_ERROR
     assert row.ratio >= least_ratio
     assert row.loss <= most_loss + 1e-9
 
@@ -70,10 +69,33 @@ def test_other_models_are_never_larger_and_stay_close(model: str, tmp_path: Path
     row = table_models.measure(model, tmp_path)
     assert row.identical
     assert row.noise is not None
-    assert row.noise <= MOST_NOISE
+    assert row.noise <= MADE_UP_ERROR
     assert row.bytes_after <= row.bytes_before
     assert row.error <= MOST_OUTPUT_ERROR
     assert row.loss <= 1.0 + 1e-9
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "ratio", "most_loss"), [("lenet5", 20, 0.2), ("resnet20", 9, 0.3)])
+def test_a_ratio_on_training_images_costs_little_on_the_test_part(model: str, ratio: float, most_loss: float) -> None:
+    run = measured.fresh(measured.optimize, model, Contract(target_ratio=ratio), 4000)
+    assert not run.refused
+    assert ratio <= run.ratio <= ratio / 0.98
+    assert run.metric is not None
+    assert measured.original(model) - run.metric <= most_loss + 1e-9
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "most_drop", "least_ratio"), [("lenet5", 0.2, 14), ("resnet20", 0.5, 8)])
+def test_a_drop_is_kept_on_the_test_part(model: str, most_drop: float, least_ratio: float) -> None:
+    run = measured.fresh(measured.optimize, model, Contract(max_drop=most_drop), 4000)
+    assert run.metric is not None
+    assert bool(run.refused) == (measured.original(model) - run.metric > most_drop + 1e-9)
+    assert run.validation is not None
+    assert run.validation <= most_drop + 1e-9
+    assert run.ratio >= least_ratio
 
 
 def test_faces_are_told_by_a_threshold_from_the_other_folds() -> None:
