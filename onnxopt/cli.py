@@ -65,8 +65,8 @@ MetricOption = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl
 MaxDrop = Annotated[float | None, _option(help="What the metric may lose; points for top1 and top5.")]
 TargetSize = Annotated[str | None, _option(help="Bytes of the file, as in 2MB.")]
 TargetRatio = Annotated[float | None, _option(help="How many times smaller the file shall be.")]
-Error = Annotated[float | None, _option(help="Noise over signal allowed in the outputs; the contract where no other "
-                                        f"is given: {DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up ones.")]  # fmt: skip
+Error = Annotated[float | None, _option(help="Noise over signal allowed in the outputs. Where nothing is asked for, "
+                                        f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
 OverridesFile = Annotated[Path | None, _option("--overrides", help="TOML: what is decided for single weights.")]
 AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]

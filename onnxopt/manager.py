@@ -28,8 +28,8 @@ def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> l
     for site in sites:
         values = graph.values(site.path).astype(np.float64)
         stats = statistics.of(site, values)
-        power = float(np.square(values).sum() * stats.gain.mean()) if stats.moments is None else (
-            stats.signal * float(stats.gain.mean()))  # fmt: skip
+        power = float(np.square(values).sum() * stats.gain) if stats.moments is None else (
+            stats.signal * stats.gain)  # fmt: skip
         if np.isfinite(power) and power > 0:
             found.append(Candidate(site.path, site.elements, power / site.elements))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,9 @@ class Moments:
 class Stats:
     """Statistics of one weight."""
 
-    gain: Floats = field(default_factory=lambda: np.ones(1))
-    """Relative power of the model outputs' noise for noise of power 1: in each output of the node where there are
-    `moments` ([groups x outputs]), else in each element of the weight ([1])."""
+    gain: float = 1.0
+    """Relative power of the model outputs' noise for noise of power 1 in one output of the node, where there are
+    `moments`; else in one element of the weight."""
     linear: Linear | None = None
     """How the weight is used; None where only its elements are known."""
     moments: Moments | None = None

@@ -34,6 +34,7 @@ def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
     """A session that keeps what it has to say to itself: here a model that fails to run is no news."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # which keeps what the largest batch took, in every session
     options.use_deterministic_compute = True
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -1,9 +1,9 @@
-"""Error feedback: a grid for every output channel, each integer chosen with the errors of those before it in mind.
+"""Error feedback: every integer is chosen with the errors of those before it in mind.
 
-The error of a layer's output is ``sum_o g_o e_o H e_o^T`` with e the rows of the weights' error, H the second moment of
-the inputs and g_o what noise of output o does to the model's outputs. Quantizing column after column and adding each
-error, weighed by the inputs' correlations, to the columns to come makes that sum small (OBQ, GPTQ: Frantar et al. 2022;
-LDLQ: Chee et al. 2023). Integers are chosen by error plus `_RATE` times the price of their bits.
+The error of a layer's output is ``sum_o e_o H e_o^T`` with e the rows of the weights' error and H the second moment of
+the inputs. Quantizing column after column and adding each error, weighed by the inputs' correlations, to the columns
+to come makes that sum small (OBQ, GPTQ: Frantar et al. 2022; LDLQ: Chee et al. 2023). Integers are chosen by error plus
+`_RATE` times the price of their bits.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Feedback(Pass):
     """``feedback{slope=c}``: every weight is as fine as the output noise that a bit less would cost says.
 
     At slope c each weight adds noise of power c to the model's outputs, relative to theirs: a grid of step d makes
-    noise ``d^2 / 12``, so ``d_o^2 = 12 c / (g_o mean_i v_i)``, v the variances of `stats.factor`. One slope for all
-    weights spends the fewest bits on an output error (reverse water-filling; Gish & Pierce 1968). ``max_bits=b`` keeps
-    integers below ``2^(b-1)`` in magnitude, with a grid that is coarse enough not to saturate; 0 sets no bound.
+    noise ``d^2 / 12``, so ``d^2 = 12 c / (g mean_i v_i)``, with v the variances of `stats.factor` and g the gain. One
+    slope for all weights spends the fewest bits on an output error (reverse water-filling; Gish & Pierce 1968).
+    ``max_bits=b`` keeps integers below ``2^(b-1)`` in magnitude, with a grid that is coarse enough not to saturate; 0
+    sets no bound.
     """
 
     name: ClassVar[str] = "feedback"
@@ -59,18 +60,16 @@ class Feedback(Pass):
         """Stores the weight on its grids, and takes the error that remains on average off the bias."""
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
-        step, gain = self._steps(w, variance, site, stats)
-        k = nearest_log_step(step)
+        k = nearest_log_step(self._steps(w, variance, site, stats))
         step = step_of(k).astype(np.float64)
-        price = 2 * log(2) * self.slope / gain * _RATE
+        price = 2 * log(2) * self.slope / stats.gain * _RATE
         top = 2 ** (self.max_bits - 1) - 1 if self.max_bits else None
         moments = stats.moments
         plain = moments.feedback if moments else None
         q, _, _ = native.quantize(w, plain, variance, step, price, top)
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, top)
-            if _noise(w - other * step[..., None], gain, moments) < _noise(w - q * step[..., None], gain, moments):
-                q = other
+            q = min(q, other, key=lambda q: _noise(w - q * step[..., None], moments))
         if stats.linear and stats.linear.bias and moments is not None:
             error = w - q * step[..., None]
             bias = graph.values(stats.linear.bias)
@@ -84,7 +83,7 @@ class Feedback(Pass):
         if stats.moments is None or stats.signal <= 0:
             return None
         w, variance = self._matrix(values, site, stats)
-        step, _ = self._steps(w, variance, site, stats)
+        step = self._steps(w, variance, site, stats)
         return float(np.sqrt((np.square(step) / 12 * variance.sum(1)[:, None]).sum() / stats.signal))
 
     def _matrix(self, values: Array, site: Site, stats: Stats) -> tuple[Floats, npt.NDArray[Any]]:
@@ -99,11 +98,11 @@ class Feedback(Pass):
         rows = w.reshape(1, 1, -1) if site.axis is None else _rows(w, site.axis)[None]
         return rows, np.ones((1, rows.shape[2]), np.float32)
 
-    def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> tuple[Floats, Floats]:
-        """Step and gain of each row, [groups, outputs]; rows that must share a scale share the step."""
+    def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> Floats:
+        """Of each row, [groups, outputs]; rows that must share a scale share the step."""
         groups, outputs, _ = w.shape
-        gain = np.broadcast_to(stats.gain, groups * outputs).reshape(groups, outputs)
-        step = np.sqrt(12 * self.slope / (gain * variance.astype(np.float64).mean(1)[:, None]))
+        step = np.sqrt(12 * self.slope / (stats.gain * variance.astype(np.float64).mean(1)))
+        step = np.broadcast_to(step[:, None], (groups, outputs))
         if stats.moments is None and site.axis is not None:
             # Knowing no inputs: between one step for all, which drowns quiet channels that the next layer amplifies,
             # and steps in proportion, which waste bits on them.
@@ -116,17 +115,16 @@ class Feedback(Pass):
         step = np.maximum(step, largest / _FINEST)
         if self.max_bits:
             step = np.maximum(step, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
-        return step, gain
+        return np.asarray(step)
 
 
 def _rows(w: Array, axis: int) -> Array:
     return np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
 
 
-def _noise(error: Floats, gain: Floats, moments: Moments) -> float:
-    """Of the model's outputs, from inputs that the statistics have not seen; without what a bias takes off."""
-    noise = moments.held_back.astype(np.float64) @ error.swapaxes(1, 2)
-    return float((np.square(noise).sum(1) * gain).sum())
+def _noise(error: Floats, moments: Moments) -> float:
+    """Of the node's outputs, on inputs that the statistics have not seen; without what a bias takes off."""
+    return float(np.square(moments.held_back @ error.astype(np.float32).swapaxes(1, 2), dtype=np.float64).sum())
 
 
 def _leaf(q: npt.NDArray[np.int32], k: npt.NDArray[np.int16], values: Array, site: Site, stats: Stats) -> Scaled:
