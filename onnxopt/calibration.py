@@ -32,7 +32,7 @@ _HELD = 256
 """Input vectors of one weight that are held back to check on."""
 _HOLD_BACK = 8
 """Of so many pieces of data one is held back."""
-_PIECE = 2**26
+_PIECE = 2**27
 """Bytes of layers' inputs in memory at a time."""
 _LEVEL = 0.03
 """Relative noise at which gains are measured: small enough to add, large enough for float32 to show."""
@@ -205,9 +205,9 @@ class _Sums:
         self._held: list[Array] = []
 
     def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
-        most = -(-self._most * size // self._samples)
+        most = _HELD * _HOLD_BACK if hold_back else self._most
         for linear in self._linears:
-            rows = linear.inputs(values[linear.x], _HELD if hold_back else max(16, most), self._random)
+            rows = linear.inputs(values[linear.x], max(16, -(-most * size // self._samples)), self._random)
             rows = rows.astype(np.float32, copy=False)
             rows = rows[:, np.isfinite(rows).all((0, 2))]  # what overflowed, or is masked by infinity, is not counted
             if hold_back:
@@ -329,7 +329,7 @@ def _measure_gains(
 
     Quantization with feedback F makes errors ``e = z (I - F)`` of independent steps z. To first order, noise of power 1
     on z makes noise ``|g (I - F)^T|^2`` in the outputs, g being the gradient of a weight's row; of that,
-    what the bias takes off on average is taken off first. (Rows of a weight differ in sensitivity, but steps by row cost
+    what the bias takes off on average is taken off first. (Rows differ in sensitivity, but steps by row cost
     up to 8 % more noise at equal bytes: what a rectifier hides, it hides from small noise only.)
     """
     missing = [site for site in sites if cache.get(f"{_key(site.path)}-gain") is None]
