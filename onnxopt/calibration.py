@@ -335,7 +335,7 @@ def _measure_gains(
     missing = [site for site in sites if cache.get(f"{_key(site.path)}-gain") is None]
     if not missing:
         return
-    gradient = Gradient(graph.model, (), None, _opened(uses, missing))
+    gradient = Gradient(graph.model, _opened(uses, missing))
     small = Source(source.data, max(1, min(_GAIN_PIECE, source.most // 8)) if source.most else 0)
     found = dict.fromkeys((site.path for site in missing), 0.0)
     signal = 0.0

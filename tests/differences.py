@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,20 +48,34 @@ def spread(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> 
     return values[: int(np.prod(shape))].reshape(shape).astype(np.float32)
 
 
-def project(model: onnx.ModelProto, also: str, feeds: dict[str, Array]) -> None:
-    """Makes the model's one output the scalar ``sum r y + sum s also``, so that one pass is exact and signs count."""
+def project(model: onnx.ModelProto, feeds: dict[str, Array]) -> None:
+    """Makes the model's one output the scalar ``sum r y + unit``, so that one pass is exact.
+
+    The gradient of the weight ``unit`` is the sign that the pass multiplies all gradients with.
+    """
     outputs = [value.name for value in model.graph.output]
     sizes = [array.size for array in session(model).run(outputs, feeds)]
     del model.graph.output[:]
     rng = np.random.default_rng(7)
-    for i, (name, size) in enumerate(zip((*outputs, also), (*sizes, feeds[also].size), strict=True)):
+    for i, (name, size) in enumerate(zip(outputs, sizes, strict=True)):
         r = rng.uniform(0.5, 1.5, (size, 1)) * rng.choice([-1, 1], (size, 1))
         model.graph.initializer.append(numpy_helper.from_array(r.astype(np.float32), f"r{i}"))
         model.graph.node.append(node("Reshape", [name, "row"], [f"row{i}"]))
         model.graph.node.append(node("MatMul", [f"row{i}", f"r{i}"], [f"sum{i}"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "row"))
-    model.graph.node.append(node("Sum", [f"sum{i}" for i in range(len(outputs) + 1)], ["loss"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.float32), "unit"))
+    model.graph.node.append(node("Sum", [*(f"sum{i}" for i in range(len(outputs))), "unit"], ["loss"]))
     model.graph.output.append(helper.make_tensor_value_info("loss", TensorProto.FLOAT, [1, 1]))
+
+
+def shift(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
+    """Adds the weight ``shift of {name}``, all zeros, to the value `name` where it is read: both have one gradient."""
+    for reader in model.graph.node:
+        reader.input[:] = [f"{name} shifted" if i == name else i for i in reader.input]
+    makers = [i for i, maker in enumerate(model.graph.node) if name in maker.output]
+    added = node("Add", [name, f"shift of {name}"], [f"{name} shifted"])
+    model.graph.node.insert(makers[0] + 1 if makers else 0, added)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), f"shift of {name}"))
 
 
 def slopes(
@@ -83,13 +97,19 @@ def slopes(
     return found.reshape(feeds[name].shape) if elements is None else found
 
 
-def opened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its initializers fed or not, as one likes."""
+def opened(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with these initializers fed or not, as one likes."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     for tensor in model.graph.initializer:
-        result.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        if tensor.name in names:
+            result.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return result
+
+
+def floats(model: onnx.ModelProto) -> dict[str, Array]:
+    """The model's float initializers."""
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
 
 
 def check(
@@ -99,25 +119,18 @@ def check(
     opset: int = 17,
     fixed: Collection[str] = (),
 ) -> None:
-    """Gradients of what `nodes` make of x are those of central differences: of x, by channel and by position, and of
-    each float tensor but those in `fixed`, which have none."""
+    """Gradients of what `nodes` make of x are those of central differences: with respect to x and to each float tensor
+    but those in `fixed`, which have none."""
     model = build(nodes, x.shape, tensors, opset=opset)
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    project(model, "x", {"x": x})
-    expected = np.square(slopes(session(model), {"x": x}, "x"))
-    gradient = Gradient(model, ["x"], weights=list(weights))
-    power, positions = gradient.power({"x": x}, 0), gradient.positions({"x": x}, 0)
-    assert not gradient.unsupported
-    axis = 1 if x.ndim > 2 else x.ndim - 1
-    others = tuple(i for i in range(x.ndim) if i != axis)
-    close = {"rtol": 2e-2, "atol": 2e-3 * expected.max()}
-    np.testing.assert_allclose(power["x"], expected.sum(others), **close)
-    np.testing.assert_allclose(positions["x"], expected.sum(axis, keepdims=True), **close)
-
+    shift(model, "x", x.shape)
+    weights = floats(model)
+    project(model, {"x": x})
+    gradient = Gradient(model, [*weights, "unit"])
     found, _ = gradient.weights({"x": x}, 0)
     assert set(gradient.unsupported) == set(fixed) & set(weights)
-    run = session(opened(model))
-    wanted = {name: slopes(run, {"x": x, name: weights[name]}, name) for name in found}
-    sign = np.sign(sum(np.vdot(found[name], wanted[name]) for name in found))  # of the projection, one for all
-    for name in found:
-        np.testing.assert_allclose(sign * found[name], wanted[name], rtol=2e-2, atol=4e-3 * np.abs(wanted[name]).max())
+    sign = found.pop("unit").item()
+    assert sign in (-1, 1)
+    run = session(opened(model, found))
+    for name, grad in found.items():
+        wanted = slopes(run, {"x": x, name: weights[name]}, name)
+        np.testing.assert_allclose(sign * grad, wanted, rtol=2e-2, atol=4e-3 * np.abs(wanted).max(), err_msg=name)

@@ -1,4 +1,4 @@
-"""How strongly noise on each channel of a value reaches the model's outputs: one backward pass, in ONNX Runtime."""
+"""How strongly noise on each element of a weight reaches the model's outputs: one backward pass, in ONNX Runtime."""
 
 from onnxopt.graph.gradient.gradient import Gradient
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -44,10 +44,10 @@ class Backward:
     """Values whose cotangents it takes, as inputs named by `cotangent`."""
     fetched: list[str]
     """Values of the forward model that it takes."""
-    values: list[str]
-    """Values that it gives what was asked of their gradients for, in outputs named by `result`."""
+    weights: list[str]
+    """Weights whose gradients it gives, in outputs named by `gradient`."""
     unsupported: dict[str, str]
-    """By value, why it has no gradient."""
+    """By weight, why it has no gradient."""
 
 
 def cotangent(name: str) -> str:
@@ -55,20 +55,16 @@ def cotangent(name: str) -> str:
     return f"cotangent of {name}"
 
 
-def result(name: str) -> str:
-    """The backward model's output for what is made of a value's gradient."""
-    return f"result of {name}"
+def gradient(name: str) -> str:
+    """The backward model's output for the gradient of a weight."""
+    return f"gradient of {name}"
 
 
 def differentiate(
-    nodes: Sequence[Node], forward: Forward, starts: Sequence[str], wanted: Mapping[str, Callable[[Var], Var]]
+    nodes: Sequence[Node], forward: Forward, starts: Sequence[str], weights: Sequence[str]
 ) -> tuple[bytes, Backward]:
-    """The backward model from `starts` to the values in `wanted`, which may be weights.
-
-    Arguments:
-        wanted: by value, what to make of its gradient.
-    """
-    active = _descendants(nodes, set(wanted))
+    """The backward model from `starts` to `weights`."""
+    active = _descendants(nodes, set(weights))
     tape = Tape(forward)
     grads: dict[str, list[Var]] = {}
     for name in starts:
@@ -90,16 +86,16 @@ def differentiate(
             for name in sources - passed:
                 reasons.setdefault(name, why)
     outputs, unsupported = {}, {}
-    for name, make in wanted.items():
+    for name in weights:
         grad = _total(grads, name)
         if grad is None:
             unsupported[name] = reasons.get(name, "no output depends on it by a path that has a gradient")
-            continue
-        outputs[result(name)] = make(grad)
+        else:
+            outputs[gradient(name)] = grad
     model, inputs = tape.model(outputs)
     taken = [name for name in starts if cotangent(name) in inputs]
     fetched = [name for name in inputs if name in forward.shapes]
-    return model, Backward(taken, fetched, [name for name in wanted if name not in unsupported], unsupported)
+    return model, Backward(taken, fetched, [name for name in weights if name not in unsupported], unsupported)
 
 
 def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: set[str]) -> str | None:
