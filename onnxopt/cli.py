@@ -106,7 +106,7 @@ def optimize(
     allow_miss: AllowMiss = False,
     plan_out: PlanOut = None,
     prefer: Favour = Prefer.BALANCED,
-    max_ram: MaxRam = "1GiB",
+    max_ram: MaxRam = "512MiB",
     as_json: Json = False,
 ) -> None:
     """Compress a model: the smallest file inside a contract."""
@@ -142,7 +142,7 @@ def plan(
     error: Error = None,
     lossless: Lossless = False,
     overrides: OverridesFile = None,
-    max_ram: MaxRam = "1GiB",
+    max_ram: MaxRam = "512MiB",
 ) -> None:  # fmt: skip
     """Write down what optimize would do, to be read, edited and applied."""
     contract = Contract(max_drop, _bytes("--target-size", target_size), target_ratio, error, metric)
@@ -170,7 +170,7 @@ def apply(
     layout: Layout = None,
     size: Size = None,
     prefer: Favour = Prefer.BALANCED,
-    max_ram: MaxRam = "1GiB",
+    max_ram: MaxRam = "512MiB",
     as_json: Json = False,
 ) -> None:
     """Compress a model as a plan says; one that was made on data needs the same data."""

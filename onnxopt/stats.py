@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from scipy.linalg import lapack
 
 from onnxopt.data import quiet_session
 from onnxopt.graph import Linear
 from onnxopt.leaf import Array
 
 Floats = npt.NDArray[np.float64]
+_TINY = float(np.finfo(np.float64).tiny ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,26 @@ def factor(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt
     Arguments:
         damping: added to the diagonal of H, as a share of its mean: what was not seen is not impossible.
     """
-    inputs = second.shape[-1]
-    mean = np.trace(second, axis1=-2, axis2=-1)[..., None, None] / inputs
-    level = np.maximum(mean * damping, np.finfo(np.float64).tiny ** 0.5)
-    damped = second + np.eye(inputs) * level
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(-1, -2)
-    diagonal = np.diagonal(upper, axis1=-2, axis2=-1)
-    feedback = np.triu(-upper / diagonal[..., None], 1)
-    return feedback.astype(np.float32), (1 / np.square(diagonal)).astype(np.float32)
+    feedback, variance = np.empty(second.shape, np.float32), np.empty(second.shape[:-1], np.float32)
+    for index in np.ndindex(second.shape[:-2]):
+        # H = A A^T with A = U^-1 upper: the Cholesky factor of H, were its rows and columns in reverse order.
+        flipped = np.flip(second[index]).copy()
+        flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping, _TINY)
+        upper = np.flip(_inverse_cholesky(flipped))
+        pivots = upper.diagonal()
+        np.divide(upper, -pivots[:, None], out=feedback[index], casting="same_kind")
+        np.fill_diagonal(feedback[index], 0)
+        variance[index] = 1 / np.square(pivots)
+    return feedback, variance
+
+
+def _inverse_cholesky(symmetric: Floats) -> Floats:
+    """``L^-1`` for ``L L^T``, in the memory of the argument (which LAPACK sees transposed, so as it is)."""
+    lower, failed = lapack.dpotrf(symmetric.T, lower=1, clean=1, overwrite_a=1)
+    inverse, singular = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    if failed or singular:
+        raise np.linalg.LinAlgError("second moments that no damping makes positive")
+    return np.asarray(inverse)
 
 
 def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:

@@ -309,7 +309,7 @@ def test_a_gain_is_what_noise_does_to_the_outputs(tmp_path: Path) -> None:
     )  # fmt: skip
     found = Calibrated(made, vectors(200, 64), tmp_path / "c")
     stats = found.of("w")
-    assert stats.gain.mean() * stats.signal == pytest.approx(1, rel=0.15)
+    assert stats.gain * stats.signal == pytest.approx(1, rel=0.15)
 
 
 def odd() -> dict[str, onnx.ModelProto]:
@@ -363,8 +363,8 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
     statistics = calibration.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
     for site in sites:
         stats = statistics.of(site, graph.values(site.path))
-        assert np.isfinite(stats.gain).all()
-        assert (stats.gain > 0).all()
+        assert np.isfinite(stats.gain)
+        assert stats.gain > 0
 
 
 @pytest.mark.parametrize("name", [*odd(), *ALL])

@@ -48,7 +48,7 @@ def noise(error: Array, stats: Stats) -> float:
     assert stats.linear is not None
     assert stats.moments is not None
     made = stats.moments.held_back.astype(np.float64) @ stats.linear.matrix(error).swapaxes(1, 2)
-    return float((np.square(made).sum(1).ravel() * stats.gain).sum())
+    return float((np.square(made).sum() * stats.gain))
 
 
 def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Scaled:
@@ -78,7 +78,7 @@ def test_it_is_never_worse_than_rounding(measured: tuple[Graph, Statistics], slo
             continue
         leaf = applied(graph, site, Feedback(slope), stats)
         step = stats.linear.matrix(steps_of(leaf))[:, :, 0]
-        price = 2 * np.log(2) * slope / stats.gain.reshape(step.shape) * _RATE
+        price = 2 * np.log(2) * slope / stats.gain * _RATE
         q, _, _ = native.quantize(stats.linear.matrix(w.astype(np.float64)), None, stats.moments.power, step, price)
         rounded = stats.linear.tensor(q * step[..., None])
         ours, theirs = noise(values_of(leaf) - w, stats), noise(rounded - w, stats)
