@@ -74,6 +74,7 @@ class Engine:
 
     def calibrate(self, data: Data) -> None:
         """Measures the statistics. Raises what the runtime raises where the model does not run on the data."""
+        native.return_memory()
         self.data = data.digest()
         key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data}".encode()).hexdigest()[:32]
         self._cache = Cache(key)
