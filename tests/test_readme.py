@@ -22,7 +22,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def without_numbers(text: str) -> str:
-    """Sizes, errors and seconds may differ in the last digit between machines, and column widths with them."""
+    """Sizes, errors and seconds may differ in the last digit between machines, column widths and tries with them."""
+    text = re.sub(r"^ *[\d.]+e-\d+ .*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"[\d.]+|\s+", " ", text).replace("  ", " ")
 
 
