@@ -48,7 +48,7 @@ def noise(error: Array, stats: Stats) -> float:
     assert stats.linear is not None
     assert stats.moments is not None
     made = stats.moments.held_back.astype(np.float64) @ stats.linear.matrix(error).swapaxes(1, 2)
-    return float((np.square(made).sum() * stats.gain))
+    return float(np.square(made).sum() * stats.gain)
 
 
 def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Scaled:

@@ -68,7 +68,7 @@ def synthetic(
     def pending() -> Iterator[Pending]:
         return (Pending(size, partial(read, index)) for index in range(batches))
 
-    name = "dead leaves" if images else "noise"
+    name = "made-up images" if images else "noise"
     return Data(name, pending, lambda: sha256(repr((name, sorted(shapes.items()), scale, batches)).encode()))
 
 

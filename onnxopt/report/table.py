@@ -38,7 +38,7 @@ def print_result(console: Console, result: Result) -> None:
         ratio, half = result.bytes_before / result.bytes_after, result.bytes_fp16 / result.bytes_after
         console.print(
             f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, "
-            f"{ratio:.2f}x smaller than fp32, {half:.2f}x than fp16, {result.seconds:.1f} s",
+            f"{ratio:.2f}x smaller than fp32, {half:.2f}x than fp16",
             style="bold",
             highlight=False,
         )
@@ -46,8 +46,8 @@ def print_result(console: Console, result: Result) -> None:
         console.print(line, highlight=False, markup=False)
     if result.contract and not result.met:
         console.print(f"MISSED: {result.contract}", style="bold red", markup=False)
-    if result.peak_memory is not None:
-        console.print(f"peak memory {size(result.peak_memory)}", highlight=False)
+    memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
+    console.print(f"{result.seconds:.1f} s{memory}", highlight=False)
     for what, reason in (("not calibrated", result.not_calibrated), ("outputs not compared", result.not_checked)):
         if reason:
             console.print(f"{what}: {reason}", style="yellow", markup=False)
