@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxopt import native
 from onnxopt.graph import Graph, Site
-from onnxopt.leaf import Array, Scaled, nearest_log_step, step_of
+from onnxopt.leaf import STEPS_PER_OCTAVE, Array, Scaled, nearest_log_step, step_of
 from onnxopt.passes.base import Pass, Skip
 from onnxopt.stats import Floats, Moments, Stats
 
@@ -27,6 +27,7 @@ _RATE = 0.25
 the step pays, but they shrink weights alike and so add up through the layers; measured on held-back images, 0.1 to 0.5
 are equally good and 1 costs 3 to 10 % more noise at equal bits."""
 _QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
+_LARGE = 2**16  # elements: where a scale for each row costs next to nothing
 _FINEST = 2**21  # steps to the largest weight: float32 shows hardly any finer ones
 
 
@@ -60,7 +61,11 @@ class Feedback(Pass):
         """Stores the weight on its grids, and takes the error that remains on average off the bias."""
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
-        k = nearest_log_step(self._steps(w, variance, site, stats))
+        step = self._steps(w, variance, site, stats)
+        if w.size >= _LARGE and not self.max_bits:
+            # Steps lie on a grid: some rows get the next finer one, some the next coarser, so that sizes have no jumps.
+            step = step * 2.0 ** (((np.arange(w.shape[1]) + 0.5) / w.shape[1] - 0.5) / STEPS_PER_OCTAVE)
+        k = nearest_log_step(step)
         step = step_of(k).astype(np.float64)
         price = 2 * log(2) * self.slope / stats.gain * _RATE
         top = 2 ** (self.max_bits - 1) - 1 if self.max_bits else None
