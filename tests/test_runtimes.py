@@ -96,7 +96,16 @@ def python_with(version: str) -> Path:
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         numpy = "numpy<2" if version < "1.19" else "numpy"
-        wanted = [f"onnxruntime=={version}", numpy, "onnx>=1.16", "onnx-graphsurgeon", "pillow", "rich", "scipy", "typer"]
+        wanted = [
+            f"onnxruntime=={version}",
+            numpy,
+            "onnx>=1.16",
+            "onnx-graphsurgeon",
+            "pillow",
+            "rich",
+            "scipy",
+            "typer",
+        ]
         fetched([str(python), "-m", "pip", "install", "--quiet", *wanted], FOLDER)
         done.touch()
     return python
