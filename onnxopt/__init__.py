@@ -2,10 +2,11 @@
 
 from importlib.metadata import version
 
-from onnxopt.api import Result, apply, optimize, plan
+from onnxopt.api import apply, optimize, plan
 from onnxopt.archive import decompress, inspect, verify
 from onnxopt.contract import Contract
 from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.result import Result
 from onnxopt.runtime import load, register
 
 __version__ = version("onnxopt")

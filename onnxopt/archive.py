@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxopt import evaluate, native, runtime
+from onnxopt import native, reference, runtime
 from onnxopt.data import CannotRun, quiet_session
 from onnxopt.errors import ContainerError, OnnxoptError, first_line
 from onnxopt.graph import Source, embed, is_compressed, join, payload, read, write_atomically
@@ -71,13 +71,13 @@ def verify(model: str | os.PathLike[str]) -> Verification:
         count = len(stored.entries)
     try:
         session = runtime.load(path)
-        reference = quiet_session(plain.SerializeToString())
+        plain_session = quiet_session(plain.SerializeToString())
     except OnnxoptError:
         raise
     except Exception as error:  # the runtime raises classes of its own
         raise ContainerError(f"{path}: ONNX Runtime refuses it: {first_line(error)}") from error
     try:
-        identical = evaluate.compare(reference, session).identical
+        identical = reference.compare(plain_session, session).identical
     except CannotRun:
         identical = None
     if identical is False:

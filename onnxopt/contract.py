@@ -17,7 +17,7 @@ _BOUNDS = ("max_drop", "target_size", "target_ratio", "error")
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One wish; where several are given, the one that stands first here counts, and `check` refuses the others."""
+    """One wish: at most one of the bounds."""
 
     max_drop: float | None = None
     """Of the metric; percentage points for top1 and top5."""
@@ -31,7 +31,7 @@ class Contract:
     """See `onnxopt.metrics.open_metric`."""
 
     def check(self, lossless: bool = False) -> None:
-        """Raises OnnxoptError where this is no contract, or where every bit shall be kept whatever it says."""
+        """Raises OnnxoptError where this is no contract, or bounds something though every bit shall be kept."""
         given = [name for name in _BOUNDS if getattr(self, name) is not None] + ["lossless"] * lossless
         if len(given) > 1:
             raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")

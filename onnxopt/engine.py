@@ -19,16 +19,18 @@ from onnxopt.calibration import Statistics, calibrate
 from onnxopt.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.evaluate import Reference
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site, Source, normalise, split, strip, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
+from onnxopt.reference import Reference
 from onnxopt.search import Trial
 
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of the work that is done, 0 to 1."""
+Advance = Callable[[float], None]
+"""Told the share of one piece of work that is done, 0 to 1."""
 
 LARGEST_INLINE = 2**31 - 2**24
 """Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
@@ -94,17 +96,25 @@ class Engine:
         """Every decision at one slope."""
         return Plan(self.source.sha256, manager.steps(self.sites, slope, overrides), self.data)
 
-    def build(self, plan: Plan) -> Built:
-        """Carries a plan out. Raises OnnxoptError where it names what is not there."""
-        events = manager.run(self.graph, plan, self.statistics)
+    def build(self, plan: Plan, advance: Advance) -> Built:
+        """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not
+        there.
+        """
+        done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
+
+        def step(path: str) -> None:
+            advance(min(1.0, next(done) / steps))
+
+        events = manager.run(self.graph, plan, self.statistics, step)
         inner, leaves = self.graph.export()
         inner = strip(inner, self.source.model)
         model = inner.SerializeToString(deterministic=True)
-        return Built(plan, inner, container.write(model, leaves, plan.to_json(), self._prefer), leaves, events)
+        packed = container.write(model, leaves, plan.to_json(), self._prefer, step)
+        return Built(plan, inner, packed, leaves, events)
 
-    def try_slope(self, slope: float, overrides: Overrides, reference: Reference | None) -> Trial:
+    def try_slope(self, slope: float, overrides: Overrides, reference: Reference | None, advance: Advance) -> Trial:
         """Builds the file for a slope and, with a reference, measures what it does on its data."""
-        built = self.build(self.plan(slope, overrides))
+        built = self.build(self.plan(slope, overrides), advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, _ = self.write(built, path)

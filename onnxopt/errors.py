@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class OnnxoptError(Exception):
     """Something about the input, the request or the machine; its text is meant for the user as it is."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ContainerError(OnnxoptError):
@@ -13,6 +17,8 @@ class ContainerError(OnnxoptError):
 
 class Missed(OnnxoptError):
     """The contract cannot be met; the text says what came nearest."""
+
+    exit_code: ClassVar[int] = 3
 
 
 def first_line(error: BaseException) -> str:

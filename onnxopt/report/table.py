@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from onnxopt.api import Result
 from onnxopt.archive import Inspection
 from onnxopt.events import Event
+from onnxopt.result import Result
 
 
 def size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Runs models side by side."""
+"""The original model, to compare others with."""
 
 from __future__ import annotations
 

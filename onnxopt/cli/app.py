@@ -1,0 +1,63 @@
+"""What all commands share: the application, what they print on, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+import onnxopt
+from onnxopt import engine
+from onnxopt.graph import write_atomically
+
+app = typer.Typer(
+    help="Makes ONNX models small: compressed weights that run in stock ONNX Runtime.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_WIDTH = 80
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(onnxopt.__version__)
+        raise typer.Exit
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or 80 columns of plain text."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all. Raises OnnxoptError where it cannot be written."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def progress(verbose: bool = False) -> Iterator[engine.Progress]:
+    """A bar on a terminal's standard error, nothing where there is no terminal; `verbose`, a line for each step too."""
+    columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task, last = bar.add_task("reading", total=1.0), ""
+
+        def show(what: str, share: float) -> None:
+            nonlocal last
+            bar.update(task, description=what, completed=share)
+            if verbose and what != last:
+                errors.print(what, highlight=False, markup=False)
+            last = what
+
+        yield show

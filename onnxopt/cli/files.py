@@ -1,0 +1,48 @@
+"""Commands on compressed files: inspect, verify, decompress, library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from onnxopt import archive, native
+from onnxopt.cli.app import app, console
+from onnxopt.cli.options import Json, Output, argument
+from onnxopt.report import table
+from onnxopt.report.json import to_json
+
+Compressed = Annotated[Path, argument(help="A model that onnxopt wrote.")]
+
+
+@app.command()
+def inspect(model: Compressed, as_json: Json = False) -> None:
+    """Show what a compressed model holds."""
+    info = archive.inspect(model)
+    if as_json:
+        print(to_json(info))
+    else:
+        table.print_inspection(console(), info)
+
+
+@app.command()
+def verify(model: Compressed) -> None:
+    """Check every checksum, decode everything, load and run."""
+    seen = archive.verify(model)
+    outputs = {
+        True: "outputs identical to the plain model's",
+        None: "no random input runs it, outputs not compared",
+    }[seen.identical_outputs]
+    print(f"{model}: ok: {seen.entries} entries, {table.size(seen.weights_size)} of weights, {outputs}")
+
+
+@app.command()
+def decompress(model: Compressed, output: Output) -> None:
+    """Write the plain ONNX model, which needs nothing of onnxopt."""
+    archive.decompress(model, output)
+    print(f"{output}: {table.size(output.stat().st_size)}")
+
+
+@app.command()
+def library() -> None:
+    """Print the path of the shared library to register with ONNX Runtime."""
+    print(native.library_path())

@@ -1,0 +1,178 @@
+"""Commands that compress: optimize, plan, apply."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxopt import api
+from onnxopt.cli.app import app, console, progress, write
+from onnxopt.cli.options import (
+    DataOption,
+    Images,
+    Json,
+    Layout,
+    Mean,
+    Output,
+    Preprocess,
+    Size,
+    Std,
+    Verbose,
+    argument,
+    count,
+    option,
+)
+from onnxopt.contract import DEFAULT_ERROR, MADE_UP_ERROR, Contract
+from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.overrides import Overrides
+from onnxopt.plan import Plan
+from onnxopt.report import table
+from onnxopt.report.json import to_json
+from onnxopt.result import Result
+
+
+class Prefer(StrEnum):
+    """What the choice of codecs favours."""
+
+    SMALLEST = "smallest"
+    BALANCED = "balanced"
+    FASTEST = "fastest"
+
+
+Model = Annotated[Path, argument(help="An ONNX model.")]
+Evaluation = Annotated[str | None, option("--eval", metavar="DATA", help="What the result is checked on, once.")]
+MetricOption = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
+MaxDrop = Annotated[float | None, option(help="What the metric may lose; points for top1 and top5.")]
+TargetSize = Annotated[str | None, option(help="Bytes of the file, as in 2MB.")]
+TargetRatio = Annotated[float | None, option(help="How many times smaller the file shall be.")]
+Error = Annotated[float | None, option(help="Noise over signal allowed in the outputs. Where nothing is asked for, "
+                                       f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
+OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
+AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
+MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
+PlanOut = Annotated[Path | None, option(help="Write the plan here too.")]
+Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
+Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
+
+
+@app.command()
+def optimize(
+    model: Model,
+    output: Output,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
+    evaluation: Evaluation = None,
+    metric: MetricOption = "top1",
+    max_drop: MaxDrop = None,
+    target_size: TargetSize = None,
+    target_ratio: TargetRatio = None,
+    error: Error = None,
+    lossless: Lossless = False,
+    overrides: OverridesFile = None,
+    allow_miss: AllowMiss = False,
+    plan_out: PlanOut = None,
+    prefer: Favour = Prefer.BALANCED,
+    max_ram: MaxRam = "512MiB",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compress a model: the smallest file inside a contract."""
+    contract = _contract(max_drop, target_size, target_ratio, error, metric)
+    with progress(verbose) as advance:
+        inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
+        result = api.optimize(
+            model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
+            count("--max-ram", max_ram), advance,
+        )  # fmt: skip
+    if plan_out:
+        write(plan_out, result.plan.to_json())
+    _show(result, as_json)
+    if not result.met:
+        raise typer.Exit(Missed.exit_code)
+
+
+@app.command()
+def plan(
+    model: Model,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
+    = None,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
+    metric: MetricOption = "top1",
+    max_drop: MaxDrop = None,
+    target_size: TargetSize = None,
+    target_ratio: TargetRatio = None,
+    error: Error = None,
+    lossless: Lossless = False,
+    overrides: OverridesFile = None,
+    max_ram: MaxRam = "512MiB",
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Write down what optimize would do, to be read, edited and applied."""
+    contract = _contract(max_drop, target_size, target_ratio, error, metric)
+    with progress(verbose) as advance:
+        (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
+        found = api.plan(model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance)
+    text = found.to_json()
+    if output is None:
+        print(text, end="")
+    else:
+        write(output, text)
+
+
+@app.command()
+def apply(
+    model: Model,
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)],
+    output: Output,
+    data: DataOption = None,
+    preprocess: Preprocess = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    size: Size = None,
+    prefer: Favour = Prefer.BALANCED,
+    max_ram: MaxRam = "512MiB",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compress a model as a plan says; one that was made on data needs the same data."""
+    try:
+        text = plan_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OnnxoptError(f"{plan_file}: cannot be read: {error}") from error
+    with progress(verbose) as advance:
+        (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
+        result = api.apply(
+            model, Plan.from_json(text), output, inputs, prefer.value, count("--max-ram", max_ram), advance
+        )
+    _show(result, as_json)
+
+
+def _contract(
+    max_drop: float | None, target_size: str | None, target_ratio: float | None, error: float | None, metric: str
+) -> Contract:
+    most = None if target_size is None else count("--target-size", target_size)
+    return Contract(max_drop, most, target_ratio, error, metric)
+
+
+def _overrides(path: Path | None) -> Overrides:
+    return Overrides() if path is None else Overrides.read(path)
+
+
+def _show(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(to_json(result))
+    else:
+        table.print_result(console(), result)

@@ -1,0 +1,56 @@
+"""What `optimize` found and did: all that reports read, besides events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxopt.events import Event
+from onnxopt.plan import Plan
+from onnxopt.reference import Comparison
+from onnxopt.search import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was measured on the file that was written, through the loader."""
+
+    data: str
+    """Name of the data."""
+    found: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `optimize` did."""
+
+    source: Path
+    output: Path
+    bytes_before: int
+    """Of the source file with its external data."""
+    bytes_fp16: int
+    """What the source would be with every float32 weight in float16."""
+    bytes_after: int
+    events: tuple[Event, ...]
+    cleaned: dict[str, int]
+    """Nodes that each clean-up removed or changed."""
+    contract: str
+    """What was asked for; empty where nothing was (a plan applied, lossless)."""
+    met: bool
+    calibrated: str
+    """Name of the data that the weights were calibrated on; empty where on none."""
+    not_calibrated: str
+    """Why there was no calibration; empty where there was, or none was asked for."""
+    trials: tuple[Trial, ...]
+    """The search, in order."""
+    kept: Trial | None
+    """The one whose plan was written; None where there was no search, or it ended in a lossless file."""
+    check: Check | None
+    """None where `not_checked` says why."""
+    not_checked: str
+    unchanged: bool
+    """Compressed it would be no smaller: the output is a copy of the source."""
+    seconds: float
+    peak_memory: int | None
+    """Bytes of RAM that this process has held at most so far; None where the system does not say."""
+    plan: Plan
