@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 from zipfile import BadZipFile
@@ -21,6 +23,10 @@ else:
     import fcntl
 
 
+_KEPT = 7 * 24 * 3600
+"""Seconds that another try may wait before what it could use is deleted."""
+
+
 class Cache:
     """Arrays by name in a folder of its own; a run that was killed finds what it had measured.
 
@@ -32,6 +38,7 @@ class Cache:
 
     def __init__(self, key: str) -> None:
         self._folder, self._shared = _root() / key, True
+        _forget(_root())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._folder / "lock")
@@ -41,6 +48,14 @@ class Cache:
 
     def __str__(self) -> str:
         return str(self._folder)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether something whole was put under this name."""
+        try:
+            with np.load(self._file(name), allow_pickle=False):
+                return True
+        except (OSError, ValueError, EOFError, BadZipFile):
+            return False
 
     def get(self, name: str) -> dict[str, Array] | None:
         """What was put under this name; None where nothing was, or where the file is damaged."""
@@ -67,6 +82,15 @@ class Cache:
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
+
+
+def _forget(root: Path) -> None:
+    """Deletes what runs that did not end well left here long ago."""
+    with suppress(OSError):
+        for lock in root.glob("*/lock"):
+            if time.time() - lock.stat().st_mtime > _KEPT:
+                with suppress(OSError), _locked(lock):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _locked(path: Path) -> IO[bytes]:

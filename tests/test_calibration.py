@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +282,22 @@ def test_no_place_for_a_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(stored["values"], np.arange(3))
     cache.close(keep=True)  # as nobody would find it
     assert cache.get("a") is None
+
+
+def test_what_a_failed_run_left_is_forgotten_after_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    running, recent, old = (Cache(key) for key in ("running", "recent", "old"))
+    for cache in (running, recent, old):
+        cache.put("a", values=np.arange(3))
+    recent.close(keep=True)
+    old.close(keep=True)
+    week_ago = time.time() - 8 * 24 * 3600
+    for name in ("running", "old"):
+        os.utime(tmp_path / "onnxopt" / name / "lock", (week_ago, week_ago))
+    Cache("new").close(keep=False)
+    assert "a" in running
+    assert "a" in Cache("recent")
+    assert "a" not in Cache("old")
 
 
 def shared() -> onnx.ModelProto:

@@ -7,15 +7,40 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import ClassVar, Self
 
+import numpy as np
+
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array
 from onnxopt.plan import Step
-from onnxopt.stats import Stats
+from onnxopt.stats import Floats, Stats
+
+
+_QUIETEST = 1e-3
 
 
 class Skip(Exception):
     """A pass leaves this site as it is; the text says why and ends in the report."""
+
+
+def finite(values: Array) -> Floats:
+    """The weight in float64. Raises Skip where no grid of finite steps can hold it, or there is nothing to hold."""
+    w = values.astype(np.float64)
+    if not np.isfinite(w).all():
+        raise Skip("holds infinities or NaNs")
+    if not w.any():
+        raise Skip("all zeros")
+    return w
+
+
+def loudness(w: Floats, channel: int | None) -> Floats:
+    """Root mean square of every index of the axis `channel` (None: of all), as a share of the whole weight's.
+
+    At least `_QUIETEST`, so that a dead channel costs nothing.
+    """
+    others = None if channel is None else tuple(a for a in range(w.ndim) if a != channel)
+    power = np.atleast_1d(np.square(w).mean(axis=others))
+    return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _QUIETEST))
 
 
 class Pass(ABC):

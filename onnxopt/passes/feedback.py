@@ -19,14 +19,13 @@ import numpy.typing as npt
 from onnxopt import native
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import STEPS_PER_OCTAVE, Array, Scaled, nearest_log_step, step_of
-from onnxopt.passes.base import Pass, Skip
+from onnxopt.passes.base import Pass, finite, loudness
 from onnxopt.stats import Floats, Moments, Stats
 
 _RATE = 0.25
 """Share of the slope that a bit costs when an integer is chosen. At 1, single errors would be traded at the price that
 the step pays, but they shrink weights alike and so add up through the layers; measured on held-back images, 0.1 to 0.5
 are equally good and 1 costs 3 to 10 % more noise at equal bits."""
-_QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
 _LARGE = 2**16  # elements: where a scale for each row costs next to nothing
 _FINEST = 2**21  # steps to the largest weight: float32 shows hardly any finer ones
 
@@ -93,11 +92,7 @@ class Feedback(Pass):
 
     def _matrix(self, values: Array, site: Site, stats: Stats) -> tuple[Floats, npt.NDArray[Any]]:
         """The weight as W[groups, outputs, inputs], and the variance of each group's columns."""
-        w = values.astype(np.float64)
-        if not np.isfinite(w).all():
-            raise Skip("holds infinities or NaNs")
-        if not w.any():
-            raise Skip("all zeros")
+        w = finite(values)
         if stats.linear is not None and stats.moments is not None:
             return stats.linear.matrix(w), stats.moments.variance
         rows = w.reshape(1, 1, -1) if site.axis is None else _rows(w, site.axis)[None]
@@ -111,8 +106,7 @@ class Feedback(Pass):
         if stats.moments is None and site.axis is not None:
             # Knowing no inputs: between one step for all, which drowns quiet channels that the next layer amplifies,
             # and steps in proportion, which waste bits on them.
-            rms = np.sqrt(np.square(w).mean())
-            step = step * np.sqrt(np.maximum(np.sqrt(np.square(w).mean(2)), rms * _QUIETEST) / rms)
+            step = step * np.sqrt(loudness(w, 1))
         largest = np.abs(w).max(2)
         if site.axis is not None and site.shape[site.axis] != groups * outputs:  # one scale for an output of all groups
             step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)

@@ -14,11 +14,10 @@ import numpy as np
 
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, Scaled, along_axis, nearest_log_step, step_of
-from onnxopt.passes.base import Pass, Skip
+from onnxopt.passes.base import Pass, Skip, finite, loudness
 from onnxopt.stats import Stats
 
 _EXACT = 2**24  # beyond this magnitude not every integer is a float32
-_QUIETEST = 1e-3  # of the weight's rms: a channel below counts as this loud, so that a dead one costs nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +45,9 @@ class Uniform(Pass):
 
         Raises Skip where the weight cannot be represented.
         """
-        w = values.astype(np.float64)
-        if not np.isfinite(w).all():
-            raise Skip("holds infinities or NaNs")
+        w = finite(values)
         rms = float(np.sqrt(np.square(w).mean()))
-        if rms == 0:
-            raise Skip("all zeros")
-        others = tuple(a for a in range(w.ndim) if a != axis)
-        channel = np.atleast_1d(np.sqrt(np.square(w).mean(axis=None if axis is None else others)))
-        channel = np.maximum(channel, rms * _QUIETEST)
-        k = nearest_log_step(self.error * np.sqrt(12 * channel * rms))
+        k = nearest_log_step(self.error * rms * np.sqrt(12 * loudness(w, axis)))
         scales = step_of(k).astype(np.float64).reshape(along_axis(w.ndim, axis or 0))
         q = np.rint(w / scales)
         if np.abs(q).max() >= _EXACT:
