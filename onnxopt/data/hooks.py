@@ -35,7 +35,7 @@ def load_hook(spec: str) -> Callable[..., Any]:
     module, _, attribute = spec.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last: a folder there that is called as an installed package is not meant
     with blamed(spec):
         found: Any = importlib.import_module(module)
         for name in attribute.split("."):
