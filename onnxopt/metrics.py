@@ -71,15 +71,12 @@ class TopK:
         """See `Score`. Raises OnnxoptError without an output of scores, or where the labels are not its classes."""
         name = f"top{self._k}"
         i = _scores_at(reference, name)
-        scores = _flat(outputs[i])
+        scores = rows(outputs[i])
         if scores.shape[1] <= self._k:
             raise OnnxoptError(f"{name}: the model tells {scores.shape[1]} classes apart, so that is always 100 %; "
                                "choose another metric")  # fmt: skip
-        wanted = _flat(reference[i]).argmax(1) if labels is None else _classes(labels, scores.shape, name)
-        own = np.take_along_axis(scores, wanted[:, None], 1)
-        # Among equal scores the first class wins, as with argmax.
-        ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < wanted[:, None]))
-        hits = (ahead.sum(1) < self._k) & ~np.isnan(scores).any(1)
+        wanted = rows(reference[i]).argmax(1) if labels is None else class_labels(labels, scores.shape, name)
+        hits = ranks(scores, wanted) < self._k
         self._hits += int(hits.sum())
         self._samples += len(hits)
 
@@ -136,7 +133,7 @@ class Divergence:
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         """See `Score`. Raises OnnxoptError without a float output of scores."""
         i = _scores_at([x if _is_float(x) else None for x in reference], "kl")
-        wanted, got = (_flat(x[i]).astype(np.float64) for x in (reference, outputs))
+        wanted, got = (rows(x[i]).astype(np.float64) for x in (reference, outputs))
         if (wanted >= 0).all() and np.allclose(wanted.sum(1), 1, atol=1e-3):
             log_p, log_q = (np.log(np.maximum(x, _LEAST_PROBABILITY)) for x in (wanted, got))
         else:
@@ -191,9 +188,21 @@ def _is_float(output: Any) -> bool:
     return isinstance(output, np.ndarray) and output.dtype.kind == "f"
 
 
-def _flat(output: Any) -> Array:
-    """[n, classes] of that and ones."""
+def rows(output: Any) -> Array:
+    """An output of scores as [n, classes], without sides of 1."""
     return np.asarray(output).reshape(len(output), -1)
+
+
+def ranks(scores: Array, wanted: Array) -> Array:
+    """[n]: how many classes come before the wanted one; all of them where a score is NaN.
+
+    Arguments:
+        scores: [n, classes]; among equal ones the first class comes first, as with argmax.
+        wanted: [n], a class each.
+    """
+    own = np.take_along_axis(scores, wanted[:, None], 1)
+    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < wanted[:, None]))
+    return np.asarray(np.where(np.isnan(scores).any(1), scores.shape[1], ahead.sum(1)))
 
 
 def _floats(outputs: Outputs, metric: str) -> list[int]:
@@ -203,8 +212,11 @@ def _floats(outputs: Outputs, metric: str) -> list[int]:
     return found
 
 
-def _scores_at(outputs: Outputs, metric: str) -> int:
-    """Index of the scores: the first float output [n, classes], also with sides of 1, else the first of any numbers."""
+def find_scores(outputs: Outputs) -> int | None:
+    """Index of the scores: the first float output [n, classes], also with sides of 1, else the first of any numbers.
+
+    None where there is none.
+    """
 
     def is_scores(output: Any) -> bool:
         if not isinstance(output, np.ndarray) or output.ndim not in (2, 4) or output.dtype.kind not in "fiu":
@@ -212,10 +224,15 @@ def _scores_at(outputs: Outputs, metric: str) -> int:
         return bool(max(output.shape[1:]) == np.prod(output.shape[1:]) > 1)
 
     found = [i for i, output in enumerate(outputs) if is_scores(output)]
-    if not found:
+    return next((i for i in found if _is_float(outputs[i])), next(iter(found), None))
+
+
+def _scores_at(outputs: Outputs, metric: str) -> int:
+    found = find_scores(outputs)
+    if found is None:
         raise OnnxoptError(f"{metric}: needs an output of scores [samples, classes], the model has {_shapes(outputs)}; "
                            "--metric mse or mypackage.mydata:score takes any")  # fmt: skip
-    return next((i for i in found if _is_float(outputs[i])), found[0])
+    return found
 
 
 def _shapes(outputs: Outputs) -> str:
@@ -224,8 +241,11 @@ def _shapes(outputs: Outputs) -> str:
     )
 
 
-def _classes(labels: Array, shape: tuple[int, ...], metric: str) -> Array:
-    """The labels as [n] class numbers for scores of this shape."""
+def class_labels(labels: Array, shape: tuple[int, ...], metric: str) -> Array:
+    """The labels as [n] class numbers for scores of this shape [n, classes].
+
+    Raises OnnxoptError, which names the `metric`, where they are no such numbers.
+    """
     samples, classes = shape
     if labels.dtype.kind not in "iu" or labels.size != samples or len(labels) != samples:
         raise OnnxoptError(f"{metric}: the labels are {labels.dtype} {list(labels.shape)}, expected whole numbers, one "

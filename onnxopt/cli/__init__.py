@@ -8,11 +8,11 @@ import sys
 
 import onnxruntime
 
-from onnxopt.cli import files, optimize
+from onnxopt.cli import evaluate, files, optimize, report
 from onnxopt.cli.app import app
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["app", "files", "main", "optimize"]
+__all__ = ["app", "evaluate", "files", "main", "optimize", "report"]
 
 _INTERRUPTED = 130
 
