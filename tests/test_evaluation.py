@@ -282,10 +282,14 @@ def test_external_data_counts_into_the_size(tmp_path: Path) -> None:
 
 
 def test_the_tables_fit_80_columns(folder: Path, type_: Callable[..., tuple[int, str, str]]) -> None:
-    code, shown, errors = type_(DIGITS, folder / "small.onnx", folder / "noisy.onnx", "--data", folder / "test.npz")
+    long = folder / "small-with-a-name-that-says-all.onnx"
+    long.write_bytes((folder / "small.onnx").read_bytes())
+    paths = (DIGITS, folder / "small.onnx", long, folder / "noisy.onnx")
+    code, shown, errors = type_(*paths, "--data", folder / "test.npz")
     assert (code, errors) == (0, "")
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
+    assert "…" not in shown, "no number and no name is cut"
     assert "test.npz: 360 samples" in shown.replace("\n", "")
     assert "against digits.onnx:" in lines
     assert any(line.startswith("noisy.onnx") and line.rstrip().endswith("worse") for line in lines)
@@ -293,7 +297,7 @@ def test_the_tables_fit_80_columns(folder: Path, type_: Callable[..., tuple[int,
     header = lines.index("noisy.onnx, by class:") + 1
     assert len(lines[header + 1 : header + 11]) == 10
     assert "noisy.onnx, samples by class (rows) and answer (columns):" in lines
-    found = evaluate([folder / "noisy.onnx"], folder / "test.npz").models[0].classification
+    found = evaluate(folder / "noisy.onnx", folder / "test.npz").models[0].classification
     assert found is not None
     eight = lines[lines.index("noisy.onnx, samples by class (rows) and answer (columns):") + 10]
     counts = {answer: count for label, answer, count in found.confusion if label == 8}
@@ -325,14 +329,17 @@ def test_many_classes_are_shown_by_the_worst(tmp_path: Path, type_: Callable[...
     onnx.save(model, tmp_path / "m.onnx")
     scores = np.tile(np.eye(40, dtype=np.float32), (2, 1))
     scores[7, 7] = -1  # taken for class 0
-    np.savez(tmp_path / "d.npz", x=scores, labels=np.tile(np.arange(40), 2))
+    scores[50] = np.nan  # of class 10
+    scores[39] = scores[79] = np.eye(40, dtype=np.float32)[38]
+    np.savez(tmp_path / "d.npz", x=scores, labels=np.tile([*range(39), 38], 2))
     code, shown, _ = type_(tmp_path / "m.onnx", "--data", tmp_path / "d.npz")
     assert code == 0
     lines = shown.splitlines()
     at = next(i for i, line in enumerate(lines) if "5 worst classes" in line)
-    assert [line.split()[0] for line in lines[at + 2 : at + 4]] == ["7", "0"]
-    assert any("40 classes occur; --json has all" in line for line in lines)
+    assert [line.split()[0] for line in lines[at + 2 : at + 5]] == ["7", "10", "0"]
+    assert any("39 classes occur; --json has all" in line for line in lines)
     assert "answer (columns)" not in shown
+    assert "m.onnx: scores of NaN for 1 of 80 samples, which count as wrong" in lines
 
 
 @pytest.fixture

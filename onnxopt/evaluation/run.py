@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from onnxopt import runtime
 from onnxopt.data import Array, Spec, open_data
@@ -66,23 +67,26 @@ class Evaluation:
     """As they were named; the first is the reference."""
 
 
-def evaluate(models: Sequence[str | os.PathLike[str]], data: Spec, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], data: Spec, progress: Progress | None = None
+) -> Evaluation:
     """Measures models, plain or compressed, on the same data: each by the labels, and all by the first.
 
     Arguments:
-        models: paths of ONNX files that take the same inputs and give the same outputs; of inputs only the type may
-            differ, and the name where there is but one.
+        models: path or paths of ONNX files that take the same inputs and give the same outputs; of inputs only the
+            type may differ, and the name where there is but one.
         data: see `onnxopt.data.open_data`; read once, and only the batch at hand is held in memory.
         progress: told what is being done, and the share that is done.
 
     Raises OnnxoptError where a model cannot be read or run or does not fit the first, the data does not fit the models,
     the labels are not their classes, or there is nothing to measure.
     """
-    if not models:
+    paths = [models] if isinstance(models, str | os.PathLike) else models
+    if not paths:
         raise OnnxoptError("there is no model to evaluate; name one or more")
     tell = progress or (lambda what, done: None)
     opened: list[_Model] = []
-    for path in map(Path, models):
+    for path in map(Path, paths):
         tell(f"loading {path}", 0.0)
         opened.append(_Model(path, opened[0] if opened else None))
     first = opened[0]
@@ -98,11 +102,9 @@ def evaluate(models: Sequence[str | os.PathLike[str]], data: Spec, progress: Pro
         labelled += 0 if batch.labels is None else batch.size
         reference = first.run(batch.feeds)
         i = find_scores(reference)
-        labels = (
-            None
-            if batch.labels is None or i is None
-            else class_labels(batch.labels, rows(reference[i]).shape, stream.name)
-        )
+        labels = None
+        if i is not None and batch.labels is not None:
+            labels = class_labels(batch.labels, rows(reference[i]).shape, stream.name)
         for model in opened:
             outputs = reference if model is first else model.run(batch.feeds)
             if i is not None and rows(outputs[i]).shape != rows(reference[i]).shape:
@@ -155,8 +157,8 @@ class _Model:
 
     def _check_outputs(self, first: _Model) -> None:
         wanted, got = first.session.get_outputs(), self.session.get_outputs()
-        if len(wanted) != len(got) or not all(_fits(a.shape, b.shape) for a, b in zip(wanted, got, strict=True)):
-            own, other = (" and ".join(f"{v.name} {v.shape}" for v in values) for values in (got, wanted))
+        if len(wanted) != len(got) or not all(map(_fits, wanted, got)):
+            own, other = (" and ".join(f"{v.type} {v.shape}" for v in values) for values in (got, wanted))
             raise _incomparable(self.path, own, first.path, other)
 
 
@@ -201,12 +203,14 @@ class _Tally:
         )
 
 
-def _fits(wanted: Sequence[int | str | None], got: Sequence[int | str | None]) -> bool:
-    """Whether outputs of these declared shapes can be compared; an empty one says nothing."""
-    if not wanted or not got:
+def _fits(wanted: onnxruntime.NodeArg, got: onnxruntime.NodeArg) -> bool:
+    """Whether outputs that are declared so can be compared; an empty shape says nothing."""
+    if wanted.type.partition("(")[0] != got.type.partition("(")[0]:
+        return False
+    if not wanted.shape or not got.shape:
         return True
-    pairs = zip(wanted, got, strict=False)
-    return len(wanted) == len(got) and all(a == b for a, b in pairs if known(a) and known(b))
+    pairs = zip(wanted.shape, got.shape, strict=False)
+    return len(wanted.shape) == len(got.shape) and all(a == b for a, b in pairs if known(a) and known(b))
 
 
 def _incomparable(path: Path, got: object, first: Path, wanted: object) -> OnnxoptError:

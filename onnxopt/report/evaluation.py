@@ -21,7 +21,7 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
     first, last = found.models[0], found.models[-1]
     labels = {0: "no labels", found.samples: "with labels"}.get(found.labelled, f"{found.labelled} with labels")
     _say(console, f"{found.data}: {found.samples} samples, {labels}", "bold")
-    _print_table(console, ("model", "size", "seconds", "top-1", "95 %", "top-5", "prec.", "recall", "F1"),
+    _print_table(console, ("model", "size", "time", "top-1", "95 %", "top-5", "prec.", "recall", "F1"),
                  [_row(model, _name(model, found)) for model in found.models])  # fmt: skip
     if first.classification:
         _say(console, "shares in %; precision, recall, F1: macro averages over the classes")
@@ -31,15 +31,16 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
                      [_deviation(model, _name(model, found)) for model in others])  # fmt: skip
         tested = [_test(m.deviation.paired, _name(m, found)) for m in others if m.deviation and m.deviation.paired]
         if tested:
-            _print_table(console, ("model", "top-1 points", "95 %", "p", ""), tested)
+            _say(console, "top-1 in points, the same samples:")
+            _print_table(console, ("model", "top-1", "95 %", "p", ""), tested)
         if all(m.deviation and m.deviation.agreement is None for m in others):
             _say(console, "no output of scores [samples, classes]: only the error of the outputs is measured")
     elif first.classification is None:
         _say(console, "no output of scores [samples, classes]: labels are not used")
     for model in found.models:
-        if model.classification and model.classification.unanswered:
-            _say(console, f"{_name(model, found)}: {model.classification.unanswered} samples have scores of NaN and "
-                 "count as wrong", "yellow")  # fmt: skip
+        if (c := model.classification) and c.unanswered:
+            text = f"scores of NaN for {c.unanswered} of {c.samples} samples, which count as wrong"
+            _say(console, f"{_name(model, found)}: {text}", "yellow")
     if last.classification:
         _print_classes(console, last.classification, first if others else None, _name(last, found))
         _print_confusion(console, last.classification, _name(last, found))
@@ -52,11 +53,11 @@ def _name(model: Evaluated, found: Evaluation) -> str:
 
 
 def _row(model: Evaluated, name: str) -> list[str]:
-    seconds = f"{model.seconds:.3g}" if model.seconds < 1000 else f"{model.seconds:.0f}"
+    head = [name, size(model.size), f"{model.seconds:.2f} s" if model.seconds < 100 else f"{model.seconds:.0f} s"]
     if (c := model.classification) is None:
-        return [name, size(model.size), seconds, *[""] * 6]
-    shares = [_percent(share) for share in (c.top5, c.precision, c.recall, c.f1)]
-    return [name, size(model.size), seconds, _percent(c.top1.value), _interval(c.top1), *shares]
+        return [*head, *[""] * 6]
+    shares = ["" if share is None else f"{100 * share:.1f}" for share in (c.top5, c.precision, c.recall, c.f1)]
+    return [*head, _percent(c.top1.value), _interval(c.top1), *shares]
 
 
 def _deviation(model: Evaluated, name: str) -> list[str]:
@@ -70,14 +71,16 @@ def _deviation(model: Evaluated, name: str) -> list[str]:
 def _test(test: Paired, name: str) -> list[str]:
     points = test.difference
     interval = f"{100 * points.low:+.2f} to {100 * points.high:+.2f}"
-    p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+    p = "< 0.001" if test.p < 0.001 else f"{test.p:.3g}"
     return [name, f"{100 * points.value:+.2f}", interval, p, test.verdict]
 
 
 def _print_classes(console: Console, found: Classification, first: Evaluated | None, name: str) -> None:
     shown, which = found.by_class, "by class"
     if len(shown) > _MOST_CLASSES:
-        shown, which = tuple(sorted(shown, key=lambda c: c.f1)[:_WORST]), f"the {_WORST} worst classes by F1"
+        labelled = [c for c in shown if c.samples]
+        shown = tuple(sorted(labelled, key=lambda c: (c.f1, -c.samples))[:_WORST])
+        which = f"the {_WORST} worst classes by F1"
     _say(console, f"\n{name}, {which}:")
     before = {c.index: c.f1 for c in first.classification.by_class} if first and first.classification else {}
     _print_table(console, ("class", "samples", "predicted", "prec.", "recall", "F1", "F1 of first"), [
@@ -107,8 +110,11 @@ def _print_table(console: Console, headers: Iterable[str], rows: list[list[str]]
     table = Table(box=None, pad_edge=False, header_style="bold")
     cells = list(zip(*rows, strict=True))
     kept = [(header, column) for header, column in zip(headers, cells, strict=True) if any(column)]
-    for i, (header, _) in enumerate(kept):
-        table.add_column(header, justify="right" if i and header else "left", overflow="ellipsis", no_wrap=True)
+    for header, _ in kept:
+        if header == "model":  # long names take more lines, numbers stay whole
+            table.add_column(header, overflow="fold")
+        else:
+            table.add_column(header, justify="right" if header else "left", no_wrap=True)
     for row in zip(*(column for _, column in kept), strict=True):
         table.add_row(*row)
     console.print(table, markup=False)
@@ -123,4 +129,4 @@ def _percent(share: float | None) -> str:
 
 
 def _interval(share: Estimate | None) -> str:
-    return "" if share is None else f"{100 * share.low:.1f} - {100 * share.high:.1f}"
+    return "" if share is None else f"{100 * share.low:.1f}-{100 * share.high:.1f}"
