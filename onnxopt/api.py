@@ -7,7 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
+import onnxruntime
 
 from onnxopt import search
 from onnxopt.contract import Contract
@@ -211,6 +215,7 @@ def _finish(
         events=() if unchanged else tuple(engine.events(built, size)),
         cleaned=engine.cleaned,
         contract=str(contract or ""),
+        bounds=contract,
         met=met,
         calibrated=tuner.calibrated if tuner else "",
         not_calibrated=tuner.not_calibrated if tuner else "",
@@ -222,6 +227,7 @@ def _finish(
         seconds=time.monotonic() - started,
         peak_memory=_peak_memory(),
         plan=built.plan,
+        versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     )
 
 

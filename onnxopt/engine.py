@@ -19,8 +19,8 @@ from onnxopt.calibration import Statistics, calibrate
 from onnxopt.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.events import Event
-from onnxopt.graph import Graph, Site, Source, normalise, split, strip, wrap, write_atomically
+from onnxopt.events import Event, Histogram
+from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
@@ -167,12 +167,18 @@ class Engine:
                     seen.add(entry.auxiliary)
                     sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
         named = {event.path: event for event in built.events}
+        source, inner = Users(self.source.model), Users(self.graph.model)
         for path, leaf in built.leaves.items():
-            event = named.get(path)
-            if event is None:
-                values = values_of(leaf)
-                event = Event(path, values.shape, "", "lossless", values.nbytes, 0, values.size, 0.0)
-            yield replace(event, bytes_after=sizes[path], codec=codecs[path])
+            users, values = inner.of(path), values_of(leaf)
+            event = named.get(path) or Event(
+                path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
+            )
+            yield replace(
+                event, bytes_after=sizes[path], codec=codecs[path],
+                sensitivity=event.sensitivity if self.data else None,
+                histogram=Histogram.of(self.graph.values(path), values),
+                nodes_before=source.texts(source.that_became(path, users)), nodes_after=inner.texts(users),
+            )  # fmt: skip
         before = sum(size for path, size in self.graph.weights() if path not in built.leaves)
         after = file_size - sum(sizes.values())
         yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")

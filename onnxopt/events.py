@@ -3,6 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+_BINS = 65
+"""Odd, so that zero lies in the middle of a bin, and what became zero is one bin."""
+_WIDTH = 5.0
+"""Of a histogram on either side of zero, in root mean squares: nearly all of a heavy tail, and a body of many bins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How a weight's elements spread, before and after, counted in the same equal bins of ``-reach..reach``.
+
+    The outermost bins hold what lies outside, too.
+    """
+
+    reach: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Self | None:
+        """None where nothing can be counted: no floats, infinities or NaNs, all zeros."""
+        if before.dtype.kind != "f" or not before.size:
+            return None
+        largest = float(max(before.max(), -before.min()))
+        reach = min(largest, _WIDTH * float(np.square(before, dtype=np.float64).mean()) ** 0.5)
+        if not (np.isfinite(reach) and reach > 0):
+            return None
+        return cls(reach, _counts(before, reach), _counts(after, reach))
+
+
+def _counts(values: npt.NDArray[Any], reach: float) -> tuple[int, ...]:
+    counts, _ = np.histogram(values, _BINS, (-reach, reach))
+    counts[0] += np.count_nonzero(values < -reach)
+    counts[-1] += np.count_nonzero(values > reach)
+    return tuple(map(int, counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +66,16 @@ class Event:
     """The same, on inputs that were held back."""
     zeros: float = 0.0
     """Share of the elements."""
+    sensitivity: float | None = None
+    """What one element contributes to the power of the model's outputs, relative to it, in the mean: the noise over
+    signal (in power) that leaving the weight out would make, to first order, shared among its elements. The search
+    spends bits in proportion to the logarithm of this (`search.expected_bits`). None where nothing was measured."""
+    histogram: Histogram | None = None
+    """None where there is nothing to count, as in the rest of the file."""
+    nodes_before: tuple[str, ...] = ()
+    """What the source computed with the weight, one line a node: type, name, attributes, weights with their shapes."""
+    nodes_after: tuple[str, ...] = ()
+    """The same in the output, where clean-ups have merged nodes."""
     reason: str = ""
     """Why it was left as it was; empty where it was not."""
 

@@ -27,12 +27,17 @@ def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> l
     found = []
     for site in sites:
         values = graph.values(site.path).astype(np.float64)
-        stats = statistics.of(site, values)
-        power = float(np.square(values).sum() * stats.gain) if stats.moments is None else (
-            stats.signal * stats.gain)  # fmt: skip
+        power = _power(values, statistics.of(site, values))
         if np.isfinite(power) and power > 0:
             found.append(Candidate(site.path, site.elements, power / site.elements))
     return found
+
+
+def _power(values: Array, stats: Stats) -> float:
+    """Of the model's outputs, relative to them, that the weight makes."""
+    if stats.moments is not None:
+        return stats.signal * stats.gain
+    return float(np.square(values, dtype=np.float64).sum() * stats.gain)
 
 
 def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:
@@ -89,7 +94,7 @@ def _apply(graph: Graph, site: Site, decision: Pass, stats: Stats) -> Event:
     return Event(
         site.path, site.shape, site.op, str(decision.step()), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),
-        zeros=float(1 - np.count_nonzero(got) / got.size),
+        zeros=float(1 - np.count_nonzero(got) / got.size), sensitivity=_power(values, stats) / site.elements,
     )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from onnxopt.contract import Contract
 from onnxopt.events import Event
 from onnxopt.plan import Plan
 from onnxopt.reference import Comparison
@@ -22,8 +24,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `optimize` did."""
+    """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
 
+    schema: int = field(default=1, init=False)
+    """Version of the JSON; grows when a field changes its meaning or goes."""
+    kind: str = field(default="optimize", init=False)
     source: Path
     output: Path
     bytes_before: int
@@ -36,6 +41,8 @@ class Result:
     """Nodes that each clean-up removed or changed."""
     contract: str
     """What was asked for; empty where nothing was (a plan applied, lossless)."""
+    bounds: Contract | None
+    """The same as numbers; None where nothing was asked for."""
     met: bool
     calibrated: str
     """Name of the data that the weights were calibrated on; empty where on none."""
@@ -54,3 +61,10 @@ class Result:
     peak_memory: int | None
     """Bytes of RAM that this process has held at most so far; None where the system does not say."""
     plan: Plan
+    versions: dict[str, str]
+    """Of the packages that decided: onnxopt, onnxruntime, numpy."""
+    command: str = ""
+    """The command line, quoted for a shell; empty where there was none."""
+    benchmark: dict[str, Any] | None = None
+    """Source and output compared on this machine, as `onnxopt benchmark --json` gives it; None where that was not
+    asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from onnxopt.plan import Plan
 
 
 def to_json(result: Any) -> str:
-    """One result object (a dataclass instance) as indented JSON."""
-    return json.dumps(_plain(result), indent=1, ensure_ascii=False)
+    """One result object (a dataclass instance) as indented JSON, lists of numbers in one line each."""
+    text = json.dumps(_plain(result), indent=1, ensure_ascii=False)
+    # No text holds a line break as it is, so what follows one is the document's own structure.
+    return re.sub(r"\[\n([^\[\]{}\"]*)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def _plain(value: Any) -> Any:
