@@ -6,6 +6,7 @@ from onnxopt.api import apply, optimize, plan
 from onnxopt.archive import decompress, inspect, verify
 from onnxopt.contract import Contract
 from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.evaluation import Evaluation, evaluate
 from onnxopt.result import Result
 from onnxopt.runtime import load, register
 
@@ -13,11 +14,13 @@ __version__ = version("onnxopt")
 
 __all__ = [
     "Contract",
+    "Evaluation",
     "Missed",
     "OnnxoptError",
     "Result",
     "apply",
     "decompress",
+    "evaluate",
     "inspect",
     "load",
     "optimize",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from onnxopt import search
+from onnxopt import native, search
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
@@ -152,6 +152,7 @@ def _engine(source: Source, lossless: bool, prefer: str, max_ram: int, progress:
 
 
 def _plain(model: str | os.PathLike[str]) -> Source:
+    native.return_memory()
     source = read(model)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")

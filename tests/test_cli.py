@@ -148,5 +148,5 @@ def test_wrong_usage_exits_2(source: Path) -> None:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip()
-    for command in ("optimize", "plan", "apply", "inspect", "verify", "decompress", "library"):
+    for command in ("optimize", "plan", "apply", "inspect", "verify", "decompress", "library", "evaluate"):
         assert run(command, "--help").returncode == 0

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onnxopt import runtime
+from onnxopt import native, runtime
 from onnxopt.data import PRESETS, Data, open_data
 from onnxopt.errors import OnnxoptError, first_line
 
@@ -44,6 +44,9 @@ class Images:
         """What options name, for this model. Raises OnnxoptError where it does not run or does not take that."""
         if all(spec is None for spec in specs):
             return [None] * len(specs)
+        if not model.is_file():
+            raise OnnxoptError(f"{model}: no such file; expected an ONNX model")
+        native.return_memory()
         try:
             session = runtime.load(model)
         except OnnxoptError:
