@@ -89,7 +89,7 @@ def macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
         content = named.SerializeToString()
         (kernels,) = trace(
             lambda o: onnxruntime.InferenceSession(content, o, providers=["CPUExecutionProvider"]),
-            lambda _: [feeds],
+            [feeds],
             options,
         )
     except Exception as error:  # the runtime and protobuf raise classes of their own

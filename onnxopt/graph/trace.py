@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ class Kernel:
 
 def trace(
     load: Callable[[onnxruntime.SessionOptions], onnxruntime.InferenceSession],
-    runs: Callable[[onnxruntime.InferenceSession], list[Mapping[str, Array]]],
+    feeds: Iterable[Mapping[str, Array]],
     options: onnxruntime.SessionOptions | None = None,
 ) -> list[list[Kernel]]:
     """The kernels of each run, in the order in which they began; raises what the runtime raises.
 
     Arguments:
         load: makes the session with the options it is given.
-        runs: what that session is fed, run after run.
+        feeds: what the session is fed, run after run.
         options: for the session; profiling is switched on in them.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -48,8 +48,8 @@ def trace(
         options.profile_file_prefix = str(Path(folder) / "trace")
         session = load(options)
         try:
-            for feeds in runs(session):
-                session.run(None, dict(feeds))
+            for one in feeds:
+                session.run(None, dict(one))
         finally:
             path = Path(session.end_profiling())  # also where a run fails, or the file outlives its folder
         events = json.loads(path.read_text(encoding="utf-8"))

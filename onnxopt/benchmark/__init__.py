@@ -1,0 +1,8 @@
+"""How fast and how large models are when they run: measured in fresh processes that take turns, with intervals."""
+
+from onnxopt.benchmark.latency import Latency, Paired
+from onnxopt.benchmark.machine import Machine
+from onnxopt.benchmark.profile import OpTime
+from onnxopt.benchmark.run import Benchmark, Measured, Throughput, benchmark
+
+__all__ = ["Benchmark", "Latency", "Machine", "Measured", "OpTime", "Paired", "Throughput", "benchmark"]

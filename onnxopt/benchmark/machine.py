@@ -1,0 +1,50 @@
+"""What was measured on."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+import psutil
+
+from onnxopt import native
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Hardware and software that a figure depends on."""
+
+    cpu: str
+    cores: int
+    """Physical ones, of which the runtime uses all where it is not told otherwise."""
+    memory: int
+    """Bytes of RAM."""
+    system: str
+    onnxruntime: str
+    onnxopt: str
+    load: float
+    """Processes that wanted to run when the measurement began, a mean over a minute: others disturb it."""
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on."""
+    return Machine(
+        cpu=_cpu(),
+        cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        memory=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.release()}",
+        onnxruntime=onnxruntime.__version__,
+        onnxopt=native.version(),
+        load=psutil.getloadavg()[0],
+    )
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -1,0 +1,125 @@
+"""A benchmark on the terminal: 80 columns, plain text when piped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxopt.benchmark import Benchmark, Measured, Paired
+from onnxopt.report.table import size
+
+_MOST_OPS = 8
+"""Operators that are shown of a model; the rest is one line."""
+
+
+def print_benchmark(console: Console, found: Benchmark) -> None:
+    """The machine, then tables: what each model is and costs, its latency, the comparisons, throughput, operators."""
+    machine = found.machine
+    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    lines = [
+        f"{machine.cpu}, {cores}, {size(machine.memory)} RAM, {machine.system}, load {machine.load:.1f}",
+        f"onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}, {found.threads} thread(s), on {found.data}",
+    ]
+    for line in lines:
+        console.print(line, style="bold", highlight=False, markup=False)
+    for table in (_costs(found.models), _latencies(found.models)):
+        console.print()
+        console.print(table)
+    for pair in found.paired:
+        console.print(words(pair), style="bold" if pair.significant else None, highlight=False, markup=False)
+    for table in (_throughput(found.models), _operators(found.models)):
+        if table.row_count:
+            console.print()
+            console.print(table)
+    console.print()
+    for line in _notes(found):
+        console.print(line, style="dim", highlight=False, markup=False)
+
+
+def words(pair: Paired) -> str:
+    """One comparison in one line: ``small.onnx: 1.10x slower than big.onnx (1.08 to 1.12)``."""
+    mine, other = Path(pair.path).name, Path(pair.against).name
+    if not pair.significant:
+        return f"{mine}: no significant difference from {other} ({pair.low:.2f}x to {pair.high:.2f}x)"
+    if pair.ratio > 1:
+        return f"{mine}: {pair.ratio:.2f}x slower than {other} ({pair.low:.2f} to {pair.high:.2f})"
+    return f"{mine}: {1 / pair.ratio:.2f}x faster than {other} ({1 / pair.high:.2f} to {1 / pair.low:.2f})"
+
+
+def _table(first: str, *right: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=20)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _costs(models: tuple[Measured, ...]) -> Table:
+    table = _table("model", "file", "params", "MACs", "load ms", "first ms", "peak RSS", "steady")
+    for m in models:
+        macs = "" if m.macs is None else _many(m.macs)
+        table.add_row(Path(m.path).name, size(m.file_size), _many(m.parameters), macs, _ms(m.load_ms),
+                      _ms(m.first_run_ms), size(m.peak_rss), size(m.steady_rss))  # fmt: skip
+    return table
+
+
+def _latencies(models: tuple[Measured, ...]) -> Table:
+    table = _table("latency", "batch", "mean ms", "95 % interval", "median", "p95", "runs")
+    for m in models:
+        one = m.latency
+        interval = f"{_ms(one.low_ms)} to {_ms(one.high_ms)}{'' if one.settled else ' !'}"
+        table.add_row(Path(m.path).name, str(m.batch), _ms(one.mean_ms), interval, _ms(one.median_ms), _ms(one.p95_ms),
+                      str(one.runs))  # fmt: skip
+    return table
+
+
+def _throughput(models: tuple[Measured, ...]) -> Table:
+    table = _table("throughput", "batch", "threads", "samples/s")
+    for m in models:
+        for one in m.throughput:
+            table.add_row(Path(m.path).name, str(one.batch), str(one.threads), f"{one.samples_per_s:.4g}")
+    return table
+
+
+def _operators(models: tuple[Measured, ...]) -> Table:
+    table = _table("time by operator", "operator", "nodes", "ms", "share")
+    for m in models:
+        rest = m.ops[_MOST_OPS:]
+        for op in m.ops[:_MOST_OPS]:
+            table.add_row(Path(m.path).name, op.op, str(op.nodes), _ms(op.ms), f"{op.share:.1%}")
+        if rest:
+            table.add_row(Path(m.path).name, f"{len(rest)} others", str(sum(op.nodes for op in rest)),
+                          _ms(sum(op.ms for op in rest)), f"{sum(op.share for op in rest):.1%}")  # fmt: skip
+    return table
+
+
+def _notes(found: Benchmark) -> list[str]:
+    """Energy, what is missing, and how it was measured."""
+    lines = []
+    for m in found.models:
+        name = Path(m.path).name
+        lines += [] if m.energy_mj is None else [f"{name}: energy {m.energy_mj:.3g} mJ a run above idle"]
+        lines += [f"{name}: {note}" for note in m.notes]
+    if reasons := {m.energy_note for m in found.models if m.energy_mj is None}:
+        lines.append(f"energy: not available: {', '.join(sorted(reasons))}")
+    if any(not m.latency.settled for m in found.models):
+        lines.append("! wider than 5 % of the mean: the machine is busy, or --seconds are few")
+    warm = ", ".join(str(m.warm_up_runs) for m in found.models)
+    lines.append(f"{found.processes} fresh processes of each model took turns, after {warm} warm-up runs")
+    lines.append("loading excluded; RSS: beyond a process without the model; differences: at 1 %")
+    return lines
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _many(count: int) -> str:
+    value = float(count)
+    for unit in ("", " k", " M"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} G"
