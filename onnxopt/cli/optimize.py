@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxopt import api
+from onnxopt.benchmark import benchmark
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
     DataOption,
@@ -26,12 +31,16 @@ from onnxopt.cli.options import (
     option,
 )
 from onnxopt.contract import DEFAULT_ERROR, MADE_UP_ERROR, Contract
+from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
-from onnxopt.report import table
+from onnxopt.report import html, table
 from onnxopt.report.json import to_json
 from onnxopt.result import Result
+
+_SECONDS = 10.0
+"""That a report's latencies take for each model at most."""
 
 
 class Prefer(StrEnum):
@@ -53,6 +62,9 @@ Error = Annotated[float | None, option(help="Noise over signal allowed in the ou
 OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
 AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
+ReportOut = Annotated[
+    Path | None, option("--report", help="Write an HTML page here too; measures speed and memory for it.")
+]
 PlanOut = Annotated[Path | None, option(help="Write the plan here too.")]
 Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
 Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
@@ -78,6 +90,7 @@ def optimize(
     overrides: OverridesFile = None,
     allow_miss: AllowMiss = False,
     plan_out: PlanOut = None,
+    report: ReportOut = None,
     prefer: Favour = Prefer.BALANCED,
     max_ram: MaxRam = "512MiB",
     as_json: Json = False,
@@ -93,7 +106,7 @@ def optimize(
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
-    _show(result, as_json)
+    _show(result, as_json, report, inputs)
     if not result.met:
         raise typer.Exit(Missed.exit_code)
 
@@ -144,6 +157,7 @@ def apply(
     size: Size = None,
     prefer: Favour = Prefer.BALANCED,
     max_ram: MaxRam = "512MiB",
+    report: ReportOut = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -157,7 +171,7 @@ def apply(
         result = api.apply(
             model, Plan.from_json(text), output, inputs, prefer.value, count("--max-ram", max_ram), advance
         )
-    _show(result, as_json)
+    _show(result, as_json, report, inputs)
 
 
 def _contract(
@@ -171,8 +185,24 @@ def _overrides(path: Path | None) -> Overrides:
     return Overrides() if path is None else Overrides.read(path)
 
 
-def _show(result: Result, as_json: bool) -> None:
+def _show(result: Result, as_json: bool, report: Path | None, data: Data | None) -> None:
+    result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
+    if report:
+        result = replace(result, benchmark=_benchmark(result, data))
+        write(report, html.render(json.loads(to_json(result))))
     if as_json:
         print(to_json(result))
     else:
         table.print_result(console(), result)
+
+
+def _benchmark(result: Result, data: Data | None) -> dict[str, Any] | None:
+    """Source and output compared; None where there is nothing to compare, or the model does not run."""
+    if result.unchanged:
+        return None
+    try:
+        with progress() as advance:
+            found = benchmark((result.source, result.output), data, seconds=_SECONDS, progress=advance)
+    except OnnxoptError:
+        return None
+    return dict(json.loads(to_json(found)))

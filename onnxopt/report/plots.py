@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, 
              "slope": "slope: noise that each weight may add"}[key]  # fmt: skip
     with _figure("search", 5.9, 4.1) as (figure, titles, out):
         axes = figure.subplots()
-        axes.set(xlabel=f"size of the file ({unit})", ylabel=label, yscale="linear" if key == "drop" else "log")
+        logarithmic = key != "drop" and all(t[key] > 0 for t in trials)
+        axes.set(xlabel=f"size of the file ({unit})", ylabel=label, yscale="log" if logarithmic else "linear")
         points = sorted(trials, key=lambda t: float(t["size"]))
         axes.plot([t["size"] / scale for t in points], [t[key] for t in points], color=_MUTED, lw=1, zorder=2)
         for t in points:
@@ -89,7 +91,7 @@ def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, 
                          gid=titles.of(f"asked for: at most {size / scale:.4g} {unit}"))  # fmt: skip
             axes.annotate(f"asked for: at most {size / scale:.4g} {unit}", (size / scale, 1), (4, -2), va="top",
                           xycoords=("data", "axes fraction"), textcoords="offset points", color=_WARN)  # fmt: skip
-        if key != "drop":
+        if logarithmic:
             _plain_log(axes, "y")
         axes.margins(0.08, 0.12)
     return out[0]
@@ -191,7 +193,7 @@ def operators(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
                               0.36, color=color, label=what)  # fmt: skip
             for bar, (op, times) in zip(drawn, rows, strict=True):
                 bar.set_gid(titles.of(f"{op} {what}: {times[index]:.3g} ms a run"))
-        axes.set_yticks(range(len(rows)), [op for op, _ in rows])
+        axes.set_yticks(range(len(rows)), [_short(op) for op, _ in rows])
         axes.set(xlabel="time in a run (ms)")
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -242,7 +244,9 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Ti
     with mpl.rc_context(_STYLE):
         figure, titles, drawn = Figure((width, height), layout="constrained"), Titles(), io.BytesIO()
         yield figure, titles, out
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        with warnings.catch_warnings():  # of letters that its font lacks: the page's has them
+            warnings.filterwarnings("ignore", "Glyph")
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
     out.append(_inline(name, drawn.getvalue(), titles.texts))
 
 
