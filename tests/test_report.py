@@ -249,6 +249,15 @@ def test_what_is_no_result_is_one_sentence(digits: Plain, tmp_path: Path) -> Non
         html.read(tmp_path / "none.json")
 
 
+def test_the_documentation_names_every_field(digits: Plain) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "result.md").read_text(encoding="utf-8")
+    parts = (digits, digits["bounds"], digits["plan"], digits["kept"], digits["trials"][0], digits["events"][0])
+    for name in (*(name for part in parts for name in part), *digits["events"][0]["histogram"]):
+        assert f"`{name}`" in text, name
+    for name in digits["check"]["found"]:
+        assert f"`found.{name}`" in text, name
+
+
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def unmeasured(*_: object, **__: object) -> None:
         raise OnnxoptError("takes a minute")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby
 from math import floor, isfinite, log10
 from pathlib import Path, PurePath
 from statistics import median
@@ -14,8 +14,6 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.report.table import size
 
 _SCHEMA = 1
-_WIDE, _HIGH = 640, 150
-"""Of a histogram, in units of its own."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -180,15 +178,13 @@ def _of_machine(key: str, value: Any) -> str:
     return _significant(value) if isinstance(value, float) else str(value)
 
 
-def _histogram(counts: Mapping[str, Any]) -> dict[str, str]:
-    """Paths of the outlines, before and after, heights as square roots of counts so that tails show."""
-    most = max(1, *counts["before"], *counts["after"]) ** 0.5
-    paths = {}
+def _histogram(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths of the outlines, a bin 1 wide, and the count of the highest, which is 100 high; square roots show tails."""
+    most = max(1, *counts["before"], *counts["after"])
+    paths: dict[str, Any] = {"most": most}
     for key in ("before", "after"):
-        heights = [round(_HIGH * (1 - count**0.5 / most), 1) for count in counts[key]]
-        edges = [round(_WIDE * i / len(heights), 1) for i in range(len(heights) + 1)]
-        steps = "".join(f"V{h:g}H{right:g}" for h, (_, right) in zip(heights, pairwise(edges), strict=True))
-        paths[key] = f"M0 {_HIGH}{steps}V{_HIGH}"
+        levels = groupby(round(100 - 100 * (count / most) ** 0.5) for count in counts[key])
+        paths[key] = f"M0 100{''.join(f'V{level}h{len(list(bins))}' for level, bins in levels)}V100"
     return paths
 
 

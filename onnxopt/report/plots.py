@@ -109,12 +109,10 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
         axes.set(yscale="log", ylabel="bytes in the file")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
         for x, e, (before, after) in zip(where, events, sizes, strict=True):
-            name = titles.of(
-                f"{e['path']}: {_bytes(before)} before, {_bytes(after)} after, {before / after:.3g}x smaller"
-            )
-            axes.plot((x, x), (before, after), color=_BEFORE, lw=1.2, alpha=0.6, gid=name)
-            axes.plot(x, before, "o", ms=4.5, color=_BEFORE, gid=titles.of(titles.texts[name]))
-            axes.plot(x, after, "o", ms=4.5, color=_AFTER, gid=titles.of(titles.texts[name]))
+            text = f"{e['path']}: {_bytes(before)} before, {_bytes(after)} after, {before / after:.3g}x smaller"
+            axes.plot(x, before, "o", ms=4.5, color=_BEFORE, clip_on=False, gid=titles.of(text))
+            axes.plot(x, after, "o", ms=4.5, color=_AFTER, clip_on=False, gid=titles.of(text))
+        axes.vlines(where, *zip(*sizes, strict=True), color=_BEFORE, lw=1.2, alpha=0.6, zorder=1)
         bars = {"bits": ("bits a weight", [e["bits"] for e in events], "{:.2f} bits a weight"),
                 "zeros": ("zeros (%)", [100 * e["zeros"] for e in events], "{:.1f} % zeros")}  # fmt: skip
         for axes, key in zip(rows[1:], panels[1:], strict=True):
@@ -137,7 +135,7 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
             label, values, text = bars[key]
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            drawn = axes.bar(where, values, min(0.7, 0.04 * len(events)), color=_AFTER)
+            drawn = axes.bar(where, values, min(0.7, 0.04 * len(events)), color=_AFTER, clip_on=False)
             for bar, e, value in zip(drawn, events, values, strict=True):
                 bar.set_gid(titles.of(f"{e['path']}: {text.format(value)}"))
         for axes in rows:
