@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxopt.graph import chains
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.leaf import STORABLE, Array, Leaf
@@ -110,6 +111,23 @@ class Graph:
     def store(self, path: str, leaf: Leaf) -> None:
         """The weight at `path` shall be stored as `leaf`."""
         self.leaves[path] = leaf
+
+    def replace(self, path: str, tensors: Mapping[str, Array], chain: chains.Chain) -> tuple[Site, ...]:
+        """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
+
+        Arguments:
+            tensors: initializers to be added, ``path@part``, or to be overwritten, by name.
+            chain: the nodes that take a node's place.
+
+        Raises OnnxoptError where a name is taken.
+        """
+        chains.replace(self.model, path, tensors, chain)
+        self._tensors = {t.name: t for t in self.model.graph.initializer}
+        return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
+
+    def leaf(self, path: str) -> Leaf:
+        """What stands at `path` now: what the last pass stored, or the weight as it came."""
+        return self.leaves[path] if path in self.leaves else self.values(path)
 
     def weights(self) -> Iterator[tuple[str, int]]:
         """Every initializer's name and bytes."""

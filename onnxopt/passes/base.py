@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import ClassVar, Self
 
 import numpy as np
@@ -43,6 +43,23 @@ def loudness(w: Floats, channel: int | None) -> Floats:
     return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _QUIETEST))
 
 
+def _key(field: Field[object]) -> str:
+    """As plans write it: ``in`` is the field ``in_``, as Python wants the word for itself."""
+    return field.name.rstrip("_")
+
+
+def take_up(graph: Graph, error: Array, stats: Stats) -> None:
+    """What an error of the weight (as it was, less as it is) adds to the node's outputs on average goes to its bias.
+
+    Nothing happens where the node has no bias of its own, or its inputs are not known.
+    """
+    if stats.linear is None or stats.moments is None or stats.linear.bias is None:
+        return
+    bias = graph.values(stats.linear.bias)
+    shift = np.einsum("goi,gi->go", stats.linear.matrix(error), stats.moments.mean).ravel()
+    graph.adjust(stats.linear.bias, (bias + shift).astype(bias.dtype))
+
+
 class Pass(ABC):
     """Subclasses are frozen dataclasses in a module of their own in this folder."""
 
@@ -67,18 +84,18 @@ class Pass(ABC):
     def step(self) -> Step:
         """This decision as the plan writes it."""
         changed = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
-        return Step(self.name, tuple((f.name, getattr(self, f.name)) for f in changed))
+        return Step(self.name, tuple((_key(f), getattr(self, f.name)) for f in changed))
 
     @classmethod
     def from_step(cls, step: Step) -> Self:
         """The decision that a plan's step names. Raises OnnxoptError where its arguments are not the pass's."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        known = {_key(f): f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = [key for key, _ in step.args if key not in known]
         if unknown:
             raise OnnxoptError(
                 f"step {step}: {cls.name} takes {', '.join(sorted(known)) or 'nothing'}, not {unknown[0]}"
             )
         try:
-            return cls(**dict(step.args))
+            return cls(**{known[key]: value for key, value in step.args})
         except (TypeError, ValueError) as error:
             raise OnnxoptError(f"step {step}: {error}") from error
