@@ -189,11 +189,12 @@ def _show(result: Result, as_json: bool, report: Path | None, data: Data | None)
     result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
     if report:
         result = replace(result, benchmark=_benchmark(result, data))
-        write(report, html.render(json.loads(to_json(result))))
     if as_json:
         print(to_json(result))
     else:
         table.print_result(console(), result)
+    if report:
+        write(report, html.render(json.loads(to_json(result))))
 
 
 def _benchmark(result: Result, data: Data | None) -> dict[str, Any] | None:

@@ -25,11 +25,11 @@ _PROPERTIES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _BEFORE: "before", _
                _CARD: "card"}  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True, "axes.edgecolor": _LINE, "axes.facecolor": "none", "axes.grid": True,
-    "axes.labelcolor": _MUTED, "axes.labelsize": 11, "axes.spines.right": False, "axes.spines.top": False,
-    "figure.facecolor": "none", "font.size": 11, "grid.color": _LINE, "grid.linewidth": 0.7, "svg.fonttype": "none",
+    "axes.labelcolor": _MUTED, "axes.labelsize": 12, "axes.spines.right": False, "axes.spines.top": False,
+    "figure.facecolor": "none", "font.size": 12, "grid.color": _LINE, "grid.linewidth": 0.7, "svg.fonttype": "none",
     "svg.hashsalt": "onnxopt", "text.color": _INK, "text.parse_math": False, "xtick.color": _LINE,
-    "xtick.labelcolor": _MUTED, "xtick.labelsize": 10, "ytick.color": _LINE, "ytick.labelcolor": _MUTED,
-    "ytick.labelsize": 10, "xtick.minor.bottom": False, "ytick.minor.left": False, "savefig.dpi": 72,
+    "xtick.labelcolor": _MUTED, "xtick.labelsize": 11, "ytick.color": _LINE, "ytick.labelcolor": _MUTED,
+    "ytick.labelsize": 11, "xtick.minor.bottom": False, "ytick.minor.left": False, "savefig.dpi": 72,
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NAMED = 16
@@ -140,7 +140,7 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
                 bar.set_gid(titles.of(f"{e['path']}: {text.format(value)}"))
         for axes in rows:
             axes.grid(visible=False, axis="x")
-            axes.yaxis.set_label_coords(-0.055, 0.5)
+        figure.align_ylabels()
         rows[-1].set_xlim(0.3, len(events) + 0.7)
         if len(events) <= _NAMED:
             rows[-1].set_xticks(where, [_short(e["path"]) for e in events], rotation=28, ha="right")
