@@ -61,7 +61,7 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     """
     graph.reset()
     sites = {site.path: site for site in graph.sites()}
-    passes = {path: _pass_of(path, step) for path, step in plan.steps.items()}
+    passes = {path: [_pass_of(path, one) for one in step] for path, step in plan.steps.items()}
     for path in passes:
         if path not in sites:
             raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")
@@ -69,7 +69,8 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     events = []
     for path in sorted(passes, key=list(sites).index):  # a bias comes after the weight whose error it takes up
         values = graph.values(path)
-        events.append(_apply(graph, sites[path], passes[path], statistics.of(sites[path], values, fixed)))
+        stats = statistics.of(sites[path], values, fixed)
+        events.append(_apply(graph, sites[path], plan.steps[path], passes[path], stats))
         if advance:
             advance(path)
     return events
@@ -83,18 +84,25 @@ def _pass_of(path: str, step: Step) -> Pass:
     return PASSES[step.name].from_step(step)
 
 
-def _apply(graph: Graph, site: Site, decision: Pass, stats: Stats) -> Event:
+def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stats: Stats) -> Event:
+    """Where a pass gives up, what those before it did stands."""
     values = graph.values(site.path)
-    try:
-        predicted = decision.predict(values, site, stats)
-        decision.apply(graph, site, stats)
-    except Skip as skip:
-        return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=str(skip))
+    reason, predicted = "", None
+    for decision in decisions:
+        try:
+            predicted = decision.predict(values, site, stats) if len(decisions) == 1 else None
+            decision.apply(graph, site, stats)
+        except Skip as skip:
+            reason = str(skip)
+            break
+    if site.path not in graph.leaves:
+        return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
     got = values_of(graph.leaves[site.path])
     return Event(
-        site.path, site.shape, site.op, str(decision.step()), site.bytes, 0, site.elements, relative_error(values, got),
+        site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),
         zeros=float(1 - np.count_nonzero(got) / got.size), sensitivity=_power(values, stats) / site.elements,
+        reason=reason,
     )  # fmt: skip
 
 

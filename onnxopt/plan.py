@@ -8,47 +8,74 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from onnxopt.errors import OnnxoptError
 
 Scalar = bool | int | float | str
 
-_STEP = re.compile(r"(?P<name>[a-z][a-z0-9_-]*)(?:\{(?P<args>[^{}]*)\})?")
+_STEP = re.compile(r"\s*(?P<name>[a-z][a-z0-9_-]*)(?:\{(?P<args>(?:\"(?:[^\"\\]|\\.)*\"|[^{}\"])*)\})?\s*(?P<then>>|$)")
 _ARGUMENT = re.compile(r'\s*(?P<key>[a-z][a-z0-9_]*)=(?P<value>"(?:[^"\\]|\\.)*"|[^,"]+)\s*(?:,|$)')
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision, for instance ``uniform{error=0.03}``; this text is what CLI, plan, container and report print."""
+    """One decision, for instance ``uniform{error=0.03}``; this text is what CLI, plan, container and report print.
+
+    Several are done one after the other: ``prune{keep=0.1} > codebook{k=32}``; iterating over a step gives each.
+    """
 
     name: str
     args: tuple[tuple[str, Scalar], ...] = ()
+    then: Step | None = None
+    """What is done to the result."""
 
     def __str__(self) -> str:
-        body = ",".join(f"{key}={json.dumps(value)}" for key, value in self.args)
-        return f"{self.name}{{{body}}}" if body else self.name
+        texts = []
+        for step in self:
+            body = ",".join(f"{key}={json.dumps(value)}" for key, value in step.args)
+            texts.append(f"{step.name}{{{body}}}" if body else step.name)
+        return " > ".join(texts)
+
+    def __iter__(self) -> Iterator[Step]:
+        step: Step | None = self
+        while step is not None:
+            yield Step(step.name, step.args)
+            step = step.then
 
     @classmethod
     def parse(cls, text: str) -> Step:
         """Reads the text form. Raises OnnxoptError where the text is none."""
-        match = _STEP.fullmatch(text.strip())
-        if match is None:
-            raise OnnxoptError(f"not a step: {text!r}; expected name{{key=value,...}}, as in uniform{{error=0.03}}")
-        args: list[tuple[str, Scalar]] = []
-        rest = match["args"] or ""
-        while rest:
-            pair = _ARGUMENT.match(rest)
-            try:
-                value = json.loads(pair["value"]) if pair else None
-            except json.JSONDecodeError:
-                value = None
-            if pair is None or not isinstance(value, bool | int | float | str):
-                raise OnnxoptError(f"step {text!r}: {rest!r} is not key=value with a number, a string or true/false")
-            args.append((pair["key"], value))
-            rest = rest[pair.end() :]
-        return cls(match["name"], tuple(args))
+        found: list[tuple[str, tuple[tuple[str, Scalar], ...]]] = []
+        end, more = 0, True
+        while more:
+            match = _STEP.match(text, end)
+            if match is None:
+                raise OnnxoptError(f"not a step: {text!r}; expected name{{key=value,...}}, as in uniform{{error=0.03}}")
+            found.append((match["name"], _arguments(match["args"] or "", text)))
+            end, more = match.end(), bool(match["then"])
+        step = None
+        for name, args in reversed(found):
+            step = cls(name, args, step)
+        assert step is not None
+        return step
+
+
+def _arguments(rest: str, text: str) -> tuple[tuple[str, Scalar], ...]:
+    args: list[tuple[str, Scalar]] = []
+    while rest:
+        pair = _ARGUMENT.match(rest)
+        try:
+            value = json.loads(pair["value"]) if pair else None
+        except json.JSONDecodeError:
+            value = None
+        if pair is None or not isinstance(value, bool | int | float | str):
+            raise OnnxoptError(f"step {text!r}: {rest!r} is not key=value with a number, a string or true/false")
+        args.append((pair["key"], value))
+        rest = rest[pair.end() :]
+    return tuple(args)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,26 @@ scalars = (
     st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_characters="{}", codec="utf-8"))
+    | st.text(st.characters(codec="utf-8"))
 )
-steps = st.builds(
-    lambda name, args: Step(name, tuple(args.items())),
-    st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True),
-    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), scalars, max_size=4),
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
+arguments = st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), scalars, max_size=4)
+steps = st.recursive(
+    st.builds(lambda name, args: Step(name, tuple(args.items())), names, arguments),
+    lambda then: st.builds(lambda name, args, then: Step(name, tuple(args.items()), then), names, arguments, then),
+    max_leaves=4,
 )
 
 
 @given(steps)
 def test_step_text_round_trips(step: Step) -> None:
     assert Step.parse(str(step)) == step
+
+
+def test_steps_follow_each_other() -> None:
+    step = Step.parse('prune{keep=0.1} > codebook{k=32,init="a > b}"} > zero')
+    assert [str(one) for one in step] == ["prune{keep=0.1}", 'codebook{k=32,init="a > b}"}', "zero"]
+    assert str(Step.parse(" > ".join(["a"] * 5000))) == " > ".join(["a"] * 5000)
 
 
 @given(st.dictionaries(st.text(), steps), st.text())
@@ -36,7 +44,19 @@ def test_plan_json_round_trips(decided: dict[str, Step], data: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Uniform", "uniform{", "uniform{error}", "uniform{error=}", "uniform{error=x}", "uniform{error=[1]}"]
+    "text",
+    [
+        "",
+        "Uniform",
+        "uniform{",
+        "uniform{error}",
+        "uniform{error=}",
+        "uniform{error=x}",
+        "uniform{error=[1]}",
+        "a >",
+        "> a",
+        "a b",
+    ],
 )
 def test_a_bad_step_is_named(text: str) -> None:
     with pytest.raises(OnnxoptError, match="step"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -92,7 +93,7 @@ def _layers(events: tuple[Event, ...]) -> RenderableType:
         bits, zeros = (f"{e.bits:.2f}", f"{e.zeros:.0%}") if e.elements else ("", "")
         promised = "" if e.predicted is None else f"{e.predicted:.3f}"
         error = f"{e.error if e.measured is None else e.measured:.3f}" if e.elements else ""
-        name = e.step.partition("{")[0]
+        name = re.sub(r"\{[^}]*\}", "", e.step)
         table.add_row(e.path, "x".join(map(str, e.shape)), name, size(e.bytes_after), bits, zeros, promised, error)
     return table
 
