@@ -30,14 +30,14 @@ class Rapl:
         except (OSError, ValueError) as error:
             raise OnnxoptError(f"the counters {root}/intel-rapl* may not be read; root may") from error
 
-    def spent(self, work: Callable[[], None]) -> tuple[float, float]:
+    def spent(self, work: Callable[[], object]) -> tuple[float, float]:
         """Joules and seconds that `work` takes."""
         before, started = self._read(), time.monotonic()
         work()
         seconds, after = time.monotonic() - started, self._read()
         return sum((b - a) % wrap for a, b, wrap in zip(before, after, self._wraps, strict=True)) / 1e6, seconds
 
-    def above_idle(self, work: Callable[[], None]) -> float:
+    def above_idle(self, work: Callable[[], object]) -> float:
         """Joules that `work` takes beyond what the machine takes in that time anyway."""
         idle, idle_seconds = self.spent(lambda: time.sleep(_IDLE))
         joules, seconds = self.spent(work)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -245,8 +244,4 @@ def _energy(model: _Model, feeds: Mapping[str, Array], threads: int | None) -> t
         return None, str(error)
     with Worker(model.path, [dict(feeds)], threads) as worker:
         runs = 2 * _runs(worker)
-        return 1e3 * counters.above_idle(partial(_discard, worker, runs)) / runs, ""
-
-
-def _discard(worker: Worker, runs: int) -> None:
-    worker.block(runs)
+        return 1e3 * counters.above_idle(lambda: worker.block(runs)) / runs, ""
