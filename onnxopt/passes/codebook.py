@@ -1,0 +1,79 @@
+"""Weight sharing: a table of few values, and for every weight the index of its own.
+
+k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), weighed by the Hessian's diagonal, or with
+the bits that indices cost after entropy coding (Choi, El-Khamy & Lee 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.graph import Graph, Site
+from onnxopt.kmeans import Init, cluster
+from onnxopt.leaf import Array, Shared, values_of
+from onnxopt.passes.base import Pass, finite, take_up
+from onnxopt.stats import Stats
+
+_MOST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook(Pass):
+    """``codebook{k=32}``: k values, zero among them where a weight is zero; zeros stay zeros.
+
+    ``hessian=true`` weighs the error of each weight by the noise that it makes in the model's outputs: the gain of its
+    layer times the power of its input. ``entropy=c`` charges c for a bit after entropy coding: in units of that noise
+    with the Hessian, so that one c serves all layers, and of a weight's squared error without; k then is where the
+    search for values begins. ``init`` says how (see `kmeans.cluster`).
+    """
+
+    name: ClassVar[str] = "codebook"
+    k: int = _MOST
+    init: Init = "linear"
+    hessian: bool = False
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.k <= _MOST:
+            raise ValueError(f"k is {self.k}, expected 2 to {_MOST}")
+        if self.init not in get_args(Init):
+            raise ValueError(f"init is {self.init!r}, expected {', '.join(get_args(Init))}")
+        if not 0 <= self.entropy < float("inf"):
+            raise ValueError(f"entropy is {self.entropy}, expected the price of a bit, or 0 for none")
+
+    @classmethod
+    def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
+        """One to eight bits for each index, fewest first; a table is no gain for a vector."""
+        if site.axis is not None:
+            yield from (cls(k=2**bits, hessian=stats.moments is not None) for bits in range(1, 9))
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Stores table and indices, the most frequent value first, as codecs like it. Raises Skip for no numbers."""
+        values = values_of(graph.leaf(site.path))
+        w = finite(values)
+        index, table = cluster(w, self.k, self._importance(stats) if self.hessian else 1.0, self.entropy, self.init)
+        leaf = _shared(index, table.astype(values.dtype))
+        take_up(graph, w - leaf.values(), stats)
+        graph.store(site.path, leaf)
+        return ()
+
+    def _importance(self, stats: Stats) -> Array | float:
+        """Of an error in each weight, squared."""
+        if stats.linear is None or stats.moments is None:
+            return stats.gain
+        outputs = stats.linear.matrix(np.empty(stats.linear.shape, np.bool_)).shape[1]
+        power = np.repeat(stats.moments.power[:, None], outputs, 1)
+        return np.asarray(stats.linear.tensor(power * np.float32(stats.gain)))
+
+
+def _shared(index: npt.NDArray[np.int32], table: Array) -> Shared:
+    """Values that the element type cannot tell apart become one, and the most frequent one comes first."""
+    table, merged = np.unique(table, return_inverse=True)
+    owner = merged.reshape(-1)[index]
+    order = np.argsort(-np.bincount(owner.ravel(), minlength=len(table)), kind="stable")
+    return Shared(np.argsort(order).astype(np.int32)[owner], table[order])

@@ -1,0 +1,179 @@
+"""Pruning: the weights that matter least become zero.
+
+By magnitude (Han et al. 2015), or by the noise that it makes in the node's outputs, with what is left taking that up:
+optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar & Alistarh 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.graph import Graph, Site
+from onnxopt.leaf import Array, Leaf, Scaled, Shared, values_of
+from onnxopt.passes.base import Pass, Skip, finite, take_up
+from onnxopt.stats import Floats, Moments, Stats
+
+Mask = npt.NDArray[np.bool_]
+
+_BLOCK = 128
+"""Columns whose weights are chosen together, and whose errors go to all later columns in one product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Pass):
+    """``prune{keep=0.12}`` keeps the share of largest magnitude; weights that tie with the smallest of them stay, too.
+
+    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below so many standard deviations of the weight, ``below=0.01``
+    those below a number (the same for all weights: global magnitude), and ``n=2,m=4`` all but the n largest of every m
+    consecutive inputs of an output. What stands on a grid or in a table stays there.
+
+    With ``compensate=true`` as many weights go, but those that make the least noise, and the others take it up; where
+    the inputs are not known, or that is no better on what was held back, magnitudes decide.
+    """
+
+    name: ClassVar[str] = "prune"
+    keep: float = 0.0
+    sigma: float = 0.0
+    below: float = 0.0
+    n: int = 0
+    m: int = 0
+    compensate: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("keep", "sigma", "below") if getattr(self, name) != 0]
+        if self.n or self.m:
+            given.append("n and m")
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} given, expected one of keep, sigma, below, n and m")
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}, expected more than 0 and at most 1")
+        if not (0 <= self.sigma < float("inf") and 0 <= self.below < float("inf")):
+            raise ValueError(f"the threshold is {self.sigma or self.below}, expected a number above 0")
+        if (self.n or self.m) and not 1 <= self.n < self.m:
+            raise ValueError(f"n is {self.n} and m is {self.m}, expected 1 <= n < m")
+
+    @classmethod
+    def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
+        """Shares that are kept, smallest first; every bias counts, so vectors are left alone."""
+        if site.axis is not None:
+            known = stats.moments is not None
+            yield from (cls(keep=keep, compensate=known) for keep in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and where all is zero already."""
+        leaf = graph.leaf(site.path)
+        values = values_of(leaf)
+        w = finite(values)
+        kept = self._largest(w, site, stats)
+        pruned = _keeping(leaf, kept)
+        if self.compensate and stats.linear is not None and stats.moments is not None:
+            if not isinstance(leaf, np.ndarray):
+                raise Skip("its values are shared already, and compensation changes them: prune with it first")
+            other = self._compensated(stats.linear.matrix(w), int(w.size - np.count_nonzero(kept)), stats.moments)
+            candidates = (stats.linear.tensor(other).astype(values.dtype), values_of(pruned))
+            moments = stats.moments
+            errors = [_noise(stats.linear.matrix(w - candidate), moments) for candidate in candidates]
+            pruned = candidates[int(np.argmin(errors))]
+        take_up(graph, w - values_of(pruned), stats)
+        graph.store(site.path, pruned)
+        return ()
+
+    def _largest(self, w: Floats, site: Site, stats: Stats) -> Mask:
+        """Which weights stay, by magnitude."""
+        magnitude = np.abs(w)
+        if self.m:
+            matrix = _matrix(magnitude, site, stats)
+            return _tensor(~_least_of_each(matrix, self.n, self.m), w.shape, site, stats)
+        if self.keep:
+            pruned = w.size - max(1, round(self.keep * w.size))
+            return np.asarray(magnitude >= np.partition(magnitude, pruned, None)[pruned])
+        return np.asarray(magnitude >= (self.below or self.sigma * float(w.std())))
+
+    def _compensated(self, w: Floats, count: int, moments: Moments) -> npt.NDArray[np.float32]:
+        """`w` without `count` of its weights, or n of every m: ``[groups, outputs, inputs]``.
+
+        Setting ``w`` to zero in a column costs ``variance w^2`` once the columns after it have taken up what they can
+        (see `stats.factor`). Blocks of columns lose as many weights as are among the `count` cheapest before any moved.
+        """
+        if self.m:
+            return _sweep(w, moments, self.m, lambda _, costs: _least_of_each(costs, self.n, self.m))
+        costs = np.square(w) * moments.variance[:, None]
+        limit = np.partition(costs, count - 1, None)[count - 1] if count else -1.0
+        cheap = costs <= limit
+        cheap &= np.cumsum(cheap).reshape(cheap.shape) <= count  # of equal ones no more than asked for
+
+        def choose(at: int, costs: Array) -> Mask:
+            quota = int(np.count_nonzero(cheap[..., at : at + _BLOCK]))
+            chosen = np.zeros(costs.size, np.bool_)
+            chosen[np.argsort(costs, None, kind="stable")[:quota]] = True
+            return chosen.reshape(costs.shape)
+
+        return _sweep(w, moments, _BLOCK, choose)
+
+
+def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array], Mask]) -> npt.NDArray[np.float32]:
+    """Column after column loses what `choose` names of each block's costs, and passes the error on."""
+    left = w.astype(np.float32)
+    inputs = w.shape[2]
+    for at in range(0, inputs, width):
+        end = min(at + width, inputs)
+        chosen = choose(at, np.square(left[..., at:end]) * moments.variance[:, None, at:end])
+        errors = np.zeros(chosen.shape, np.float32)
+        for i in range(at, end):
+            errors[..., i - at] = np.where(chosen[..., i - at], left[..., i], 0)
+            if moments.feedback is not None:
+                left[..., i + 1 : end] += errors[..., i - at, None] * moments.feedback[:, None, i, i + 1 : end]
+        left[..., at:end][chosen] = 0
+        if moments.feedback is not None:
+            left[..., end:] += errors @ moments.feedback[:, at:end, end:]
+    return left
+
+
+def _least_of_each(costs: Array, n: int, m: int) -> Mask:
+    """All but the n largest of every m along the last axis; what is left over at the end counts as m, too."""
+    missing = -costs.shape[-1] % m
+    padded = np.pad(costs, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+    order = np.argsort(-padded.reshape(*costs.shape[:2], -1, m), axis=-1, kind="stable")
+    least = np.ones(order.shape, np.bool_)
+    np.put_along_axis(least, order[..., :n], False, axis=-1)
+    return least.reshape(padded.shape)[..., : costs.shape[-1]]
+
+
+def _keeping(leaf: Leaf, kept: Mask) -> Leaf:
+    """The leaf with zeros where nothing is kept."""
+    if isinstance(leaf, Scaled):
+        return Scaled(np.where(kept, leaf.q, 0).astype(np.int32), leaf.k, leaf.axis, leaf.dtype)
+    if isinstance(leaf, Shared):
+        table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
+        return Shared(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
+    return np.where(kept, leaf, leaf.dtype.type(0))
+
+
+def _matrix(w: Array, site: Site, stats: Stats) -> Array:
+    """``[groups, outputs, inputs]``"""
+    if stats.linear is not None:
+        return stats.linear.matrix(w)
+    return w.reshape(1, 1, -1) if site.axis is None else np.moveaxis(w, site.axis, 0).reshape(1, w.shape[site.axis], -1)
+
+
+def _tensor(matrix: Array, shape: tuple[int, ...], site: Site, stats: Stats) -> Array:
+    """The inverse of `_matrix`."""
+    if stats.linear is not None:
+        return stats.linear.tensor(matrix)
+    if site.axis is None:
+        return matrix.reshape(shape)
+    rest = shape[: site.axis] + shape[site.axis + 1 :]
+    return np.moveaxis(matrix.reshape(shape[site.axis], *rest), 0, site.axis)
+
+
+def _noise(error: Array, moments: Moments) -> float:
+    """Of the node's outputs, on inputs that the statistics have not seen, or where there are none, by their power."""
+    if not moments.held_back.shape[1]:
+        return float((np.square(error).sum(1) * moments.power).sum())
+    made = moments.held_back @ error.astype(np.float32).swapaxes(1, 2)
+    return float(np.square(made, dtype=np.float64).sum())
