@@ -1,4 +1,4 @@
-"""One contract over every pass, every decision in its space, every site of every small model."""
+"""One contract over every quantizing pass, every decision in its space, every site of every small model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.leaf import relative_error, values_of
-from onnxopt.passes import PASSES, Pass
+from onnxopt.passes import QUANTIZING, Pass
 from onnxopt.plan import Plan, Step
 from onnxopt.stats import Stats
 
@@ -32,7 +32,7 @@ def run(graph: Graph, plan: Plan) -> list[Event]:
 def cases() -> Iterator[object]:
     for name in ALL:
         for site in graph_of(name).sites():
-            for cls in PASSES.values():
+            for cls in QUANTIZING.values():
                 for decision in cls.space(site, Stats()):
                     yield pytest.param(name, site, decision, id=f"{name}:{site.path}:{decision.step()}")
 
@@ -56,7 +56,7 @@ def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pa
     assert event.error == pytest.approx(relative_error(original, stored))
 
 
-@pytest.mark.parametrize("cls", PASSES.values(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", QUANTIZING.values(), ids=lambda cls: cls.name)
 @pytest.mark.parametrize("name", ALL)
 def test_dearer_decisions_have_less_error(cls: type[Pass], name: str) -> None:
     for site in graph_of(name).sites():
@@ -67,7 +67,7 @@ def test_dearer_decisions_have_less_error(cls: type[Pass], name: str) -> None:
         assert errors == sorted(errors, reverse=True), site.path
 
 
-@pytest.mark.parametrize("cls", PASSES.values(), ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", QUANTIZING.values(), ids=lambda cls: cls.name)
 def test_step_text_gives_the_pass_back(cls: type[Pass]) -> None:
     for site in graph_of("cnn").sites():
         for decision in cls.space(site, Stats()):

@@ -1,14 +1,19 @@
-"""Every module in this folder is a pass; dropping a file here registers it."""
+"""Every module in this folder that holds a pass registers it: dropping a file here is all."""
 
 from importlib import import_module
 from pkgutil import iter_modules
 
 from onnxopt.passes.base import Pass, Skip
+from onnxopt.passes.structural import Structural
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-PASSES: dict[str, type[Pass]] = {cls.name: cls for cls in Pass.__subclasses__()}
+STRUCTURAL: dict[str, type[Structural]] = {cls.name: cls for cls in Structural.__subclasses__()}
+"""Passes that make other layers of one, by name."""
+QUANTIZING: dict[str, type[Pass]] = {cls.name: cls for cls in Pass.__subclasses__() if cls is not Structural}
+"""Passes that change what is stored of a weight, by name."""
+PASSES: dict[str, type[Pass]] = {**STRUCTURAL, **QUANTIZING}
 """Every pass by its name."""
 
-__all__ = ["PASSES", "Pass", "Skip"]
+__all__ = ["PASSES", "QUANTIZING", "STRUCTURAL", "Pass", "Skip", "Structural"]

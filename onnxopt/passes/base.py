@@ -15,7 +15,6 @@ from onnxopt.leaf import Array
 from onnxopt.plan import Step
 from onnxopt.stats import Floats, Stats
 
-
 _QUIETEST = 1e-3
 
 

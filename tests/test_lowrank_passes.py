@@ -1,0 +1,479 @@
+"""Passes that make a chain of layers of one: at full rank the model computes what it did."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from builders import FLOAT, branches, lstm, model, weights
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from onnxopt.data import quiet_session
+from onnxopt.graph import Graph, normalise
+from onnxopt.passes import STRUCTURAL, Skip, Structural
+from onnxopt.passes.spatial import Spatial
+from onnxopt.passes.svd import Svd
+from onnxopt.passes.tucker import Tucker
+from onnxopt.plan import Step
+from onnxopt.stats import Moments, Stats, factor
+
+Array = np.ndarray[Any, Any]
+FULL = 1e-5
+"""Relative error that is float32's rounding."""
+
+
+def graph_of(made: onnx.ModelProto) -> Graph:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(made)
+    normalise(copy)
+    return Graph(copy)
+
+
+def run(made: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    return [np.asarray(y) for y in quiet_session(made.SerializeToString()).run(None, feeds)]
+
+
+def factored(made: onnx.ModelProto, decision: Structural, path: str = "w", stats: Stats | None = None) -> Graph:
+    """The model's graph with a weight factored; its parts are sites, and nothing else has gone."""
+    graph = graph_of(made)
+    (site,) = [s for s in graph.sites() if s.path == path]
+    before = {name for name, _ in graph.weights()}
+    parts = decision.apply(graph, site, stats or Stats())
+    after = {name for name, _ in graph.weights()}
+    assert before - after == {path}
+    assert all(name.startswith(f"{path}@") for name in after - before)
+    assert {part.path for part in parts} <= after - before
+    return graph
+
+
+def shapes(graph: Graph, path: str = "w") -> dict[str, tuple[int, ...]]:
+    """Of the parts, by name."""
+    found = {t.name: tuple(t.dims) for t in graph.model.graph.initializer}
+    return {name.removeprefix(f"{path}@"): dims for name, dims in found.items() if name.startswith(f"{path}@")}
+
+
+def assert_same(made: onnx.ModelProto, graph: Graph, feeds: dict[str, Array], tolerance: float = FULL) -> None:
+    for wanted, got in zip(run(made, feeds), run(graph.model, feeds), strict=True):
+        assert got.shape == wanted.shape
+        assert np.linalg.norm(got - wanted) <= tolerance * np.linalg.norm(wanted)
+
+
+def one_node(op: str, x: Array, w: Array, *more: Array, index: int = 1, **attributes: Any) -> onnx.ModelProto:
+    """x and a weight, in this order or the other, and a bias."""
+    inputs = ["x", "w"] if index else ["w", "x"]
+    biases = {f"b{i}": b for i, b in enumerate(more)}
+    node = helper.make_node(op, [*inputs, *biases], ["y"], "layer", **attributes)
+    return model([node], {"w": w, **biases}, {"x": x.shape}, {"y": None})
+
+
+# ---- convolutions --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, least_rank: int = 1) -> tuple[onnx.ModelProto, Array, int]:
+    """A Conv that the runtime takes, an input, its groups."""
+    rank = draw(st.integers(least_rank, 3))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    sizes = st.lists(st.integers(1, 3), min_size=rank, max_size=rank)
+    kernel, strides, dilations = draw(sizes), draw(sizes), draw(sizes)
+    attributes: dict[str, Any] = {"group": groups, "strides": strides, "dilations": dilations}
+    padding = draw(st.sampled_from(["none", "pads", "SAME_UPPER", "SAME_LOWER", "VALID"]))
+    if padding == "pads":
+        attributes["pads"] = draw(st.lists(st.integers(0, 2), min_size=2 * rank, max_size=2 * rank))
+    elif padding != "none":
+        attributes["auto_pad"] = padding
+    if padding.startswith("SAME"):
+        attributes["dilations"] = [1] * rank  # the runtime takes no other
+    if draw(st.booleans()):
+        attributes["kernel_shape"] = kernel
+    assume(groups * outputs * inputs * prod(kernel) >= 16)
+    seed = draw(st.integers(0, 99))
+    size = [(k - 1) * d + 1 + draw(st.integers(0, 4)) for k, d in zip(kernel, dilations, strict=True)]
+    x = weights(2, groups * inputs, *size, seed=seed)
+    w = weights(groups * outputs, inputs, *kernel, seed=seed + 1)
+    bias = [weights(groups * outputs, seed=seed + 2)] if draw(st.booleans()) else []
+    return one_node("Conv", x, w, *bias, **attributes), x, groups
+
+
+@settings(max_examples=120)
+@given(convolutions())
+def test_convolution_at_full_rank(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
+    made, x, groups = drawn
+    outputs, inputs, *kernel = made.graph.initializer[0].dims
+    outputs //= groups
+    ones = (1,) * len(kernel)
+    rank = min(outputs, inputs * prod(kernel))
+    graph = factored(made, Svd(rank))
+    assert shapes(graph) == {"v": (groups * rank, inputs, *kernel), "u": (groups * outputs, rank, *ones)}
+    assert_same(made, graph, {"x": x})
+    rank_in, rank_out = min(inputs, outputs * prod(kernel)), min(outputs, inputs * prod(kernel))
+    graph = factored(made, Tucker(rank_in, rank_out))
+    assert shapes(graph) == {
+        "in": (groups * rank_in, inputs, *ones),
+        "core": (groups * rank_out, rank_in, *kernel),
+        "out": (groups * outputs, rank_out, *ones),
+    }
+    assert_same(made, graph, {"x": x})
+
+
+@settings(max_examples=80)
+@given(convolutions(least_rank=2))
+def test_spatial_at_full_rank(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
+    made, x, groups = drawn
+    outputs, inputs, rows, *rest = made.graph.initializer[0].dims
+    rank = min(inputs * rows, outputs // groups * prod(rest))
+    graph = factored(made, Spatial(rank))
+    assert shapes(graph) == {
+        "v": (groups * rank, inputs, rows, *(1 for _ in rest)),
+        "h": (outputs, rank, 1, *rest),
+    }
+    assert_same(made, graph, {"x": x})
+
+
+# ---- matrix products -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(
+    index=st.integers(0, 1),
+    trans_a=st.integers(0, 1),
+    trans_b=st.integers(0, 1),
+    scales=st.tuples(st.sampled_from([1.0, 0.5, -2.0]), st.sampled_from([1.0, 3.0])),
+    sizes=st.tuples(st.integers(1, 4), st.integers(3, 9), st.integers(6, 9)),
+    bias=st.sampled_from([None, "scalar", "columns", "rows", "all"]),
+)
+def test_gemm_at_full_rank(
+    index: int, trans_a: int, trans_b: int, scales: tuple[float, float], sizes: tuple[int, int, int], bias: str | None
+) -> None:
+    few, inputs, outputs = sizes
+    rows, columns = (outputs, few) if index == 0 else (few, outputs)
+    a = weights(*((inputs, rows) if trans_a else (rows, inputs)), seed=1)
+    b = weights(*((columns, inputs) if trans_b else (inputs, columns)), seed=2)
+    x, w = (b, a) if index == 0 else (a, b)
+    forms = {"scalar": (), "columns": (columns,), "rows": (rows, 1), "all": (rows, columns)}
+    more = [] if bias is None else [weights(*forms[bias], seed=3)]
+    made = one_node("Gemm", x, w, *more, index=index, transA=trans_a, transB=trans_b, alpha=scales[0], beta=scales[1])
+    rank = min(inputs, outputs)
+    graph = factored(made, Svd(rank))
+    turned = (trans_b if index else trans_a) != (index == 0)  # the tensor is W[outputs, inputs]
+    u, v = (outputs, rank), (rank, inputs)
+    assert shapes(graph) == {"u": u if turned else u[::-1], "v": v if turned else v[::-1]}
+    assert_same(made, graph, {"x": x})
+
+
+@settings(max_examples=60)
+@given(
+    index=st.integers(0, 1),
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    weight_batch=st.sampled_from(["none", "ones", "same"]),
+    vector=st.booleans(),
+    sizes=st.tuples(st.integers(3, 9), st.integers(6, 9)),
+)
+def test_matmul_at_full_rank(
+    index: int, batch: list[int], weight_batch: str, vector: bool, sizes: tuple[int, int]
+) -> None:
+    inputs, outputs = sizes
+    x = weights(*([] if vector else [*batch, *((5, inputs) if index else (inputs, 5))]), *([inputs] if vector else []))
+    leading = {"none": [], "ones": [1] * len(batch), "same": batch}[weight_batch]
+    w = weights(*leading, *((inputs, outputs) if index else (outputs, inputs)), seed=1)
+    made = one_node("MatMul", x, w, index=index)
+    if vector and w.ndim > 2:
+        with pytest.raises(Skip, match="may meet a vector"):
+            factored(made, Svd(2))
+        return
+    graph = factored(made, Svd(min(inputs, outputs)))
+    assert_same(made, graph, {"x": x})
+
+
+# ---- a matrix product that is a convolution ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["Flatten", "Reshape"])
+@pytest.mark.parametrize("op", ["Gemm", "Gemm transposed", "MatMul"])
+@pytest.mark.parametrize("size", [(3, 2), (5,), (2, 3, 2)])
+def test_tucker_looks_through_a_flatten(through: str, op: str, size: tuple[int, ...]) -> None:
+    channels, inputs = 4, 4 * prod(size)
+    w = weights(6, inputs) if op == "Gemm transposed" else weights(inputs, 6)
+    constants: dict[str, Array] = {"w": w, "b": weights(6, seed=3)}
+    if through == "Reshape":
+        constants["shape"] = np.array([0, -1])
+    flat = helper.make_node(through, ["h", "shape"] if through == "Reshape" else ["h"], ["f"], "flat")
+    if op == "MatMul":
+        layer = [helper.make_node("MatMul", ["f", "w"], ["m"], "mm"), helper.make_node("Add", ["m", "b"], ["y"])]
+    else:
+        layer = [
+            helper.make_node("Gemm", ["f", "w", "b"], ["y"], "fc", alpha=0.5, beta=2.0, transB=int(w.shape[0] == 6))
+        ]
+    made = model([helper.make_node("Relu", ["x"], ["h"]), flat, *layer], constants,
+                 {"x": ["n", channels, *size]}, {"y": ["n", 6]})  # fmt: skip
+    graph = factored(made, Tucker(channels, 6))
+    ones = (1,) * len(size)
+    assert shapes(graph) == {"in": (4, 4, *ones), "core": (6, 4, *size), "out": (6, 6)}
+    assert_same(made, graph, {"x": weights(3, channels, *size, seed=5)})
+    assert "flat" not in {node.name for node in graph.model.graph.node}  # nothing else reads it
+    graph = factored(made, Tucker(2, 3))
+    assert shapes(graph) == {"in": (2, 4, *ones), "core": (3, 2, *size), "out": (6, 3) if w.shape[0] == 6 else (3, 6)}
+    run(graph.model, {"x": weights(3, channels, *size)})
+
+
+def test_a_flatten_that_others_read_stays() -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "w"], ["y"], "fc"),
+        helper.make_node("Relu", ["f"], ["z"], "relu"),
+    ]
+    made = model(nodes, {"w": weights(12, 6)}, {"x": ["n", 3, 2, 2]}, {"y": None, "z": None})
+    assert_same(made, factored(made, Tucker(3, 6)), {"x": weights(2, 3, 2, 2)})
+
+
+# ---- below full rank -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(rank=st.integers(1, 12), sizes=st.tuples(st.integers(12, 20), st.integers(12, 30)), seed=st.integers(0, 99))
+def test_truncated_svd_errs_by_the_tail_of_the_spectrum(rank: int, sizes: tuple[int, int], seed: int) -> None:
+    inputs, outputs = sizes
+    x, w = np.eye(inputs, dtype=np.float32), weights(inputs, outputs, seed=seed)
+    made = one_node("MatMul", x, w)
+    (got,) = run(factored(made, Svd(rank)).model, {"x": x})
+    spectrum = np.linalg.svd(w.astype(np.float64), compute_uv=False)
+    assert np.linalg.norm(got - w) == pytest.approx(np.linalg.norm(spectrum[rank:]), rel=1e-4, abs=1e-5)
+
+
+def statistics(graph: Graph, path: str, x: Array) -> Stats:
+    """Measured on x, about the mean where there is a bias."""
+    (linear,) = graph.linears()[path]
+    rows = linear.inputs(x, 10**9, np.random.default_rng(0)).astype(np.float64)
+    mean = rows.mean(1)
+    centred = rows - mean[:, None] if linear.bias else rows
+    feedback, variance = factor(centred.swapaxes(1, 2) @ centred / rows.shape[1], 1e-6)
+    return Stats(1.0, linear, Moments(mean, np.square(centred).mean(1).astype(np.float32), feedback, variance,
+                                      np.zeros((len(rows), 0, rows.shape[2]), np.float32)), 1.0)  # fmt: skip
+
+
+def correlated(shape: tuple[int, ...], seed: int) -> Array:
+    """Inputs whose channels mix few sources, far from zero on average."""
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(shape[1], shape[1])) * np.geomspace(1, 0.02, shape[1])
+    return (np.einsum("cs,ns...->nc...", mix, rng.normal(size=shape)) + 0.7).astype(np.float32)
+
+
+LAYERS = {
+    "conv": ("Conv", (40, 6, 7, 7), (8, 6, 3, 3), {"pads": [1, 1, 1, 1]}, [Svd(3), Tucker(3, 5), Spatial(4)]),
+    "groups": ("Conv", (60, 8, 7, 7), (8, 4, 3, 3), {"group": 2}, [Svd(2), Tucker(2, 3), Spatial(3)]),
+    "1x1": ("Conv", (20, 12, 5, 5), (8, 12, 1, 1), {}, [Svd(4)]),
+    "gemm": ("Gemm", (600, 12), (9, 12), {"transB": 1}, [Svd(4)]),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_with_statistics_outputs_err_less(layer: str, bias: bool) -> None:
+    op, x_shape, w_shape, attributes, decisions = LAYERS[layer]
+    x = correlated(x_shape, 1)
+    made = one_node(op, x, weights(*w_shape), *([weights(w_shape[0], seed=2)] if bias else []), **attributes)
+    stats = statistics(graph_of(made), "w", x)
+    (wanted,) = run(made, {"x": x})
+    for decision in decisions:
+        plain, aware = (
+            np.linalg.norm(run(factored(made, decision, stats=known).model, {"x": x})[0] - wanted)
+            for known in (None, stats)
+        )
+        assert aware < 0.93 * plain, decision
+    full = Svd(min(w_shape[0] // attributes.get("group", 1), prod(w_shape[1:])))
+    assert_same(made, factored(made, full, stats=stats), {"x": x})
+
+
+def test_svd_with_statistics_is_the_best_there_is() -> None:
+    """Its outputs err by the tail of the outputs' own spectrum, which no matrix of that rank can undercut."""
+    x, w = correlated((500, 10), 3), weights(10, 14)
+    made = one_node("MatMul", x, w)
+    stats = statistics(graph_of(made), "w", x)
+    y = x.astype(np.float64) @ w
+    for rank in (1, 3, 6):
+        (got,) = run(factored(made, Svd(rank), stats=stats).model, {"x": x})
+        best = np.linalg.norm(np.linalg.svd(y, compute_uv=False)[rank:])
+        assert best * (1 - 1e-4) <= np.linalg.norm(got - y) <= best * 1.001
+
+
+def test_the_bias_takes_the_mean_error_for_good() -> None:
+    x = correlated((400, 10), 5)
+    made = one_node("Gemm", x, weights(10, 8), weights(8, seed=1))
+    graph = factored(made, Svd(2), stats=statistics(graph_of(made), "w", x))
+    graph.reset()
+    (wanted,), (got,) = run(made, {"x": x}), run(graph.model, {"x": x})
+    assert np.abs((got - wanted).mean(0)).max() < 1e-4 * np.abs(wanted).max()
+
+
+# ---- what is around the layer --------------------------------------------------------------------------------------
+
+
+def test_a_shared_weight_is_factored_once() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["b"], "second"),
+        helper.make_node("Gemm", ["b", "w"], ["c"], "tied", transB=1),
+        helper.make_node("Gemm", ["w", "c"], ["y"], "left", transB=1),
+    ]
+    made = model(nodes, {"w": weights(12, 12)}, {"x": ["n", 12]}, {"y": [12, "n"]})
+    graph = factored(made, Svd(12))
+    assert shapes(graph) == {"v": (12, 12), "u": (12, 12)}
+    assert_same(made, graph, {"x": weights(4, 12, seed=1)})
+
+
+def test_a_shared_kernel_keeps_each_nodes_strides() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w", "b"], ["y"], "second", strides=[2, 2]),
+    ]
+    made = model(nodes, {"w": weights(4, 4, 3, 3), "b": weights(4)}, {"x": [1, 4, 9, 9]}, {"y": None})
+    for decision in (Svd(4), Tucker(4, 4), Spatial(12)):
+        assert_same(made, factored(made, decision), {"x": weights(1, 4, 9, 9, seed=1)})
+
+
+def test_names_say_where_nodes_come_from() -> None:
+    made = one_node("Conv", weights(1, 4, 9, 9), weights(8, 4, 3, 3), weights(8))
+    graph = factored(made, Tucker(2, 3))
+    assert [node.name for node in graph.model.graph.node] == ["layer@in", "layer@core", "layer"]
+    assert [list(node.output) for node in graph.model.graph.node] == [["y@in"], ["y@core"], ["y"]]
+    assert [len(node.input) for node in graph.model.graph.node] == [2, 2, 3]
+
+
+def test_parts_can_be_factored_again_and_quantized() -> None:
+    made = one_node("Conv", weights(1, 6, 9, 9), weights(8, 6, 3, 3))
+    graph = factored(made, Tucker(6, 8))
+    (core,) = [site for site in graph.sites() if site.path == "w@core"]
+    Spatial(18).apply(graph, core, Stats())
+    assert_same(made, graph, {"x": weights(1, 6, 9, 9, seed=3)})
+    assert {site.path for site in graph.sites()} == {"w@in", "w@out", "w@core@v", "w@core@h"}
+
+
+def test_half_precision_stays_half() -> None:
+    x, w = weights(3, 12).astype(np.float16), weights(12, 8, seed=1).astype(np.float16)
+    made = one_node("MatMul", x, w)
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    graph = factored(made, Svd(8))
+    assert {t.data_type for t in graph.model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    assert_same(made, graph, {"x": x}, 5e-3)
+
+
+def test_a_taken_name_is_said_and_nothing_changes() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Add", ["y", "w@u"], ["z"])]
+    made = model(nodes, {"w": weights(8, 8), "w@u": weights(8)}, {"x": [1, 8]}, {"z": None})
+    graph = graph_of(made)
+    before = graph.model.SerializeToString(deterministic=True)
+    with pytest.raises(Exception, match="already calls something 'w@u'"):
+        Svd(2).apply(graph, next(graph.sites()), Stats())
+    assert graph.model.SerializeToString(deterministic=True) == before
+
+
+def conv3() -> onnx.ModelProto:
+    return one_node("Conv", weights(1, 4, 9, 9), weights(8, 4, 3, 3))
+
+
+def with_nan() -> onnx.ModelProto:
+    made = conv3()
+    poisoned = numpy_helper.to_array(made.graph.initializer[0]).copy()
+    poisoned[0, 0, 0, 0] = np.nan
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(poisoned, "w"))
+    return made
+
+
+def used_otherwise() -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Relu", ["w"], ["z"])]
+    return model(nodes, {"w": weights(8, 8)}, {"x": [1, 8]}, {"y": None, "z": None})
+
+
+def different_groups() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["a", "w"], ["y"], group=2),
+        helper.make_node("Conv", ["b", "w"], ["z"]),
+    ]
+    return model(nodes, {"w": weights(8, 4, 3, 3)}, {"a": [1, 8, 9, 9], "b": [1, 4, 9, 9]}, {"y": None, "z": None})
+
+
+def behind_unknown() -> onnx.ModelProto:
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]
+    return model(nodes, {"w": weights(12, 8)}, {"x": ["n", 3, "h", "w_"]}, {"y": None})
+
+
+@pytest.mark.parametrize(
+    ("made", "path", "decision", "reason"),
+    [
+        (conv3(), "w", Svd(9), "rank is 9, but the weight has no more than 8"),
+        (conv3(), "w", Tucker(5, 8), "in is 5, but the weight has no more than 4"),
+        (conv3(), "w", Tucker(4, 9), "out is 9"),
+        (one_node("Conv", weights(1, 4, 9, 9), weights(8, 4, 1, 3)), "w", Tucker(1, 4), "out is 4, but .* than 3"),
+        (conv3(), "w", Spatial(13), "rank is 13"),
+        (one_node("Conv", weights(1, 4, 9), weights(8, 4, 3)), "w", Spatial(2), "two or more dimensions"),
+        (one_node("MatMul", weights(1, 8), weights(8, 8)), "w", Tucker(2, 2), "behind a Flatten"),
+        (behind_unknown(), "w", Tucker(2, 2), "shape is known"),
+        (one_node("ConvTranspose", weights(1, 4, 9, 9), weights(4, 8, 3, 3)), "w", Svd(2), "convolutions only"),
+        (lstm(), "W", Svd(2), "matrix products only"),
+        (branches(), "w", Svd(2), "outside branches"),
+        (used_otherwise(), "w", Svd(2), "only"),
+        (different_groups(), "w", Svd(2), "different groups"),
+        (with_nan(), "w", Svd(2), "infinities or NaNs"),
+    ],
+)
+def test_what_cannot_be_factored_is_left_with_a_reason(
+    made: onnx.ModelProto, path: str, decision: Structural, reason: str
+) -> None:
+    graph = graph_of(made)
+    site = next(site for site in graph.sites() if site.path == path)
+    before = graph.model.SerializeToString(deterministic=True)
+    with pytest.raises(Skip, match=reason):
+        decision.apply(graph, site, Stats())
+    assert graph.model.SerializeToString(deterministic=True) == before
+
+
+# ---- decisions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["svd{rank=8}", "tucker{in=40,out=56}", "spatial{rank=3}"])
+def test_step_text_gives_the_pass_back(text: str) -> None:
+    step = Step.parse(text)
+    assert str(STRUCTURAL[step.name].from_step(step).step()) == text
+
+
+@pytest.mark.parametrize("cls", STRUCTURAL.values(), ids=STRUCTURAL)
+def test_the_space_holds_fewer_weights_and_can_be_applied(cls: type[Structural]) -> None:
+    x = correlated((20, 12, 7, 7), 1)
+    made = one_node("Conv", x, weights(16, 6, 3, 3), group=2)
+    graph = graph_of(made)
+    (site,) = graph.sites()
+    decisions = list(cls.space(site, statistics(graph, "w", x)))
+    sizes = [sum(map(prod, shapes(factored(made, decision)).values())) for decision in decisions]
+    assert sizes
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < site.elements
+    assert list(cls.space(site, Stats())) == []  # nothing is known of its groups
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5, True, "all"])
+def test_ranks_are_whole_numbers_above_zero(rank: Any) -> None:
+    with pytest.raises(ValueError, match="expected a whole number above 0"):
+        Svd(rank)
+    with pytest.raises(ValueError, match="in is"):
+        Tucker(rank, 1)
+
+
+def test_values_of_every_type_are_known_to_shapes() -> None:
+    """A model with an input of another type than a tensor of floats is looked through, too."""
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["e"], axis=0),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    made = model(nodes, {"table": weights(9, 3, 2, 2), "w": weights(12, 8)}, {}, {"y": None})
+    made.graph.input.append(helper.make_tensor_value_info("i", onnx.TensorProto.INT64, ["n"]))
+    assert made.graph.output[0].type.tensor_type.elem_type == FLOAT
+    assert_same(made, factored(made, Tucker(3, 8)), {"i": np.array([1, 5])})
