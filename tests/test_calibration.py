@@ -83,7 +83,7 @@ def held(rows: Array, batch: int = 16) -> Array:
 
 
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_with_feedback_errors_cost_what_the_second_moment_says(inputs: int, groups: int, seed: int) -> None:
     """e H e^T is the sum of what each column's own error costs, the rest being passed on."""
     rng = np.random.default_rng(seed)

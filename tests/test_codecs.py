@@ -25,7 +25,7 @@ def gaussian(rows: int, cols: int, sigma: float, seed: int = 0) -> np.ndarray[tu
 
 @pytest.mark.parametrize("codec", INTEGER_CODECS)
 @given(q=matrices)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_integers_come_back(codec: str, q: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
     try:
         _, data = native.encode(q, codec)
@@ -50,7 +50,7 @@ def test_weights_like_integers_come_back(codec: str, sigma: float) -> None:
 
 
 @given(q=matrices)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.parametrize("prefer", native.PREFERENCES)
 def test_the_choice_always_finds_a_codec(prefer: str, q: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
     codec, data = native.encode(q, prefer=prefer)
@@ -70,7 +70,7 @@ def test_every_truncation_is_refused(codec: str) -> None:
 
 @pytest.mark.parametrize("codec", INTEGER_CODECS)
 @given(data=st.binary(max_size=300), rows=st.integers(0, 40), cols=st.integers(0, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_never_crashes_a_decoder(codec: str, data: bytes, rows: int, cols: int) -> None:
     try:
         assert native.decode(codec, data, rows, cols).shape == (rows, cols)
@@ -80,7 +80,7 @@ def test_noise_never_crashes_a_decoder(codec: str, data: bytes, rows: int, cols:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int64"])
 @given(rows=st.integers(1, 12), cols=st.integers(1, 12), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lossless_gives_every_bit_back(dtype: str, rows: int, cols: int, data: st.DataObject) -> None:
     size = rows * cols * np.dtype(dtype).itemsize
     values = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype).reshape(rows, cols)  # NaNs too

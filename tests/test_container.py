@@ -60,7 +60,7 @@ def test_shared_values_come_from_the_table(dtype: str) -> None:
 
 
 @given(st.sampled_from(sorted(STORABLE, key=str)), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_array_comes_back_bit_for_bit(dtype: np.dtype[np.generic], data: st.DataObject) -> None:
     values = data.draw(hnp.arrays(dtype, hnp.array_shapes(max_dims=4, max_side=12)))
     assert read_back({"x": values}).decode()["x"].tobytes() == values.tobytes()

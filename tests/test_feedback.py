@@ -129,7 +129,7 @@ def test_the_bias_takes_up_what_the_error_is_on_average(measured: tuple[Graph, S
 
 
 @given(st.integers(2, 16), st.floats(1e-12, 1.0), st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_integers_keep_to_max_bits(bits: int, slope: float, seed: int) -> None:
     made = mlp(32, seed)
     graph = Graph(made)

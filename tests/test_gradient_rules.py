@@ -211,7 +211,7 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
     return {**found, "pads": pair(0, 2) + pair(0, 2)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(windows(), st.lists(st.integers(1, 2), min_size=2, max_size=2), st.sampled_from([1, 2, 4]), st.integers(3, 7))
 def test_any_convolution(attributes: dict[str, Any], dilations: list[int], group: int, size: int) -> None:
     if "auto_pad" not in attributes or attributes["auto_pad"] == "VALID":
@@ -220,7 +220,7 @@ def test_any_convolution(attributes: dict[str, Any], dilations: list[int], group
     checked_if_it_runs([node("Conv", ["x", "w"], ["y"], group=group, **attributes)], spread(2, 4, size, 5), {"w": w})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(windows(), st.integers(1, 2), st.lists(st.integers(0, 1), min_size=2, max_size=2), st.integers(1, 4))
 def test_any_transposed_convolution(attributes: dict[str, Any], group: int, extra: list[int], size: int) -> None:
     extra = [min(e, stride - 1) for e, stride in zip(extra, attributes["strides"], strict=True)]
@@ -229,7 +229,7 @@ def test_any_transposed_convolution(attributes: dict[str, Any], group: int, extr
     checked_if_it_runs([transposed], spread(1, 2, size, 3), {"w": w})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(windows(), st.sampled_from(["MaxPool", "AveragePool"]), st.booleans(), st.booleans(), st.integers(3, 7))
 def test_any_pooling(attributes: dict[str, Any], op: str, ceil: bool, include: bool, size: int) -> None:
     pads = [min(p, k - 1) for p, k in zip(attributes.get("pads", []), attributes["kernel_shape"] * 2, strict=False)]

@@ -60,7 +60,7 @@ def check(made: onnx.ModelProto, x: Array, y: str = "y", path: str = "w") -> Non
 
 
 @given(rank=small, groups=small, inputs=small, outputs=small, seed=st.integers(0, 99), draw=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.parametrize("auto_pad", ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])
 def test_conv(auto_pad: str, rank: int, groups: int, inputs: int, outputs: int, seed: int, draw: st.DataObject) -> None:
     sizes = st.lists(small, min_size=rank, max_size=rank)
@@ -79,7 +79,7 @@ def test_conv(auto_pad: str, rank: int, groups: int, inputs: int, outputs: int, 
 
 
 @given(rank=small, groups=small, inputs=small, outputs=small, seed=st.integers(0, 99), draw=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_conv_transpose(rank: int, groups: int, inputs: int, outputs: int, seed: int, draw: st.DataObject) -> None:
     sizes = st.lists(small, min_size=rank, max_size=rank)
     kernel, strides, dilations = draw.draw(sizes), draw.draw(sizes), draw.draw(sizes)
@@ -101,7 +101,6 @@ def test_conv_transpose(rank: int, groups: int, inputs: int, outputs: int, seed:
 @given(
     rows=st.integers(1, 5), inputs=st.integers(1, 5), outputs=st.integers(1, 5), flags=st.tuples(*[st.booleans()] * 3)
 )
-@settings(deadline=None)
 def test_gemm(rows: int, inputs: int, outputs: int, flags: tuple[bool, bool, bool]) -> None:
     """The weight on either side, any of the two transposed."""
     trans_a, trans_b, left = flags
@@ -118,7 +117,7 @@ def test_gemm(rows: int, inputs: int, outputs: int, flags: tuple[bool, bool, boo
         ((1, 3), (2, 1)), ((2, 1), (2, 3)), ((1,), (3,)), ((2, 1), ()),
     ]),
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_matmul(rows: int, inputs: int, outputs: int, left: bool, batches: tuple[tuple[int, ...], ...]) -> None:
     a, b = (rows, inputs), (inputs, outputs)
     of_w, of_x = ((*batches[0], *(a if left else b)), (*batches[1], *(b if left else a)))

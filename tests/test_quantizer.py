@@ -40,7 +40,7 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 40))
 
 
 @given(shapes, st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_free_bits_leave_errors_of_half_a_step_and_the_cost_of_a_replay(shape, seed):
     w, (_, feedback, variance) = weights(*shape, seed=seed), correlated(shape[1], seed)
     step = np.random.default_rng(seed).uniform(0.1, 1, shape[0]).astype(np.float32)
@@ -52,7 +52,7 @@ def test_free_bits_leave_errors_of_half_a_step_and_the_cost_of_a_replay(shape, s
 
 
 @given(shapes, st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_survivors_cost_what_a_replay_costs(shape, seed):
     w, (_, feedback, variance) = weights(*shape, seed=seed), correlated(shape[1], seed)
     step = np.random.default_rng(seed).uniform(0.1, 1, shape[0]).astype(np.float32)

@@ -47,7 +47,7 @@ def test_reference_agrees_on_fine_frequencies() -> None:
     np.testing.assert_array_equal(rans.decode(data, *shape), q)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=60))
 def test_any_integers(values: list[int]) -> None:
     q = np.array([values], np.int32)

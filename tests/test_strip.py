@@ -72,7 +72,7 @@ def test_the_same_bits(name: str) -> None:
 
 
 @given(st.lists(st.text("abcAB/é", min_size=1, max_size=2), min_size=7, max_size=7, unique=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_values_are_called(names: list[str]) -> None:
     x, w, h, v, a, b, y = names
     nodes = [helper.make_node(op, inputs, [out]) for op, inputs, out in (
