@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -175,6 +176,7 @@ class Engine:
             )
             yield replace(
                 event, bytes_after=sizes[path], codec=codecs[path],
+                zeros=float(1 - np.count_nonzero(values) / values.size),
                 sensitivity=event.sensitivity if self.data else None,
                 histogram=Histogram.of(self.graph.values(path), values),
                 nodes_before=source.texts(source.that_became(path, users)), nodes_after=inner.texts(users),

@@ -14,6 +14,8 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.report.table import size
 
 _SCHEMA = 1
+_LONG = 36
+"""Letters of a weight's name that the table has room for; the ends of a longer one tell it from others."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -112,8 +114,10 @@ def _verdict(result: Mapping[str, Any]) -> tuple[str, str]:
 
 def _layer(event: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     optional = {"rank": None, "macs": None, "sensitivity": None, "histogram": None, "reason": ""}
+    path = event["path"]
     return {
-        **optional, **event, "bits": 8 * event["bytes_after"] / event["elements"],
+        **optional, **event, "name": path if len(path) <= _LONG else f"{path[: _LONG // 3]}…{path[-_LONG // 2 :]}",
+        "bits": 8 * event["bytes_after"] / event["elements"],
         "dims": "\N{MULTIPLICATION SIGN}".join(map(str, event["shape"])) or "1",
         "share": event["bytes_after"] / max(1, result["bytes_after"]),
         "ratio": event["bytes_before"] / max(1, event["bytes_after"]),

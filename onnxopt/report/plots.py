@@ -64,7 +64,7 @@ def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, 
     key = "drop" if drops else "error" if errors else "slope"
     scale, unit = _unit(max(t["size"] for t in trials))
     label = {"drop": f"drop of {bounds['metric']}", "error": "noise over signal of the outputs",
-             "slope": "slope: noise that each weight may add"}[key]  # fmt: skip
+             "slope": "slope: noise that each element may add"}[key]  # fmt: skip
     with _figure("search", 5.9, 4.1) as (figure, titles, out):
         axes = figure.subplots()
         logarithmic = key != "drop" and all(t[key] > 0 for t in trials)
@@ -89,8 +89,8 @@ def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, 
         if size:
             axes.axvline(size / scale, color=_WARN, ls=(0, (4, 3)), lw=1.3, zorder=1,
                          gid=titles.of(f"asked for: at most {size / scale:.4g} {unit}"))  # fmt: skip
-            axes.annotate(f"asked for: at most {size / scale:.4g} {unit}", (size / scale, 1), (4, -2), va="top",
-                          xycoords=("data", "axes fraction"), textcoords="offset points", color=_WARN)  # fmt: skip
+            axes.annotate(f"asked for: at most {size / scale:.4g} {unit}", (1, 1), (0, 3), xycoords="axes fraction",
+                          textcoords="offset points", ha="right", color=_WARN)  # fmt: skip
         if logarithmic:
             _plain_log(axes, "y")
         axes.margins(0.08, 0.12)
@@ -135,6 +135,7 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
             label, values, text = bars[key]
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.set_ylim(0, 1.08 * max(values) or 1)
             drawn = axes.bar(where, values, min(0.7, 0.04 * len(events)), color=_AFTER, clip_on=False)
             for bar, e, value in zip(drawn, events, values, strict=True):
                 bar.set_gid(titles.of(f"{e['path']}: {text.format(value)}"))
@@ -226,12 +227,12 @@ def _short(path: str, most: int = 22) -> str:
 
 
 def _plain_log(axes: Axes, which: str) -> None:
-    """1, 2, 5 in every decade as plain numbers, not powers."""
+    """1, 2, 5 in every decade, as plain numbers where these are short."""
     axis = axes.yaxis if which == "y" else axes.xaxis
     low, high = axis.get_view_interval()
     steps = (1, 2, 5) if high / low < 300 else (1,)
     axis.set_major_locator(mpl.ticker.LogLocator(subs=steps))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value > 5e-4 else power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
