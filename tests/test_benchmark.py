@@ -26,6 +26,7 @@ from onnxopt.benchmark.energy import Rapl
 from onnxopt.benchmark.latency import PROCESSES, latency, log_ratios, paired, take_turns
 from onnxopt.benchmark.profile import time_by_op
 from onnxopt.benchmark.worker import Worker
+from onnxopt.report.benchmark import words
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 
@@ -122,7 +123,18 @@ def test_the_test_is_exact(count: int, outer: float) -> None:
 def test_few_processes_say_nothing() -> None:
     found = paired("b", "a", np.array([0.5, 0.6, 0.7, 0.8]))
     assert not found.significant
+    assert not found.enough
+    assert "too few processes" in words(found)
     assert (found.low, found.high) == pytest.approx((math.exp(0.5), math.exp(0.8)))
+
+
+@pytest.mark.parametrize(("ratio", "text"), [
+    (1.1, "b.onnx: 1.10x slower than a.onnx (1.09 to 1.11)"),
+    (0.5, "b.onnx: 2.00x faster than a.onnx (1.98 to 2.02)"),
+    (1.0, "b.onnx: no significant difference from a.onnx (0.99x to 1.01x)"),
+])  # fmt: skip
+def test_comparisons_in_words(ratio: float, text: str) -> None:
+    assert words(paired("folder/b.onnx", "a.onnx", math.log(ratio) + np.linspace(-0.02, 0.02, 10))) == text
 
 
 def test_wilcoxon_agrees_with_scipy() -> None:
@@ -313,7 +325,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         "onnxruntime",
     ):
         assert word in shown.out, word
-    assert "no significant difference" in shown.out
+    assert "too few processes" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
     assert not shown.err
     command(monkeypatch, DIGITS, *options, "--json", "--data", tmp_path / "digits.npy")
@@ -330,7 +342,7 @@ def test_bad_input_is_one_sentence(
     onnx.save(mlp(64), tmp_path / "m.onnx")
     (tmp_path / "text.onnx").write_text("this is no model, just some text that goes on for a while")
     np.save(tmp_path / "wrong.npy", np.zeros((4, 63), np.float32))
-    for words, expected in (
+    for given, expected in (
         ((tmp_path / "none.onnx",), ("none.onnx", "No such file")),
         ((tmp_path / "m.onnx", tmp_path / "text.onnx"), ("text.onnx", "not an ONNX model")),
         ((tmp_path / "m.onnx", "--batch", "0,1"), ("--batch", "'0,1'", "as in 1,8")),
@@ -338,7 +350,7 @@ def test_bad_input_is_one_sentence(
         ((tmp_path / "m.onnx", "--seconds", 0), ("--seconds", "more than zero")),
         ((tmp_path / "m.onnx", "--data", tmp_path / "wrong.npy"), ("wrong.npy", "63")),
     ):
-        command(monkeypatch, *words)
+        command(monkeypatch, *given)
         out, err = capsys.readouterr()
         assert not out
         (line,) = err.splitlines()

@@ -77,6 +77,8 @@ class Paired:
     high: float
     significant: bool
     """Whether the two differ at the 1 % level, so that one comparison of alike models in a hundred goes wrong."""
+    enough: bool
+    """Whether there were processes enough to find any difference at that level, which takes eight."""
 
 
 def take_turns(
@@ -169,13 +171,15 @@ def paired(path: str, against: str, logs: Array) -> Paired:
     """
     low, high = _interval(logs, 0.95)
     surely_low, surely_high = _interval(logs, 0.99)
+    enough = _rank(len(logs), 0.99) > 0
     return Paired(
         path=path,
         against=against,
         ratio=math.exp(float(np.median(_walsh(logs)))),
         low=math.exp(low),
         high=math.exp(high),
-        significant=_rank(len(logs), 0.99) > 0 and not surely_low <= 0 <= surely_high,
+        significant=enough and not surely_low <= 0 <= surely_high,
+        enough=enough,
     )
 
 

@@ -203,7 +203,7 @@ def _measure(
                 rate = _throughput(model, batch, count_threads)
                 throughput.append(Throughput(batch, count_threads or cores, rate))
             except OnnxoptError as error:
-                reason = str(error).removeprefix(f"{model.path}: ")
+                reason = str(error).removeprefix(f"{model.path}: ").rpartition("Status Message: ")[2]
                 notes.append(f"throughput at batch {batch}: {reason}")
     energy, energy_note = _energy(model, feeds, chosen)
     return Measured(

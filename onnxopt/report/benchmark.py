@@ -17,10 +17,11 @@ _MOST_OPS = 8
 def print_benchmark(console: Console, found: Benchmark) -> None:
     """The machine, then tables: what each model is and costs, its latency, the comparisons, throughput, operators."""
     machine = found.machine
-    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
     lines = [
-        f"{machine.cpu}, {cores}, {size(machine.memory)} RAM, {machine.system}, load {machine.load:.1f}",
-        f"onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}, {found.threads} thread(s), on {found.data}",
+        f"{machine.cpu}, {_count(machine.cores, 'core')}, {size(machine.memory)} RAM, "
+        f"{machine.system}, load {machine.load:.1f}",
+        f"onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}, "
+        f"{_count(found.threads, 'thread')}, on {found.data}",
     ]
     for line in lines:
         console.print(line, style="bold", highlight=False, markup=False)
@@ -41,6 +42,8 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
 def words(pair: Paired) -> str:
     """One comparison in one line: ``small.onnx: 1.10x slower than big.onnx (1.08 to 1.12)``."""
     mine, other = Path(pair.path).name, Path(pair.against).name
+    if not pair.enough:
+        return f"{mine}: too few processes to tell it from {other} ({pair.low:.2f}x to {pair.high:.2f}x seen)"
     if not pair.significant:
         return f"{mine}: no significant difference from {other} ({pair.low:.2f}x to {pair.high:.2f}x)"
     if pair.ratio > 1:
@@ -50,7 +53,7 @@ def words(pair: Paired) -> str:
 
 def _table(first: str, *right: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=20)
+    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=16)
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -86,8 +89,9 @@ def _throughput(models: tuple[Measured, ...]) -> Table:
 def _operators(models: tuple[Measured, ...]) -> Table:
     table = _table("time by operator", "operator", "nodes", "ms", "share")
     for m in models:
-        rest = m.ops[_MOST_OPS:]
-        for op in m.ops[:_MOST_OPS]:
+        shown = len(m.ops) if len(m.ops) <= _MOST_OPS + 1 else _MOST_OPS
+        rest = m.ops[shown:]
+        for op in m.ops[:shown]:
             table.add_row(Path(m.path).name, op.op, str(op.nodes), _ms(op.ms), f"{op.share:.1%}")
         if rest:
             table.add_row(Path(m.path).name, f"{len(rest)} others", str(sum(op.nodes for op in rest)),
@@ -108,12 +112,18 @@ def _notes(found: Benchmark) -> list[str]:
         lines.append("! wider than 5 % of the mean: the machine is busy, or --seconds are few")
     warm = ", ".join(str(m.warm_up_runs) for m in found.models)
     lines.append(f"{found.processes} fresh processes of each model took turns, after {warm} warm-up runs")
-    lines.append("loading excluded; RSS: beyond a process without the model; differences: at 1 %")
+    lines.append("loading excluded; RSS is what a process takes beyond one without the model")
+    if found.paired:
+        lines.append("differences: significant at the 1 % level, with their 95 % interval")
     return lines
 
 
 def _ms(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value >= 0.001 else f"{value:.1e}"
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _many(count: int) -> str:
