@@ -355,6 +355,14 @@ def test_parts_can_be_factored_again_and_quantized() -> None:
     assert {site.path for site in graph.sites()} == {"w@in", "w@out", "w@core@v", "w@core@h"}
 
 
+@pytest.mark.parametrize("opset", [7, 10])
+def test_old_operators(opset: int) -> None:
+    """Where a Gemm without a bias is none."""
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1, alpha=2.0)
+    made = model([node], {"w": weights(8, 12), "b": weights(8)}, {"x": [3, 12]}, {"y": [3, 8]}, opset, 5)
+    assert_same(made, factored(made, Svd(8)), {"x": weights(3, 12)})
+
+
 def test_half_precision_stays_half() -> None:
     x, w = weights(3, 12).astype(np.float16), weights(12, 8, seed=1).astype(np.float16)
     made = one_node("MatMul", x, w)

@@ -92,13 +92,24 @@ def meets_matrices(model: onnx.ModelProto, node: NodeProto, path: str) -> bool:
     return len(_shapes(model).get(node.input[1 - index], ())) > 1
 
 
-def products(node: NodeProto, path: str, left: str, right: str) -> list[NodeProto]:
-    """A MatMul or Gemm as two of them, for a weight tensor that is the product of the factors `left` and `right`."""
+def wants_bias(model: onnx.ModelProto) -> bool:
+    """Whether each Gemm has to have one: before version 11 of the operators."""
+    return any(opset.domain in ("", "ai.onnx") and opset.version < 11 for opset in model.opset_import)
+
+
+def products(node: NodeProto, path: str, left: str, right: str, zero: str = "") -> list[NodeProto]:
+    """A MatMul or Gemm as two of them, for a weight tensor that is the product of the factors `left` and `right`.
+
+    Arguments:
+        zero: the part that is the inner Gemm's bias, where it `wants_bias`.
+    """
     index = list(node.input).index(path)
     inner, outer = (right, left) if outputs_first(node, path) else (left, right)
     first, second = _link(node, path, inner, last=False), _link(node, path, outer, last=True)
     first.input[:] = node.input[:2]
     first.input[index] = f"{path}@{inner}"
+    if zero and node.op_type == "Gemm":
+        first.input.append(f"{path}@{zero}")
     second.input[index], second.input[1 - index] = f"{path}@{outer}", first.output[0]
     for one, dropped in ((first, ("alpha", "beta")), (second, (("transB", "transA")[index],))):
         kept = [a for a in node.attribute if a.name not in dropped]

@@ -13,7 +13,7 @@ from onnxopt import lowrank
 from onnxopt.graph import Graph, Site, chains
 from onnxopt.passes.base import Skip
 from onnxopt.passes.structural import Layer, Structural, eighths, matrix_shape, positive, within
-from onnxopt.stats import Stats
+from onnxopt.stats import Floats, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,10 @@ class Spatial(Structural):
         kernels = layer.matrix.reshape(groups, outputs, channels, rows, columns)
         factors = [lowrank.spatial(k, self.rank, root) for k, root in zip(kernels, layer.roots(), strict=True)]
         v, h = (np.stack(stack) for stack in zip(*factors, strict=True))
-        product = np.einsum("gtrl,grsk->gtskl", h, v, optimize=True).reshape(layer.matrix.shape)
+
+        def product() -> Floats:
+            return np.asarray(np.einsum("gtrl,grsk->gtskl", h, v, optimize=True).reshape(layer.matrix.shape))
+
         parts = {
             "v": v.reshape(groups * self.rank, channels, rows, *(1 for _ in rest)),
             "h": h.reshape(groups * outputs, self.rank, 1, *rest),

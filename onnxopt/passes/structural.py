@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 
 import numpy as np
@@ -54,18 +54,20 @@ class Layer:
             return repeat(None, len(self.matrix))
         return map(lowrank.root, moments.feedback, moments.variance)
 
-    def replace(self, parts: Mapping[str, Array], product: Floats, chain: chains.Chain) -> tuple[Site, ...]:
+    def replace(
+        self, parts: Mapping[str, Array], product: Callable[[], Floats], chain: chains.Chain
+    ) -> tuple[Site, ...]:
         """Puts chains in the nodes' place.
 
         Arguments:
             parts: new weights by their part's name.
-            product: [groups, outputs, inputs], what they make together.
+            product: what they make together, [groups, outputs, inputs]; asked for where a bias can use it.
         """
         path, dtype = self._site.path, self._graph.values(self._site.path).dtype
         tensors = {f"{path}@{part}": values.astype(dtype) for part, values in parts.items()}
         linear = self._stats.linear
-        if linear is not None and linear.bias:
-            take_up(self._graph, linear.tensor(self.matrix - product), self._stats)
+        if linear is not None and linear.bias and self._stats.moments is not None:
+            take_up(self._graph, linear.tensor(self.matrix - product()), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)
         return self._graph.replace(path, tensors, chain)
 

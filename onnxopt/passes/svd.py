@@ -13,7 +13,7 @@ from onnxopt import lowrank
 from onnxopt.graph import Graph, Site, chains
 from onnxopt.passes.base import Skip
 from onnxopt.passes.structural import Layer, Structural, eighths, matrix_shape, positive, within
-from onnxopt.stats import Stats
+from onnxopt.stats import Floats, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,10 @@ class Svd(Structural):
             raise Skip("is a batch of matrices that may meet a vector")
         factors = [lowrank.svd(w, self.rank, root) for w, root in zip(layer.matrix, layer.roots(), strict=True)]
         u, v = (np.stack(stack) for stack in zip(*factors, strict=True))
-        product = u @ v
+
+        def product() -> Floats:
+            return np.asarray(np.stack([u @ v for u, v in factors]))
+
         if layer.conv:
             axes = range(len(layer.shape) - 2)
             parts = {
@@ -56,11 +59,14 @@ class Svd(Structural):
             return layer.replace(parts, product, lambda n: chains.convolutions(n, path, [("v", axes), ("u", ())]))
         batch = layer.shape[:-2]
         u, v = u.reshape(*batch, outputs, self.rank), v.reshape(*batch, self.rank, inputs)
-        left, right = "u", "v"
+        left, right, zero = "u", "v", ""
         if not chains.outputs_first(layer.nodes[0], path):
             left, right, u, v = "v", "u", u.swapaxes(-1, -2), v.swapaxes(-1, -2)
+        parts = {"v": v, "u": u}
+        if chains.wants_bias(graph.model) and any(node.op_type == "Gemm" for node in layer.nodes):
+            zero, parts["zero"] = "zero", np.zeros(1)
 
         def chain(node: NodeProto) -> list[NodeProto]:
-            return chains.products(node, path, left, right)
+            return chains.products(node, path, left, right, zero)
 
-        return layer.replace({"v": v, "u": u}, product, chain)
+        return layer.replace(parts, product, chain)

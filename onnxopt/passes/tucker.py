@@ -13,7 +13,7 @@ from onnxopt import lowrank
 from onnxopt.graph import Graph, Site, chains
 from onnxopt.passes.base import Skip
 from onnxopt.passes.structural import Layer, Structural, matrix_shape, positive, within
-from onnxopt.stats import Stats
+from onnxopt.stats import Floats, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,10 @@ class Tucker(Structural):
         kernels = layer.matrix.reshape(groups, outputs, channels, -1)
         factors = [lowrank.tucker(k, self.in_, self.out, root) for k, root in zip(kernels, layer.roots(), strict=True)]
         a, core, b = (np.stack(stack) for stack in zip(*factors, strict=True))
-        product = np.einsum("gtq,gqrp,grs->gtsp", b, core, a, optimize=True).reshape(layer.matrix.shape)
+
+        def product() -> Floats:
+            return np.asarray(np.einsum("gtq,gqrp,grs->gtsp", b, core, a, optimize=True).reshape(layer.matrix.shape))
+
         ones = [1] * len(kernel)
         parts = {
             "in": a.reshape(groups * self.in_, channels, *ones),
