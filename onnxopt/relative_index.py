@@ -18,8 +18,6 @@ from onnxopt.leaf import Array, Leaf, Scaled, Shared
 
 Integers = npt.NDArray[np.int64]
 
-GAP_BITS = (4, 5, 8)
-"""Widths of gaps that the paper has: for fully connected layers (first, in its text, second) and convolutions."""
 _POINTER_BITS = 32
 """Of a row's begin in compressed sparse rows."""
 
@@ -122,7 +120,10 @@ class Sizes:
 
 
 def sizes(leaf: Leaf, gap_bits: int) -> Sizes:
-    """What a stored weight takes. A plain array's values keep the width of their type, and no code makes them fewer."""
+    """What a stored weight takes, its gaps in `gap_bits`: 4 in the paper's tables.
+
+    A plain array's values keep the width of their type, and no code makes them fewer.
+    """
     symbols, source_bits, table_bits = _symbols(leaf)
     flat = symbols.ravel()
     kept = int(np.count_nonzero(flat))
