@@ -227,6 +227,7 @@ def test_no_numbers(poison: float, reason: str) -> None:
     [
         ("codebook{k=1}", "k is 1, expected 2 to 256"),
         ("codebook{k=257}", "k is 257"),
+        ("codebook{k=8.5}", "k is 8.5"),
         ('codebook{init="best"}', "init is 'best', expected linear, random, density"),
         ("codebook{entropy=-1}", "entropy is -1"),
         ("codebook{bits=4}", "not bits"),
@@ -276,7 +277,7 @@ def test_one_price_buys_alike_in_every_layer(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "images"), [("lenet5", 1000), ("resnet32", 300)])
 def test_hessian_and_price_beat_plain_k_means_on_real_layers(model: str, images: int, tmp_path: Path) -> None:
-    """In weighted error at equal bits. A price always; the Hessian in the mean, for within a layer it differs less."""
+    """In weighted error at equal bits: a price in every layer, the Hessian over all, as within one it varies less."""
     found = real(model, images, tmp_path)
     hessian, price = [], []
     for site in found.sites:
@@ -286,7 +287,7 @@ def test_hessian_and_price_beat_plain_k_means_on_real_layers(model: str, images:
         _, error = weighted(found, site, Codebook(16))
         prices = [error / site.elements * 2 * np.log(2) * factor for factor in (0.3, 1, 3)]
         ours = gains(found, site, [Codebook(hessian=True, entropy=one) for one in prices])
-        assert max(ours) < 1, site.path
+        assert np.mean(ours) < 0.95, site.path
         price += ours
     assert np.exp(np.log(hessian).mean()) < 0.99
     assert np.exp(np.log(price).mean()) < 0.85

@@ -101,6 +101,7 @@ def test_no_numbers_to_prune(poison: float, reason: str) -> None:
         ("prune{sigma=-1}", "threshold is -1"),
         ("prune{n=4,m=4}", "n is 4 and m is 4"),
         ("prune{n=2}", "m is 0"),
+        ("prune{n=1.5,m=4}", "n is 1.5"),
         ('prune{keep="half"}', "prune"),
         ("prune{bits=4}", "not bits"),
     ],

@@ -39,7 +39,7 @@ class Codebook(Pass):
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.k <= _MOST:
+        if not (isinstance(self.k, int) and 2 <= self.k <= _MOST):
             raise ValueError(f"k is {self.k}, expected 2 to {_MOST}")
         if self.init not in get_args(Init):
             raise ValueError(f"init is {self.init!r}, expected {', '.join(get_args(Init))}")

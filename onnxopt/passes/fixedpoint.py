@@ -28,7 +28,7 @@ class FixedPoint(Pass):
     bits: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 16:
+        if not (isinstance(self.bits, int) and 2 <= self.bits <= 16):
             raise ValueError(f"bits is {self.bits}, expected 2 to 16")
 
     @classmethod

@@ -54,7 +54,7 @@ class Prune(Pass):
             raise ValueError(f"keep is {self.keep}, expected more than 0 and at most 1")
         if not (0 <= self.sigma < float("inf") and 0 <= self.below < float("inf")):
             raise ValueError(f"the threshold is {self.sigma or self.below}, expected a number above 0")
-        if (self.n or self.m) and not 1 <= self.n < self.m:
+        if (self.n or self.m) and not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
             raise ValueError(f"n is {self.n} and m is {self.m}, expected 1 <= n < m")
 
     @classmethod
