@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import FLOAT, branches, lstm, model, weights
+from builders import ALL, FLOAT, branches, lstm, model, weights
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from onnxopt import manager
+from onnxopt.calibration import Statistics
 from onnxopt.data import quiet_session
 from onnxopt.graph import Graph, normalise
 from onnxopt.passes import STRUCTURAL, Skip, Structural
 from onnxopt.passes.spatial import Spatial
 from onnxopt.passes.svd import Svd
 from onnxopt.passes.tucker import Tucker
-from onnxopt.plan import Step
+from onnxopt.plan import Plan, Step
 from onnxopt.stats import Moments, Stats, factor
 
 Array = np.ndarray[Any, Any]
@@ -311,6 +313,19 @@ def test_the_bias_takes_the_mean_error_for_good() -> None:
     assert np.abs((got - wanted).mean(0)).max() < 1e-4 * np.abs(wanted).max()
 
 
+def test_a_shared_weight_leaves_biases_alone() -> None:
+    """What its inputs are on average at each of its nodes is not known."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], "first"),
+        helper.make_node("Gemm", ["h", "w", "c"], ["y"], "second"),
+    ]
+    x, tensors = correlated((400, 10), 5), {"w": weights(10, 10), "b": weights(10, seed=1), "c": weights(10, seed=2)}
+    made = model(nodes, tensors, {"x": x.shape}, {"y": None})
+    only = model(nodes[:1], tensors, {"x": x.shape}, {"h": None})
+    graph = factored(made, Svd(2), stats=statistics(graph_of(only), "w", x))
+    assert np.array_equal(graph.values("b"), tensors["b"])
+
+
 # ---- what is around the layer --------------------------------------------------------------------------------------
 
 
@@ -441,6 +456,36 @@ def test_what_cannot_be_factored_is_left_with_a_reason(
     with pytest.raises(Skip, match=reason):
         decision.apply(graph, site, Stats())
     assert graph.model.SerializeToString(deterministic=True) == before
+
+
+FEEDS = {"branches": [5, 16], "zipmap": [5, 64], "lstm": [4, 1, 16], "constant_nodes": [5, 16], "old_inputs": [1, 64]}
+FEEDS |= {"mlp": [5, 64], "cnn": [2, 3, 16, 16], "cnn_norm": [2, 3, 16, 16]}
+
+
+@pytest.mark.parametrize("decision", [Svd(2), Tucker(2, 2), Spatial(2)], ids=lambda decision: str(decision.step()))
+@pytest.mark.parametrize("name", ALL)
+def test_every_model_is_left_as_it_was_or_runs(name: str, decision: Structural) -> None:
+    done = 0
+    for site in graph_of(ALL[name]()).sites():
+        exported = []
+        for _ in range(2):
+            graph = graph_of(ALL[name]())
+            before = graph.model.SerializeToString(deterministic=True)
+            try:
+                parts = decision.apply(graph, site, Stats())
+            except Skip as skip:
+                assert str(skip)
+                assert graph.model.SerializeToString(deterministic=True) == before
+                break
+            assert all(part.path.startswith(f"{site.path}@") for part in parts)
+            plan = Plan("", {part.path: Step("uniform", (("error", 0.01),)) for part in parts})
+            events = manager.run(graph, plan, Statistics(None, {}, {}))
+            assert [event.path for event in events] == [part.path for part in parts]
+            run(graph.model, {"x": weights(*FEEDS[name])})
+            exported.append(graph.export()[0].SerializeToString(deterministic=True))
+            done += 1
+        assert len(set(exported)) <= 1
+    assert done or name in ("branches", "lstm", "constant_nodes") or not isinstance(decision, Svd)
 
 
 # ---- decisions -----------------------------------------------------------------------------------------------------

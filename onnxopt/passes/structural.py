@@ -66,7 +66,8 @@ class Layer:
         path, dtype = self._site.path, self._graph.values(self._site.path).dtype
         tensors = {f"{path}@{part}": values.astype(dtype) for part, values in parts.items()}
         linear = self._stats.linear
-        if linear is not None and linear.bias and self._stats.moments is not None:
+        alone = len(self.nodes) == 1  # inputs of several nodes are not known one by one
+        if linear is not None and linear.bias and self._stats.moments is not None and alone:
             take_up(self._graph, linear.tensor(self.matrix - product()), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)
         return self._graph.replace(path, tensors, chain)

@@ -1,0 +1,353 @@
+"""Kim et al.'s Table 2 from our own passes: builds the networks, factors AlexNet, counts; rewrites docs/lowrank.md.
+
+    python tools/table_lowrank.py            # a few minutes: the fully connected layers are factored for real
+    python tools/table_lowrank.py --print
+
+The other table, of factors that know a layer's inputs, is of real layers and images; see `layer_error`.
+
+AlexNet's weights are random: the counts do not depend on them. The paper: Kim et al., "Compression of deep
+convolutional neural networks for fast and low power mobile applications", ICLR 2016.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from generated import rewrite
+from layer_error import errors
+from onnx import helper, numpy_helper
+
+from onnxopt.graph import Graph, macs, normalise
+from onnxopt.passes import STRUCTURAL
+from onnxopt.plan import Step
+from onnxopt.stats import Stats
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
+LAYERS, TOTALS, MOMENTS = (f"<!-- table:{name} -->" for name in ("layers", "totals", "moments"))
+Weights = npt.NDArray[np.float32]
+Fill = Callable[[tuple[int, ...]], Weights]
+"""Makes the weights of a shape."""
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------
+
+
+def random_weights(shape: tuple[int, ...]) -> Weights:
+    """Normal noise of a trained weight's size."""
+    rng = np.random.default_rng(prod(shape))
+    return rng.standard_normal(shape, np.float32) * np.float32(prod(shape[1:]) ** -0.5)
+
+
+class Network:
+    """A chain of layers, each with a bias and a Relu, from one image [3, size, size]; without `fill`, shapes only."""
+
+    def __init__(self, size: int, fill: Fill | None) -> None:
+        self._fill, self._size = fill, size
+        self._nodes: list[onnx.NodeProto] = []
+        self._tensors: list[onnx.TensorProto] = []
+        self._at, self._channels = "x", 3
+
+    def conv(self, name: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, groups: int = 1) -> None:
+        """A convolution, square."""
+        self._layer("Conv", name, (outputs, self._channels // groups, kernel, kernel), kernel_shape=[kernel] * 2,
+                    strides=[stride] * 2, pads=[pad] * 4, group=groups)  # fmt: skip
+        self._channels = outputs
+
+    def pool(self, kernel: int, stride: int) -> None:
+        """The largest of each window."""
+        self._node("MaxPool", f"pool{len(self._nodes)}", [], kernel_shape=[kernel] * 2, strides=[stride] * 2)
+
+    def dense(self, name: str, inputs: int, outputs: int) -> None:
+        """A fully connected layer; the first one flattens."""
+        if self._nodes[-1].op_type == "MaxPool":
+            self._node("Flatten", "flatten", [])
+        self._layer("Gemm", name, (outputs, inputs), transB=1)
+
+    def model(self) -> onnx.ModelProto:
+        """The network."""
+        x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, self._size, self._size])
+        y = helper.make_tensor_value_info(self._at, onnx.TensorProto.FLOAT, None)
+        graph = helper.make_graph(self._nodes, "network", [x], [y], self._tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def _layer(self, op: str, name: str, shape: tuple[int, ...], **attributes: Any) -> None:
+        for suffix, dims in (("w", shape), ("b", shape[:1])):
+            tensor = onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, dims=dims)
+            if self._fill:
+                tensor.raw_data = self._fill(dims).tobytes()
+            tensor.name = f"{name}.{suffix}"
+            self._tensors.append(tensor)
+        self._node(op, name, [f"{name}.w", f"{name}.b"], **attributes)
+        self._node("Relu", f"{name}.relu", [])
+
+    def _node(self, op: str, name: str, more: Sequence[str], **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(op, [self._at, *more], [f"{name}.y"], name, **attributes))
+        self._at = f"{name}.y"
+
+
+def alexnet(fill: Fill | None = None, groups: int = 2) -> onnx.ModelProto:
+    """Krizhevsky et al. 2012, without its normalisations, which have no weights; one image of 227 x 227."""
+    net = Network(227, fill)
+    net.conv("conv1", 96, 11, stride=4)
+    net.pool(3, 2)
+    net.conv("conv2", 256, 5, pad=2, groups=groups)
+    net.pool(3, 2)
+    net.conv("conv3", 384, 3, pad=1)
+    net.conv("conv4", 384, 3, pad=1, groups=groups)
+    net.conv("conv5", 256, 3, pad=1, groups=groups)
+    net.pool(3, 2)
+    for name, inputs, outputs in (("fc6", 256 * 36, 4096), ("fc7", 4096, 4096), ("fc8", 4096, 1000)):
+        net.dense(name, inputs, outputs)
+    return net.model()
+
+
+def vgg16() -> onnx.ModelProto:
+    """Simonyan & Zisserman 2014, configuration D; shapes only."""
+    net = Network(224, None)
+    for block, (layers, outputs) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
+        for layer in range(1, layers + 1):
+            net.conv(f"conv{block}_{layer}", outputs, 3, pad=1)
+        net.pool(2, 2)
+    for name, inputs, outputs in (("fc6", 512 * 49, 4096), ("fc7", 4096, 4096), ("fc8", 4096, 1000)):
+        net.dense(name, inputs, outputs)
+    return net.model()
+
+
+# ---- the paper -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A row of Table 2, as it is printed."""
+
+    step: str
+    weights: tuple[str, str]
+    """Before and after."""
+    flops: tuple[str, str]
+    by_factor: tuple[str, ...]
+    ratios: tuple[str, str]
+    """Of weights and of FLOPs."""
+
+
+PAPER = {
+    "conv1": Printed("svd{rank=26}", ("35K", "11K"), ("105M", "36M"), ("29M", "7M"), ("2.92", "2.92")),
+    "conv2": Printed("tucker{in=25,out=59}", ("307K", "91K"), ("224M", "67M"), ("2M", "54M", "11M"), ("3.37", "3.37")),
+    "conv3": Printed("tucker{in=105,out=112}", ("885K", "178K"), ("150M", "30M"), ("5M", "18M", "7M"),
+                     ("5.03", "5.03")),
+    "conv4": Printed("tucker{in=49,out=46}", ("664K", "77K"), ("112M", "13M"), ("3M", "7M", "3M"), ("7.10", "7.10")),
+    "conv5": Printed("tucker{in=40,out=34}", ("442K", "49K"), ("75.0M", "8.2M"), ("2.6M", "4.1M", "1.5M"),
+                     ("9.11", "9.11")),
+    "fc6": Printed("tucker{in=210,out=584}", ("37.7M", "6.9M"), ("37.7M", "8.7M"), ("1.9M", "4.4M", "2.4M"),
+                   ("8.03", "4.86")),
+    "fc7": Printed("svd{rank=301}", ("16.8M", "2.4M"), ("16.8M", "2.4M"), ("1.2M", "1.2M"), ("6.80", "6.80")),
+    "fc8": Printed("svd{rank=195}", ("4.1M", "1.0M"), ("4.1M", "1.0M"), ("0.8M", "0.2M"), ("4.12", "4.12")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """What we count beside what is printed."""
+
+    ours: float
+    printed: str
+
+    @property
+    def agrees(self) -> bool:
+        """To less than one in the last digit that is printed: the paper rounds some numbers and cuts others."""
+        digits, decimals, scale, _ = self._parts()
+        return abs(self.ours / scale - float(digits)) < 10.0**-decimals
+
+    def __str__(self) -> str:
+        _, decimals, scale, suffix = self._parts()
+        text = f"{self.ours / scale:.{decimals}f}{suffix}"
+        return text if self.agrees else f"**{text}** (paper: {self.printed})"
+
+    def _parts(self) -> tuple[str, int, float, str]:
+        """Of what is printed: digits, how many of them are decimals, what the suffix stands for, the suffix."""
+        digits = self.printed.rstrip("KMG")
+        suffix = self.printed.removeprefix(digits)
+        return digits, len(digits.partition(".")[2]), {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}[suffix], suffix
+
+
+# ---- counting ------------------------------------------------------------------------------------------------------
+
+
+def factored(model: onnx.ModelProto) -> onnx.ModelProto:
+    """AlexNet by the paper's ranks, in place."""
+    normalise(model)
+    graph = Graph(model)
+    for layer, row in PAPER.items():
+        step = Step.parse(row.step)
+        (site,) = [site for site in graph.sites() if site.path == f"{layer}.w"]
+        STRUCTURAL[step.name].from_step(step).apply(graph, site, Stats())
+    return graph.model
+
+
+def count(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates by node. The model runs, on weights of its shapes that are made while it does."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = model.graph.name
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        shape = numpy_helper.from_array(np.array(tensor.dims, np.int64), f"{tensor.name}.shape")
+        light.graph.initializer.append(shape)
+        light.graph.node.append(helper.make_node("ConstantOfShape", [shape.name], [tensor.name]))
+    light.graph.node.extend(model.graph.node)
+    x = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    return macs(light, {"x": np.zeros(x, np.float32)})
+
+
+def sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Weights by name, without biases."""
+    return {t.name: prod(t.dims) for t in model.graph.initializer if len(t.dims) > 1}
+
+
+def biases(model: onnx.ModelProto, counted: dict[str, int]) -> int:
+    """Outputs of the layers that have a bias: additions that the paper's totals count."""
+    inputs = {t.name: prod(t.dims[1:]) for t in model.graph.initializer if len(t.dims) > 1}
+    return sum(counted[n.name] // inputs[n.input[1]] for n in model.graph.node if len(n.input) > 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A layer, before and after."""
+
+    layer: str
+    weights: tuple[Number, Number]
+    flops: tuple[Number, Number]
+    by_factor: tuple[Number, ...]
+    ratios: tuple[Number, Number]
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        """All of them."""
+        return (*self.weights, *self.flops, *self.by_factor, *self.ratios)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Something of a whole network."""
+
+    what: str
+    number: Number
+
+
+def measure(fill: Fill = random_weights) -> tuple[list[Row], list[Total]]:
+    """Everything in the document."""
+    model = alexnet(fill)
+    before, weights = count(model), sizes(model)
+    added = biases(model, before)
+    factored(model)
+    after, parts = count(model), sizes(model)
+    rows = []
+    for layer, printed in PAPER.items():
+        made = [name for name in after if name.partition("@")[0] == layer]
+        old, new = weights[f"{layer}.w"], sum(n for name, n in parts.items() if name.startswith(f"{layer}.w@"))
+        done = sum(after[name] for name in made)
+        rows.append(Row(
+            layer,
+            (Number(old, printed.weights[0]), Number(new, printed.weights[1])),
+            (Number(before[layer], printed.flops[0]), Number(done, printed.flops[1])),
+            tuple(Number(after[name], text) for name, text in zip(made, printed.by_factor, strict=True)),
+            (Number(old / new, printed.ratios[0]), Number(before[layer] / done, printed.ratios[1])),
+        ))  # fmt: skip
+    vector = [t.dims[0] for t in model.graph.initializer if len(t.dims) == 1]
+    old, new = sum(weights.values()) + sum(vector), sum(parts.values()) + sum(vector)
+    all_before, all_after = sum(before.values()), sum(after.values())
+    deep = vgg16()
+    deep_macs = count(deep)
+    totals = [
+        Total("AlexNet, weights and biases", Number(old, "61M")),
+        Total("AlexNet factored, weights and biases", Number(new, "11M")),
+        Total("their ratio", Number(old / new, "5.46")),
+        Total("AlexNet, multiply-accumulates", Number(all_before, "725M")),
+        Total("AlexNet, with the additions of biases", Number(all_before + added, "725M")),
+        Total("AlexNet factored, multiply-accumulates", Number(all_after, "272M")),
+        Total("AlexNet factored, with biases, and with conv1 as it was before counted, too",
+              Number(all_after + added + before["conv1"], "272M")),
+        Total("AlexNet without groups, multiply-accumulates (MicroBrain's count)",
+              Number(sum(count(alexnet(groups=1)).values()), "1.14G")),
+        Total("VGG-16, multiply-accumulates (MicroBrain's count)", Number(sum(deep_macs.values()), "15.47G")),
+        Total("VGG-16, with the additions of biases",
+              Number(sum(deep_macs.values()) + biases(deep, deep_macs), "15484M")),
+    ]  # fmt: skip
+    return rows, totals
+
+
+# ---- the document --------------------------------------------------------------------------------------------------
+
+
+def layer_table(rows: Sequence[Row]) -> str:
+    """One row a layer."""
+    lines = ["| layer | step | weights | factored | ratio | FLOPs | factored | by factor | ratio |",
+             "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"]  # fmt: skip
+    for row in rows:
+        (w0, w1), (f0, f1), (rw, rf) = row.weights, row.flops, row.ratios
+        lines.append(f"| {row.layer} | `{PAPER[row.layer].step}` | {w0} | {w1} | {rw} | {f0} | {f1} "
+                     f"| {' + '.join(map(str, row.by_factor))} | {rf} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def total_table(totals: Sequence[Total]) -> str:
+    """One row a total."""
+    lines = ["| | counted | paper |", "| --- | ---: | ---: |"]
+    for one in totals:
+        mark = "" if one.number.agrees else "**"
+        exact = f"{one.number.ours:,.0f}" if one.number.ours > 1000 else f"{one.number.ours:.2f}"
+        lines.append(f"| {one.what} | {mark}{exact}{mark} | {one.number.printed} |")
+    return "\n".join(lines)
+
+
+MEASURED = (
+    ("lenet5", (50, 20, 5, 5), ("svd{rank=8}", "svd{rank=20}", "tucker{in=6,out=15}", "tucker{in=10,out=25}",
+                                "spatial{rank=8}", "spatial{rank=20}")),
+    ("lenet5", (500, 800), ("svd{rank=8}", "svd{rank=32}", "svd{rank=100}", "tucker{in=20,out=60}")),
+    ("resnet32", (64, 64, 3, 3), ("svd{rank=16}", "svd{rank=32}", "tucker{in=20,out=20}", "tucker{in=40,out=40}",
+                                  "spatial{rank=24}", "spatial{rank=48}")),
+    ("mobilefacenet", (512, 128, 1, 1), ("svd{rank=16}", "svd{rank=32}", "svd{rank=64}")),
+    ("mobilefacenet", (128, 512), ("svd{rank=8}", "svd{rank=24}", "svd{rank=64}")),
+)  # fmt: skip
+"""Models, shapes of layers, decisions."""
+
+
+def moments_table() -> str:
+    """One row a decision."""
+    lines = [
+        "| model | weight | step | plain | with means | with second moments |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for model, shape, texts in MEASURED:
+        steps = [Step.parse(text) for text in texts]
+        found = errors(model, shape, [STRUCTURAL[step.name].from_step(step) for step in steps])
+        for step, three in zip(steps, found, strict=True):
+            numbers = " | ".join(f"{error:.3f}" for error in three)
+            lines.append(f"| {model} | {'x'.join(map(str, shape))} | `{step}` | {numbers} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Weights and FLOPs of factored networks against the paper's.")
+    parser.add_argument("--print", action="store_true", help="only print the tables")
+    only_print = parser.parse_args().print
+    rows, totals = measure()
+    texts = ((layer_table(rows), LAYERS), (total_table(totals), TOTALS), (moments_table(), MOMENTS))
+    for text, opening in texts:
+        print(f"{text}\n")
+        if not only_print:
+            rewrite(DOCUMENT, text, opening)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
