@@ -132,6 +132,14 @@ def test_compensation_keeps_as_many_for_less_noise(measured: Calibrated, keep: f
             assert (ours == measured.graph.values(site.path)).all()
 
 
+def test_dearer_decisions_make_less_noise(measured: Calibrated) -> None:
+    for site in measured.sites:
+        decisions = list(Prune.space(site, measured.of(site)))
+        assert all(decision.compensate for decision in decisions)
+        noises = [measured.noise(site, measured.applied(site, decision)) for decision in decisions]
+        assert noises == sorted(noises, reverse=True)
+
+
 def test_compensation_of_n_of_m(measured: Calibrated) -> None:
     for site in measured.sites:
         plain = measured.applied(site, Prune(n=2, m=4))
