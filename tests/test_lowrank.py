@@ -178,6 +178,14 @@ def test_evbmf_without_noise_is_the_rank(size: tuple[int, int], rank: int) -> No
     assert lowrank.evbmf(1e-20 * low_rank(*size, rank)) == rank
 
 
+@pytest.mark.parametrize("level", [1e-8, 1e-4, 1e-3])
+def test_evbmf_takes_dead_channels_for_none(level: float) -> None:
+    alive = low_rank(60, 200, 5) + 0.3 * noise(60, 200)
+    dead = level * np.abs(alive).max()
+    w = np.block([[alive, dead * noise(60, 20, seed=1)], [dead * noise(12, 220, seed=2)]])
+    assert lowrank.evbmf(w) == lowrank.evbmf(w.T) == 5
+
+
 def test_evbmf_of_nothing_and_of_one_row() -> None:
     assert lowrank.evbmf(np.zeros((4, 6))) == 0
     assert lowrank.evbmf(noise(1, 50)) in (0, 1)
@@ -191,8 +199,8 @@ def test_evbmf_estimates_the_noise() -> None:
 
 
 def test_the_edge_has_the_published_limits() -> None:
-    """Square: 1 + t with t = 2.5129 twice. It lies above what white noise reaches, (1 + sqrt(a))^2, and both meet in 1
-    where there are far more columns than rows (Nakajima et al. 2013, figure 5 and what follows theorem 3)."""
+    """Square: t is 2.5129. It lies above what white noise reaches, (1 + sqrt(a))^2, and both meet in 1 where there are
+    far more columns than rows."""
     assert lowrank.Spectrum(np.ones(50), 50).edge == pytest.approx((1 + 2.5129) * (1 + 1 / 2.5129), rel=1e-4)
     edges = []
     for columns in (50, 100, 1000, 10**5, 10**8):
