@@ -1,7 +1,7 @@
 # make demo    build, install into .venv, compress a model, evaluate before and after
 # make test    everything that CI runs
 # make check   format, lint, types, import rules, tests, native tests under sanitizers
-# make tables  rewrite the tables in README.md, docs/codecs.md, docs/loader.md; `make engine`: docs/engine.md
+# make tables  rewrite the tables in README.md and docs/; `make engine`: docs/engine.md
 # make fuzz    fuzz the native reader for ten minutes (needs clang)
 
 PYTHON ?= python3
@@ -65,6 +65,7 @@ tables: build/installed
 	$(BIN)/python tools/table_models.py
 	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
 	$(BIN)/python tools/bench_loader.py --write docs/loader.md
+	$(BIN)/python tools/table_lowrank.py
 	$(BIN)/python tools/readme_session.py
 
 # Rewrites docs/engine.md, tables and figures: an hour of searches and whole test parts.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from onnxopt import native, search
+from onnxopt import manager, native, search
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
@@ -128,10 +128,12 @@ def apply(
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
     with _engine(source, not plan.steps, prefer, max_ram, progress) as engine:
+        chains = manager.chains_of(plan)
         if not plan.data:
+            engine.factor(chains)
             return _finish(engine, plan, Path(output), started)
         tuner = Tuner(engine, Contract(), Overrides())
-        tuner.calibrate(data, None)
+        tuner.calibrate(data, None, chains)
         if engine.data != plan.data:
             raise OnnxoptError(
                 f"{source.path}: the plan was made on other data than {tuner.calibrated}; give the same with --data"

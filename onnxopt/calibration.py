@@ -39,6 +39,8 @@ _LEVEL = 0.03
 _GAIN_PIECES, _GAIN_PIECE = 24, 8
 """Pieces of data for gains, and samples in one at most: small ones, as in a piece samples meet with random signs."""
 _PROBE_SAMPLES = 32
+_BLOCK = 256
+"""Rows of a second moment that are worked on at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +229,20 @@ class _Sums:
                 self._second += rows.swapaxes(1, 2) @ rows
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
-        """Mean, and second moment (or its diagonal), about the mean where `centred`."""
+        """Mean, and second moment (or its diagonal), about the mean where `centred`. Uses the sums up: they are large."""
         count = max(1, self._count)
         mean = off = self._total / count
         if self._shift is not None:
             mean = off + self._shift[:, 0]
-        second = self._second / count
+        self._second /= count
         for about, sign in ((off, -1), *(() if centred else ((mean, 1),))):
-            second += sign * (about[:, :, None] * about[:, None, :] if self._full else np.square(about))
-        return mean, second
+            if self._full:
+                for second, vector in zip(self._second, about, strict=True):
+                    for i in range(0, len(vector), _BLOCK):
+                        second[i : i + _BLOCK] += sign * (vector[i : i + _BLOCK, None] * vector)
+            else:
+                self._second += sign * np.square(about)
+        return mean, self._second
 
     def held(self, mean: Floats) -> Array:
         if not self._held:

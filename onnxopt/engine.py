@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from onnxopt.events import Event, Histogram
 from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
-from onnxopt.plan import Plan
+from onnxopt.plan import Plan, Step
 from onnxopt.reference import Reference
 from onnxopt.search import Trial
 
@@ -73,29 +73,43 @@ class Engine:
         self.statistics = Statistics(None, {}, {})
         self.data = ""
         """Digest of what the statistics were measured on."""
-        self._cache: Cache | None = None
+        self._caches: list[Cache] = []
+        self._factored = manager.Factored({}, frozenset(), (), {})
+
+    def factor(self, steps: Mapping[str, Step]) -> None:
+        """Makes chains of layers, with what is known of them; the statistics of what comes out are yet to be measured.
+
+        Raises OnnxoptError where a step names what is not there.
+        """
+        self._factored = manager.factor(self.graph, steps, self.statistics)
+        self.graph = Graph(self.graph.model)
+        self.sites = list(self.graph.sites())
+        self.statistics = Statistics(None, {}, {})
 
     def calibrate(self, data: Data) -> None:
         """Measures the statistics. Raises what the runtime raises where the model does not run on the data."""
         native.return_memory()
         self.data = data.digest()
-        key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data}".encode()).hexdigest()[:32]
-        self._cache = Cache(key)
+        measured = "".join(f"{path}: {step}\n" for path, step in self._factored.steps.items())
+        key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data} {measured}".encode()).hexdigest()[:32]
+        cache = Cache(key)
+        self._caches.append(cache)
         done = itertools.count(1)
 
         def advance(path: str) -> None:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
-        self.statistics = calibrate(self.graph, self.sites, data, self._cache, self._max_ram, advance)
+        self.statistics = calibrate(self.graph, self.sites, data, cache, self._max_ram, advance)
 
     def close(self, keep: bool) -> None:
         """Ends. Where they are to `keep`, another try finds the statistics on disk."""
-        if self._cache is not None:
-            self._cache.close(keep)
+        for cache in self._caches:
+            cache.close(keep)
 
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""
-        return Plan(self.source.sha256, manager.steps(self.sites, slope, overrides), self.data)
+        steps = {**self._factored.steps, **manager.steps(self.sites, slope, overrides)}
+        return Plan(self.source.sha256, steps, self.data)
 
     def build(self, plan: Plan, advance: Advance) -> Built:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not
@@ -156,7 +170,8 @@ class Engine:
                                f"{first_line(error)}") from error  # fmt: skip
 
     def events(self, built: Built, file_size: int) -> Iterator[Event]:
-        """The events with their bytes in the file, then the weights that no step named, then all the rest as one."""
+        """Of weights that became others, of all that are stored with their bytes in the file, and of the rest."""
+        yield from self._factored.events
         sizes, codecs = {}, {}
         seen: set[int] = set()
         with native.Container(built.packed) as stored:
@@ -171,17 +186,20 @@ class Engine:
         source, inner = Users(self.source.model), Users(self.graph.model)
         for path, leaf in built.leaves.items():
             users, values = inner.of(path), values_of(leaf)
+            reason = self._factored.reasons.get(path, "")
             event = named.get(path) or Event(
                 path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
             )
             yield replace(
-                event, bytes_after=sizes[path], codec=codecs[path],
+                event, bytes_before=0 if path in self._factored.parts else event.bytes_before,
+                bytes_after=sizes[path], codec=codecs[path], reason=event.reason or reason,
                 zeros=float(1 - np.count_nonzero(values) / values.size),
                 sensitivity=event.sensitivity if self.data else None,
                 histogram=Histogram.of(self.graph.values(path), values),
                 nodes_before=source.texts(source.that_became(path, users)), nodes_after=inner.texts(users),
             )  # fmt: skip
-        before = sum(size for path, size in self.graph.weights() if path not in built.leaves)
+        others = {*built.leaves, *self._factored.parts}
+        before = sum(size for path, size in self.graph.weights() if path not in others)
         after = file_size - sum(sizes.values())
         yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
 

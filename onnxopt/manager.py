@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from onnxopt.events import Event
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.overrides import Overrides
-from onnxopt.passes import PASSES, Pass, Skip
+from onnxopt.passes import PASSES, STRUCTURAL, Pass, Skip
 from onnxopt.passes.feedback import Feedback
 from onnxopt.passes.uniform import Uniform
 from onnxopt.plan import Plan, Step
@@ -49,22 +50,76 @@ def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str
         if override.skip:
             continue
         one: Pass = Feedback(slope, override.max_bits or 0)
-        decided[site.path] = (Uniform(override.error) if override.error is not None else one).step()
+        step = (Uniform(override.error) if override.error is not None else one).step()
+        if override.step is not None and override.step.name not in STRUCTURAL:
+            step = override.step
+        decided[site.path] = step
     return decided
 
 
+def chains(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
+    """The structural steps that the user wants."""
+    wanted = {site.path: overrides.of(site.path, site.op).step for site in sites}
+    return {path: step for path, step in wanted.items() if step is not None and step.name in STRUCTURAL}
+
+
+def chains_of(plan: Plan) -> dict[str, Step]:
+    """The structural steps of a plan."""
+    return {path: step for path, step in plan.steps.items() if step.name in STRUCTURAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Factored:
+    """What became of the layers that were to be chains."""
+
+    steps: dict[str, Step]
+    """Those that were carried out."""
+    parts: frozenset[str]
+    """Paths of the weights that they made."""
+    events: tuple[Event, ...]
+    """Of the weights that are gone."""
+    reasons: dict[str, str]
+    """By path, why a layer stayed one."""
+
+
+def factor(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> Factored:
+    """Makes chains of layers, in `graph` itself, for good.
+
+    Raises OnnxoptError where a step names a pass or a weight that does not exist, or anything is to follow it.
+    """
+    done, parts, events, reasons = dict[str, Step](), set[str](), list[Event](), dict[str, str]()
+    sites = {site.path: site for site in graph.sites()}
+    for path, step in wanted.items():
+        _check_path(path, sites)
+        if step.then is not None:
+            raise OnnxoptError(f"plan, path {path!r}: nothing can follow {step.name} there; its factors have paths of "
+                               "their own")  # fmt: skip
+        site, values = sites[path], graph.values(path)
+        try:
+            made = _pass_of(path, step).apply(graph, site, statistics.of(site, values))
+        except Skip as skip:
+            reasons[path] = f"not factored: {skip}"
+            continue
+        done[path] = step
+        parts.update(part.path for part in made)
+        events.append(Event(path, site.shape, site.op, str(step), site.bytes, 0, 0, 0.0))
+    return Factored(done, frozenset(parts), tuple(events), reasons)
+
+
 def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | None = None) -> list[Event]:
-    """Applies every step of `plan` to `graph` as it came, in order; bytes after coding are not yet known to the events.
+    """Applies every quantizing step of `plan` to `graph` as it came; the events know no bytes after coding yet.
 
     A weight that its pass cannot treat is left as it was, with the reason in its event. Raises OnnxoptError where
     the plan names a pass or a weight that does not exist.
     """
     graph.reset()
     sites = {site.path: site for site in graph.sites()}
-    passes = {path: [_pass_of(path, one) for one in step] for path, step in plan.steps.items()}
+    structural = chains_of(plan)
+    passes = {
+        path: [_pass_of(path, one) for one in step] for path, step in plan.steps.items() if path not in structural
+    }
     for path in passes:
-        if path not in sites:
-            raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")
+        _check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
     events = []
     for path in sorted(passes, key=list(sites).index):  # a bias comes after the weight whose error it takes up
@@ -74,6 +129,11 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
         if advance:
             advance(path)
     return events
+
+
+def _check_path(path: str, sites: Mapping[str, Site]) -> None:
+    if path not in sites:
+        raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")
 
 
 def _pass_of(path: str, step: Step) -> Pass:
@@ -101,8 +161,7 @@ def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stat
     return Event(
         site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),
-        zeros=float(1 - np.count_nonzero(got) / got.size), sensitivity=_power(values, stats) / site.elements,
-        reason=reason,
+        sensitivity=_power(values, stats) / site.elements, reason=reason,
     )  # fmt: skip
 
 

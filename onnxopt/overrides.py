@@ -1,4 +1,4 @@
-"""What a user decides for single weights, in a TOML file. Imports the standard library only.
+"""What a user decides for single weights, in a TOML file. Knows steps, and nothing else of ours.
 
     [[rule]]
     match = "layer4.*"   # weights whose path is like this
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.plan import Step
 
-_KEYS = ("match", "op", "skip", "lossless", "max_bits", "error")
+_KEYS = ("match", "op", "skip", "lossless", "max_bits", "error", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Override:
     """Quantized to integers q with ``|q| < 2^(max_bits - 1)``."""
     error: float | None = None
     """Relative error (noise over signal) of the quantized weight."""
+    step: Step | None = None
+    """What is done to it instead; a structural step makes a chain of the layer, whose parts the search quantizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ def _rule(table: dict[str, Any], number: int, source: str) -> Rule:
         ("lossless", "true or false", lambda v: isinstance(v, bool)),
         ("max_bits", "a whole number from 2 to 16", lambda v: type(v) is int and 2 <= v <= 16),
         ("error", "a number above 0 and up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1),
+        ("step", 'a step as plans have them, as in "svd{rank=16}"', lambda v: isinstance(v, str)),
     ):
         if key in table and not is_valid(table[key]):
             raise OnnxoptError(f"{where}: {key} is {table[key]!r}, expected {expected}")
@@ -116,7 +120,13 @@ def _rule(table: dict[str, Any], number: int, source: str) -> Rule:
         raise OnnxoptError(f'{where}: says not which weights it is for; add match = "pattern of paths" or op = "Conv"')
     decided = {"skip" if key == "lossless" else key: table[key] for key in table if key not in ("match", "op")}
     if not decided:
-        raise OnnxoptError(f"{where}: decides nothing; add skip = true, max_bits = 4 or error = 0.02")
+        raise OnnxoptError(f"{where}: decides nothing; add skip = true, max_bits = 4, error = 0.02 or step = "
+                           '"svd{rank=16}"')  # fmt: skip
     if decided.get("skip") and len(decided) > 1:
         raise OnnxoptError(f"{where}: contradicts itself; a weight is skipped, or it has max_bits or an error")
+    if "step" in decided:
+        try:
+            decided["step"] = Step.parse(decided["step"])
+        except OnnxoptError as error:
+            raise OnnxoptError(f"{where}: {error}") from error
     return Rule(number, table.get("match"), table.get("op"), decided)

@@ -58,12 +58,14 @@ def factor(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt
     eq. 2 and 3); it is the Cholesky factor that LDLQ uses (Chee et al. 2023).
 
     Arguments:
+        second: contiguous, and overwritten: there is no room for two.
         damping: added to the diagonal of H, as a share of its mean: what was not seen is not impossible.
     """
     feedback, variance = np.empty(second.shape, np.float32), np.empty(second.shape[:-1], np.float32)
     for index in np.ndindex(second.shape[:-2]):
         # H = A A^T with A = U^-1 upper: the Cholesky factor of H, were its rows and columns in reverse order.
-        flipped = np.flip(second[index]).copy()
+        flipped = second[index]
+        _reverse(flipped.reshape(-1))
         flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping, _TINY)
         upper = np.flip(_inverse_cholesky(flipped))
         pivots = upper.diagonal()
@@ -71,6 +73,13 @@ def factor(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt
         np.fill_diagonal(feedback[index], 0)
         variance[index] = 1 / np.square(pivots)
     return feedback, variance
+
+
+def _reverse(values: Floats) -> None:
+    half = len(values) // 2
+    first = values[:half].copy()
+    values[:half] = values[: -half - 1 : -1]
+    values[len(values) - half :] = first[::-1]
 
 
 def _inverse_cholesky(symmetric: Floats) -> Floats:

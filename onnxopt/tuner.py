@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnxruntime
 
-from onnxopt import search
+from onnxopt import manager, search
 from onnxopt.contract import DEFAULT_ERROR, Contract
 from onnxopt.data import Data, Spec, input_scale, open_data, quiet_session, split, synthetic
 from onnxopt.engine import Engine
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.manager import candidates
 from onnxopt.metrics import Metric
 from onnxopt.overrides import Overrides
+from onnxopt.plan import Step
 from onnxopt.reference import Reference
 from onnxopt.search import Trial
 
@@ -56,20 +57,29 @@ class Tuner:
         self._parts: _Parts | None = None
         self._session: onnxruntime.InferenceSession | None = None
         unmatched = overrides.unmatched((site.path, site.op) for site in engine.sites)
+        unmatched = [rule for rule in unmatched if "@" not in (rule.match or "")]  # else for what is yet to be made
         if unmatched:
             raise OnnxoptError(f"{unmatched[0]}: matches no weight; `onnxopt plan` lists this model's weights")
 
-    def calibrate(self, data: Spec | None, evaluation: Spec | None) -> None:
+    def calibrate(self, data: Spec | None, evaluation: Spec | None, chains: Mapping[str, Step] | None = None) -> None:
         """Opens the data, or makes some up, and measures the statistics on it.
+
+        Layers that are to become `chains` do so, and what comes out is measured again; without any given, those of the
+        overrides.
 
         A model that does not run on made-up inputs is no error, unless the contract bounds a metric. Raises
         OnnxoptError where the data is none for this model, or the statistics cannot be kept.
         """
         path = self._engine.source.path
         self.contract = self.contract.settled(made_up=data is None)
+        if chains is None:
+            chains = manager.chains(self._engine.sites, self.overrides)
         try:
             parts = self._open(quiet_session(str(path)), data, evaluation)
             self._engine.calibrate(parts.calibration)
+            if chains:
+                self._engine.factor(chains)
+                self._engine.calibrate(parts.calibration)
             self._parts, self.calibrated = parts, parts.calibration.name
         except OSError as error:
             raise OnnxoptError(f"{path}: the statistics cannot be kept: {error}; XDG_CACHE_HOME names another place "
@@ -80,10 +90,12 @@ class Tuner:
                     raise
                 raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
             self.not_calibrated = first_line(error)
+            if chains:
+                self._engine.factor(chains)
 
     def run(self) -> tuple[Trial, bool]:
         """The trial to keep, and whether it meets the contract."""
-        weighed = candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
+        weighed = manager.candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
         size = self.contract.size(self._engine.source.size)
         if size is not None:
             start = search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)

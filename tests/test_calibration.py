@@ -89,7 +89,7 @@ def test_with_feedback_errors_cost_what_the_second_moment_says(inputs: int, grou
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((groups, 3 * inputs, inputs)) @ rng.standard_normal((groups, inputs, inputs))
     second, damping = x.swapaxes(1, 2) @ x / (3 * inputs), 0.01
-    feedback, variance = factor(second, damping)
+    feedback, variance = factor(second.copy(), damping)
     assert not np.tril(feedback).any()
     own = rng.standard_normal((groups, 5, inputs))
     whole = own - own @ feedback  # what each column was given by those before was taken off its error
@@ -106,7 +106,7 @@ def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-4, atol=1e-5)
     second = x.T @ x / len(x)  # no bias follows, so the mean counts
     np.testing.assert_allclose(moments.power[0], np.diag(second), rtol=1e-4)
-    feedback, variance = factor(second[None], calibration.DAMPING)
+    feedback, variance = factor(second[None].copy(), calibration.DAMPING)
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-2)
     assert moments.feedback is not None
     np.testing.assert_allclose(moments.feedback, feedback, rtol=1e-2, atol=1e-3)

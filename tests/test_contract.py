@@ -241,6 +241,37 @@ def test_rules_for_single_weights_are_kept(type_: Type, out: Path) -> None:
     type_("optimize", DIGITS, "-o", out, "--overrides", rules).refused("dense7.*", "matches no weight")
 
 
+def test_rules_make_chains_of_layers(type_: Type, digits: tuple[Path, Path], out: Path) -> None:
+    rules, plan, again = (out.with_name(name) for name in ("rules.toml", "plan.json", "again.onnx"))
+    rules.write_text(
+        '[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=40}"\n'
+        '[[rule]]\nmatch = "dense1.weight@u"\nmax_bits = 3\n'
+        '[[rule]]\nmatch = "conv2.weight"\nstep = "tucker{in=12,out=24}"\n'
+        '[[rule]]\nmatch = "dense2.weight"\nstep = "svd{rank=11}"\n'
+    )
+    asked = ("--target-ratio", 40, "--data", digits[0])
+    done = type_("optimize", DIGITS, "-o", out, *asked, "--overrides", rules, "--plan-out", plan)
+    assert done.code == 0
+    assert "dense2.weight: not factored: rank is 11, but the weight has no more than 10" in done.out
+    plain = {t.name: onnx.numpy_helper.to_array(t) for t in onnxopt.decompress(out).graph.initializer}
+    shapes = {name: values.shape for name, values in plain.items() if "@" in name}
+    assert shapes == {
+        "dense1.weight@v": (40, 768), "dense1.weight@u": (128, 40), "conv2.weight@in": (12, 24, 1, 1),
+        "conv2.weight@core": (24, 12, 3, 3), "conv2.weight@out": (48, 24, 1, 1),
+    }  # fmt: skip
+    for row in plain["dense1.weight@u"]:
+        assert len(np.unique(row)) <= 7
+    assert type_("apply", DIGITS, plan, "-o", again, "--data", digits[0]).code == 0
+    assert again.read_bytes() == out.read_bytes()
+    rules.write_text('[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=4} > uniform{error=0.1}"\n')
+    type_("optimize", DIGITS, "-o", again, "--overrides", rules).refused("nothing can follow svd")
+    rules.write_text('[[rule]]\nmatch = "dense1.weight"\nstep = "prune{keep=0.2} > codebook{k=16}"\n')
+    assert type_("optimize", DIGITS, "-o", again, "--overrides", rules, "--error", 0.5).code == 0
+    values = weights(again)["dense1.weight"]
+    assert np.count_nonzero(values) / values.size == pytest.approx(0.2, abs=0.01)
+    assert len(np.unique(values)) <= 16
+
+
 def test_a_plan_that_was_written_gives_the_same_file(type_: Type, digits: tuple[Path, Path], out: Path) -> None:
     plan, again, other = (out.with_name(name) for name in ("plan.json", "again.onnx", "other.npz"))
     asked = ("--target-ratio", 10, "--data", digits[0])

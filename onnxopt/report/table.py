@@ -32,7 +32,8 @@ def print_result(console: Console, result: Result) -> None:
         console.print(_layers(result.events))
     for event in result.events:
         if event.reason:
-            console.print(f"{event.path}: kept as it was: {event.reason}", style="yellow", markup=False)
+            kept = "kept as it was: " if event.step == "lossless" else ""
+            console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
     if result.unchanged:
         console.print(f"{result.output}: a copy of the source, {size(result.bytes_before)}: compressing saves nothing")
     else:
