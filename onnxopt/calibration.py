@@ -229,7 +229,7 @@ class _Sums:
                 self._second += rows.swapaxes(1, 2) @ rows
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
-        """Mean, and second moment (or its diagonal), about the mean where `centred`. Uses the sums up: they are large."""
+        """Mean, and second moment (or its diagonal), about the mean where `centred`. Uses up the sums."""
         count = max(1, self._count)
         mean = off = self._total / count
         if self._shift is not None:

@@ -136,7 +136,7 @@ class Engine:
             if reference is None:
                 return Trial(slope, size, None, None)
             found = reference.compare(self.load(path))
-        return Trial(slope, size, found.error, found.drop, found.uncertainty)
+        return Trial(slope, size, found.error, found.drop, found.uncertainty, found.likely)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and beside it its data where that is over 2 GB.

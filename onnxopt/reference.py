@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from onnxopt.data import Array, Batch, Data, runnable_feeds
-from onnxopt.metrics import Custom, Metric, Outputs
+from onnxopt.metrics import Custom, Metric, Outputs, TopK
 from onnxopt.stats import output_error
 
 _PROBES = 4
@@ -63,8 +63,10 @@ class Comparison:
     after: float | None
     drop: float | None
     """How much worse `after` is; see `Metric.drop`."""
+    likely: float | None = None
+    """What the drop of a top-k metric is on samples like these in the mean; see `TopK.likely_drop`."""
     uncertainty: float = 0.0
-    """Standard error of the drop, from those of `_FOLDS` parts of the data; 0 where the metric is the user's own."""
+    """Standard error of the drop; 0 where the metric is the user's own."""
 
 
 class _Scores:
@@ -72,7 +74,8 @@ class _Scores:
 
     def __init__(self, metric: Metric) -> None:
         self._whole = metric.start()
-        self._folds = [] if isinstance(self._whole, Custom) else [metric.start() for _ in range(_FOLDS)]
+        alone = isinstance(self._whole, Custom | TopK)
+        self._folds = [] if alone else [metric.start() for _ in range(_FOLDS)]
         self._batches = 0
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
@@ -86,6 +89,10 @@ class _Scores:
 
     def folds(self) -> list[float]:
         return [fold.value() for fold in self._folds[: self._batches]]
+
+    def likely_drop(self) -> tuple[float, float] | None:
+        """See `TopK.likely_drop`."""
+        return self._whole.likely_drop() if isinstance(self._whole, TopK) else None
 
 
 class Reference:
@@ -137,7 +144,8 @@ class Reference:
         drops = [self._metric.drop(*pair) for pair in zip(self._before, score.folds(), strict=True)]
         uncertainty = float(np.std(drops, ddof=1) / len(drops) ** 0.5) if len(drops) > 1 else 0.0
         drop = self._metric.drop(self.before, after)
-        return Comparison(self.samples, error, self.before, after, drop, uncertainty)
+        likely, uncertainty = score.likely_drop() or (None, uncertainty)
+        return Comparison(self.samples, error, self.before, after, drop, likely, uncertainty)
 
     def _start(self) -> _Scores | None:
         return _Scores(self._metric) if self._metric else None

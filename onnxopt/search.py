@@ -39,6 +39,8 @@ class Trial:
     """Of the metric on the validation part; None where there is no metric."""
     uncertainty: float = 0.0
     """Standard error of the drop."""
+    likely: float | None = None
+    """What the drop is on samples like these in the mean, where that can be told."""
 
 
 def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
@@ -77,14 +79,16 @@ def meet_error(measure: Callable[[float], Trial], start: float, error: float, wi
 
 
 def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float) -> Trial | None:
-    """The coarsest trial whose metric drops by at most `allowed`, also if by one standard error more than was seen.
+    """The coarsest trial whose metric drops by at most `allowed`: as seen and as is likely, a standard error added.
 
-    None where even the finest drops more.
+    None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
     """
 
     def excess(trial: Trial) -> float:
-        surely = None if trial.drop is None else trial.drop + trial.uncertainty
-        return -1.0 if kept(surely, allowed) else 1.0
+        drop = trial.drop
+        if drop is not None and allowed > 0:
+            drop = max(drop, trial.likely or 0.0) + trial.uncertainty
+        return -1.0 if kept(drop, allowed) else 1.0
 
     return _cross(measure, start, excess, True, 0.0)
 

@@ -14,7 +14,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
-from onnxopt.metrics import open_metric
+from onnxopt.metrics import TopK, open_metric
 
 NAMES = ["top1", "top5", "mse", "kl"]
 
@@ -174,6 +174,42 @@ def test_what_cannot_be_measured_is_one_sentence(metric: Any, outputs: Array, la
     with pytest.raises(OnnxoptError, match=message) as caught:
         measure(metric, [outputs], [outputs], labels)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_few_samples_tell_what_many_lose(metric: str) -> None:
+    """The likely drop of hundreds is near what tens of thousands show, and nearer than their own drop."""
+    rng = np.random.default_rng(0)
+
+    def sample(count: int) -> tuple[Array, Array, Array]:
+        labels = rng.integers(0, 20, count)
+        scores = rng.standard_normal((count, 20)) + 3 * np.eye(20)[labels]
+        return scores, scores + 0.7 * rng.standard_normal(scores.shape), labels
+
+    def measured(case: tuple[Array, Array, Array]) -> tuple[float, float, float]:
+        scores, noisy, labels = case
+        before, after = open_metric(metric).start(), open_metric(metric).start()
+        before.add([scores], [scores], labels)
+        after.add([noisy], [scores], labels)
+        assert isinstance(after, TopK)
+        return before.value() - after.value(), *after.likely_drop()
+
+    true, likely, _ = measured(sample(60_000))
+    assert true > 1
+    assert likely == pytest.approx(true, rel=0.2)
+    few = np.array([measured(sample(300)) for _ in range(50)])
+    assert few[:, 1].mean() == pytest.approx(true, rel=0.25)
+    assert few[:, 1].std() < 0.75 * few[:, 0].std()
+    assert few[:, 2].mean() == pytest.approx(few[:, 1].std(), rel=0.4)
+
+
+def test_what_is_the_same_loses_nothing_and_nans_lose_all() -> None:
+    scores = np.random.default_rng(0).standard_normal((50, 10))
+    same, broken = TopK(1), TopK(1)
+    same.add([scores], [scores], scores.argmax(1))
+    broken.add([scores * np.nan], [scores], scores.argmax(1))
+    assert same.likely_drop() == (0.0, 0.0)
+    assert broken.likely_drop() == (100.0, 0.0)
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
