@@ -199,7 +199,7 @@ def test_few_samples_tell_what_many_lose(metric: str) -> None:
     assert likely == pytest.approx(true, rel=0.2)
     few = np.array([measured(sample(300)) for _ in range(50)])
     assert few[:, 1].mean() == pytest.approx(true, rel=0.25)
-    assert few[:, 1].std() < 0.75 * few[:, 0].std()
+    assert few[:, 1].std() < 0.85 * few[:, 0].std()
     assert few[:, 2].mean() == pytest.approx(few[:, 1].std(), rel=0.4)
 
 
