@@ -68,6 +68,11 @@ def chains_of(plan: Plan) -> dict[str, Step]:
     return {path: step for path, step in plan.steps.items() if step.name in STRUCTURAL}
 
 
+def has_slope(plan: Plan) -> bool:
+    """Whether another slope would make another plan: not where the user decides on every weight."""
+    return any(one.name == Feedback.name for step in plan.steps.values() for one in step)
+
+
 @dataclass(frozen=True, slots=True)
 class Factored:
     """What became of the layers that were to be chains."""

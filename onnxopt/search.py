@@ -65,20 +65,24 @@ def slope_where(value: Callable[[float], float], wanted: float, low: float = 1e-
     return sqrt(low * high)
 
 
-def meet_size(measure: Callable[[float], Trial], start: float, target: int, within: float = 0.02) -> Trial | None:
-    """The finest trial of at most `target` bytes; None where no slope makes the file so small.
+def meet_size(
+    measure: Callable[[float], Trial], start: float, target: int, most: int = MOST_TRIALS, within: float = 0.02
+) -> Trial | None:
+    """The finest of at most `most` trials that has no more than `target` bytes; None where no slope gives that.
 
     Ends with the first trial that is at most `within` below the target; sizes between two slopes are interpolated.
     """
-    return _cross(measure, start, lambda trial: log(trial.size / target), False, log(1 - within))
+    return _cross(measure, start, lambda trial: log(trial.size / target), False, log(1 - within), most)
 
 
-def meet_error(measure: Callable[[float], Trial], start: float, error: float, within: float = 0.05) -> Trial | None:
+def meet_error(
+    measure: Callable[[float], Trial], start: float, error: float, most: int = MOST_TRIALS, within: float = 0.05
+) -> Trial | None:
     """The coarsest trial whose outputs have at most this error; None where none has."""
-    return _cross(measure, start, lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within))
+    return _cross(measure, start, lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within), most)
 
 
-def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float) -> Trial | None:
+def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float, most: int = MOST_TRIALS) -> Trial | None:
     """The coarsest trial whose metric drops by at most `allowed`: as seen and as is likely, a standard error added.
 
     None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
@@ -90,7 +94,7 @@ def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float) -
             drop = max(drop, trial.likely or 0.0) + trial.uncertainty
         return -1.0 if kept(drop, allowed) else 1.0
 
-    return _cross(measure, start, excess, True, 0.0)
+    return _cross(measure, start, excess, True, 0.0, most)
 
 
 def kept(drop: float | None, allowed: float) -> bool:
@@ -104,6 +108,7 @@ def _cross(
     excess: Callable[[Trial], float],
     rising: bool,
     enough: float,
+    most: int,
 ) -> Trial | None:
     """The best trial with ``excess <= 0``, where excess rises (or falls) with the slope and is 0 somewhere.
 
@@ -115,7 +120,7 @@ def _cross(
     high: tuple[float, float] | None = None
     best: Trial | None = None
     slope = start
-    for _ in range(MOST_TRIALS):
+    for _ in range(most):
         trial = measure(slope)
         over = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):

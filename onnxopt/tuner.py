@@ -96,10 +96,11 @@ class Tuner:
     def run(self) -> tuple[Trial, bool]:
         """The trial to keep, and whether it meets the contract."""
         weighed = manager.candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
+        most = search.MOST_TRIALS if manager.has_slope(self._engine.plan(1.0, self.overrides)) else 1
         size = self.contract.size(self._engine.source.size)
         if size is not None:
             start = search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)
-            best = search.meet_size(lambda slope: self._measure(slope, None), start, size)
+            best = search.meet_size(lambda slope: self._measure(slope, None), start, size, most)
             return best or min(self.trials, key=lambda t: t.size), best is not None
         noise = self.contract.error or DEFAULT_ERROR
         start = search.slope_where(lambda slope: search.expected_error(weighed, slope), noise)
@@ -107,10 +108,10 @@ class Tuner:
             return self._measure(start, None), True
         reference = Reference(self.session, self._parts.validation, self.metric)
         if self.contract.max_drop is None:
-            best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise)
+            best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
         allowed = self.contract.max_drop * (_BY_HEART if reference.known_by_heart else 1)
-        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed)
+        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most)
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
 
     def nearest(self, trial: Trial) -> str:

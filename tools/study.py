@@ -1,0 +1,268 @@
+"""How compressed models behave: size, time, accuracy, precision, recall, F1, energy, time by operator; docs/study.md.
+
+    python tools/study.py                          # three quarters of an hour
+    python tools/study.py --only resnet20 --print  # these models
+
+After Qin et al. 2018, "Understanding deep learning model compression on heterogeneous mobile platforms": each model
+as it is, quantized, pruned, factored, and as `onnxopt optimize` writes it, none of them retrained. Images to calibrate on are
+training images, accuracy is that of the whole test part, and times are those of `onnxopt benchmark`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import realdata
+from generated import machine, rewrite
+from measured import fresh
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import onnxopt
+from onnxopt import Contract, lowrank
+from onnxopt.benchmark import benchmark
+from onnxopt.data import open_data, quiet_session
+from onnxopt.engine import Engine
+from onnxopt.evaluation.intervals import SIGNIFICANT
+from onnxopt.graph import Site, read
+from onnxopt.overrides import Overrides, Rule
+from onnxopt.plan import Step
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "study.md"
+TABLES = ("models", "means", "operators")
+MODELS = (
+    "mobilenet_v1_0.25",
+    "mobilenet_v2",
+    "squeezenet1.0",
+    "squeezenet1.1",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "resnet50v2_imagenette",
+    "lenet5",
+)
+IMAGES = 512
+"""Of the training part, at most, without labels."""
+KEPT = 0.5
+"""Share of the weights that pruning keeps in every matrix."""
+TAIL = 0.1
+"""Noise over signal in a layer's outputs that factoring may make."""
+PAYS = 0.9
+"""A layer is factored where that leaves no more than this share of its weights."""
+SECONDS = 15.0
+"""Of latencies, for each file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file."""
+
+    model: str
+    variant: str
+    size: int
+    top1: float
+    low: float
+    high: float
+    precision: float
+    recall: float
+    f1: float
+    differs: bool
+    """Whether it is right more or less often than the original, by a paired test."""
+    ms: float
+    ratio: float
+    """Its latency over the original's."""
+    ratio_low: float
+    ratio_high: float
+    energy: str
+    ops: tuple[tuple[str, float], ...]
+    """Operators and their share of the time, longest first."""
+
+
+class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Feeds for the runtime's own quantizer."""
+
+    def __init__(self, name: str, batches: Iterable[Any]) -> None:
+        self._feeds = ({name: batch[i : i + 1]} for batch in batches for i in range(len(batch)))
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next image, or None."""
+        return next(self._feeds, None)
+
+
+def int8(source: Path, output: Path, data: Callable[[], Iterable[Any]]) -> None:
+    """The runtime's own static quantization: weights and activations in 8 bits, per channel, its pre-processing."""
+    prepared = output.with_suffix(".prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # type: ignore[no-untyped-call]
+    name = quiet_session(str(source)).get_inputs()[0].name
+    quantization.quantize_static(
+        str(prepared), str(output), Reader(name, list(data())[:4]), per_channel=True,
+        quant_format=quantization.QuantFormat.QDQ,
+    )  # fmt: skip
+
+
+def decided(source: Path, output: Path, data: Any, decide: Callable[[Engine], dict[str, Step]]) -> None:
+    """Does what `decide` wants, and leaves all other weights as they are."""
+    engine = Engine(read(source), False, "balanced", 2**29, lambda what, share: None)
+    engine.calibrate(open_data(data, quiet_session(str(source))))
+    steps = decide(engine)
+    engine.close(keep=False)
+    rules = [Rule(1, "*", None, {"skip": True})]
+    rules += [Rule(2, escape(path), None, {"skip": False, "step": step}) for path, step in steps.items()]
+    onnxopt.optimize(source, output, Contract(error=1.0), data, overrides=Overrides(tuple(rules)), allow_miss=True)
+
+
+def matrices(engine: Engine) -> Iterable[Site]:
+    """Weights that are no vectors."""
+    return (site for site in engine.sites if len(site.shape) > 1)
+
+
+def weights8(engine: Engine) -> dict[str, Step]:
+    """Weights in 8 bits, a power of two for each tensor."""
+    return {site.path: Step("fixedpoint", (("bits", 8),)) for site in matrices(engine)}
+
+
+def pruned(engine: Engine) -> dict[str, Step]:
+    """Half of the weights gone, the others making up for them."""
+    args = (("keep", KEPT), ("compensate", True))
+    return {site.path: Step("prune", args) for site in matrices(engine) if site.elements > 1000}
+
+
+def factored(engine: Engine) -> dict[str, Step]:
+    """Matrices and convolutions as two thinner ones, at the smallest rank that keeps the layer's outputs."""
+    steps = {}
+    for site in matrices(engine):
+        stats = engine.statistics.of(site, engine.graph.values(site.path))
+        if stats.linear is None or stats.moments is None or stats.moments.feedback is None:
+            continue
+        matrix = stats.linear.matrix(engine.graph.values(site.path).astype(np.float64))
+        if len(matrix) > 1:
+            continue
+        root = lowrank.root(stats.moments.feedback[0], stats.moments.variance[0])
+        rank = lowrank.energy_rank(lowrank.spectrum(matrix[0], root), 1 - TAIL**2)
+        outputs, inputs = matrix.shape[1:]
+        if rank * (outputs + inputs) <= PAYS * outputs * inputs:
+            steps[site.path] = Step("svd", (("rank", rank),))
+    return steps
+
+
+def variants(model: str, folder: Path) -> dict[str, Path]:
+    """Files of a shared model, by what was done to it."""
+    source, data = realdata.MODELS / f"{model}.onnx", realdata.TASKS[model].batches("train", IMAGES)
+    files = {"original": source}
+    for name, make in {
+        "int8, activations too": lambda path: int8(source, path, data),
+        "8-bit weights": lambda path: decided(source, path, data, weights8),
+        "half the weights pruned": lambda path: decided(source, path, data, pruned),
+        "low rank": lambda path: decided(source, path, data, factored),
+        "onnxopt optimize": lambda path: onnxopt.optimize(source, path, data=data),
+    }.items():
+        files[name] = folder / f"{len(files)}.onnx"
+        print(f"{model}: {name}", file=sys.stderr)
+        make(files[name])
+    return files
+
+
+def study(model: str) -> list[Row]:
+    """All files of a model, made and measured; for `fresh`."""
+    task = realdata.TASKS[model]
+    with tempfile.TemporaryDirectory() as folder:
+        files = variants(model, Path(folder))
+        found = onnxopt.evaluate(list(files.values()), task.batches("test", labelled=True))
+        timed = benchmark(list(files.values()), task.batches("test", 32), batches=(1,), seconds=SECONDS)
+    pairs = {pair.path: pair for pair in timed.paired}
+    rows = []
+    for (name, path), seen, cost in zip(files.items(), found.models, timed.models, strict=True):
+        quality, pair = seen.classification, pairs.get(str(path))
+        assert quality is not None
+        tested = seen.deviation.paired if seen.deviation else None
+        rows.append(Row(
+            model, name, seen.size, 100 * quality.top1.value, 100 * quality.top1.low, 100 * quality.top1.high,
+            100 * quality.precision, 100 * quality.recall, 100 * quality.f1, tested is not None and tested.p < SIGNIFICANT,
+            cost.latency.mean_ms, *((pair.ratio, pair.low, pair.high) if pair else (1.0, 1.0, 1.0)),
+            "not available" if cost.energy_mj is None else f"{cost.energy_mj:.2f}",
+            tuple((op.op, op.share) for op in cost.ops),
+        ))  # fmt: skip
+        print(f"  {rows[-1]}", file=sys.stderr)
+    return rows
+
+
+def table(columns: list[str], left: int, rows: Iterable[list[str]]) -> str:
+    """Markdown; the first `left` columns are text."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * left + " ---: |" * (len(columns) - left)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def models_table(rows: list[Row]) -> str:
+    """Every file."""
+    originals = {row.model: row for row in rows if row.variant == "original"}
+    lines = []
+    for row in rows:
+        first = row.variant == "original"
+        smaller = originals[row.model].size / row.size
+        slower = "" if first else f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        top1 = f"{row.top1:.2f}{' *' if row.differs else ''}"
+        lines.append([
+            row.model if first else "", row.variant, f"{row.size / 1e6:.2f}", f"{smaller:.2f}x", top1,
+            f"{row.low:.1f} to {row.high:.1f}", f"{row.precision:.2f}", f"{row.recall:.2f}", f"{row.f1:.2f}",
+            f"{row.ms:.3f}", slower, row.energy,
+        ])  # fmt: skip
+    columns = ["model", "variant", "MB", "smaller", "top-1 %", "95 %", "precision", "recall", "F1", "ms"]
+    return table([*columns, "time over the original's", "mJ"], 2, lines) + f"\n\nOn {machine()}."
+
+
+def means_table(rows: list[Row]) -> str:
+    """Each variant over all models."""
+    originals = {row.model: row for row in rows if row.variant == "original"}
+    lines = []
+    for variant in dict.fromkeys(row.variant for row in rows if row.variant != "original"):
+        mine = [row for row in rows if row.variant == variant]
+        smaller = np.exp(np.mean([np.log(originals[row.model].size / row.size) for row in mine]))
+        slower = np.exp(np.mean([np.log(row.ratio) for row in mine]))
+        lost = [originals[row.model].top1 - row.top1 for row in mine]
+        faster = sum(row.ratio_high < 1 for row in mine)
+        late = sum(row.ratio_low > 1 for row in mine)
+        lines.append([
+            variant, f"{smaller:.2f}x", f"{1 - 1 / smaller:.0%}", f"{np.mean(lost):.2f}", f"{max(lost):.2f}",
+            f"{slower:.2f}", f"{faster}", f"{late}",
+        ])  # fmt: skip
+    columns = ["variant", "smaller", "bytes saved", "points lost, mean", "at most", "time over the original's"]
+    return table([*columns, "models faster", "slower"], 1, lines)
+
+
+def operators_table(rows: list[Row], most: int = 5) -> str:
+    """Where the time goes, as shares of the runtime's profile."""
+    lines = []
+    for row in rows:
+        if row.variant in ("original", "int8, activations too", "low rank"):
+            shown = ", ".join(f"{op} {share:.0%}" for op, share in row.ops[:most])
+            lines.append([row.model if row.variant == "original" else "", row.variant, shown])
+    return table(["model", "variant", "time by operator"], 3, lines)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Studies compressed models and rewrites docs/study.md's tables.")
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=MODELS, help="these models")
+    parser.add_argument("--print", action="store_true", help="print the tables, leave docs/study.md alone")
+    arguments = parser.parse_args()
+    if not arguments.print and arguments.only != MODELS:
+        parser.error("docs/study.md wants all models: --print")
+    rows = [row for model in arguments.only for row in fresh(study, model)]
+    for name, make in zip(TABLES, (models_table, means_table, operators_table), strict=True):
+        if arguments.print:
+            print(f"{make(rows)}\n")
+        else:
+            rewrite(DOCUMENT, make(rows), f"<!-- table:{name} -->")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
