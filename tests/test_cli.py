@@ -96,6 +96,10 @@ def test_inspect_verify_decompress_library(small: Path, tmp_path: Path) -> None:
     assert run("decompress", small, "-o", plain).returncode == 0
     onnxruntime.InferenceSession(str(plain))
     assert Path(run("library").stdout.strip()).is_file()
+    assert Path(json.loads(run("library", "--json").stdout)["library"]).is_file()
+    assert json.loads(run("verify", small, "--json").stdout)["identical_outputs"] is True
+    done = json.loads(run("decompress", small, "-o", plain, "--json").stdout)
+    assert done == {"output": str(plain), "bytes": plain.stat().st_size}
 
 
 def test_lossless_keeps_every_bit(source: Path, tmp_path: Path) -> None:

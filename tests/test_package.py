@@ -44,6 +44,11 @@ def test_one_wheel_serves_every_python(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert "-py3-none-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("onnxopt/py.typed", "onnxopt/include/onnxopt.h", "onnxopt/lib/"):
+    for wanted in (
+        "onnxopt/py.typed",
+        "onnxopt/include/onnxopt.h",
+        "onnxopt/lib/",
+        "onnxopt/report/templates/report.html",
+    ):
         assert any(name.startswith(wanted) for name in names), wanted
     assert not [name for name in names if name.endswith((".cc", ".c"))]

@@ -4,8 +4,8 @@
     python tools/study.py --only resnet20 --print  # these models
 
 After Qin et al. 2018, "Understanding deep learning model compression on heterogeneous mobile platforms": each model
-as it is, quantized, pruned, factored, and as `onnxopt optimize` writes it, none of them retrained. Images to calibrate on are
-training images, accuracy is that of the whole test part, and times are those of `onnxopt benchmark`.
+as it is, quantized, pruned, factored, and as `onnxopt optimize` writes it, none of them retrained. Images to calibrate
+on are training images, accuracy is that of the whole test part, and times are those of `onnxopt benchmark`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 def int8(source: Path, output: Path, data: Callable[[], Iterable[Any]]) -> None:
     """The runtime's own static quantization: weights and activations in 8 bits, per channel, its pre-processing."""
     prepared = output.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # type: ignore[no-untyped-call]
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     name = quiet_session(str(source)).get_inputs()[0].name
     quantization.quantize_static(
         str(prepared), str(output), Reader(name, list(data())[:4]), per_channel=True,
@@ -157,13 +157,14 @@ def variants(model: str, folder: Path) -> dict[str, Path]:
     """Files of a shared model, by what was done to it."""
     source, data = realdata.MODELS / f"{model}.onnx", realdata.TASKS[model].batches("train", IMAGES)
     files = {"original": source}
-    for name, make in {
+    makers: dict[str, Callable[[Path], object]] = {
         "int8, activations too": lambda path: int8(source, path, data),
         "8-bit weights": lambda path: decided(source, path, data, weights8),
         "half the weights pruned": lambda path: decided(source, path, data, pruned),
         "low rank": lambda path: decided(source, path, data, factored),
         "onnxopt optimize": lambda path: onnxopt.optimize(source, path, data=data),
-    }.items():
+    }
+    for name, make in makers.items():
         files[name] = folder / f"{len(files)}.onnx"
         print(f"{model}: {name}", file=sys.stderr)
         make(files[name])
@@ -183,9 +184,10 @@ def study(model: str) -> list[Row]:
         quality, pair = seen.classification, pairs.get(str(path))
         assert quality is not None
         tested = seen.deviation.paired if seen.deviation else None
+        differs = tested is not None and tested.p < SIGNIFICANT
         rows.append(Row(
             model, name, seen.size, 100 * quality.top1.value, 100 * quality.top1.low, 100 * quality.top1.high,
-            100 * quality.precision, 100 * quality.recall, 100 * quality.f1, tested is not None and tested.p < SIGNIFICANT,
+            100 * quality.precision, 100 * quality.recall, 100 * quality.f1, differs,
             cost.latency.mean_ms, *((pair.ratio, pair.low, pair.high) if pair else (1.0, 1.0, 1.0)),
             "not available" if cost.energy_mj is None else f"{cost.energy_mj:.2f}",
             tuple((op.op, op.share) for op in cost.ops),

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import onnxopt
 from onnxopt import engine
 from onnxopt.graph import write_atomically
+from onnxopt.report import table
+from onnxopt.report.json import to_json
 
 app = typer.Typer(
     help="Makes ONNX models small: compressed weights that run in stock ONNX Runtime.",
@@ -43,6 +45,12 @@ def write(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all. Raises OnnxoptError where it cannot be written."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def show_written(path: Path, as_json: bool) -> None:
+    """Says that a file was written."""
+    count = path.stat().st_size
+    print(to_json({"output": path, "bytes": count}) if as_json else f"{path}: {table.size(count)}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from onnxopt import archive, native
-from onnxopt.cli.app import app, console
+from onnxopt.cli.app import app, console, show_written
 from onnxopt.cli.options import Json, Output, argument
 from onnxopt.report import table
 from onnxopt.report.json import to_json
@@ -25,9 +25,12 @@ def inspect(model: Compressed, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(model: Compressed) -> None:
+def verify(model: Compressed, as_json: Json = False) -> None:
     """Check every checksum, decode everything, load and run."""
     seen = archive.verify(model)
+    if as_json:
+        print(to_json(seen))
+        return
     outputs = {
         True: "outputs identical to the plain model's",
         None: "no random input runs it, outputs not compared",
@@ -36,13 +39,14 @@ def verify(model: Compressed) -> None:
 
 
 @app.command()
-def decompress(model: Compressed, output: Output) -> None:
+def decompress(model: Compressed, output: Output, as_json: Json = False) -> None:
     """Write the plain ONNX model, which needs nothing of onnxopt."""
     archive.decompress(model, output)
-    print(f"{output}: {table.size(output.stat().st_size)}")
+    show_written(output, as_json)
 
 
 @app.command()
-def library() -> None:
+def library(as_json: Json = False) -> None:
     """Print the path of the shared library to register with ONNX Runtime."""
-    print(native.library_path())
+    path = native.library_path()
+    print(to_json({"library": path}) if as_json else path)
