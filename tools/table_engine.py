@@ -23,6 +23,7 @@ from generated import machine, rewrite
 from measured import Run, compress, fresh, optimize, original
 
 from onnxopt import Contract
+from onnxopt.data import open_data, quiet_session
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "engine.md"
 RATIOS, CONTROLS, DROPS, COSTS = (f"<!-- table:{name} -->" for name in ("ratios", "controls", "drops", "costs"))
@@ -149,7 +150,7 @@ def drops_table(runs: dict[tuple[str, float], Run], limit: int | None) -> str:
 
 
 def large_run() -> Run:
-    """The large network on ImageNet's training photographs."""
+    """The large network on ImageNet's training photographs, read from their folder."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "resnet50.onnx"
         fresh(resnet50.write, source)
@@ -157,7 +158,7 @@ def large_run() -> Run:
 
 
 def _large_run(source: Path) -> Run:
-    photographs = realdata.TASKS["squeezenet1.1"].batches("train")
+    photographs = open_data(realdata.DATA / "imagenet" / "els300", quiet_session(str(source)), "imagenet")
     return compress(source, source.with_name("small.onnx"), Contract(target_ratio=LARGE_RATIO), photographs)
 
 
