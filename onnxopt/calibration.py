@@ -352,6 +352,7 @@ def _measure_gains(
         for site in missing:
             if site.path in gradients:
                 found[site.path] += _mean_power(site.path, uses.get(site.path), gradients, cache)
+        del gradients  # before there are others: they are as large as the model
     for site in missing:
         if signal > 0 and 0 < found[site.path] < np.inf:
             stored = cache.get(_key(site.path)) if site.path in uses else None

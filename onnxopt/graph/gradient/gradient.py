@@ -118,10 +118,12 @@ class Gradient:
             forward = self._observe(feeds)
             starts = self._starts(forward)
             model, plan = differentiate(self._nodes, forward, [start.name for start in starts], self._weights)
+            del forward  # each of these holds all weights
             if not plan.weights:
                 return plan.unsupported
-            session = self._session({*plan.fetched, *(start.name for start in starts)})
-            return _Pass(plan, starts, session, quiet_session(model))
+            backward = quiet_session(model)
+            del model
+            return _Pass(plan, starts, self._session({*plan.fetched, *(start.name for start in starts)}), backward)
         except Exception as error:  # a model no rule's author thought of must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(None, feeds)  # raises if it is the feeds
             return dict.fromkeys(self._weights, str(error))
@@ -150,7 +152,9 @@ class Gradient:
         there = {output.name for output in model.graph.output}
         for name in sorted(self._producers.keys() & set(names) - there):
             model.graph.output.add(name=name)
-        return quiet_session(model.SerializeToString())
+        serialized = model.SerializeToString()
+        del model
+        return quiet_session(serialized)
 
     def _starts(self, forward: Forward) -> list[_Start]:
         """Float outputs, or the scores that they are made of."""

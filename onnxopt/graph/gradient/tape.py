@@ -59,7 +59,7 @@ class Tape:
             return value
         array = np.asarray(value, value.dtype if isinstance(value, np.ndarray) else np.float32)
         name = f"constant.{len(self._constants)}"
-        self._constants[name] = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+        self._constants[name] = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32, copy=False)
         return Var(self, name)
 
     def input(self, name: str, shape: Sequence[int], dtype: int = TensorProto.FLOAT) -> Var:
@@ -72,14 +72,14 @@ class Tape:
         if name not in self._used:
             dtype = self.forward.types[name]
             if name in self.forward.constants:
-                self._used[name] = self.var(self.forward.constants[name].astype(np.float32))
+                self._used[name] = self.var(self.forward.constants[name].astype(np.float32, copy=False))
             else:
                 var = self.input(name, self.forward.shapes[name], dtype)
                 self._used[name] = var if dtype == TensorProto.FLOAT else self.op("Cast", var, to=TensorProto.FLOAT)
         return self._used[name]
 
     def model(self, outputs: dict[str, Var]) -> tuple[bytes, list[str]]:
-        """The model of these outputs without what they do not need, and the names of its inputs."""
+        """The model of these outputs without what they do not need, and the names of its inputs. Empties the tape."""
         for name, var in outputs.items():
             self.nodes.append(helper.make_node("Identity", [var.name], [name]))
         needed, nodes = set(outputs), []
@@ -88,14 +88,16 @@ class Tape:
                 nodes.append(node)
                 needed.update(node.input)
         inputs = [value for name, value in self._inputs.items() if name in needed]
-        graph = helper.make_graph(
-            nodes[::-1],
-            "backward",
-            inputs,
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-            [numpy_helper.from_array(array, name) for name, array in self._constants.items() if name in needed],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        model = onnx.ModelProto(ir_version=IR, opset_import=[helper.make_opsetid("", OPSET)])
+        model.graph.name = "backward"
+        model.graph.node.extend(reversed(nodes))
+        model.graph.input.extend(inputs)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        for name in list(self._constants):  # weights, for the most part: there is no room for two of each
+            array = self._constants.pop(name)
+            if name in needed:
+                model.graph.initializer.append(numpy_helper.from_array(array, name))
+        self._used.clear()
         return model.SerializeToString(), [value.name for value in inputs]
 
 
