@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -249,6 +249,9 @@ def _reference(engine: Engine, tuner: Tuner | None) -> tuple[str, Reference]:
 
 
 def _peak_memory() -> int | None:
+    with suppress(OSError, StopIteration):  # a process inherits ru_maxrss from the one that started it, but not this
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     try:
         import resource  # noqa: PLC0415 (not on Windows)
     except ImportError:

@@ -41,7 +41,7 @@ def cholesky(second: Array) -> Array:
 
 def test_the_root_is_of_the_moment_that_feedback_is_of() -> None:
     second = second_moment(20)
-    feedback, variance = factor(second[None], 0.01)
+    feedback, variance = factor(second[None].copy(), 0.01)
     root = lowrank.root(feedback[0], variance[0])
     damped = second + 0.01 * np.trace(second) / 20 * np.eye(20)
     np.testing.assert_allclose(root @ root.T, damped, rtol=1e-4, atol=1e-5 * np.trace(damped))
