@@ -158,9 +158,10 @@ def large_run() -> Run:
         source = Path(folder) / "resnet50.onnx"
         fresh(resnet50.write, source)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [Path(sys.executable).with_name("onnxopt"), "optimize", source, "-o", Path(folder) / "small.onnx"]
-        asked = ["--data", photographs, "--preprocess", "imagenet", "--target-ratio", str(LARGE_RATIO), "--json"]
-        done = json.loads(subprocess.run([*command, *asked], check=True, capture_output=True).stdout)
+        program, output = Path(sys.executable).with_name("onnxopt"), Path(folder) / "small.onnx"
+        asked = f"--preprocess imagenet --target-ratio {LARGE_RATIO} --json".split()
+        command = [program, "optimize", source, "-o", output, "--data", photographs, *asked]
+        done = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(done["bytes_before"], done["bytes_after"], done["seconds"], cpu_seconds, done["peak_memory"], None,
