@@ -76,12 +76,14 @@ def compare(seed: int, slower: float) -> tuple[bool, bool, float]:
     return found.significant, found.low <= slower <= found.high, found.ratio
 
 
+@pytest.mark.slow
 def test_a_model_is_as_fast_as_itself() -> None:
     found = [compare(seed, 1.0) for seed in range(100)]
     assert sum(significant for significant, *_ in found) <= 4  # at 1 %, more than 4 of 100 are one in three hundred
     assert sum(covered for _, covered, _ in found) >= 88
 
 
+@pytest.mark.slow
 def test_ten_percent_are_found() -> None:
     found = [compare(seed, 1.1) for seed in range(50)]
     assert sum(significant and ratio > 1 for significant, _, ratio in found) >= 49
@@ -200,6 +202,7 @@ def test_a_real_model_against_itself_and_a_slower_one(tmp_path: Path) -> None:
     assert slower.low <= 1.1 <= slower.high or slower.ratio == pytest.approx(1.1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_real_measurement(tmp_path: Path) -> None:
     onnx.save(mlp(128), tmp_path / "plain.onnx")
     (tmp_path / "small.onnx").write_bytes(compressed(mlp(128)))

@@ -160,7 +160,7 @@ def large_run() -> Run:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         program, output = Path(sys.executable).with_name("onnxopt"), Path(folder) / "small.onnx"
         asked = f"--preprocess imagenet --target-ratio {LARGE_RATIO} --json".split()
-        command = [program, "optimize", source, "-o", output, "--data", photographs, *asked]
+        command = [str(word) for word in (program, "optimize", source, "-o", output, "--data", photographs, *asked)]
         done = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from onnxopt.data import Array
 
@@ -136,7 +136,7 @@ def latency(processes: Sequence[Blocks]) -> Latency:
     runs = [np.concatenate(blocks) for blocks in processes]
     means = np.array([one.mean() for one in runs])
     mean = float(means.mean())
-    half = float(stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / math.sqrt(len(means)))
+    half = float(special.stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
     every = np.concatenate(runs)
     return Latency(
         mean_ms=mean,

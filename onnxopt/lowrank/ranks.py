@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, optimize
+from scipy import linalg
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,6 +67,8 @@ class Spectrum:
         It is ``(1 + t) (1 + a / t)`` with a the aspect and t the root of ``f(t) + f(t / a)``,
         ``f(z) = log(z + 1) / z - 1 / 2``; for a square matrix t is 2.5129.
         """
+        from scipy import optimize  # noqa: PLC0415 (slow to import, and rarely needed)
+
         a = self.aspect
 
         def f(z: float) -> float:
@@ -84,6 +86,8 @@ class Spectrum:
 
     def variance(self) -> float:
         """Of the noise: where the free energy is least, between the bounds that the papers give."""
+        from scipy import optimize  # noqa: PLC0415 (slow to import, and rarely needed)
+
         rows, squares = len(self.squares), self.squares
         most = int(np.ceil(rows / (1 + self.aspect))) - 1  # components that can be told from noise
         low = max(squares[most] / (self.columns * self.edge), squares[most:].mean() / self.columns)
