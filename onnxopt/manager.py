@@ -174,7 +174,6 @@ def _output_error(values: Array, got: Array, stats: Stats) -> float | None:
     """Root of noise over signal in the node's outputs, on inputs that the statistics were not computed from."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
-    x = stats.moments.held_back
     w, q = (stats.linear.matrix(a.astype(np.float32)) for a in (values, got))
-    signal, noise = (float(np.square(x @ m.swapaxes(1, 2), dtype=np.float64).sum()) for m in (w, w - q))
+    signal, noise = stats.moments.noise(w), stats.moments.noise(w - q)
     return (noise / signal) ** 0.5 if signal > 0 else None

@@ -35,6 +35,16 @@ class Moments:
     held_back: npt.NDArray[np.float32]
     """[groups, vectors, inputs]: inputs that the rest was not computed from, less the mean"""
 
+    def noise(self, error: Array) -> float:
+        """That an error ``[groups, outputs, inputs]`` of the weight makes in the node's outputs.
+
+        On what was held back, without what a bias takes off; where nothing was, by the inputs' power, in other units.
+        """
+        if not self.held_back.shape[1]:
+            return float((np.square(error).sum(1) * self.power).sum())
+        made = self.held_back @ error.astype(np.float32).swapaxes(1, 2)
+        return float(np.square(made, dtype=np.float64).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:

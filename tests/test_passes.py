@@ -14,7 +14,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.leaf import relative_error, values_of
-from onnxopt.passes import QUANTIZING, Pass
+from onnxopt.passes import QUANTIZING, Pass, base
 from onnxopt.plan import Plan, Step
 from onnxopt.stats import Stats
 
@@ -54,6 +54,20 @@ def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pa
     assert stored.shape == original.shape
     assert stored.dtype == original.dtype
     assert event.error == pytest.approx(relative_error(original, stored))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_was_made_a_matrix_becomes_the_weight_again(name: str) -> None:
+    graph = graph_of(name)
+    linears = graph.linears()
+    for site in graph.sites():
+        values = graph.values(site.path)
+        for linear in (None, *linears.get(site.path, ())):
+            rows = base.matrix(values, site, Stats(linear=linear))
+            assert rows.ndim == 3
+            if linear is None and site.axis is not None:
+                assert np.array_equal(rows[0, -1], np.take(values, -1, site.axis).ravel())
+            assert np.array_equal(base.tensor(rows, site, Stats(linear=linear)), values)
 
 
 @pytest.mark.parametrize("cls", QUANTIZING.values(), ids=lambda cls: cls.name)

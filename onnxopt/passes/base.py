@@ -42,21 +42,42 @@ def loudness(w: Floats, channel: int | None) -> Floats:
     return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _QUIETEST))
 
 
-def _key(field: Field[object]) -> str:
-    """As plans write it: ``in`` is the field ``in_``, as Python wants the word for itself."""
-    return field.name.rstrip("_")
+def matrix(values: Array, site: Site, stats: Stats) -> Array:
+    """The weight as ``[groups, outputs, inputs]``; where nothing multiplies it, an output is an index of its axis."""
+    if stats.linear is not None:
+        return stats.linear.matrix(values)
+    rows = values[None] if site.axis is None else np.moveaxis(values, site.axis, 0)
+    return rows.reshape(1, len(rows), -1)
+
+
+def tensor(rows: Array, site: Site, stats: Stats) -> Array:
+    """The inverse of `matrix`."""
+    if stats.linear is not None:
+        return stats.linear.tensor(rows)
+    if site.axis is None:
+        return rows.reshape(site.shape)
+    others = site.shape[: site.axis] + site.shape[site.axis + 1 :]
+    return np.moveaxis(rows.reshape(-1, *others), 0, site.axis)
 
 
 def take_up(graph: Graph, error: Array, stats: Stats) -> None:
-    """What an error of the weight (as it was, less as it is) adds to the node's outputs on average goes to its bias.
+    """What an error of the weight adds to the node's outputs on average goes to its bias.
 
     Nothing happens where the node has no bias of its own, or its inputs are not known.
+
+    Arguments:
+        error: ``[groups, outputs, inputs]``, the weight as it was, less as it is.
     """
     if stats.linear is None or stats.moments is None or stats.linear.bias is None:
         return
     bias = graph.values(stats.linear.bias)
-    shift = np.einsum("goi,gi->go", stats.linear.matrix(error), stats.moments.mean).ravel()
+    shift = np.einsum("goi,gi->go", error, stats.moments.mean).ravel()
     graph.adjust(stats.linear.bias, (bias + shift).astype(bias.dtype))
+
+
+def _key(field: Field[object]) -> str:
+    """As plans write it: ``in`` is the field ``in_``, as Python wants the word for itself."""
+    return field.name.rstrip("_")
 
 
 class Pass(ABC):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnxopt.graph import Graph, Site
 from onnxopt.kmeans import Init, cluster
 from onnxopt.leaf import Array, Shared, values_of
-from onnxopt.passes.base import Pass, finite, take_up
+from onnxopt.passes.base import Pass, finite, matrix, take_up
 from onnxopt.stats import Stats
 
 _MOST = 256
@@ -58,7 +58,7 @@ class Codebook(Pass):
         w = finite(values)
         index, table = cluster(w, self.k, self._importance(stats) if self.hessian else 1.0, self.entropy, self.init)
         leaf = _shared(index, table.astype(values.dtype))
-        take_up(graph, w - leaf.values(), stats)
+        take_up(graph, matrix(w - leaf.values(), site, stats), stats)
         graph.store(site.path, leaf)
         return ()
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from onnxopt import native
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import STEPS_PER_OCTAVE, Array, Scaled, nearest_log_step, step_of
-from onnxopt.passes.base import Pass, finite, loudness
-from onnxopt.stats import Floats, Moments, Stats
+from onnxopt.passes.base import Pass, finite, loudness, matrix, take_up, tensor
+from onnxopt.stats import Floats, Stats
 
 _RATE = 0.25
 """Share of the slope that a bit costs when an integer is chosen. At 1, single errors would be traded at the price that
@@ -73,12 +73,8 @@ class Feedback(Pass):
         q, _, _ = native.quantize(w, plain, variance, step, price, top)
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, top)
-            q = min(q, other, key=lambda q: _noise(w - q * step[..., None], moments))
-        if stats.linear and stats.linear.bias and moments is not None:
-            error = w - q * step[..., None]
-            bias = graph.values(stats.linear.bias)
-            shift = np.einsum("goi,gi->go", error, moments.mean).ravel()
-            graph.adjust(stats.linear.bias, (bias + shift).astype(bias.dtype))
+            q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
+        take_up(graph, w - q * step[..., None], stats)
         graph.store(site.path, _leaf(q, k, values, site, stats))
         return ()
 
@@ -92,11 +88,8 @@ class Feedback(Pass):
 
     def _matrix(self, values: Array, site: Site, stats: Stats) -> tuple[Floats, npt.NDArray[Any]]:
         """The weight as W[groups, outputs, inputs], and the variance of each group's columns."""
-        w = finite(values)
-        if stats.linear is not None and stats.moments is not None:
-            return stats.linear.matrix(w), stats.moments.variance
-        rows = w.reshape(1, 1, -1) if site.axis is None else _rows(w, site.axis)[None]
-        return rows, np.ones((1, rows.shape[2]), np.float32)
+        w = matrix(finite(values), site, stats)
+        return w, stats.moments.variance if stats.moments else np.ones((len(w), w.shape[2]), np.float32)
 
     def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> Floats:
         """Of each row, [groups, outputs]; rows that must share a scale share the step."""
@@ -117,24 +110,8 @@ class Feedback(Pass):
         return np.asarray(step)
 
 
-def _rows(w: Array, axis: int) -> Array:
-    return np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
-
-
-def _noise(error: Floats, moments: Moments) -> float:
-    """Of the node's outputs, on inputs that the statistics have not seen; without what a bias takes off."""
-    return float(np.square(moments.held_back @ error.astype(np.float32).swapaxes(1, 2), dtype=np.float64).sum())
-
-
 def _leaf(q: npt.NDArray[np.int32], k: npt.NDArray[np.int16], values: Array, site: Site, stats: Stats) -> Scaled:
     axis = site.axis or 0
-    if stats.linear is not None and stats.moments is not None:
-        tensor = stats.linear.tensor(q)
-    elif site.axis is None:
-        tensor = q.reshape(values.shape)
-    else:
-        moved = np.moveaxis(values, axis, 0).shape
-        tensor = np.moveaxis(q.reshape(moved), 0, axis)
     length = values.shape[axis] if values.ndim else 1
     scales = np.full(1, k.flat[0], np.int16) if (k == k.flat[0]).all() else k.reshape(-1)[:length]
-    return Scaled(np.ascontiguousarray(tensor, np.int32), scales, axis, values.dtype)
+    return Scaled(np.ascontiguousarray(tensor(q, site, stats), np.int32), scales, axis, values.dtype)

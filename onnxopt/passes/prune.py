@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, Leaf, Scaled, Shared, values_of
-from onnxopt.passes.base import Pass, Skip, finite, take_up
+from onnxopt.passes.base import Pass, Skip, finite, matrix, take_up, tensor
 from onnxopt.stats import Floats, Moments, Stats
 
 Mask = npt.NDArray[np.bool_]
@@ -76,10 +76,9 @@ class Prune(Pass):
                 raise Skip("its values are shared already, and compensation changes them: prune with it first")
             other = self._compensated(stats.linear.matrix(w), int(w.size - np.count_nonzero(kept)), stats.moments)
             candidates = (stats.linear.tensor(other).astype(values.dtype), values_of(pruned))
-            moments = stats.moments
-            errors = [_noise(stats.linear.matrix(w - candidate), moments) for candidate in candidates]
+            errors = [stats.moments.noise(stats.linear.matrix(w - candidate)) for candidate in candidates]
             pruned = candidates[int(np.argmin(errors))]
-        take_up(graph, w - values_of(pruned), stats)
+        take_up(graph, matrix(w - values_of(pruned), site, stats), stats)
         graph.store(site.path, pruned)
         return ()
 
@@ -87,8 +86,7 @@ class Prune(Pass):
         """Which weights stay, by magnitude."""
         magnitude = np.abs(w)
         if self.m:
-            matrix = _matrix(magnitude, site, stats)
-            return _tensor(~_least_of_each(matrix, self.n, self.m), w.shape, site, stats)
+            return tensor(~_least_of_each(matrix(magnitude, site, stats), self.n, self.m), site, stats)
         if self.keep:
             pruned = w.size - max(1, round(self.keep * w.size))
             return np.asarray(magnitude >= np.partition(magnitude, pruned, None)[pruned])
@@ -152,28 +150,3 @@ def _keeping(leaf: Leaf, kept: Mask) -> Leaf:
         table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
         return Shared(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
     return np.where(kept, leaf, leaf.dtype.type(0))
-
-
-def _matrix(w: Array, site: Site, stats: Stats) -> Array:
-    """``[groups, outputs, inputs]``"""
-    if stats.linear is not None:
-        return stats.linear.matrix(w)
-    return w.reshape(1, 1, -1) if site.axis is None else np.moveaxis(w, site.axis, 0).reshape(1, w.shape[site.axis], -1)
-
-
-def _tensor(matrix: Array, shape: tuple[int, ...], site: Site, stats: Stats) -> Array:
-    """The inverse of `_matrix`."""
-    if stats.linear is not None:
-        return stats.linear.tensor(matrix)
-    if site.axis is None:
-        return matrix.reshape(shape)
-    rest = shape[: site.axis] + shape[site.axis + 1 :]
-    return np.moveaxis(matrix.reshape(shape[site.axis], *rest), 0, site.axis)
-
-
-def _noise(error: Array, moments: Moments) -> float:
-    """Of the node's outputs, on inputs that the statistics have not seen, or where there are none, by their power."""
-    if not moments.held_back.shape[1]:
-        return float((np.square(error).sum(1) * moments.power).sum())
-    made = moments.held_back @ error.astype(np.float32).swapaxes(1, 2)
-    return float(np.square(made, dtype=np.float64).sum())

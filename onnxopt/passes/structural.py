@@ -68,7 +68,7 @@ class Layer:
         linear = self._stats.linear
         alone = len(self.nodes) == 1  # inputs of several nodes are not known one by one
         if linear is not None and linear.bias and self._stats.moments is not None and alone:
-            take_up(self._graph, linear.tensor(self.matrix - product()), self._stats)
+            take_up(self._graph, self.matrix - product(), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)
         return self._graph.replace(path, tensors, chain)
 
