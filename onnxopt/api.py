@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from onnxopt import manager, native, search
+from onnxopt import manager, memory, native, search
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
@@ -228,7 +227,7 @@ def _finish(
         not_checked=not_checked,
         unchanged=unchanged,
         seconds=time.monotonic() - started,
-        peak_memory=_peak_memory(),
+        peak_memory=memory.peak(),
         plan=built.plan,
         versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     )
@@ -246,15 +245,3 @@ def _reference(engine: Engine, tuner: Tuner | None) -> tuple[str, Reference]:
         return data.name, Reference(session, data)
     except Exception as error:  # our CannotRun, or whatever the runtime says about the user's own model
         raise CannotRun(first_line(error)) from error
-
-
-def _peak_memory() -> int | None:
-    with suppress(OSError, StopIteration):  # a process inherits ru_maxrss from the one that started it, but not this
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
-    try:
-        import resource  # noqa: PLC0415 (not on Windows)
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from generated import machine, rewrite
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
-from onnxopt import container
+from onnxopt import container, memory
 from onnxopt.graph import Graph, split, wrap
 from onnxopt.leaf import Scaled, nearest_log_step
 
@@ -110,7 +109,7 @@ def measure_load(folder: Path, form: str) -> dict[str, float]:
     started = time.perf_counter()
     loaded = session(folder, form)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes, on Linux
+    peak = memory.peak() or before
     loaded.run(None, {"image": np.zeros((1, 3, 224, 224), np.float32)})
     steady = psutil.Process().memory_info().rss
     return {"load s": seconds, "peak MiB": (peak - before) / MIB, "steady MiB": (steady - before) / MIB}
@@ -133,7 +132,7 @@ def measure_runs(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def in_own_process(folder: Path, task: str, width: float) -> str:
-    """What a fresh process prints: a process's peak is never below that of the one which started it."""
+    """What a fresh process prints: its peak is that of this task."""
     command = [sys.executable, __file__, "--folder", str(folder), "--task", task, "--width", str(width)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 import psutil
 
-from onnxopt import runtime
+from onnxopt import memory, runtime
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError, first_line
 
@@ -143,7 +143,7 @@ def _load(path: Path, feeds: list[Feeds], threads: int | None) -> tuple[onnxrunt
         session.run(names, feeds[runs % len(feeds)])
         runs += 1
     steady = psutil.Process().memory_info().rss
-    peak = max(_peak(), steady)  # the system updates the two at different times
+    peak = max(memory.peak() or 0, steady)  # the system updates the two at different times
     _rest()
     return session, Loaded(load * 1e3, first, runs, max(0, peak - before), max(0, steady - before))
 
@@ -174,16 +174,6 @@ def _forget_peak() -> None:
     """So that what importing libraries took for a moment does not count; where that is not allowed, it does."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak() -> int:
-    """Bytes. Not from `getrusage`, where Linux has it, which counts what the parent held when it forked."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        memory = psutil.Process().memory_info()
-        return int(getattr(memory, "peak_wset", memory.rss))
 
 
 def _send(pipe: IO[bytes], value: object) -> None:
