@@ -20,6 +20,7 @@ from onnxopt.errors import Missed, OnnxoptError, first_line
 from onnxopt.graph import Source, is_compressed, read
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
+from onnxopt.recipes import Recipe
 from onnxopt.reference import Reference
 from onnxopt.result import Check, Result
 from onnxopt.search import Trial
@@ -39,19 +40,20 @@ def plan(
     overrides: Overrides | None = None,
     max_ram: int = MAX_RAM,
     progress: Progress | None = None,
+    recipe: Recipe | None = None,
 ) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
     contract = contract or Contract()
-    contract.check(lossless)
+    contract.check(lossless, recipe is not None)
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
             return Plan(engine.source.sha256)
-        tuner = Tuner(engine, contract, overrides or Overrides())
+        tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
         tuner.calibrate(data, None)
         best, met = tuner.run()
         if not met:
             raise Missed(tuner.nearest(best))
-        return engine.plan(best.slope, tuner.overrides)
+        return tuner.plan(best)
 
 
 def optimize(
@@ -66,6 +68,7 @@ def optimize(
     prefer: str = "balanced",
     max_ram: int = MAX_RAM,
     progress: Progress | None = None,
+    recipe: Recipe | None = None,
 ) -> Result:
     """Compresses the model at `model` into the file `output`: the smallest file that the contract allows.
 
@@ -82,23 +85,25 @@ def optimize(
         prefer: "smallest", "balanced" or "fastest" to decode.
         max_ram: bytes that statistics may take at a time.
         progress: told what is being done.
+        recipe: a published system that decides instead of the engine; its knobs are turned until the contract is met,
+            and without one stand in the middle.
 
     Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
     or the result cannot be written or run.
     """
     contract = contract or Contract()
-    contract.check(lossless)
+    contract.check(lossless, recipe is not None)
     started, source = time.monotonic(), _plain(model)
     with _engine(source, lossless, prefer, max_ram, progress) as engine:
         if lossless:
             return _finish(engine, Plan(source.sha256), Path(output), started)
-        tuner = Tuner(engine, contract, overrides or Overrides())
+        tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
         tuner.calibrate(data, evaluation)
         best, met = tuner.run()
         if not met and not allow_miss:
             raise Missed(tuner.nearest(best))
         try:
-            plan = engine.plan(best.slope, tuner.overrides)
+            plan = tuner.plan(best)
             return _finish(engine, plan, Path(output), started, tuner, tuner.contract, best, met, allow_miss)
         except Missed:
             if contract.max_drop != 0:
@@ -217,7 +222,8 @@ def _finish(
         events=() if unchanged else tuple(engine.events(built, size)),
         cleaned=engine.cleaned,
         contract=str(contract or ""),
-        bounds=contract,
+        bounds=contract if contract and contract.bounded else None,
+        recipe=tuner.recipe if tuner else "",
         met=met,
         calibrated=tuner.calibrated if tuner else "",
         not_calibrated=tuner.not_calibrated if tuner else "",

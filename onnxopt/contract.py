@@ -30,9 +30,10 @@ class Contract:
     metric: str = "top1"
     """See `onnxopt.metrics.open_metric`."""
 
-    def check(self, lossless: bool = False) -> None:
-        """Raises OnnxoptError where this is no contract, or bounds something though every bit shall be kept."""
+    def check(self, lossless: bool = False, recipe: bool = False) -> None:
+        """Raises OnnxoptError where this is no contract, or something is wanted though every bit shall be kept."""
         given = [name for name in _BOUNDS if getattr(self, name) is not None] + ["lossless"] * lossless
+        given += ["recipe"] * (recipe and lossless)
         if len(given) > 1:
             raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")
         if self.max_drop is not None and not self.max_drop >= 0:
@@ -56,9 +57,14 @@ class Contract:
             return max(1, int(source / self.target_ratio))
         return self.target_size
 
+    @property
+    def bounded(self) -> bool:
+        """Whether anything is asked for."""
+        return any(getattr(self, name) is not None for name in _BOUNDS)
+
     def settled(self, made_up: bool) -> Contract:
         """This contract; where it bounds nothing, with the default bound for noise on made-up inputs or the user's."""
-        if any(getattr(self, name) is not None for name in _BOUNDS):
+        if self.bounded:
             return self
         return replace(self, error=MADE_UP_ERROR if made_up else DEFAULT_ERROR)
 
@@ -69,7 +75,7 @@ class Contract:
             return f"at most {self.target_size} bytes"
         if self.target_ratio is not None:
             return f"at least {self.target_ratio:g}x smaller"
-        return f"noise over signal at most {self.error or DEFAULT_ERROR:g}"
+        return "" if self.error is None else f"noise over signal at most {self.error:g}"
 
 
 def _flag(name: str) -> str:

@@ -45,8 +45,7 @@ def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str
     """The step of every weight at a slope; none for a weight that the user wants left as it is."""
     slope = float(f"{slope:.4g}")
     decided: dict[str, Step] = {}
-    for site in sites:
-        override = overrides.of(site.path, site.op)
+    for site, override in zip(sites, overrides.decided(sites).values(), strict=True):
         if override.skip:
             continue
         one: Pass = Feedback(slope, override.max_bits or 0)
@@ -59,7 +58,7 @@ def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str
 
 def chains(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
     """The structural steps that the user wants."""
-    wanted = {site.path: overrides.of(site.path, site.op).step for site in sites}
+    wanted = {path: override.step for path, override in overrides.decided(sites).items()}
     return {path: step for path, step in wanted.items() if step is not None and step.name in STRUCTURAL}
 
 

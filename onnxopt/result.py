@@ -43,6 +43,8 @@ class Result:
     """What was asked for; empty where nothing was (a plan applied, lossless)."""
     bounds: Contract | None
     """The same as numbers; None where nothing was asked for."""
+    recipe: str
+    """Name of the recipe that decided; empty where the engine did."""
     met: bool
     calibrated: str
     """Name of the data that the weights were calibrated on; empty where on none."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, log, log2, sqrt
+from math import exp, inf, log, log2, sqrt
 
 MOST_TRIALS = 14
+ANYWHERE = (0.0, inf)
 _STRIDE = 4.0
 _NARROW = 1.06
 """Slopes that are this near to each other give files that differ by about one percent."""
@@ -66,23 +67,41 @@ def slope_where(value: Callable[[float], float], wanted: float, low: float = 1e-
 
 
 def meet_size(
-    measure: Callable[[float], Trial], start: float, target: int, most: int = MOST_TRIALS, within: float = 0.02
+    measure: Callable[[float], Trial],
+    start: float,
+    target: int,
+    most: int = MOST_TRIALS,
+    within: float = 0.02,
+    ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
     """The finest of at most `most` trials that has no more than `target` bytes; None where no slope gives that.
 
     Ends with the first trial that is at most `within` below the target; sizes between two slopes are interpolated.
     """
-    return _cross(measure, start, lambda trial: log(trial.size / target), False, log(1 - within), most)
+    return _cross(measure, start, lambda trial: log(trial.size / target), False, log(1 - within), most, ends)
 
 
 def meet_error(
-    measure: Callable[[float], Trial], start: float, error: float, most: int = MOST_TRIALS, within: float = 0.05
+    measure: Callable[[float], Trial],
+    start: float,
+    error: float,
+    most: int = MOST_TRIALS,
+    within: float = 0.05,
+    ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
     """The coarsest trial whose outputs have at most this error; None where none has."""
-    return _cross(measure, start, lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within), most)
+    return _cross(
+        measure, start, lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within), most, ends
+    )
 
 
-def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float, most: int = MOST_TRIALS) -> Trial | None:
+def meet_drop(
+    measure: Callable[[float], Trial],
+    start: float,
+    allowed: float,
+    most: int = MOST_TRIALS,
+    ends: tuple[float, float] = ANYWHERE,
+) -> Trial | None:
     """The coarsest trial whose metric drops by at most `allowed`: as seen and as is likely, a standard error added.
 
     None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
@@ -94,7 +113,7 @@ def meet_drop(measure: Callable[[float], Trial], start: float, allowed: float, m
             drop = max(drop, trial.likely or 0.0) + trial.uncertainty
         return -1.0 if kept(drop, allowed) else 1.0
 
-    return _cross(measure, start, excess, True, 0.0, most)
+    return _cross(measure, start, excess, True, 0.0, most, ends)
 
 
 def kept(drop: float | None, allowed: float) -> bool:
@@ -109,11 +128,12 @@ def _cross(
     rising: bool,
     enough: float,
     most: int,
+    ends: tuple[float, float],
 ) -> Trial | None:
     """The best trial with ``excess <= 0``, where excess rises (or falls) with the slope and is 0 somewhere.
 
     Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess
-    is in ``[enough, 0]`` (with ``enough < 0``), or the bracket is narrow.
+    is in ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the `ends` is not far enough.
     """
     narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no more than slopes do
     low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
@@ -132,7 +152,9 @@ def _cross(
         else:
             low = (slope, over)
         if low is None or high is None:
-            slope = slope * _STRIDE if high is None else slope / _STRIDE
+            if slope == ends[high is None]:
+                return best
+            slope = min(max(slope * _STRIDE if high is None else slope / _STRIDE, ends[0]), ends[1])
             continue
         if high[0] / low[0] < narrow and best is not None:
             return best

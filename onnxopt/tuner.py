@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnxruntime
 
@@ -14,7 +14,8 @@ from onnxopt.engine import Engine
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.metrics import Metric
 from onnxopt.overrides import Overrides
-from onnxopt.plan import Step
+from onnxopt.plan import Plan, Step
+from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 from onnxopt.reference import Reference
 from onnxopt.search import Trial
 
@@ -42,11 +43,12 @@ class _Parts:
 class Tuner:
     """One contract for one model: `calibrate`, then `run`.
 
+    With a recipe, its strength is searched for in the place of a slope, and without a bound nothing is searched.
     Raises OnnxoptError where the overrides name a weight that is not there.
     """
 
-    def __init__(self, engine: Engine, contract: Contract, overrides: Overrides) -> None:
-        self.contract, self.overrides = contract, overrides
+    def __init__(self, engine: Engine, contract: Contract, overrides: Overrides, recipe: Recipe | None = None) -> None:
+        self.contract, self._overrides, self._recipe = contract, overrides, recipe
         self.metric: Metric | None = contract.measure()
         self.trials: list[Trial] = []
         self.calibrated = ""
@@ -56,8 +58,10 @@ class Tuner:
         self._engine = engine
         self._parts: _Parts | None = None
         self._session: onnxruntime.InferenceSession | None = None
-        unmatched = overrides.unmatched((site.path, site.op) for site in engine.sites)
-        unmatched = [rule for rule in unmatched if "@" not in (rule.match or "")]  # else for what is yet to be made
+        self._tried: dict[str, Trial] = {}
+        unmatched = overrides.unmatched(engine.sites)
+        # Others are for what is yet to be made.
+        unmatched = [rule for rule in unmatched if "@" not in rule.conditions.get("match", "")]
         if unmatched:
             raise OnnxoptError(f"{unmatched[0]}: matches no weight; `onnxopt plan` lists this model's weights")
 
@@ -71,9 +75,10 @@ class Tuner:
         OnnxoptError where the data is none for this model, or the statistics cannot be kept.
         """
         path = self._engine.source.path
-        self.contract = self.contract.settled(made_up=data is None)
+        if self._recipe is None:
+            self.contract = self.contract.settled(made_up=data is None)
         if chains is None:
-            chains = manager.chains(self._engine.sites, self.overrides)
+            chains = manager.chains(self._engine.sites, self._rules(MIDDLE))
         try:
             parts = self._open(quiet_session(str(path)), data, evaluation)
             self._engine.calibrate(parts.calibration)
@@ -95,24 +100,53 @@ class Tuner:
 
     def run(self) -> tuple[Trial, bool]:
         """The trial to keep, and whether it meets the contract."""
-        weighed = manager.candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
-        most = search.MOST_TRIALS if manager.has_slope(self._engine.plan(1.0, self.overrides)) else 1
+        start, most, ends = self._start(), search.MOST_TRIALS, search.ANYWHERE
+        if self._recipe is not None:
+            ends = GENTLEST, STRONGEST
+            most = most if self._recipe.searched else 1
+        elif not manager.has_slope(self._engine.plan(1.0, self._overrides)):
+            most = 1
         size = self.contract.size(self._engine.source.size)
         if size is not None:
-            start = search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)
-            best = search.meet_size(lambda slope: self._measure(slope, None), start, size, most)
+            best = search.meet_size(lambda slope: self._measure(slope, None), start, size, most, ends=ends)
             return best or min(self.trials, key=lambda t: t.size), best is not None
-        noise = self.contract.error or DEFAULT_ERROR
-        start = search.slope_where(lambda slope: search.expected_error(weighed, slope), noise)
         if self._parts is None:  # the model does not run: what the formula says has to do
             return self._measure(start, None), True
         reference = Reference(self.session, self._parts.validation, self.metric)
-        if self.contract.max_drop is None:
-            best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most)
+        if not self.contract.bounded:
+            return self._measure(start, reference), True
+        if self.contract.error is not None:
+            noise = self.contract.error
+            best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most, ends=ends)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
-        allowed = self.contract.max_drop * (_BY_HEART if reference.known_by_heart else 1)
-        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most)
+        allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if reference.known_by_heart else 1)
+        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
+
+    @property
+    def recipe(self) -> str:
+        """Its name; empty where there is none."""
+        return "" if self._recipe is None else self._recipe.name
+
+    def plan(self, trial: Trial) -> Plan:
+        """The decisions of a trial."""
+        return self._engine.plan(trial.slope, self._rules(trial.slope))
+
+    def _start(self) -> float:
+        """The slope, or the strength, to begin with."""
+        if self._recipe is not None:
+            return MIDDLE
+        weighed = manager.candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
+        size = self.contract.size(self._engine.source.size)
+        if size is not None:
+            return search.slope_where(lambda slope: search.expected_bits(weighed, slope) / 8, size)
+        noise = self.contract.error or DEFAULT_ERROR
+        return search.slope_where(lambda slope: search.expected_error(weighed, slope), noise)
+
+    def _rules(self, slope: float) -> Overrides:
+        """What is decided for weights, the user's own rules last."""
+        recipe = () if self._recipe is None else self._recipe.at(slope).rules
+        return Overrides((*recipe, *self._overrides.rules))
 
     def nearest(self, trial: Trial) -> str:
         """What to say where the contract was missed."""
@@ -137,12 +171,15 @@ class Tuner:
         done = 0.9 - 0.5 * 0.8 ** len(self.trials)
 
         def advance(share: float) -> None:
-            what = f"try {len(self.trials) + 1}, slope {slope:.2g}"
+            what = f"try {len(self.trials) + 1}, {'slope' if self._recipe is None else 'strength'} {slope:.2g}"
             self._engine.progress(what, done + share * 0.1 * 0.8 ** len(self.trials))
 
-        trial = self._engine.try_slope(slope, self.overrides, reference, advance)
-        self.trials.append(trial)
-        return trial
+        rules = self._rules(slope)
+        plan = self._engine.plan(slope, rules).to_json()
+        if plan not in self._tried:  # settings are fewer than strengths
+            self._tried[plan] = self._engine.try_slope(slope, rules, reference, advance)
+            self.trials.append(self._tried[plan])
+        return replace(self._tried[plan], slope=slope)
 
     def _open(self, session: onnxruntime.InferenceSession, data: Spec | None, evaluation: Spec | None) -> _Parts:
         whole = synthetic(session, input_scale(self._engine.source.model), _MADE_UP) if data is None else (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ max_bits = 3
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    path: str
+    op: str
+    shape: tuple[int, ...] = (8, 8)
+
+
+def decided(text: str, *weights: Weight) -> list[Override]:
+    return list(Overrides.parse(text).decided(weights).values())
+
+
 @pytest.mark.parametrize(
     ("path", "op", "expected"),
     [
@@ -40,18 +52,37 @@ max_bits = 3
     ],
 )
 def test_later_rules_win_and_both_conditions_hold(path: str, op: str, expected: Override) -> None:
-    assert Overrides.parse(RULES).of(path, op) == expected
+    assert decided(RULES, Weight(path, op)) == [expected]
 
 
 def test_a_later_rule_takes_a_skip_back() -> None:
     text = '[[rule]]\nop = "Conv"\nlossless = true\n[[rule]]\nmatch = "a"\nskip = false\n'
-    rules = Overrides.parse(text)
-    assert rules.of("b", "Conv").skip
-    assert not rules.of("a", "Conv").skip
+    assert decided(text, Weight("a", "Conv"), Weight("b", "Conv")) == [Override(), Override(skip=True)]
+
+
+def test_conditions_on_types_axes_and_order() -> None:
+    weights = [
+        Weight("a", "Conv"),
+        Weight("a.bias", "Conv", (8,)),
+        Weight("b", "Gemm"),
+        Weight("c", "MatMul"),
+        Weight("d", "Conv"),
+    ]
+    rule = "[[rule]]\nmax_bits = 3\n"
+
+    def paths(conditions: str) -> list[str]:
+        found = Overrides.parse(rule + conditions).decided(weights)
+        return [path for path, override in found.items() if override.max_bits]
+
+    assert paths('op = ["Gemm", "MatMul"]') == ["b", "c"]
+    assert paths('op = "Conv"\naxes = 2') == ["a", "d"]
+    assert paths('op = "Conv"\naxes = 2\nnth = 2') == ["d"]
+    assert paths("nth = 1") == ["a"]
+    assert paths('op = "Gemm"\nnth = 2') == []
 
 
 def test_rules_for_no_weight_are_told() -> None:
-    weights = [("layer4.0.weight", "Conv"), ("fc.weight", "Gemm")]
+    weights = [Weight("layer4.0.weight", "Conv"), Weight("fc.weight", "Gemm")]
     assert list(map(str, Overrides.parse(RULES).unmatched(weights))) == [
         'rule 3 (match = "*.bias", op = "Gemm")',
         'rule 4 (match = "layer4.1.*")',
@@ -59,7 +90,7 @@ def test_rules_for_no_weight_are_told() -> None:
 
 
 def test_no_rules_decide_nothing() -> None:
-    assert Overrides.parse("").of("any", "Conv") == Override()
+    assert decided("", Weight("any", "Conv")) == [Override()]
     assert not Overrides.parse("").unmatched([])
 
 
@@ -77,6 +108,8 @@ def test_no_rules_decide_nothing() -> None:
         ('[[rule]]\nop = "Conv"\nmax_bits = true', "max_bits is True"),
         ('[[rule]]\nop = "Conv"\nerror = 0', "error is 0, expected a number above 0"),
         ('[[rule]]\nop = "Conv"\nerror = nan', "error is nan"),
+        ('[[rule]]\nop = ["Conv", 3]\nskip = true', "expected a node type"),
+        ("[[rule]]\nnth = 0\nskip = true", "nth is 0, expected a whole number above 0"),
         ("[[rule]]\nskip = true", "which weights"),
         ('[[rule]]\nop = "Conv"', "decides nothing"),
         ('[[rule]]\nop = "Conv"\nskip = true\nmax_bits = 3', "contradicts"),

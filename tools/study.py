@@ -33,7 +33,7 @@ from onnxopt.data import open_data, quiet_session
 from onnxopt.engine import Engine
 from onnxopt.evaluation.intervals import SIGNIFICANT
 from onnxopt.graph import Site, read
-from onnxopt.overrides import Overrides, Rule
+from onnxopt.overrides import Overrides
 from onnxopt.plan import Step
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "study.md"
@@ -114,9 +114,9 @@ def decided(source: Path, output: Path, data: Any, decide: Callable[[Engine], di
     engine.calibrate(open_data(data, quiet_session(str(source))))
     steps = decide(engine)
     engine.close(keep=False)
-    rules = [Rule(1, "*", None, {"skip": True})]
-    rules += [Rule(2, escape(path), None, {"skip": False, "step": step}) for path, step in steps.items()]
-    onnxopt.optimize(source, output, Contract(error=1.0), data, overrides=Overrides(tuple(rules)), allow_miss=True)
+    rules: list[dict[str, Any]] = [{"match": "*", "skip": True}]
+    rules += [{"match": escape(path), "skip": False, "step": str(step)} for path, step in steps.items()]
+    onnxopt.optimize(source, output, Contract(error=1.0), data, overrides=Overrides.of(rules), allow_miss=True)
 
 
 def matrices(engine: Engine) -> Iterable[Site]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxopt import api
+from onnxopt import api, recipes
 from onnxopt.benchmark import benchmark
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
@@ -35,6 +35,7 @@ from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
+from onnxopt.recipes import Recipe
 from onnxopt.report import html, table
 from onnxopt.report.json import to_json
 from onnxopt.result import Result
@@ -59,6 +60,8 @@ TargetSize = Annotated[str | None, option(help="Bytes of the file, as in 2MB.")]
 TargetRatio = Annotated[float | None, option(help="How many times smaller the file shall be.")]
 Error = Annotated[float | None, option(help="Noise over signal allowed in the outputs. Where nothing is asked for, "
                                        f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
+RecipeOption = Annotated[str | None, option(help="A published system instead of the engine: "
+                                            f"{', '.join(recipes.names())}, or a .toml file.")]  # fmt: skip
 OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
 AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
@@ -87,6 +90,7 @@ def optimize(
     target_ratio: TargetRatio = None,
     error: Error = None,
     lossless: Lossless = False,
+    recipe: RecipeOption = None,
     overrides: OverridesFile = None,
     allow_miss: AllowMiss = False,
     plan_out: PlanOut = None,
@@ -102,7 +106,7 @@ def optimize(
         inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
         result = api.optimize(
             model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
-            count("--max-ram", max_ram), advance,
+            count("--max-ram", max_ram), advance, _recipe(recipe),
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
@@ -128,6 +132,7 @@ def plan(
     target_ratio: TargetRatio = None,
     error: Error = None,
     lossless: Lossless = False,
+    recipe: RecipeOption = None,
     overrides: OverridesFile = None,
     max_ram: MaxRam = "512MiB",
     verbose: Verbose = False,
@@ -136,7 +141,10 @@ def plan(
     contract = _contract(max_drop, target_size, target_ratio, error, metric)
     with progress(verbose) as advance:
         (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
-        found = api.plan(model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance)
+        found = api.plan(
+            model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance,
+            _recipe(recipe),
+        )  # fmt: skip
     text = found.to_json()
     if output is None:
         print(text, end="")
@@ -183,6 +191,10 @@ def _contract(
 
 def _overrides(path: Path | None) -> Overrides:
     return Overrides() if path is None else Overrides.read(path)
+
+
+def _recipe(name: str | None) -> Recipe | None:
+    return None if name is None else Recipe.open(name)
 
 
 def _show(result: Result, as_json: bool, report: Path | None, data: Data | None) -> None:

@@ -58,7 +58,7 @@ def print_result(console: Console, result: Result) -> None:
 def _found(result: Result) -> Iterator[str]:
     """What was measured, on what."""
     if result.calibrated:
-        yield f"calibrated on {result.calibrated}; asked for: {result.contract or 'a plan'}"
+        yield f"calibrated on {result.calibrated}; asked for: {result.contract or result.recipe or 'a plan'}"
     if result.check is None:
         return
     found = result.check.found
@@ -70,7 +70,7 @@ def _found(result: Result) -> Iterator[str]:
 
 def _search(result: Result) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("slope", "size", "noise/signal", "drop"):
+    for name in ("strength" if result.recipe else "slope", "size", "noise/signal", "drop"):
         table.add_column(name, justify="right", no_wrap=True)
     for trial in result.trials:
         noise = "" if trial.error is None else f"{trial.error:.3f}"

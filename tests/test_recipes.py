@@ -1,0 +1,102 @@
+"""Recipes are data: read, turned, refused where wrong; each that comes along compresses a model that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import onnxopt
+from onnxopt import Contract, Missed, OnnxoptError, recipes
+from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
+
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
+RULE = '[[rule]]\nop = "Gemm"\naxes = 2\n'
+KNOBS = "[knobs]\nq = [0.25, 4.0]\nk = [64, 4]\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'title = "Mine"\n{KNOBS}{RULE}step = "prune{{sigma=$q}} > codebook{{k=$k}}"')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("strength", "q", "k"), [(GENTLEST, 0.25, 64), (MIDDLE, 1, 16), (STRONGEST, 4, 4), (1e9, 4, 4)]
+)
+def test_knobs_turn_together(recipe: Path, strength: float, q: float, k: int) -> None:
+    _, rule = Recipe.open(str(recipe)).at(strength).rules
+    steps = [dict(step.args) for step in rule.decided["step"]]
+    assert steps == [{"sigma": q}, {"k": k}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rule = ", "not TOML"),
+        (KNOBS, "has no rules"),
+        (f"colour = 3\n{RULE}skip = true", "there is no key colour"),
+        (f'[knobs]\nq = 3\n{RULE}step = "prune{{sigma=$q}}"', "knob q is 3, expected its gentlest and its strongest"),
+        (f'{KNOBS}{RULE}step = "prune{{sigma=$p}}"', "there is no knob 'p'"),
+        (f'{KNOBS}{RULE}step = "prune{{"', "rule 2: not a step"),
+        (f"{KNOBS}{RULE}max_bits = 3", "decides something else than a step"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(OnnxoptError, match=message) as caught:
+        Recipe.open(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(OnnxoptError, match=r"expected .*deep-compression"):
+        Recipe.open("deeper-compression")
+
+
+def test_the_search_turns_the_knobs(recipe: Path, tmp_path: Path) -> None:
+    gentle, strong = (
+        onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=error), recipe=Recipe.open(str(recipe)))
+        for error in (0.1, 0.4)
+    )
+    for result, error in ((gentle, 0.1), (strong, 0.4)):
+        assert result.recipe == str(recipe)
+        assert result.kept is not None
+        assert result.kept.error is not None
+        assert result.kept.error <= error
+    assert strong.bytes_after < gentle.bytes_after
+
+
+def test_without_a_bound_nothing_is_searched(recipe: Path, tmp_path: Path) -> None:
+    result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", recipe=Recipe.open(str(recipe)))
+    assert [trial.slope for trial in result.trials] == [MIDDLE]
+    assert result.met
+
+
+def test_what_no_setting_reaches_is_missed(recipe: Path, tmp_path: Path) -> None:
+    for contract in (Contract(error=1e-6), Contract(target_ratio=1000)):
+        with pytest.raises(Missed):
+            onnxopt.optimize(DIGITS, tmp_path / "small.onnx", contract, recipe=Recipe.open(str(recipe)))
+        assert not (tmp_path / "small.onnx").exists()
+
+
+def test_lossless_contradicts(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(OnnxoptError, match="--lossless and --recipe contradict"):
+        onnxopt.optimize(DIGITS, tmp_path / "small.onnx", lossless=True, recipe=Recipe.open(str(recipe)))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_gives_a_model_that_runs(name: str, tmp_path: Path) -> None:
+    output, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    result = onnxopt.optimize(DIGITS, output, recipe=Recipe.open(name))
+    assert any(event.step != "lossless" for event in result.events)
+    onnxopt.decompress(output, plain)
+    compressed, decompressed = onnxopt.load(output), onnxruntime.InferenceSession(str(plain))
+    name = decompressed.get_inputs()[0].name
+    shape = [3 if not isinstance(n, int) else n for n in decompressed.get_inputs()[0].shape]
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    np.testing.assert_array_equal(compressed.run(None, {name: x})[0], decompressed.run(None, {name: x})[0])
