@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import realdata
 from generated import machine, rewrite
 from measured import fresh
+from onnx import version_converter
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -57,6 +59,8 @@ TAIL = 0.1
 """Noise over signal in a layer's outputs that factoring may make."""
 PAYS = 0.9
 """A layer is factored where that leaves no more than this share of its weights."""
+PER_CHANNEL = 13
+"""Version of the operators that can scale channels one by one."""
 SECONDS = 15.0
 """Of latencies, for each file."""
 
@@ -100,7 +104,11 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 def int8(source: Path, output: Path, data: Callable[[], Iterable[Any]]) -> None:
     """The runtime's own static quantization: weights and activations in 8 bits, per channel, its pre-processing."""
     prepared = output.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    model = onnx.load(source)
+    if model.opset_import[0].version < PER_CHANNEL:
+        model = version_converter.convert_version(model, PER_CHANNEL)
+    onnx.save(model, prepared)
+    quant_pre_process(str(prepared), str(prepared), skip_symbolic_shape=True)
     name = quiet_session(str(source)).get_inputs()[0].name
     quantization.quantize_static(
         str(prepared), str(output), Reader(name, list(data())[:4]), per_channel=True,
