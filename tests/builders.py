@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
@@ -15,6 +16,15 @@ FLOAT = TensorProto.FLOAT
 def weights(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray[Any, Any]:
     """Laplace noise in float32: what trained weights look like."""
     return (scale * np.random.default_rng(seed).laplace(size=shape)).astype(np.float32)
+
+
+@st.composite
+def sparse(draw: st.DrawFn, most: int = 2000) -> np.ndarray[Any, Any]:
+    """int32[size], any integers, of any density from 0 to 1."""
+    size = draw(st.integers(1, most))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.integers(-(2**31), 2**31, size) >> rng.integers(0, 31, size)
+    return np.where(rng.random(size) < draw(st.floats(0, 1)), values, 0).astype(np.int32)
 
 
 def model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -34,6 +35,19 @@ def test_integers_come_back(codec: str, q: np.ndarray[tuple[int, int], np.dtype[
         return
     assert (native.decode(codec, data, *q.shape) == q).all()
     assert native.encode(q, codec)[1] == data
+
+
+@pytest.mark.parametrize("codec", INTEGER_CODECS)
+@given(values=sparse(), rows=st.integers(1, 40))
+@settings(max_examples=60)
+def test_any_density_comes_back(codec: str, values: np.ndarray[tuple[int], np.dtype[np.int32]], rows: int) -> None:
+    q = np.resize(values, (rows, -(-values.size // rows)))
+    try:
+        _, data = native.encode(q, codec)
+    except OnnxoptError as error:
+        assert "cannot hold" in str(error)
+        return
+    assert (native.decode(codec, data, *q.shape) == q).all()
 
 
 @pytest.mark.parametrize("codec", INTEGER_CODECS)

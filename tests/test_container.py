@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from builders import weights
+from builders import sparse, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -57,6 +58,20 @@ def test_shared_values_come_from_the_table(dtype: str) -> None:
     rng = np.random.default_rng(0)
     leaf = Shared(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
     assert read_back({"w": leaf}).decode()["w"].tobytes() == leaf.values().tobytes()
+
+
+@given(sparse(), st.sampled_from(native.PREFERENCES))
+@settings(max_examples=60)
+def test_any_density_comes_back(values: np.ndarray[Any, np.dtype[np.int32]], prefer: str) -> None:
+    """As integers, as a grid, and as shared values."""
+    index, table = np.unique(values % 256, return_inverse=True)[::-1]
+    leaves: dict[str, Leaf] = {
+        "integers": np.resize(values, (2, values.size)),
+        "grid": Scaled(values >> 8, np.zeros(1, np.int16), 0, np.dtype(np.float32)),
+        "shared": Shared(index.reshape(values.shape).astype(np.int32), table.astype(np.float32)),
+    }
+    got = read_back(leaves, prefer=prefer).decode()
+    assert all(got[name].tobytes() == values_of(leaf).tobytes() for name, leaf in leaves.items())
 
 
 @given(st.sampled_from(sorted(STORABLE, key=str)), st.data())
