@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxopt.errors import OnnxoptError
 
@@ -44,6 +44,10 @@ class Step:
         while step is not None:
             yield Step(step.name, step.args)
             step = step.then
+
+    def first(self, count: int) -> Step:
+        """As many of them, from the first on; one at least."""
+        return Step(self.name, self.args, self.then.first(count - 1) if self.then and count > 1 else None)
 
     @classmethod
     def parse(cls, text: str) -> Step:
@@ -93,6 +97,14 @@ class Plan:
         steps = {path: str(step) for path, step in self.steps.items()}
         document = {"onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, "steps": steps}
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    def stages(self) -> Iterator[Plan]:
+        """The first of the steps on every weight, then the first two, and so on; at last the plan as it is.
+
+        ``prune{keep=0.2} > codebook{k=16}`` has two stages, the first one without shared values.
+        """
+        for count in range(1, max((len(list(step)) for step in self.steps.values()), default=0) + 1):
+            yield replace(self, steps={path: step.first(count) for path, step in self.steps.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

@@ -74,3 +74,25 @@ def test_a_bad_plan_is_refused(text: str) -> None:
 def test_an_unknown_plan_version_is_refused() -> None:
     with pytest.raises(OnnxoptError, match="version 7"):
         Plan.from_json('{"onnxopt_plan": 7, "model_sha256": "", "steps": {}}')
+
+
+def test_stages_are_beginnings_of_the_steps() -> None:
+    texts = {
+        "a": "prune{keep=0.2} > codebook{k=16} > fixedpoint{bits=8}",
+        "b": "prune{keep=0.5} > codebook",
+        "c": "svd",
+    }
+    plan = Plan("ab12", {path: Step.parse(text) for path, text in texts.items()}, "data")
+    found = [{path: str(step) for path, step in stage.steps.items()} for stage in plan.stages()]
+    assert found == [
+        {"a": "prune{keep=0.2}", "b": "prune{keep=0.5}", "c": "svd"},
+        {"a": "prune{keep=0.2} > codebook{k=16}", "b": "prune{keep=0.5} > codebook", "c": "svd"},
+        texts,
+    ]
+    assert not list(Plan("ab12").stages())
+
+
+@given(st.dictionaries(st.text(), steps, min_size=1), st.text())
+def test_the_last_stage_is_the_plan(decided: dict[str, Step], data: str) -> None:
+    plan = Plan("ab12", decided, data)
+    assert list(plan.stages())[-1] == plan
