@@ -24,6 +24,7 @@ from onnxopt import OnnxoptError, cli
 from onnxopt.benchmark import Latency, benchmark
 from onnxopt.benchmark.energy import Rapl
 from onnxopt.benchmark.latency import PROCESSES, latency, log_ratios, paired, take_turns
+from onnxopt.benchmark.machine import cpu
 from onnxopt.benchmark.profile import time_by_op
 from onnxopt.benchmark.worker import Worker
 from onnxopt.report.benchmark import words
@@ -301,6 +302,15 @@ def test_energy(tmp_path: Path) -> None:
     first.unlink()
     with pytest.raises(OnnxoptError, match="may not be read"):
         Rapl(tmp_path)
+
+
+@pytest.mark.parametrize(("info", "name"), [
+    ("cpu family\t: 6\nmodel\t\t: 167\nmodel name\t: A processor\n", "A processor (family 6, model 167)"),
+    ("processor\t: 0\nmodel name\t: Another\n", "Another"),
+])  # fmt: skip
+def test_processors_have_names(info: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: info)
+    assert cpu() == name
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

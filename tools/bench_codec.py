@@ -240,9 +240,8 @@ class Sheet:
 
     def markdown(self) -> str:
         """For a document."""
-        lines = [f"**{self.title}**", "", "| " + " | ".join(self.columns) + " |"]
-        lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
-        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows])
+        table = generated.markdown(self.columns, "l" + "r" * (len(self.columns) - 1), self.rows)
+        return f"**{self.title}**\n\n{table}"
 
     def rich(self) -> Table:
         """For a terminal."""

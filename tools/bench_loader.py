@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import psutil
-from generated import machine, rewrite
+from generated import machine, markdown, rewrite
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
@@ -179,11 +179,9 @@ def main() -> None:
             rows.append(report(what, {form: [turn[form][what] for turn in turns] for form in FORMS}))
         rows.append(report("run ms", measure_runs(folder, arguments.runs)))
     if arguments.write:
-        head = [["", *FORMS], ["---"] + ["---:"] * len(FORMS)]
-        lines = ["| " + " | ".join(row) + " |" for row in head + rows]
+        table = markdown(["", *FORMS], "lrrr", rows)
         setting = f"Medians of {arguments.loads} loads and {arguments.runs} runs of each form on {machine()}"
-        lines += ["", f"{setting}, ONNX Runtime {onnxruntime.__version__}."]
-        rewrite(arguments.write, "\n".join(lines), START)
+        rewrite(arguments.write, f"{table}\n\n{setting}, ONNX Runtime {onnxruntime.__version__}.", START)
 
 
 if __name__ == "__main__":

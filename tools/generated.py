@@ -1,11 +1,13 @@
-"""What tools that write tables into documents share: the markers, and the machine's name for captions."""
+"""What tools that write tables into documents share: the tables, the markers, and the machine's name for captions."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from onnxopt.benchmark.machine import cpu
 
 END = "<!-- /table -->"
 
@@ -20,11 +22,12 @@ def rewrite(document: Path, text: str, opening: str) -> None:
     document.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
 
 
+def markdown(columns: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table; `align` has an l or r for each column: texts are on the left, numbers on the right."""
+    rules = [{"l": "---", "r": "---:"}[side] for _, side in zip(columns, align, strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rules, *rows))
+
+
 def machine() -> str:
-    """The processor as the system calls it, its cores, the system."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file():
-        found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", info.read_text(), re.MULTILINE))
-        if "model name" in found:
-            name = f"{found['model name']} (family {found['cpu family']}, model {found['model']})"
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    """The processor, its cores, the system."""
+    return f"{cpu()}, {os.cpu_count()} cores, {platform.system()}"

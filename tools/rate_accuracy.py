@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib as mpl
 import realdata
 from control import BITS, control
-from generated import rewrite
+from generated import markdown, rewrite
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from measured import fresh, optimize, original
@@ -87,12 +87,12 @@ def rounded(model: str, error: float) -> Point:
 
 def table(found: Curves, before: float) -> str:
     """The points in Markdown."""
-    lines = ["| | setting | ratio | top-1 % | points lost |", "| --- | --- | ---: | ---: | ---: |"]
-    for name, points in found.items():
-        lines += [
-            f"| {name} | {p.setting} | {p.ratio:.2f}x | {p.metric:.2f} | {before - p.metric:.2f} |" for p in points
-        ]
-    return "\n".join(lines)
+    rows = [
+        [name, p.setting, f"{p.ratio:.2f}x", f"{p.metric:.2f}", f"{before - p.metric:.2f}"]
+        for name, points in found.items()
+        for p in points
+    ]
+    return markdown(["", "setting", "ratio", "top-1 %", "points lost"], "llrrr", rows)
 
 
 def draw(model: str, found: Curves, before: float, path: Path) -> None:

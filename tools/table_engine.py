@@ -15,14 +15,14 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import realdata
 import resnet50
 from control import as_good, control
-from generated import machine, rewrite
+from generated import machine, markdown, rewrite
 from measured import Run, fresh, optimize, original
 
 from onnxopt import Contract
@@ -91,12 +91,6 @@ LARGE, LARGE_RATIO, LARGE_SECONDS = "resnet50", 10.0, 360
 """The network of `resnet50.py`, likewise."""
 
 
-def markdown(columns: Sequence[str], left: int, rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first `left` columns are text."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * left + " ---: |" * (len(columns) - left)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def data(model: str, images: int | None) -> str:
     """The data of a run, in words."""
     if images is None:
@@ -119,7 +113,7 @@ def ratios_table(runs: dict[Ask, Run], limit: int | None) -> str:
         cost = [f"{run.seconds:.0f}", f"{run.peak_memory / 1e6:.0f}"]
         rows.append([ask.model, data(ask.model, ask.images), *figures, f"{lost:.2f}", allowed, kept, *cost])
     columns = ["model", "training images", "asked", "bytes", "ratio", "before %", "after %", "lost", "may lose", "kept"]
-    return markdown([*columns, "s", "peak MB"], 2, rows)
+    return markdown([*columns, "s", "peak MB"], "llrrrrrrrrrr", rows)
 
 
 def controls_table(runs: dict[Ask, Run], limit: int | None) -> str:
@@ -136,7 +130,7 @@ def controls_table(runs: dict[Ask, Run], limit: int | None) -> str:
             row += [f"{equal.bytes_after / run.bytes_after:.2f}x"]
         rows.append(row)
     columns = ["model", "training images", "ratio", "after %", "8 bits", "%", "ours is smaller"]
-    return markdown([*columns, "fewest bits as good", "ratio", "%", "ours is smaller"], 2, rows)
+    return markdown([*columns, "fewest bits as good", "ratio", "%", "ours is smaller"], "llrrrrrrrrr", rows)
 
 
 def drops_table(runs: dict[tuple[str, float], Run], limit: int | None) -> str:
@@ -148,7 +142,7 @@ def drops_table(runs: dict[tuple[str, float], Run], limit: int | None) -> str:
         figures = [f"{asked:.1f}", validation, f"{lost:.2f}", f"{run.ratio:.2f}x", f"{run.seconds:.0f}"]
         rows.append([model, data(model, LABELLED), *figures, "3" if run.refused else "0"])
     columns = ["model", "labelled images", "may drop", "drops on those held back", "on the test part", "ratio", "s"]
-    return markdown([*columns, "exit code"], 2, rows)
+    return markdown([*columns, "exit code"], "llrrrrrr", rows)
 
 
 def large_run() -> Run:
@@ -177,7 +171,7 @@ def costs_table(runs: Iterable[tuple[str, str, Run, float]]) -> str:
         row += [f"{run.peak_memory / 1e6:.0f}", f"{(4 * run.bytes_before + 10**9) / 1e6:.0f}"]
         rows.append(row)
     columns = ["model", "training images", "source MB", "ratio", "s", "CPU s", "may take s", "peak MB", "may take MB"]
-    return markdown(columns, 2, rows) + f"\n\nOn {machine()}."
+    return markdown(columns, "llrrrrrrr", rows) + f"\n\nOn {machine()}."
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from generated import rewrite
+from generated import markdown, rewrite
 from layer_error import errors
 from onnx import helper, numpy_helper
 
@@ -289,23 +289,23 @@ def measure(fill: Fill = random_weights) -> tuple[list[Row], list[Total]]:
 
 def layer_table(rows: Sequence[Row]) -> str:
     """One row a layer."""
-    lines = ["| layer | step | weights | factored | ratio | FLOPs | factored | by factor | ratio |",
-             "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"]  # fmt: skip
+    lines = []
     for row in rows:
         (w0, w1), (f0, f1), (rw, rf) = row.weights, row.flops, row.ratios
-        lines.append(f"| {row.layer} | `{PAPER[row.layer].step}` | {w0} | {w1} | {rw} | {f0} | {f1} "
-                     f"| {' + '.join(map(str, row.by_factor))} | {rf} |")  # fmt: skip
-    return "\n".join(lines)
+        numbers = map(str, (w0, w1, rw, f0, f1, " + ".join(map(str, row.by_factor)), rf))
+        lines.append([row.layer, f"`{PAPER[row.layer].step}`", *numbers])
+    columns = ["layer", "step", "weights", "factored", "ratio", "FLOPs", "factored", "by factor", "ratio"]
+    return markdown(columns, "llrrrrrlr", lines)
 
 
 def total_table(totals: Sequence[Total]) -> str:
     """One row a total."""
-    lines = ["| | counted | paper |", "| --- | ---: | ---: |"]
+    lines = []
     for one in totals:
         mark = "" if one.number.agrees else "**"
         exact = f"{one.number.ours:,.0f}" if one.number.ours > 1000 else f"{one.number.ours:.2f}"
-        lines.append(f"| {one.what} | {mark}{exact}{mark} | {one.number.printed} |")
-    return "\n".join(lines)
+        lines.append([one.what, f"{mark}{exact}{mark}", one.number.printed])
+    return markdown(["", "counted", "paper"], "lrr", lines)
 
 
 MEASURED = (
@@ -322,17 +322,14 @@ MEASURED = (
 
 def moments_table() -> str:
     """One row a decision."""
-    lines = [
-        "| model | weight | step | plain | with means | with second moments |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
-    ]
+    lines = []
     for model, shape, texts in MEASURED:
         steps = [Step.parse(text) for text in texts]
         found = errors(model, shape, [STRUCTURAL[step.name].from_step(step) for step in steps])
         for step, three in zip(steps, found, strict=True):
-            numbers = " | ".join(f"{error:.3f}" for error in three)
-            lines.append(f"| {model} | {'x'.join(map(str, shape))} | `{step}` | {numbers} |")
-    return "\n".join(lines)
+            numbers = [f"{error:.3f}" for error in three]
+            lines.append([model, "x".join(map(str, shape)), f"`{step}`", *numbers])
+    return markdown(["model", "weight", "step", "plain", "with means", "with second moments"], "lllrrr", lines)
 
 
 def main() -> int:

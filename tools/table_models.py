@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import realdata
-from generated import rewrite
+from generated import markdown, rewrite
 
 import onnxopt
 
@@ -123,10 +123,7 @@ def relative_error(wanted: realdata.Array, got: realdata.Array) -> float:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| model | data | source MB | compressed MB | ratio | against fp16 | before % | after % |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    lines: list[list[str]] = []
     notes: list[str] = []
     for row in rows:
         name = row.model
@@ -138,8 +135,9 @@ def table(rows: Iterable[Row]) -> str:
         data = task.data if task else f"no labels; outputs differ by {100 * row.error:.1f} %"
         sizes = [f"{row.bytes_before / 1e6:.2f}", f"{row.bytes_after / 1e6:.2f}"]
         ratios = [f"{row.ratio:.2f}x", f"{row.bytes_fp16 / row.bytes_after:.2f}x"]
-        lines.append("| " + " | ".join([name, data, *sizes, *ratios, *scores]) + " |")
-    return "\n".join(lines + (["", *notes] if notes else []))
+        lines.append([name, data, *sizes, *ratios, *scores])
+    columns = ["model", "data", "source MB", "compressed MB", "ratio", "against fp16", "before %", "after %"]
+    return "\n".join([markdown(columns, "llrrrrrr", lines), *([""] if notes else []), *notes])
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Machine:
 def this_machine() -> Machine:
     """The machine that this runs on."""
     return Machine(
-        cpu=_cpu(),
+        cpu=cpu(),
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.release()}",
@@ -41,10 +42,14 @@ def this_machine() -> Machine:
     )
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor as the system calls it, with family and model where it tells: servers' names say little."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        info = ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", info, re.MULTILINE))
+    match found:
+        case {"model name": name, "cpu family": family, "model": model}:
+            return f"{name} (family {family}, model {model})"
+    return found.get("model name") or platform.processor() or platform.machine()

@@ -18,9 +18,8 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
     """The machine, then tables: what each model is and costs, its latency, the comparisons, throughput, operators."""
     machine = found.machine
     lines = [
-        f"{machine.cpu}, {_count(machine.cores, 'core')}, {size(machine.memory)} RAM, "
-        f"{machine.system}, load {machine.load:.1f}",
-        f"onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}, "
+        f"{machine.cpu}, {_count(machine.cores, 'core')}, {size(machine.memory)} RAM",
+        f"{machine.system}, load {machine.load:.1f}, onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}",
         f"{_count(found.threads, 'thread')}, on {found.data}",
     ]
     for line in lines:
