@@ -9,7 +9,7 @@ from builders import FLOAT, branches, cnn, lstm, mlp, model, weights
 from onnx import helper, numpy_helper
 
 from onnxopt import OnnxoptError
-from onnxopt.graph import macs, parameters
+from onnxopt.graph import macs, parameters, weight_macs
 
 
 def zeros(*shape: int) -> np.ndarray:
@@ -79,6 +79,23 @@ def test_whole_models() -> None:
     assert found == {"conv1": 2 * 16 * 256 * 27, "depthwise": 2 * 16 * 49 * 9, "up": 2 * 16 * 49 * 16}
     assert list(macs(lstm(), {"x": zeros(5, 1, 16)}).values()) == [5 * 128 * 48]
     assert parameters(mlp(64)) == 64 * 128 + 128 * 10 + 10
+
+
+def test_by_weight() -> None:
+    assert weight_macs(mlp(64), {"x": zeros(3, 64)}) == {"fc1": 3 * 64 * 128, "fc2": 3 * 128 * 10}
+    assert weight_macs(cnn(), {"x": zeros(2, 3, 16, 16)}) == {
+        "w1": 2 * 16 * 256 * 27, "w2": 2 * 16 * 49 * 9, "w3": 2 * 16 * 49 * 16,
+    }  # fmt: skip
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    twice = model(nodes, {"w": weights(5, 5)}, {"x": [7, 5]}, {"y": [7, 5]})
+    assert weight_macs(twice, {"x": zeros(7, 5)}) == {"w": 2 * 7 * 25}
+
+
+def test_a_recurrent_nodes_weights_share_its_count() -> None:
+    w, r = weights(1, 24, 5), weights(1, 24, 6, seed=1)
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], "node", hidden_size=6)
+    made = model([node], {"w": w, "r": r}, {"x": [11, 2, 5]}, {"y": [11, 1, 2, 6]})
+    assert weight_macs(made, {"x": zeros(11, 2, 5)}) == {"w": 22 * 24 * 5, "r": 22 * 24 * 6}
 
 
 def test_only_the_branch_that_runs_counts() -> None:

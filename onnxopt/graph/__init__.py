@@ -4,7 +4,7 @@ from onnxopt.graph.files import Source, is_compressed, payload, read, write_atom
 from onnxopt.graph.gradient import Gradient
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.linear import Linear
-from onnxopt.graph.macs import macs, parameters
+from onnxopt.graph.macs import macs, parameters, weight_macs
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
@@ -30,6 +30,7 @@ __all__ = [
     "split",
     "strip",
     "trace",
+    "weight_macs",
     "wrap",
     "write_atomically",
 ]

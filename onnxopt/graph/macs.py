@@ -74,6 +74,29 @@ def macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
 
     Raises OnnxoptError where the model, which has to be below 2 GB, does not run on `feeds`.
     """
+    return _of_nodes(_named(model), feeds)
+
+
+def weight_macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """The same by weight: what all nodes together multiply by each initializer, zeros of it included.
+
+    Of initializers that no counted node multiplies by, biases among them, nothing is there.
+    """
+    named = _named(model)
+    counted = _of_nodes(named, feeds)
+    sizes = {tensor.name: prod(tensor.dims) for tensor in named.graph.initializer}
+    found: dict[str, int] = {}
+    for node in (node for graph in subgraphs(named.graph) for node in graph.node if node.name in counted):
+        factors = node.input[1:3] if _COUNTS[node.op_type] is _recurrent else node.input[:2]
+        weights = [name for name in factors if name in sizes]
+        total = sum(sizes[name] for name in weights)
+        for name in weights:  # a recurrent node takes its steps with two weights
+            found[name] = found.get(name, 0) + counted[node.name] * sizes[name] // total
+    return found
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes have names of their own."""
     named = onnx.ModelProto()
     named.CopyFrom(model)
     taken: set[str] = set()
@@ -81,6 +104,12 @@ def macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}.{index}"
         taken.add(node.name)
+    return named
+
+
+def _of_nodes(named: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """See `macs`."""
+    taken = {node.name for graph in subgraphs(named.graph) for node in graph.node}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # the trace leaves out what is packed
