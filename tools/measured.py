@@ -62,10 +62,8 @@ def compress(source: Path, output: Path, contract: Contract, data: Spec | None, 
         refused, started = str(missed), time.process_time()
         done = onnxopt.optimize(source, output, contract, data, evaluation, allow_miss=True)
     cpu_seconds = time.process_time() - started
-    slopes = {dict(step.args).get("slope") for step in done.plan.steps.values()}
-    kept = next((trial for trial in done.trials if float(f"{trial.slope:.4g}") in slopes), None)
     return Run(done.bytes_before, done.bytes_after, done.seconds, cpu_seconds, done.peak_memory or 0,
-               kept.drop if kept else None, float("nan"), refused)  # fmt: skip
+               done.kept.drop if done.kept else None, float("nan"), refused)  # fmt: skip
 
 
 def optimize(model: str, contract: Contract, images: int | None = None, limit: int | None = None) -> Run:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import realdata
-from generated import machine, rewrite
+from generated import machine, markdown, rewrite
 from measured import fresh
 from onnx import version_converter
 from onnxruntime import quantization
@@ -204,12 +204,6 @@ def study(model: str) -> list[Row]:
     return rows
 
 
-def table(columns: list[str], left: int, rows: Iterable[list[str]]) -> str:
-    """Markdown; the first `left` columns are text."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * left + " ---: |" * (len(columns) - left)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def models_table(rows: list[Row]) -> str:
     """Every file."""
     originals = {row.model: row for row in rows if row.variant == "original"}
@@ -225,7 +219,7 @@ def models_table(rows: list[Row]) -> str:
             f"{row.ms:.3f}", slower, row.energy,
         ])  # fmt: skip
     columns = ["model", "variant", "MB", "smaller", "top-1 %", "95 %", "precision", "recall", "F1", "ms"]
-    return table([*columns, "time over the original's", "mJ"], 2, lines) + f"\n\nOn {machine()}."
+    return markdown([*columns, "time over the original's", "mJ"], "llrrrrrrrrrr", lines) + f"\n\nOn {machine()}."
 
 
 def means_table(rows: list[Row]) -> str:
@@ -244,7 +238,7 @@ def means_table(rows: list[Row]) -> str:
             f"{slower:.2f}", f"{faster}", f"{late}",
         ])  # fmt: skip
     columns = ["variant", "smaller", "bytes saved", "points lost, mean", "at most", "time over the original's"]
-    return table([*columns, "models faster", "slower"], 1, lines)
+    return markdown([*columns, "models faster", "slower"], "lrrrrrrr", lines)
 
 
 def operators_table(rows: list[Row], most: int = 5) -> str:
@@ -254,7 +248,7 @@ def operators_table(rows: list[Row], most: int = 5) -> str:
         if row.variant in ("original", "int8, activations too", "low rank"):
             shown = ", ".join(f"{op} {share:.0%}" for op, share in row.ops[:most])
             lines.append([row.model if row.variant == "original" else "", row.variant, shown])
-    return table(["model", "variant", "time by operator"], 3, lines)
+    return markdown(["model", "variant", "time by operator"], "lll", lines)
 
 
 def main() -> int:
