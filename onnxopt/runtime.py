@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import embed, payload
 from onnxopt.graph.files import DOMAIN, OP, PAYLOAD
 
@@ -65,6 +65,16 @@ def load(
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
+
+
+def load_checked(path: Path) -> onnxruntime.InferenceSession:
+    """What `load` gives, for commands: raises OnnxoptError whatever the reason is that the model does not run."""
+    try:
+        return load(path)
+    except OnnxoptError:
+        raise
+    except Exception as error:  # the runtime raises classes of its own
+        raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
 
 
 def register(sess_options: onnxruntime.SessionOptions) -> None:

@@ -15,6 +15,7 @@ from compressing import compressed
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
+from onnxopt import OnnxoptError, runtime
 from onnxopt.errors import ContainerError
 
 Feeds = dict[str, Any]
@@ -338,3 +339,14 @@ def test_damage_is_reported() -> None:
 def test_missing_files_are_the_runtimes_business(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="nowhere"):
         onnxopt.load(tmp_path / "nowhere.onnx")
+
+
+def test_what_does_not_run_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "good.onnx").write_bytes(compressed(matmul()))
+    assert runtime.load_checked(tmp_path / "good.onnx").get_outputs()[0].name == "y"
+    unknown = build([helper.make_node("Nonsense", ["x"], ["y"])], [info("x", 1, "n")], [info("y", 1, "n")])
+    (tmp_path / "unknown.onnx").write_bytes(unknown.SerializeToString())
+    for name in ("unknown.onnx", "none.onnx"):
+        with pytest.raises(OnnxoptError, match=rf"{name}: does not run: .") as error:
+            runtime.load_checked(tmp_path / name)
+        assert "\n" not in str(error.value)

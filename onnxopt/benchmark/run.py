@@ -164,12 +164,7 @@ def benchmark(
 def _open(path: Path, data: Spec | None) -> _Model:
     source = read(path)
     plain = archive.decompress(path) if is_compressed(source.model) else source.model
-    try:
-        session = runtime.load(path)
-    except OnnxoptError:
-        raise
-    except Exception as error:  # the runtime raises classes of its own
-        raise OnnxoptError(f"{path}: does not load: {first_line(error)}") from error
+    session = runtime.load_checked(path)
     opened: Data | None = None if data is None else open_data(data, session)
     try:
         return _Model(path, source.size, plain, inputs_for(session, plain, opened, _SAMPLES))

@@ -12,7 +12,7 @@ import typer
 
 from onnxopt import native, runtime
 from onnxopt.data import PRESETS, Data, open_data
-from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.errors import OnnxoptError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -47,12 +47,7 @@ class Images:
         if not model.is_file():
             raise OnnxoptError(f"{model}: no such file; expected an ONNX model")
         native.return_memory()
-        try:
-            session = runtime.load(model)
-        except OnnxoptError:
-            raise
-        except Exception as error:
-            raise OnnxoptError(f"{model}: does not run: {first_line(error)}") from error
+        session = runtime.load_checked(model)
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
         return [(spec and open_data(spec, session, self.preprocess, mean, std, self.layout, self.size)) or None
                 for spec in specs]  # fmt: skip

@@ -121,12 +121,7 @@ class _Model:
     def __init__(self, path: Path, first: _Model | None) -> None:
         self.path, self.size, self.seconds = path, read(path).size, 0.0
         self.name = str(path) if first is None else f"{path}, given the data of {first.path}"
-        try:
-            self.session = runtime.load(path)
-        except OnnxoptError:
-            raise
-        except Exception as error:  # the runtime raises classes of its own
-            raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
+        self.session = runtime.load_checked(path)
         self._inputs = inputs_of(self.session)
         self.tally = _Tally()
         if first is not None:
