@@ -1,0 +1,173 @@
+"""Deep Compression's Table 4 from our own arithmetic: AlexNet at the paper's densities; rewrites docs/classical.md.
+
+    python tools/table_classical.py
+    python tools/table_classical.py --print
+
+The weights are random, as AlexNet's own are not at hand: once with the light tails of a normal distribution, once with
+heavy ones. The paper: Han, Mao & Dally, "Deep Compression", ICLR 2016.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from generated import markdown, rewrite
+from table_lowrank import alexnet
+
+from onnxopt.kmeans import cluster
+from onnxopt.leaf import Shared
+from onnxopt.relative_index import Sizes, sizes
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "classical.md"
+ALEXNET = "<!-- table:alexnet -->"
+
+VALUE_BITS, GAP_BITS = {"conv": 8, "fc": 5}, 4
+"""Before Huffman: Weight bits (P+Q) by kind of layer, index bits of all."""
+_FREEDOM = 4
+"""Degrees of freedom of Student's t: its fourth moment is infinite, trained weights' is large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A row of Table 4, as it is printed."""
+
+    kept: int
+    """Weights % (P)."""
+    coded_value_bits: float
+    """Weight bits (P+Q+H)."""
+    coded_gap_bits: float
+    """Index bits (P+Q+H)."""
+    quantized: float
+    """Compress rate (P+Q), %."""
+    coded: float
+    """Compress rate (P+Q+H), %."""
+
+
+PAPER = {
+    "conv1": Printed(84, 6.3, 1.2, 32.6, 20.53),
+    "conv2": Printed(38, 5.5, 2.3, 14.5, 9.43),
+    "conv3": Printed(35, 5.1, 2.6, 13.1, 8.44),
+    "conv4": Printed(37, 5.2, 2.5, 14.1, 9.11),
+    "conv5": Printed(37, 5.6, 2.5, 14.0, 9.43),
+    "fc6": Printed(9, 3.9, 3.2, 3.0, 2.39),
+    "fc7": Printed(9, 3.6, 3.7, 3.0, 2.46),
+    "fc8": Printed(25, 4.0, 3.2, 7.3, 5.85),
+}
+TOTAL = Printed(11, 4.0, 3.2, 3.7, 2.88)
+
+SHAPES = {
+    name: tuple(tensor.dims)
+    for tensor in alexnet().graph.initializer
+    if (name := tensor.name.removesuffix(".w")) in PAPER
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one layer, or all together, takes."""
+
+    layer: str
+    printed: Printed
+    light: tuple[Sizes, ...]
+    """With normal weights, by layer."""
+    heavy: tuple[Sizes, ...]
+    """With weights of heavy tails."""
+
+    @property
+    def weights(self) -> int:
+        """All of them."""
+        return sum(each.weights for each in self.light)
+
+    @property
+    def value_bits(self) -> tuple[float, float]:
+        """Of a token's value after Huffman: heavy tails, where k-means spends values on few far weights, and light."""
+        return _mean(self.heavy, "huffman_value_bits"), _mean(self.light, "huffman_value_bits")
+
+    @property
+    def gap_bits(self) -> float:
+        """Of a token's gap after Huffman."""
+        return _mean(self.light, "huffman_gap_bits")
+
+    @property
+    def quantized(self) -> float:
+        """P + Q, % of 32 bits a weight."""
+        return self._percent(self.light, "quantized_bits")
+
+    @property
+    def coded(self) -> tuple[float, float]:
+        """P + Q + H, %: heavy tails, and light."""
+        return self._percent(self.heavy, "coded_bits"), self._percent(self.light, "coded_bits")
+
+    def _percent(self, each: Sequence[Sizes], what: str) -> float:
+        return float(100 * sum(getattr(one, what) for one in each) / (32 * self.weights))
+
+
+def _mean(each: Sequence[Sizes], what: str) -> float:
+    return float(sum(getattr(one, what) for one in each) / sum(one.tokens for one in each))
+
+
+def measure(layer: str) -> Row:
+    """One layer, pruned to the paper's share by magnitude and quantized by k-means from linear beginnings."""
+    shape, printed = SHAPES[layer], PAPER[layer]
+    rng = np.random.default_rng(0)
+    bits = VALUE_BITS[layer.rstrip("0123456789")]
+    light = _sizes(rng.standard_normal(shape), printed.kept, bits)
+    return Row(layer, printed, (light,), (_sizes(rng.standard_t(_FREEDOM, shape), printed.kept, bits),))
+
+
+def _sizes(w: npt.NDArray[np.float64], kept: int, value_bits: int) -> Sizes:
+    pruned = w.size - round(w.size * kept / 100)
+    threshold = np.partition(np.abs(w), pruned, None)[pruned]
+    index, table = cluster(np.where(np.abs(w) >= threshold, w, 0), 2**value_bits)
+    return sizes(Shared(index, table.astype(np.float32)), GAP_BITS)
+
+
+def total(rows: Sequence[Row]) -> Row:
+    """All layers."""
+    return Row(
+        "all", TOTAL, *(tuple(each for row in rows for each in getattr(row, what)) for what in ("light", "heavy"))
+    )
+
+
+def alexnet_table(rows: Sequence[Row]) -> str:
+    """One row a layer; what the paper has outside of our range is bold."""
+    lines = []
+    for row in (*rows, total(rows)):
+        paper = row.printed
+        lines.append([
+            row.layer, f"{row.weights:,}", f"{paper.kept} %", *_cells(row.value_bits, paper.coded_value_bits, ".1f"),
+            f"{row.gap_bits:.1f}", f"{paper.coded_gap_bits}", f"{row.quantized:.1f} %", f"{paper.quantized} %",
+            *_cells(row.coded, paper.coded, ".2f", " %"),
+        ])  # fmt: skip
+    kinds = ("value bits", "index bits", "P+Q", "P+Q+H")
+    columns = ["layer", "weights", "kept", *(heading for kind in kinds for heading in (kind, "paper"))]
+    return markdown(columns, "l" + "r" * (len(columns) - 1), lines)
+
+
+def _cells(ours: tuple[float, float], paper: float, form: str, unit: str = "") -> tuple[str, str]:
+    """Our range, and the paper's."""
+    low, high = (f"{value:{form}}" for value in ours)
+    mark = "" if float(low) <= paper <= float(high) else "**"
+    return f"{low} to {high}{unit}", f"{mark}{paper:{form}}{unit}{mark}"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="What AlexNet takes by our arithmetic against the paper's table.")
+    parser.add_argument("--print", action="store_true", help="only print the table")
+    only_print = parser.parse_args().print
+    text = alexnet_table([measure(layer) for layer in PAPER])
+    print(text)
+    if not only_print:
+        rewrite(DOCUMENT, text, ALEXNET)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
