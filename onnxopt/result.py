@@ -69,4 +69,5 @@ class Result:
     """The command line, quoted for a shell; empty where there was none."""
     benchmark: dict[str, Any] | None = None
     """Source and output compared on this machine, as `onnxopt benchmark --json` gives it; None where that was not
-    asked for."""
+    asked for, the output is a copy, or `not_benchmarked` says why."""
+    not_benchmarked: str = ""

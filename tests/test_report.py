@@ -102,7 +102,8 @@ BENCHMARK: Plain = {
         }
         for name, mean in (("a.onnx", 1.234), ("b.onnx", 1.347))
     ],
-    "paired": [{"path": "b.onnx", "against": "a.onnx", "ratio": 1.09, "low": 0.97, "high": 1.2, "significant": False}],
+    "paired": [{"path": "b.onnx", "against": "a.onnx", "ratio": 1.09, "low": 0.97, "high": 1.2, "significant": False,
+                "enough": True}],
 }  # fmt: skip
 
 
@@ -138,6 +139,17 @@ def test_speed_where_it_was_measured(digits: Plain) -> None:
                  "Conv after: 0.8 ms a run", "there are no counters", "memory 8.00 GB", "load 0.250"):  # fmt: skip
         assert word in text, word
     assert "Energy of a run" not in text
+
+
+def test_a_ratio_of_few_processes_is_not_shown(digits: Plain) -> None:
+    few = copy.deepcopy(BENCHMARK)
+    few["paired"][0]["enough"] = False
+    pages = [Page(html.render({**digits, "benchmark": benchmark})).text for benchmark in (BENCHMARK, few)]
+    for text, word in zip(pages, ("no significant difference: 1.09", "too few processes"), strict=True):
+        assert word in text
+    row = "Latency, mean 1.23 ms 1.35 ms"
+    assert [text.partition(row)[2].split()[0] for text in pages] == ["1.09", "\N{EN DASH}"]
+    assert [text.count("1.09") for text in pages] == [2, 0]
 
 
 def test_names_are_text(digits: Plain) -> None:
@@ -273,12 +285,16 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     source, page = tmp_path / "a model.onnx", tmp_path / "report.html"
     onnx.save(mlp(128), source)
     printed = type_("optimize", source, "-o", tmp_path / "small.onnx", "--report", page, "--json")
-    assert f"onnxopt optimize '{source}'" in Page(page.read_text(encoding="utf-8")).text.replace("&#39;", "'")
+    text = Page(page.read_text(encoding="utf-8")).text
+    assert f"onnxopt optimize '{source}'" in text.replace("&#39;", "'")
+    assert "Speed not measured takes a minute" in text
+    assert json.loads(printed)["not_benchmarked"] == "takes a minute"
     (tmp_path / "result.json").write_text(printed)
     assert "again.html" in type_("report", tmp_path / "result.json", "-o", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
     type_("plan", source, "-o", tmp_path / "plan.json")
-    type_("apply", source, tmp_path / "plan.json", "-o", tmp_path / "small.onnx", "--report", page)
+    said = type_("apply", source, tmp_path / "plan.json", "-o", tmp_path / "small.onnx", "--report", page)
+    assert "speed not measured: takes a minute" in said
     assert "Plan applied" in Page(page.read_text(encoding="utf-8")).text
 
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -110,7 +110,7 @@ def optimize(
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
-    _show(result, as_json, report, inputs)
+    _show(result, as_json, report, inputs, verbose)
     if not result.met:
         raise typer.Exit(Missed.exit_code)
 
@@ -179,7 +179,7 @@ def apply(
         result = api.apply(
             model, Plan.from_json(text), output, inputs, prefer.value, count("--max-ram", max_ram), advance
         )
-    _show(result, as_json, report, inputs)
+    _show(result, as_json, report, inputs, verbose)
 
 
 def _contract(
@@ -197,10 +197,10 @@ def _recipe(name: str | None) -> Recipe | None:
     return None if name is None else Recipe.open(name)
 
 
-def _show(result: Result, as_json: bool, report: Path | None, data: Data | None) -> None:
+def _show(result: Result, as_json: bool, report: Path | None, data: Data | None, verbose: bool) -> None:
     result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
     if report:
-        result = replace(result, benchmark=_benchmark(result, data))
+        result = _benchmarked(result, data, verbose)
     if as_json:
         print(to_json(result))
     else:
@@ -209,13 +209,13 @@ def _show(result: Result, as_json: bool, report: Path | None, data: Data | None)
         write(report, html.render(json.loads(to_json(result))))
 
 
-def _benchmark(result: Result, data: Data | None) -> dict[str, Any] | None:
-    """Source and output compared; None where there is nothing to compare, or the model does not run."""
+def _benchmarked(result: Result, data: Data | None, verbose: bool) -> Result:
+    """The result with source and output compared, or with the reason why they cannot be."""
     if result.unchanged:
-        return None
+        return result
     try:
-        with progress() as advance:
+        with progress(verbose) as advance:
             found = benchmark((result.source, result.output), data, seconds=_SECONDS, progress=advance)
-    except OnnxoptError:
-        return None
-    return dict(json.loads(to_json(found)))
+    except OnnxoptError as error:
+        return replace(result, not_benchmarked=str(error))
+    return replace(result, benchmark=json.loads(to_json(found)))

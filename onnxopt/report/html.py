@@ -161,14 +161,17 @@ _COMPARED = (
 
 
 def _compared(benchmark: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Source and output side by side: the rows that both have figures for."""
+    """Source and output side by side: the rows that both have figures for, with their ratio where it can be told."""
     if not benchmark or len(benchmark["models"]) < 2:
         return None
     before, after = benchmark["models"][:2]
-    flat = [{**model, **model["latency"]} for model in (before, after)]
-    rows = [(what, unit, *(model[key] for model in flat)) for key, what, unit in _COMPARED
-            if all(model.get(key) is not None for model in flat)]  # fmt: skip
+    first, second = ({**model, **model["latency"]} for model in (before, after))
     paired = next(iter(benchmark.get("paired") or []), None)
+    doubtful = set(before["latency"]) if paired and not paired["enough"] else set()
+    rows = [(what, unit, first[key], second[key],
+             second[key] / first[key] if first[key] and key not in doubtful else None)
+            for key, what, unit in _COMPARED
+            if first.get(key) is not None and second.get(key) is not None]  # fmt: skip
     throughput = [(a, b) for a in before["throughput"] for b in after["throughput"]
                   if (a["batch"], a["threads"]) == (b["batch"], b["threads"])]  # fmt: skip
     machine = [f"{key.replace('_', ' ')} {_of_machine(key, value)}" for key, value in benchmark["machine"].items()]

@@ -50,7 +50,12 @@ def print_result(console: Console, result: Result) -> None:
         console.print(f"MISSED: {result.contract}", style="bold red", markup=False)
     memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
     console.print(f"{result.seconds:.1f} s{memory}", highlight=False)
-    for what, reason in (("not calibrated", result.not_calibrated), ("outputs not compared", result.not_checked)):
+    missing = {
+        "not calibrated": result.not_calibrated,
+        "outputs not compared": result.not_checked,
+        "speed not measured": result.not_benchmarked,
+    }
+    for what, reason in missing.items():
         if reason:
             console.print(f"{what}: {reason}", style="yellow", markup=False)
 
