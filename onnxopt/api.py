@@ -22,7 +22,7 @@ from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
 from onnxopt.reference import Reference
-from onnxopt.result import Check, Result
+from onnxopt.result import Check, Result, Stage
 from onnxopt.search import Trial
 from onnxopt.tuner import Tuner
 
@@ -94,7 +94,8 @@ def optimize(
     contract = contract or Contract()
     contract.check(lossless, recipe is not None)
     started, source = time.monotonic(), _plain(model)
-    with _engine(source, lossless, prefer, max_ram, progress) as engine:
+    detailed = recipe is not None and bool(recipe.table)
+    with _engine(source, lossless, prefer, max_ram, progress, detailed) as engine:
         if lossless:
             return _finish(engine, Plan(source.sha256), Path(output), started)
         tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
@@ -104,7 +105,7 @@ def optimize(
             raise Missed(tuner.nearest(best))
         try:
             plan = tuner.plan(best)
-            return _finish(engine, plan, Path(output), started, tuner, tuner.contract, best, met, allow_miss)
+            return _finish(engine, plan, Path(output), started, tuner, tuner.contract, best, met, allow_miss, detailed)
         except Missed:
             if contract.max_drop != 0:
                 raise
@@ -146,9 +147,11 @@ def apply(
 
 
 @contextmanager
-def _engine(source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None) -> Iterator[Engine]:
+def _engine(
+    source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None, detailed: bool = False
+) -> Iterator[Engine]:
     """What it measured is forgotten once all went well, and kept for another try where it did not."""
-    engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None))
+    engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None), detailed)
     try:
         yield engine
     except BaseException:
@@ -175,6 +178,7 @@ def _finish(
     kept: Trial | None = None,
     met: bool = True,
     allow_miss: bool = False,
+    staged: bool = False,
 ) -> Result:
     """Writes the file of a plan, and checks it before it takes its place.
 
@@ -185,16 +189,18 @@ def _finish(
         kept: the trial that the plan is from.
         met: whether that trial met the contract.
         allow_miss: write the file even if the check does not.
+        staged: measure every stage of the plan, too.
 
     Raises Missed where the check misses the contract.
     """
     engine.progress("writing", 0.9)
     built = engine.build(plan, lambda share: engine.progress("writing", 0.9 + 0.05 * share))
     checked: Check | None = None
+    reference: Reference | None = None
     not_checked, most = "", contract.max_drop if contract else None
 
     def check(path: Path) -> None:
-        nonlocal checked, not_checked, met
+        nonlocal checked, not_checked, met, reference
         engine.progress("checking", 0.95)
         session = engine.load(path)
         try:
@@ -213,13 +219,16 @@ def _finish(
             )
 
     size, unchanged = engine.write(built, output, check)
+    events = () if unchanged else tuple(engine.events(built, size))
+    last = Stage("", size, checked.found if checked else None)
+    stages = _stages(engine, built.plan, last, reference) if staged else ()
     return Result(
         source=engine.source.path,
         output=output,
         bytes_before=engine.source.size,
         bytes_fp16=engine.source.size - 2 * engine.source.float_elements,
         bytes_after=size,
-        events=() if unchanged else tuple(engine.events(built, size)),
+        events=events,
         cleaned=engine.cleaned,
         contract=str(contract or ""),
         bounds=contract if contract and contract.bounded else None,
@@ -231,12 +240,26 @@ def _finish(
         kept=kept,
         check=checked,
         not_checked=not_checked,
+        stages=stages,
         unchanged=unchanged,
         seconds=time.monotonic() - started,
         peak_memory=memory.peak(),
         plan=built.plan,
         versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     )
+
+
+def _stages(engine: Engine, plan: Plan, last: Stage, reference: Reference | None) -> tuple[Stage, ...]:
+    """Of a plan whose `last` is known; none where it has one stage only."""
+    names = max(([one.name for one in step] for step in plan.steps.values()), key=len, default=[])
+    stages = []
+    for count, stage in enumerate(plan.stages(), 1):
+        size, found = last.size, last.found
+        if count < len(names):
+            engine.progress(f"stage {count} of {len(names)}", 0.97)
+            size, found = engine.try_plan(stage, reference, lambda share: None)
+        stages.append(Stage(" > ".join(names[:count]), size, found))
+    return tuple(stages) if len(stages) > 1 else ()
 
 
 def _reference(engine: Engine, tuner: Tuner | None) -> tuple[str, Reference]:

@@ -139,6 +139,11 @@ def _key(path: str) -> str:
     return f"{crc32(path.encode()):08x}-{len(path)}"
 
 
+def one_sample(model: onnx.ModelProto, data: Data) -> Batch:
+    """The first of the data; its whole batch where the model takes no part of one."""
+    return next(_cut(next(iter(data)), 1 if _cuttable(model) else 0))
+
+
 def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
     exposing = onnx.ModelProto()
     exposing.CopyFrom(model)
@@ -151,7 +156,7 @@ def _observe(model: onnx.ModelProto, uses: Mapping[str, tuple[Linear, ...]], dat
     """Bytes of one sample of each value that weights are multiplied by."""
     inputs = {value.name for value in model.graph.input}
     names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
-    piece = next(_cut(next(iter(data)), 1 if _cuttable(model) else 0))
+    piece = one_sample(model, data)
     made = quiet_session(_exposing(model, names)).run(names, piece.feeds) if names else []
     return {name: array.nbytes // piece.size for name, array in zip(names, made, strict=True)}
 

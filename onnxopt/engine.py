@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,18 +14,18 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from onnxopt import container, manager, native, runtime
+from onnxopt import container, manager, native, relative_index, runtime
 from onnxopt.cache import Cache
-from onnxopt.calibration import Statistics, calibrate
+from onnxopt.calibration import Statistics, calibrate, one_sample
 from onnxopt.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.events import Event, Histogram
-from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, wrap, write_atomically
+from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, weight_macs, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan, Step
-from onnxopt.reference import Reference
+from onnxopt.reference import Comparison, Reference
 from onnxopt.search import Trial
 
 Progress = Callable[[str, float], None]
@@ -37,6 +37,8 @@ LARGEST_INLINE = 2**31 - 2**24
 """Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
 _STATISTICS = 1
 """Version of what the cache holds; grows when `Stats` or how it is measured changes."""
+_GAP_BITS = 4
+"""Of relative indices, as Deep Compression's tables have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,13 @@ class Engine:
         lossless: keep every bit, so change nothing.
         prefer: what the choice of codecs favours.
         max_ram: bytes that statistics may take at a time.
+        detailed: events also say what papers' tables do, which takes time: sizes by relative indices, and
+            multiply-accumulates.
     """
 
-    def __init__(self, source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress) -> None:
+    def __init__(
+        self, source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress, detailed: bool = False
+    ) -> None:
         self.source, self._prefer, self._max_ram, self.progress = source, prefer, max_ram, progress
         copy = onnx.ModelProto()
         copy.CopyFrom(source.model)
@@ -75,6 +81,9 @@ class Engine:
         """Digest of what the statistics were measured on."""
         self._caches: list[Cache] = []
         self._factored = manager.Factored({}, frozenset(), (), {})
+        self._detailed = detailed
+        self._macs: dict[str, int] = {}
+        """Of one sample, by weight; layers that became chains are there, too."""
 
     def factor(self, steps: Mapping[str, Step]) -> None:
         """Makes chains of layers, with what is known of them; the statistics of what comes out are yet to be measured.
@@ -100,6 +109,11 @@ class Engine:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
         self.statistics = calibrate(self.graph, self.sites, data, cache, self._max_ram, advance)
+        if self._detailed:
+            sample = one_sample(self.graph.model, data)
+            with suppress(OnnxoptError):  # over 2 GB, nothing is counted
+                counted = weight_macs(self.graph.model, sample.feeds)
+                self._macs |= {path: count // sample.size for path, count in counted.items()}
 
     def close(self, keep: bool) -> None:
         """Ends. Where they are to `keep`, another try finds the statistics on disk."""
@@ -129,14 +143,18 @@ class Engine:
 
     def try_slope(self, slope: float, overrides: Overrides, reference: Reference | None, advance: Advance) -> Trial:
         """Builds the file for a slope and, with a reference, measures what it does on its data."""
-        built = self.build(self.plan(slope, overrides), advance)
+        size, found = self.try_plan(self.plan(slope, overrides), reference, advance)
+        if found is None:
+            return Trial(slope, size, None, None)
+        return Trial(slope, size, found.error, found.drop, found.uncertainty, found.likely)
+
+    def try_plan(self, plan: Plan, reference: Reference | None, advance: Advance) -> tuple[int, Comparison | None]:
+        """The bytes of a plan's file and, with a reference, what it does on its data."""
+        built = self.build(plan, advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, _ = self.write(built, path)
-            if reference is None:
-                return Trial(slope, size, None, None)
-            found = reference.compare(self.load(path))
-        return Trial(slope, size, found.error, found.drop, found.uncertainty, found.likely)
+            return size, None if reference is None else reference.compare(self.load(path))
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and beside it its data where that is over 2 GB.
@@ -171,7 +189,8 @@ class Engine:
 
     def events(self, built: Built, file_size: int) -> Iterator[Event]:
         """Of weights that became others, of all that are stored with their bytes in the file, and of the rest."""
-        yield from self._factored.events
+        for gone in self._factored.events:
+            yield replace(gone, macs=self._macs.get(gone.path))
         sizes, codecs = {}, {}
         seen: set[int] = set()
         with native.Container(built.packed) as stored:
@@ -184,6 +203,7 @@ class Engine:
                     sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
         named = {event.path: event for event in built.events}
         source, inner = Users(self.source.model), Users(self.graph.model)
+        matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
         for path, leaf in built.leaves.items():
             users, values = inner.of(path), values_of(leaf)
             reason = self._factored.reasons.get(path, "")
@@ -196,6 +216,8 @@ class Engine:
                 zeros=float(1 - np.count_nonzero(values) / values.size),
                 sensitivity=event.sensitivity if self.data else None,
                 histogram=Histogram.of(self.graph.values(path), values),
+                sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
+                macs=self._macs.get(path),
                 nodes_before=source.texts(source.that_became(path, users)), nodes_after=inner.texts(users),
             )  # fmt: skip
         others = {*built.leaves, *self._factored.parts}

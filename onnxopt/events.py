@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt.relative_index import Sizes
+
 _BINS = 65
 """Odd, so that zero lies in the middle of a bin, and what became zero is one bin."""
 _WIDTH = 5.0
@@ -78,6 +80,10 @@ class Event:
     """The same in the output, where clean-ups have merged nodes."""
     reason: str = ""
     """Why it was left as it was; empty where it was not."""
+    sizes: Sizes | None = None
+    """What a matrix of it takes by relative indices; None for vectors, and where papers' tables are not wanted."""
+    macs: int | None = None
+    """Multiply-accumulates of one sample with the weight, zeros included; likewise, and None where not counted."""
 
     @property
     def bits(self) -> float:

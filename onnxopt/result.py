@@ -23,6 +23,18 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Some of a plan's steps on every weight: the first, the first two, and so on."""
+
+    steps: str
+    """The names of the passes, as in ``prune > codebook``."""
+    size: int
+    """Bytes of a file with these alone."""
+    found: Comparison | None
+    """On the data of the check; None where that was not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
 
@@ -57,6 +69,8 @@ class Result:
     check: Check | None
     """None where `not_checked` says why."""
     not_checked: str
+    stages: tuple[Stage, ...]
+    """Of a recipe whose paper has a table, up to the file that was written."""
     unchanged: bool
     """Compressed it would be no smaller: the output is a copy of the source."""
     seconds: float
@@ -67,6 +81,9 @@ class Result:
     """Of the packages that decided: onnxopt, onnxruntime, numpy."""
     command: str = ""
     """The command line, quoted for a shell; empty where there was none."""
+    table: dict[str, Any] | None = None
+    """What the recipe's paper shows, of this network; see `onnxopt.report.classical`. None where the recipe names none,
+    or there was no recipe."""
     benchmark: dict[str, Any] | None = None
     """Source and output compared on this machine, as `onnxopt benchmark --json` gives it; None where that was not
     asked for, the output is a copy, or `not_benchmarked` says why."""

@@ -36,7 +36,7 @@ from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
-from onnxopt.report import html, table
+from onnxopt.report import classical, html, table
 from onnxopt.report.json import to_json
 from onnxopt.result import Result
 
@@ -102,15 +102,16 @@ def optimize(
 ) -> None:
     """Compress a model: the smallest file inside a contract."""
     contract = _contract(max_drop, target_size, target_ratio, error, metric)
+    system = _recipe(recipe)
     with progress(verbose) as advance:
         inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
         result = api.optimize(
             model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
-            count("--max-ram", max_ram), advance, _recipe(recipe),
+            count("--max-ram", max_ram), advance, system,
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
-    _show(result, as_json, report, inputs, verbose)
+    _show(result, as_json, report, inputs, verbose, system.table if system else "")
     if not result.met:
         raise typer.Exit(Missed.exit_code)
 
@@ -194,10 +195,19 @@ def _overrides(path: Path | None) -> Overrides:
 
 
 def _recipe(name: str | None) -> Recipe | None:
-    return None if name is None else Recipe.open(name)
+    recipe = None if name is None else Recipe.open(name)
+    if recipe and recipe.table:
+        classical.check(recipe.table)
+    return recipe
 
 
-def _show(result: Result, as_json: bool, report: Path | None, data: Data | None, verbose: bool) -> None:
+def _show(
+    result: Result, as_json: bool, report: Path | None, data: Data | None, verbose: bool, table_name: str = ""
+) -> None:
+    """What was done; with the table of this name where events tell."""
+    found = classical.of(table_name, result.events) if table_name and result.events else None
+    if found:
+        result = replace(result, table=json.loads(to_json(found)))
     result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
     if report:
         result = _benchmarked(result, data, verbose)
@@ -205,6 +215,10 @@ def _show(result: Result, as_json: bool, report: Path | None, data: Data | None,
         print(to_json(result))
     else:
         table.print_result(console(), result)
+        if found:
+            classical.print_table(console(), found)
+        if result.stages:
+            classical.print_stages(console(), result.stages)
     if report:
         write(report, html.render(json.loads(to_json(result))))
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.report import classical
 from onnxopt.report.table import size
 
 _SCHEMA = 1
@@ -46,7 +47,8 @@ def render(result: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"size": size, "sig": _significant, "histogram": _histogram, "percent": _percent}
+    environment.filters |= {"size": size, "sig": _significant, "histogram": _histogram, "percent": _percent,
+                            "cell": classical.text}  # fmt: skip
     try:
         return environment.get_template("report.html").render(_view(result))
     except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
@@ -95,6 +97,8 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
         "figures": figures,
         "kept_promise": {"median": median(r for r, _ in ratios), "worst": ratios[-1]} if ratios else None,
         "benchmark": compared,
+        "paper": result.get("table"),
+        "stages": result.get("stages") or (),
         "plan": json.dumps(result["plan"], indent=1, ensure_ascii=False),
         "merged": {what: count for what, count in result["cleaned"].items() if count},
     }
