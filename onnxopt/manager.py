@@ -77,7 +77,7 @@ class Factored:
     """What became of the layers that were to be chains."""
 
     steps: dict[str, Step]
-    """Those that were carried out."""
+    """Those that were carried out, with their ranks."""
     parts: frozenset[str]
     """Paths of the weights that they made."""
     events: tuple[Event, ...]
@@ -98,16 +98,24 @@ def factor(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> 
         if step.then is not None:
             raise OnnxoptError(f"plan, path {path!r}: nothing can follow {step.name} there; its factors have paths of "
                                "their own")  # fmt: skip
-        site, values = sites[path], graph.values(path)
+        site, stats = sites[path], statistics.of(sites[path], graph.values(path))
         try:
-            made = _pass_of(path, step).apply(graph, site, statistics.of(site, values))
+            chosen = settled(graph, site, step, stats)
+            made = _pass_of(path, chosen).apply(graph, site, stats)
         except Skip as skip:
             reasons[path] = f"not factored: {skip}"
             continue
-        done[path] = step
+        done[path] = chosen
         parts.update(part.path for part in made)
-        events.append(Event(path, site.shape, site.op, str(step), site.bytes, 0, 0, 0.0))
+        events.append(Event(path, site.shape, site.op, str(chosen), site.bytes, 0, 0, 0.0))
     return Factored(done, frozenset(parts), tuple(events), reasons)
+
+
+def settled(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:
+    """A structural step with its ranks chosen. Raises Skip where the layer stays one."""
+    while (found := STRUCTURAL[step.name].from_step(step).settled(graph, site, stats)) != step:
+        step = found
+    return step
 
 
 def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | None = None) -> list[Event]:

@@ -53,7 +53,7 @@ def tucker(kernel: Floats, rank_in: int, rank_out: int, root: Floats | None = No
     taps, and C and B are then the best for that A.
     """
     outputs, inputs, taps = kernel.shape
-    whitened, white = _whiten(kernel.reshape(outputs, inputs, taps).swapaxes(0, 1).reshape(inputs, -1), taps, root)
+    whitened, white = _whiten(kernel, root)
     k = whitened.reshape(inputs, outputs, taps)
     a = _leading(whitened, rank_in)
     for _ in range(_SWEEPS):
@@ -75,7 +75,7 @@ def spatial(kernel: Floats, rank: int, root: Floats | None = None) -> tuple[Floa
     """
     outputs, inputs, rows, columns = kernel.shape
     flat = kernel.reshape(outputs, inputs * rows, columns)
-    whitened, white = _whiten(flat.swapaxes(0, 1).reshape(inputs * rows, -1), columns, root)
+    whitened, white = _whiten(flat, root)
     v = _unwhiten(_leading(whitened, rank), white)
     return v.reshape(rank, inputs, rows), _regress(flat, v, root).reshape(outputs, rank, columns)
 
@@ -95,11 +95,17 @@ def _leading(a: Floats, rank: int) -> Floats:
     return np.ascontiguousarray(leading)
 
 
-def _whiten(matrix: Floats, taps: int, root: Floats | None) -> tuple[Floats, Floats | None]:
-    """``W^T M`` for ``M[inputs, ...]``, and the W of the inputs' second moment ``W W^T``, the mean over their taps."""
+def unfold(kernel: Floats, root: Floats | None = None) -> Floats:
+    """``K[outputs, inputs, taps]`` as ``[inputs, outputs x taps]``, inputs whitened by what they share at all taps."""
+    return _whiten(kernel, root)[0]
+
+
+def _whiten(kernel: Floats, root: Floats | None) -> tuple[Floats, Floats | None]:
+    """``W^T K``, unfolded, and the W of the inputs' second moment ``W W^T``, the sum over their taps."""
+    _, inputs, taps = kernel.shape
+    matrix = kernel.swapaxes(0, 1).reshape(inputs, -1)
     if root is None:
         return matrix, None
-    inputs = len(matrix)
     by_tap = root.reshape(inputs, taps, -1)
     shared = sum(by_tap[:, tap] @ by_tap[:, tap].T for tap in range(taps))
     white = linalg.cholesky(shared, lower=True)

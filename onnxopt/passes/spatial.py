@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Self
@@ -10,9 +10,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxopt import lowrank
-from onnxopt.graph import Graph, Site, chains
+from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Skip
-from onnxopt.passes.structural import Layer, Structural, eighths, matrix_shape, positive, within
+from onnxopt.passes.structural import Form, Layer, Link, Structural, eighths
 from onnxopt.stats import Floats, Stats
 
 
@@ -24,39 +24,51 @@ class Spatial(Structural):
     """
 
     name: ClassVar[str] = "spatial"
-    rank: int
-
-    def __post_init__(self) -> None:
-        positive(rank=self.rank)
+    rank: int | None = None
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
         """Eighths of the rank at which there are as many weights as before."""
-        shape = matrix_shape(site, stats)
-        if shape is None or site.op != "Conv" or len(site.shape) < 4 or 1 in (site.shape[2], prod(site.shape[3:])):
-            return
-        first, second = prod(site.shape[1:3]), shape[1] * prod(site.shape[3:])
-        yield from map(cls, eighths(first * second / (first + second)))
+        form = Form.known(site, stats)
+        if form is not None and len(form.kernel) > 1 and 1 not in _split(form):
+            yield from map(cls, eighths(form.elements / cls(1).weights(form)))
+
+    def most(self, form: Form) -> tuple[int, ...]:
+        """The shorter side of the unfolding."""
+        rows, columns = _split(form)
+        return (min(form.channels * rows, form.outputs * columns),)
+
+    def links(self, form: Form) -> list[Link]:
+        """Rows, then columns."""
+        (rank,), (rows, _), rest = self.ranks, _split(form), form.kernel[1:]
+        return [
+            Link("v", (form.groups * rank, form.channels, rows, *(1 for _ in rest)), [0]),
+            Link("h", (form.groups * form.outputs, rank, 1, *rest), range(1, 1 + len(rest))),
+        ]
+
+    @classmethod
+    def unfoldings(cls, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """``[channels x rows, outputs x columns]``"""
+        rows, columns = _split(form)
+        return (lowrank.unfold(w.reshape(form.outputs, form.channels * rows, columns), root),)
+
+    def factors(self, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """``V[rank, channels, rows]`` and ``H[outputs, rank, columns]``."""
+        (rank,) = self.ranks
+        return lowrank.spatial(w.reshape(form.outputs, form.channels, *_split(form)), rank, root)
+
+    def product(self, form: Form, factors: Sequence[Floats]) -> Floats:
+        """The kernel as a matrix."""
+        v, h = factors
+        return np.asarray(np.einsum("trl,rsk->tskl", h, v, optimize=True).reshape(form.outputs, -1))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Makes ``path@v``, k x 1, and ``path@h``, 1 x l."""
-        layer, path = Layer(graph, site, stats), site.path
-        if not layer.conv or len(layer.shape) < 4:
-            raise Skip("is no convolution of two or more dimensions")
-        groups, outputs, _ = layer.matrix.shape
-        _, channels, rows, *rest = layer.shape
-        columns = prod(rest)
-        within("rank", self.rank, min(channels * rows, outputs * columns))
-        kernels = layer.matrix.reshape(groups, outputs, channels, rows, columns)
-        factors = [lowrank.spatial(k, self.rank, root) for k, root in zip(kernels, layer.roots(), strict=True)]
-        v, h = (np.stack(stack) for stack in zip(*factors, strict=True))
+        return Layer(graph, site, stats).convolve(self)
 
-        def product() -> Floats:
-            return np.asarray(np.einsum("gtrl,grsk->gtskl", h, v, optimize=True).reshape(layer.matrix.shape))
 
-        parts = {
-            "v": v.reshape(groups * self.rank, channels, rows, *(1 for _ in rest)),
-            "h": h.reshape(groups * outputs, self.rank, 1, *rest),
-        }
-        links = [("v", [0]), ("h", range(1, 1 + len(rest)))]
-        return layer.replace(parts, product, lambda node: chains.convolutions(node, path, links))
+def _split(form: Form) -> tuple[int, int]:
+    """Taps along the first axis, and along the others. Raises Skip where there are no others."""
+    if len(form.kernel) < 2:
+        raise Skip("is no convolution of two or more dimensions")
+    return form.kernel[0], prod(form.kernel[1:])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import repeat
+from math import prod
+from typing import Self
 
 import numpy as np
 from onnx import NodeProto
@@ -12,16 +17,236 @@ from onnxopt import lowrank
 from onnxopt.graph import Graph, Site, chains
 from onnxopt.leaf import Array
 from onnxopt.passes.base import Pass, Skip, finite, take_up
+from onnxopt.plan import Step
 from onnxopt.stats import Floats, Stats
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A weight as a convolution's, of each group ``[outputs, channels, *kernel]``; a matrix has no kernel."""
+
+    groups: int
+    outputs: int
+    channels: int
+    kernel: tuple[int, ...]
+
+    @classmethod
+    def of(cls, site: Site, matrix: Array) -> Self:
+        """Of a weight as ``[groups, outputs, inputs]``."""
+        groups, outputs, inputs = matrix.shape
+        return cls(groups, outputs, *((site.shape[1], site.shape[2:]) if site.op == "Conv" else (inputs, ())))
+
+    @classmethod
+    def known(cls, site: Site, stats: Stats) -> Self | None:
+        """From statistics alone; None where they do not tell, or no chain can take the place of such a layer."""
+        if stats.linear is None or site.op not in ("Conv", "Gemm", "MatMul"):
+            return None
+        return cls.of(site, stats.linear.matrix(np.broadcast_to(np.float32(0), site.shape)))
+
+    @property
+    def taps(self) -> int:
+        """Elements of the kernel."""
+        return prod(self.kernel)
+
+    @property
+    def elements(self) -> int:
+        """Of the whole weight."""
+        return self.groups * self.outputs * self.channels * self.taps
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One factor of a chain."""
+
+    name: str
+    """Of the part."""
+    shape: tuple[int, ...]
+    """As a convolution's weight, all groups."""
+    axes: Collection[int] = ()
+    """The spatial axes that it works along."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Structural(Pass):
     """Replaces the nodes that use a weight by chains of nodes with weights of their own, ``path@part``.
 
     `Graph.reset` does not take it back: it runs once, before the statistics of what it makes are measured. With
     statistics of the weight it keeps the layer's outputs, not the weight, and takes the error that remains on average
     off the bias.
+
+    A subclass's own fields are its ranks. Where none is given, `settled` chooses them: by `energy`, by `tolerance`, or,
+    without either, by variational Bayes (`lowrank.evbmf`), of each unfolding of the weight. Groups share their ranks.
     """
+
+    energy: float | None = None
+    """Share of the power of each unfolding that its rank keeps, 0 to 1; where the inputs' second moment is known, of
+    what the unfolding gives for them."""
+    tolerance: float | None = None
+    """Noise over signal in the model's outputs that this layer's chain alone may make: the chain's own noise (see
+    `predict`) by the layer's gain, to first order."""
+
+    def __post_init__(self) -> None:
+        given = dict(self.step().args)
+        rules = given.keys() & {"energy", "tolerance"}
+        ranks = {name: rank for name, rank in given.items() if name not in rules}
+        for name, rank in ranks.items():
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise ValueError(f"{name} is {rank}, expected a whole number above 0")
+        if len(rules) + bool(ranks) > 1:
+            raise ValueError("expected ranks, an energy or a tolerance, and only one of them")
+        if ranks and len(ranks) < len(_own(self)):
+            raise ValueError("expected all ranks, or none")
+        for name in rules:
+            share = given[name]
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+                raise ValueError(f"{name} is {share}, expected a number above 0 and up to 1")
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Empty where they are yet to be chosen."""
+        given = (getattr(self, name) for name in _own(self))
+        return tuple(rank for rank in given if rank is not None)
+
+    @abstractmethod
+    def most(self, form: Form) -> tuple[int, ...]:
+        """What each rank can be at most, the others being what they are."""
+
+    @abstractmethod
+    def links(self, form: Form) -> list[Link]:
+        """The factors, in the order in which they are met."""
+
+    @classmethod
+    @abstractmethod
+    def unfoldings(cls, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """For each rank the matrix that it is of, in a group ``w[outputs, inputs]``; `root` as in `lowrank.factors`."""
+
+    @abstractmethod
+    def factors(self, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """Of a group, in the order of `links`."""
+
+    @abstractmethod
+    def product(self, form: Form, factors: Sequence[Floats]) -> Floats:
+        """What the factors of a group make together, ``[outputs, inputs]``."""
+
+    def settled(self, graph: Graph, site: Site, stats: Stats) -> Step:
+        """The step with ranks; or one of another pass, where this is not for such a weight, to be settled in its turn.
+
+        Raises Skip where the weight cannot be factored, or the ranks to be chosen would leave no fewer weights.
+        """
+        if self.ranks:
+            return self.step()
+        layer = Layer(graph, site, stats)
+        return self.choose(layer, layer.form, stats).step()
+
+    def choose(self, layer: Layer, form: Form, stats: Stats) -> Self:
+        """The same with ranks. Raises Skip where there are none that leave fewer weights."""
+        type(self)(*(1 for _ in _own(self)))._fewer(form)
+        if self.tolerance is not None:
+            chosen = self._tolerated(self.tolerance, layer, form, stats)
+        elif self.energy is not None:
+            chosen = self._clipped((lowrank.energy_rank(s, self.energy) for s in self._spectra(layer, form)), form)
+        else:
+            found = [[lowrank.evbmf(m) for m in self.unfoldings(form, w, None)] for w in layer.matrix]
+            ranks = [max(groups) for groups in zip(*found, strict=True)]
+            if 0 in ranks:
+                raise Skip("variational Bayes takes all of it for noise, and finds no rank")
+            chosen = self._clipped(ranks, form)
+        return chosen._fewer(form)
+
+    def _fewer(self, form: Form) -> Self:
+        """Raises Skip where the chain would not have fewer weights."""
+        if self.weights(form) >= form.elements:
+            raise Skip(f"{self.step()} would have {self.weights(form)} weights, and it has {form.elements}")
+        return self
+
+    def _spectra(self, layer: Layer, form: Form) -> list[Floats]:
+        """Of each unfolding, the powers of all groups added."""
+        squares = [
+            [np.square(lowrank.spectrum(m)) for m in self.unfoldings(form, w, root)]
+            for w, root in zip(layer.matrix, layer.roots(), strict=True)
+        ]
+        return [np.sqrt(np.sum(one, 0)) for one in zip(*squares, strict=True)]
+
+    def _tolerated(self, tolerance: float, layer: Layer, form: Form, stats: Stats) -> Self:
+        """The smallest ranks that keep the tolerance, of those that leave out equal shares of their spectra."""
+        if stats.moments is None or stats.moments.feedback is None:
+            raise Skip("what its noise does to the outputs was not measured; give --data, or more --max-ram")
+        left = [np.square(lowrank.tail(s) / np.linalg.norm(s)) for s in self._spectra(layer, form)]
+        shares = np.unique(np.concatenate(left))[::-1]
+        noise = self.noise(form, layer.matrix, list(layer.roots()))
+
+        def ranks(index: int) -> list[int]:
+            return [int(np.argmax(one <= shares[index])) for one in left]
+
+        def kept(index: int) -> bool:
+            return noise(self._clipped(ranks(index), form)) * stats.gain <= tolerance**2
+
+        return self._clipped(ranks(bisect_left(range(len(shares) - 1), True, key=kept)), form)
+
+    def _clipped(self, ranks: Iterable[int], form: Form) -> Self:
+        one = type(self)(*(max(1, rank) for rank in ranks))
+        return type(self)(*map(min, one.ranks, one.most(form)))
+
+    @classmethod
+    def noise(cls, form: Form, matrix: Floats, roots: Sequence[Floats | None]) -> Callable[[Self], float]:
+        """Tells the power of the noise that a decision with ranks makes in the outputs, or (without roots) the weight.
+
+        Arguments:
+            matrix: ``[groups, outputs, inputs]``.
+            roots: of each group, as in `lowrank.factors`.
+        """
+
+        def power(one: Self) -> float:
+            total = 0.0
+            for w, root in zip(matrix, roots, strict=True):
+                error = w - one.product(form, one.factors(form, w, root))
+                total += float(np.square(error if root is None else error @ root).sum())
+            return total
+
+        return power
+
+    def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
+        """Root of noise over signal in the node's own outputs, what its bias takes off on average left out."""
+        promise = self.promise(values, site, stats)
+        return None if promise is None else promise(self)
+
+    @classmethod
+    def promise(cls, values: Array, site: Site, stats: Stats) -> Callable[[Self], float] | None:
+        """Tells what `predict` does of any decision with ranks; what all have in common is computed once.
+
+        None where statistics do not tell. Raises Skip where the weight is none to be factored.
+        """
+        form = Form.known(site, stats)
+        if form is None or stats.moments is None or stats.moments.feedback is None or stats.signal <= 0:
+            return None
+        assert stats.linear is not None
+        noise = cls.noise(form, stats.linear.matrix(finite(values)), list(_roots(stats)))
+        return lambda one: float(np.sqrt(noise(one) / stats.signal))
+
+    def weights(self, form: Form) -> int:
+        """Elements of all factors."""
+        return sum(prod(link.shape) for link in self.links(form))
+
+    def macs(self, form: Form, x: Sequence[int], y: Sequence[int]) -> int:
+        """Multiply-accumulates of the chain.
+
+        Arguments:
+            x: shape of what the layer takes.
+            y: shape of what it gives.
+        """
+        if not form.kernel:
+            return prod(y) // (form.groups * form.outputs) * self.weights(form)
+        size, total = list(x[2:]), 0
+        for link in self.links(form):
+            for axis in link.axes:
+                size[axis] = y[2 + axis]
+            total += y[0] * prod(size) * prod(link.shape)
+        return total
+
+
+def _own(decision: Structural) -> list[str]:
+    """Names of the fields that are ranks."""
+    return [field.name for field in fields(decision) if not field.kw_only]
 
 
 class Layer:
@@ -46,13 +271,36 @@ class Layer:
         self.shape = site.shape
         self.matrix: Floats = linears[0].matrix(finite(values))
         """[groups, outputs, inputs]"""
+        self.form = Form.of(site, self.matrix)
 
     def roots(self) -> Iterator[Floats | None]:
         """Of each group, L of its inputs' second moment ``L L^T``; None where there is none."""
         moments = self._stats.moments
         if moments is None or moments.feedback is None:
             return repeat(None, len(self.matrix))
-        return map(lowrank.root, moments.feedback, moments.variance)
+        return _roots(self._stats)
+
+    def decompose(self, decision: Structural, form: Form) -> tuple[dict[str, Floats], Callable[[], Floats]]:
+        """The factors by their names, ``[groups, ...]``, and what tells their product ``[groups, outputs, inputs]``.
+
+        Raises Skip where a rank is larger than any of the weight.
+        """
+        names = (name.rstrip("_") for name in _own(decision))
+        for name, rank, most in zip(names, decision.ranks, decision.most(form), strict=True):
+            if rank > most:
+                raise Skip(f"{name} is {rank}, but the weight has no more than {most}")
+        found = [decision.factors(form, w, root) for w, root in zip(self.matrix, self.roots(), strict=True)]
+        links = (link.name for link in decision.links(form))
+        stacked = {name: np.stack(factors) for name, factors in zip(links, zip(*found, strict=True), strict=True)}
+        return stacked, lambda: np.stack([decision.product(form, factors) for factors in found])
+
+    def convolve(self, decision: Structural) -> tuple[Site, ...]:
+        """Puts chains of convolutions in the place of convolutions."""
+        factors, product = self.decompose(decision, self.form)
+        links, path = decision.links(self.form), self._site.path
+        parts = {link.name: factors[link.name].reshape(link.shape) for link in links}
+        along = [(link.name, link.axes) for link in links]
+        return self.replace(parts, product, lambda node: chains.convolutions(node, path, along))
 
     def replace(
         self, parts: Mapping[str, Array], product: Callable[[], Floats], chain: chains.Chain
@@ -73,25 +321,11 @@ class Layer:
         return self._graph.replace(path, tensors, chain)
 
 
-def within(name: str, rank: int, most: int) -> None:
-    """Raises Skip where a rank is larger than any of the weight."""
-    if rank > most:
-        raise Skip(f"{name} is {rank}, but the weight has no more than {most}")
-
-
-def positive(**ranks: int) -> None:
-    """Raises ValueError where a rank is none."""
-    for name, rank in ranks.items():
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"{name} is {rank}, expected a whole number above 0")
-
-
-def matrix_shape(site: Site, stats: Stats) -> tuple[int, int, int] | None:
-    """Groups, outputs, inputs of what a pass may factor; None where it is not known to be one."""
-    if stats.linear is None or site.op not in ("Conv", "Gemm", "MatMul"):
-        return None
-    groups, outputs, inputs = stats.linear.matrix(np.broadcast_to(np.float32(0), site.shape)).shape
-    return groups, outputs, inputs
+def _roots(stats: Stats) -> Iterator[Floats]:
+    """See `Layer.roots`."""
+    assert stats.moments is not None
+    assert stats.moments.feedback is not None
+    return map(lowrank.root, stats.moments.feedback, stats.moments.variance)
 
 
 def eighths(most: float) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -12,7 +12,7 @@ from onnx import NodeProto
 from onnxopt import lowrank
 from onnxopt.graph import Graph, Site, chains
 from onnxopt.passes.base import Skip
-from onnxopt.passes.structural import Layer, Structural, eighths, matrix_shape, positive, within
+from onnxopt.passes.structural import Form, Layer, Link, Structural, eighths
 from onnxopt.stats import Floats, Stats
 
 
@@ -24,45 +24,64 @@ class Svd(Structural):
     """
 
     name: ClassVar[str] = "svd"
-    rank: int
-
-    def __post_init__(self) -> None:
-        positive(rank=self.rank)
+    rank: int | None = None
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
         """Eighths of the rank at which there are as many weights as before."""
-        if (shape := matrix_shape(site, stats)) is not None:
-            _, outputs, inputs = shape
-            yield from map(cls, eighths(outputs * inputs / (outputs + inputs)))
+        if (form := Form.known(site, stats)) is not None:
+            yield from map(cls, eighths(form.elements / cls(1).weights(form)))
+
+    def most(self, form: Form) -> tuple[int, ...]:
+        """The shorter side of the matrix."""
+        return (min(form.outputs, form.channels * form.taps),)
+
+    def links(self, form: Form) -> list[Link]:
+        """V, then U."""
+        (rank,) = self.ranks
+        axes = range(len(form.kernel))
+        return [
+            Link("v", (form.groups * rank, form.channels, *form.kernel), axes),
+            Link("u", (form.groups * form.outputs, rank, *(1 for _ in axes))),
+        ]
+
+    @classmethod
+    def unfoldings(cls, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """The matrix."""
+        return (w if root is None else w @ root,)
+
+    @classmethod
+    def noise(cls, form: Form, matrix: Floats, roots: Sequence[Floats | None]) -> Callable[[Self], float]:
+        """The tail of the spectrum, exactly."""
+        tails = [np.square(lowrank.tail(lowrank.spectrum(w, root))) for w, root in zip(matrix, roots, strict=True)]
+        left = np.sum(tails, 0)
+        return lambda one: float(left[one.ranks[0]])
+
+    def factors(self, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
+        """``V[rank, inputs]`` and ``U[outputs, rank]``."""
+        (rank,) = self.ranks
+        u, v = lowrank.svd(w, rank, root)
+        return v, u
+
+    def product(self, form: Form, factors: Sequence[Floats]) -> Floats:
+        """``U V``"""
+        v, u = factors
+        return u @ v
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Makes ``path@v``, which the inputs meet, and ``path@u``."""
         layer, path = Layer(graph, site, stats), site.path
-        groups, outputs, inputs = layer.matrix.shape
-        within("rank", self.rank, min(outputs, inputs))
-        batched = not layer.conv and len(layer.shape) > 2
-        if batched and not all(chains.meets_matrices(graph.model, node, path) for node in layer.nodes):
-            raise Skip("is a batch of matrices that may meet a vector")
-        factors = [lowrank.svd(w, self.rank, root) for w, root in zip(layer.matrix, layer.roots(), strict=True)]
-        u, v = (np.stack(stack) for stack in zip(*factors, strict=True))
-
-        def product() -> Floats:
-            return np.asarray(np.stack([u @ v for u, v in factors]))
-
         if layer.conv:
-            axes = range(len(layer.shape) - 2)
-            parts = {
-                "v": v.reshape(groups * self.rank, *layer.shape[1:]),
-                "u": u.reshape(groups * outputs, self.rank, *(1 for _ in axes)),
-            }
-            return layer.replace(parts, product, lambda n: chains.convolutions(n, path, [("v", axes), ("u", ())]))
+            return layer.convolve(self)
         batch = layer.shape[:-2]
-        u, v = u.reshape(*batch, outputs, self.rank), v.reshape(*batch, self.rank, inputs)
+        if batch and not all(chains.meets_matrices(graph.model, node, path) for node in layer.nodes):
+            raise Skip("is a batch of matrices that may meet a vector")
+        factors, product = layer.decompose(self, layer.form)
+        parts = {name: factor.reshape(*batch, *factor.shape[1:]) for name, factor in factors.items()}
         left, right, zero = "u", "v", ""
         if not chains.outputs_first(layer.nodes[0], path):
-            left, right, u, v = "v", "u", u.swapaxes(-1, -2), v.swapaxes(-1, -2)
-        parts = {"v": v, "u": u}
+            left, right = right, left
+            parts = {name: factor.swapaxes(-1, -2) for name, factor in parts.items()}
         if chains.wants_bias(graph.model) and any(node.op_type == "Gemm" for node in layer.nodes):
             zero, parts["zero"] = "zero", np.zeros(1)
 
