@@ -46,8 +46,8 @@ MODELS = (
     "squeezenet1.0",
     "squeezenet1.1",
     "resnet20",
+    "resnet32",
     "resnet56",
-    "resnet50v2_imagenette",
     "lenet5",
 )
 IMAGES = 512
