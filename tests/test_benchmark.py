@@ -21,7 +21,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from onnxopt import OnnxoptError, cli
-from onnxopt.benchmark import Latency, benchmark
+from onnxopt.benchmark import Latency, benchmark, milliseconds, time_ratio
 from onnxopt.benchmark.energy import Rapl
 from onnxopt.benchmark.latency import PROCESSES, latency, log_ratios, paired, take_turns
 from onnxopt.benchmark.machine import cpu
@@ -369,3 +369,30 @@ def test_bad_input_is_one_sentence(
         (line,) = err.splitlines()
         assert line.startswith("onnxopt: ")
         assert all(word in line for word in expected), line
+
+
+def products(count: int) -> onnx.ModelProto:
+    """x[1, 512] through so many matrices, one after the other."""
+    nodes = [helper.make_node("MatMul", [f"h{i}" if i else "x", "w"], [f"h{i + 1}"]) for i in range(count)]
+    return model(nodes, {"w": weights(512, 512, scale=0.01)}, {"x": [1, 512]}, {f"h{count}": [1, 512]})
+
+
+def test_small_models_in_turns() -> None:
+    one, many = milliseconds(
+        [products(count).SerializeToString() for count in (1, 20)], {"x": np.ones((1, 512), np.float32)}
+    )
+    assert 3 * one < many
+
+
+def test_speed_alone(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.onnx", tmp_path / "many.onnx"]
+    for path, count in zip(paths, (1, 20), strict=True):
+        onnx.save(products(count), path)
+    shares: list[float] = []
+    found = time_ratio(*paths, [{"x": np.ones((1, 512), np.float32)}], 0.1, shares.append)
+    assert found.path == str(paths[0])
+    assert found.against == str(paths[1])
+    assert 0 < found.low <= found.ratio <= found.high < 0.5
+    assert not found.enough  # of the time there was for processes
+    with pytest.raises(OnnxoptError, match=r"one\.onnx.*does not run"):
+        time_ratio(*paths, [{"x": np.ones((1, 3), np.float32)}], 0.1, shares.append)

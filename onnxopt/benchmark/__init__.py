@@ -3,6 +3,19 @@
 from onnxopt.benchmark.latency import Latency, Paired
 from onnxopt.benchmark.machine import Machine
 from onnxopt.benchmark.profile import OpTime
+from onnxopt.benchmark.quick import milliseconds
+from onnxopt.benchmark.ratio import time_ratio
 from onnxopt.benchmark.run import Benchmark, Measured, Throughput, benchmark
 
-__all__ = ["Benchmark", "Latency", "Machine", "Measured", "OpTime", "Paired", "Throughput", "benchmark"]
+__all__ = [
+    "Benchmark",
+    "Latency",
+    "Machine",
+    "Measured",
+    "OpTime",
+    "Paired",
+    "Throughput",
+    "benchmark",
+    "milliseconds",
+    "time_ratio",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from onnxopt.benchmark.inputs import Inputs, inputs_for
 from onnxopt.benchmark.latency import Latency, Paired, latency, log_ratios, paired, take_turns
 from onnxopt.benchmark.machine import Machine, this_machine
 from onnxopt.benchmark.profile import OpTime, time_by_op
-from onnxopt.benchmark.worker import Loaded, Worker
+from onnxopt.benchmark.worker import Loaded, Worker, workers
 from onnxopt.data import Array, Data, Spec, open_data
 from onnxopt.engine import Progress
 from onnxopt.errors import OnnxoptError, first_line
@@ -133,14 +133,11 @@ def benchmark(
 
     @contextmanager
     def start(process: int) -> Iterator[list[Worker]]:
-        workers: dict[int, Worker] = {}
-        with ExitStack() as stack:
-            # Who comes later is given other memory, so each comes first as often as last.
-            for i in range(len(opened)) if process % 2 == 0 else reversed(range(len(opened))):
-                feeds = opened[i].inputs.batches(batches[0], _SAMPLES)
-                workers[i] = stack.enter_context(Worker(opened[i].path, feeds, chosen))
-                costs[i].append(workers[i].loaded)
-            yield [workers[i] for i in range(len(opened))]
+        turns = [(model.path, model.inputs.batches(batches[0], _SAMPLES)) for model in opened]
+        with workers(turns, chosen, process) as started:
+            for cost, worker in zip(costs, started, strict=True):
+                cost.append(worker.loaded)
+            yield started
 
     times = take_turns(start, seconds * len(opened), lambda share: progress("running in turns", _TIMED * share))
     measured = []

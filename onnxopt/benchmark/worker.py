@@ -10,7 +10,8 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ _COMMAND = "from onnxopt.benchmark.worker import serve; serve()"
 _WARM_UP, _WARM_UP_RUNS = 0.1, 3
 """Seconds and runs, whichever takes longer, before anything is timed."""
 _PAUSE, _LONGEST_PAUSE = 0.005, 0.25
-"""Seconds; see `_rest`."""
+"""Seconds; see `rest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,23 @@ class Worker:
         return answer
 
 
+@contextmanager
+def workers(
+    models: Sequence[tuple[Path, Sequence[Feeds]]], threads: int | None, process: int
+) -> Iterator[list[Worker]]:
+    """One for each model and its feeds; who comes later is given other memory, so each comes first as often as last.
+
+    Arguments:
+        threads: as for `Worker`.
+        process: how many times they were started before.
+    """
+    started: dict[int, Worker] = {}
+    with ExitStack() as stack:
+        for i in range(len(models)) if process % 2 == 0 else reversed(range(len(models))):
+            started[i] = stack.enter_context(Worker(*models[i], threads))
+        yield [started[i] for i in range(len(models))]
+
+
 def serve() -> None:
     """The process: loads what it is told first, then runs it so often as it is told, until nobody asks."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -115,7 +133,7 @@ def serve() -> None:
         names, source = [value.name for value in session.get_outputs()], itertools.cycle(feeds)
         while True:
             times = _times(session, names, [next(source) for _ in range(pickle.load(questions))])
-            _rest()
+            rest()
             _send(answers, times)
     except EOFError:
         return
@@ -144,7 +162,7 @@ def _load(path: Path, feeds: list[Feeds], threads: int | None) -> tuple[onnxrunt
         runs += 1
     steady = psutil.Process().memory_info().rss
     peak = max(memory.peak() or 0, steady)  # the system updates the two at different times
-    _rest()
+    rest()
     return session, Loaded(load * 1e3, first, runs, max(0, peak - before), max(0, steady - before))
 
 
@@ -157,7 +175,7 @@ def _times(session: onnxruntime.InferenceSession, names: list[str], feeds: list[
     return times
 
 
-def _rest() -> None:
+def rest() -> None:
     """Waits until the runtime's threads sleep: for some 30 ms after a run they spin, and would disturb who comes next.
 
     They are left to spin while the model runs, because that is what users get.
