@@ -202,10 +202,12 @@ class Engine:
                     seen.add(entry.auxiliary)
                     sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
         named = {event.path: event for event in built.events}
-        source, inner = Users(self.source.model), Users(self.graph.model)
+        source, inner, written = Users(self.source.model), Users(self.graph.model), Users(self.graph.export()[0])
+        linears = self.graph.linears()
         matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
         for path, leaf in built.leaves.items():
             users, values = inner.of(path), values_of(leaf)
+            rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
             reason = self._factored.reasons.get(path, "")
             event = named.get(path) or Event(
                 path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
@@ -218,7 +220,8 @@ class Engine:
                 histogram=Histogram.of(self.graph.values(path), values),
                 sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
                 macs=self._macs.get(path),
-                nodes_before=source.texts(source.that_became(path, users)), nodes_after=inner.texts(users),
+                nodes_before=source.texts(source.that_became(path, users)),
+                nodes_after=written.texts(written.until(path, rounded)),
             )  # fmt: skip
         others = {*built.leaves, *self._factored.parts}
         before = sum(size for path, size in self.graph.weights() if path not in others)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from onnxopt import container
-from onnxopt.graph import Graph, normalise, split, wrap
+from onnxopt.graph import Graph, Quantized, normalise, split, wrap
 
 
-def compressed(model: onnx.ModelProto) -> bytes:
+def compressed(model: onnx.ModelProto, rounded: Mapping[str, Quantized] | None = None) -> bytes:
+    """The file; these values are `rounded` where it runs."""
     source = onnx.ModelProto()
     source.CopyFrom(model)
     normalise(source)
     inner, outside, tensors = split(source)
-    inner, leaves = Graph(inner).export()
+    graph = Graph(inner)
+    for value, how in (rounded or {}).items():
+        graph.quantize(value, how)
+    inner, leaves = graph.export()
     assert leaves, "no weight of this model is large enough to be stored"
     packed = container.write(inner.SerializeToString(), leaves, "{}")
     return bytes(wrap(model, inner, outside, tensors, packed).SerializeToString())

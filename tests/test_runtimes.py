@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from test_c_example import two_outputs
 
 import onnxopt
 from onnxopt import native
+from onnxopt.graph import Quantized
 
 pytestmark = pytest.mark.slow
 
@@ -139,9 +141,8 @@ def package_alone(folder: Path) -> Path:
     return folder
 
 
-def in_python(version: str, way: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    model = two_outputs()
-    (tmp_path / "model.onnx").write_bytes(compressed(model))
+def in_python(version: str, way: str, tmp_path: Path, file: bytes) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "model.onnx").write_bytes(file)
     rng = np.random.default_rng(1)
     np.save(tmp_path / "image.npy", rng.random((2, 3, 9, 9), np.float32))
     np.save(tmp_path / "x.npy", rng.random((2, 32), np.float32))
@@ -159,17 +160,38 @@ def in_python(version: str, way: str, tmp_path: Path) -> subprocess.CompletedPro
 @pytest.mark.parametrize("way", ["load", "register"])
 @pytest.mark.parametrize("version", WHEELS)
 def test_wheel(tmp_path: Path, version: str, way: str) -> None:
-    done = in_python(version, way, tmp_path)
+    done = in_python(version, way, tmp_path, compressed(two_outputs()))
     if way == "register" and version < "1.23":
         assert "use onnxopt.load(path)" in done.stderr
         return
     assert done.returncode == 0, done.stderr
     got = np.load(tmp_path / "out.npz")
     assert str(got["version"]) == version
-    plain = onnxruntime.InferenceSession(two_outputs().SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {"x": np.load(tmp_path / "x.npy"), "image": np.load(tmp_path / "image.npy")}
-    for name, wanted in zip(("y", "z"), plain.run(None, feeds), strict=True):
+    for name, wanted in plainly(tmp_path).items():
         np.testing.assert_allclose(got[name], wanted, rtol=1e-4, atol=1e-5)
+
+
+def plainly(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """What the model as it is makes of the inputs there."""
+    plain = onnxruntime.InferenceSession(two_outputs().SerializeToString(), providers=["CPUExecutionProvider"])
+    y, z = plain.run(None, {"x": np.load(folder / "x.npy"), "image": np.load(folder / "image.npy")})
+    return {"y": y, "z": z}
+
+
+@pytest.mark.parametrize("version", WHEELS)
+def test_wheel_rounds_values(tmp_path: Path, version: str) -> None:
+    """To integers of 5 bits in int8, and of 14 bits, which these operators have no type for."""
+    rounded = {
+        "y": Quantized(0.5, 0, -16, 15, np.dtype("float32")),
+        "z": Quantized(2.0**-9, 0, -(2**13), 2**13 - 1, np.dtype("float32")),
+    }
+    done = in_python(version, "load", tmp_path, compressed(two_outputs(), rounded))
+    assert done.returncode == 0, done.stderr
+    got = np.load(tmp_path / "out.npz")
+    for name, values in plainly(tmp_path).items():
+        how = rounded[name]
+        wanted = np.clip(np.rint(values / how.scale), how.low, how.high) * how.scale
+        assert np.mean(got[name] != wanted) < 0.01  # sums that two runtimes round to either side of a half
 
 
 def test_environment_kept_private_is_explained(tmp_path: Path) -> None:

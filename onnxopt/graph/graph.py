@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnxopt.graph import chains
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normal import hoist, subgraphs
+from onnxopt.graph.quantized import Quantized, insert
 from onnxopt.leaf import STORABLE, Array, Leaf
 
 MIN_QUANTIZED = 16
@@ -54,6 +55,7 @@ class Graph:
         hoist(model)
         self.model = model
         self.leaves: dict[str, Leaf] = {}
+        self.quantized: dict[str, Quantized] = {}
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
@@ -79,8 +81,10 @@ class Graph:
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
                 for name in node.input:
-                    uses.setdefault(name, []).append(node)
-                    if graph is not self.model.graph:
+                    if graph is self.model.graph:
+                        uses.setdefault(name, []).append(node)
+                    else:
+                        uses.setdefault(name, []).append(onnx.NodeProto(op_type="Identity", input=[name]))
                         hidden.add(name)
         for value in self.model.graph.output:  # what the user sees is used, too
             uses.setdefault(value.name, []).append(onnx.NodeProto(op_type="Identity", input=[value.name]))
@@ -106,11 +110,16 @@ class Graph:
     def reset(self) -> None:
         """Back to the model as it came."""
         self.leaves.clear()
+        self.quantized.clear()
         self._adjusted.clear()
 
     def store(self, path: str, leaf: Leaf) -> None:
         """The weight at `path` shall be stored as `leaf`."""
         self.leaves[path] = leaf
+
+    def quantize(self, value: str, how: Quantized) -> None:
+        """Whoever reads this value of the main graph, the user too, shall get it rounded."""
+        self.quantized[value] = how
 
     def replace(self, path: str, tensors: Mapping[str, Array], chain: chains.Chain) -> tuple[Site, ...]:
         """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
@@ -146,6 +155,7 @@ class Graph:
                 _copy_field(inner.graph, field.name, value)
         inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
+        insert(inner, self.quantized)
         return inner, leaves
 
     def _small(self, name: str) -> onnx.TensorProto:

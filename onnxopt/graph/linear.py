@@ -25,6 +25,8 @@ class Linear(ABC):
     """The value that the weight is multiplied by."""
     y: str
     """The value that comes out."""
+    output: str
+    """What the layer gives: y, or what becomes of it by a bias and a rectifier where nothing else reads it."""
     shape: tuple[int, ...]
     """Of the weight."""
     bias: str | None
@@ -197,16 +199,18 @@ def linear_use(
         constants: every initializer by name.
         uses: the nodes that read each value.
     """
+    if not node.output:  # stands for whoever else reads the weight
+        return None
     shape = tuple(constants[path].dims)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    index = list(node.input).index(path)
+    index, output = list(node.input).index(path), _layer_output(node, constants, uses)
     match node.op_type, index:
         case ("Conv", 1):
             rank = len(shape) - 2
             same = attributes.get("auto_pad", b"NOTSET").decode()
             pads = () if same.startswith("SAME") else tuple(attributes.get("pads", (0,) * 2 * rank))
             return _Conv(
-                node.input[0], node.output[0], shape, _own_bias(node.input, 2, shape[0], constants, uses),
+                node.input[0], node.output[0], output, shape, _own_bias(node.input, 2, shape[0], constants, uses),
                 attributes.get("group", 1), tuple(attributes.get("strides", (1,) * rank)),
                 tuple(attributes.get("dilations", (1,) * rank)), pads, same,
             )  # fmt: skip
@@ -217,9 +221,9 @@ def linear_use(
             groups, pads = attributes.get("group", 1), attributes.get("pads", (0,) * 2 * rank)
             more = attributes.get("output_padding", (0,) * rank)  # outputs at the ends that are not cut off
             return _ConvTranspose(
-                node.input[0], node.output[0], shape, _own_bias(node.input, 2, groups * shape[1], constants, uses),
-                groups, tuple(attributes.get("strides", (1,) * rank)),
-                tuple(attributes.get("dilations", (1,) * rank)),
+                node.input[0], node.output[0], output, shape,
+                _own_bias(node.input, 2, groups * shape[1], constants, uses), groups,
+                tuple(attributes.get("strides", (1,) * rank)), tuple(attributes.get("dilations", (1,) * rank)),
                 (*pads[:rank], *(p - m for p, m in zip(pads[rank:], more, strict=True))),
             )  # fmt: skip
         case ("Gemm", 0 | 1):
@@ -227,15 +231,33 @@ def linear_use(
             plain = attributes.get("alpha", 1.0) == 1 and attributes.get("beta", 1.0) == 1 and not left
             flags = [bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))]
             bias = _own_bias(node.input, 2, shape[0 if flags[1] else 1], constants, uses) if plain else None
-            return _Product(node.input[1 - index], node.output[0], shape, bias, left, flags[index], flags[1 - index])
+            return _Product(
+                node.input[1 - index], node.output[0], output, shape, bias, left, flags[index], flags[1 - index]
+            )
         case ("MatMul", 0 | 1) if len(shape) >= 2:
             after = uses.get(node.output[0], [])
             bias = None
             if index == 1 and prod(shape[:-2]) == 1 and len(after) == 1 and after[0].op_type == "Add":
                 other = [i for i, name in enumerate(after[0].input) if name != node.output[0]]
                 bias = _own_bias(after[0].input, other[0], shape[-1], constants, uses) if other else None
-            return _Product(node.input[1 - index], node.output[0], shape, bias, index == 0, False, False)
+            return _Product(node.input[1 - index], node.output[0], output, shape, bias, index == 0, False, False)
     return None
+
+
+def _layer_output(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], uses: dict[str, list[onnx.NodeProto]]
+) -> str:
+    """See `Linear.output`."""
+    value = node.output[0]
+    for ops in (("Add",), ("Relu", "Clip")):
+        after = uses.get(value, [])
+        if (
+            len(after) == 1
+            and after[0].op_type in ops
+            and all(name in constants for name in after[0].input if name not in ("", value))
+        ):
+            value = after[0].output[0]
+    return value
 
 
 def _own_bias(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Set
 
 import onnx
-from onnx import AttributeProto
+from onnx import AttributeProto, numpy_helper
 
 from onnxopt.graph.normal import subgraphs
 
@@ -18,9 +19,9 @@ class Users:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._users: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._constants: dict[str, str] = {}
         for graph in subgraphs(model.graph):
-            self._shapes.update({t.name: tuple(t.dims) for t in graph.initializer})
+            self._constants.update({tensor.name: _constant(tensor) for tensor in graph.initializer})
             for node in graph.node:
                 for name in dict.fromkeys(node.input):
                     self._users[name].append(node)
@@ -28,6 +29,10 @@ class Users:
     def of(self, path: str) -> list[onnx.NodeProto]:
         """The nodes that use the weight, in graph order."""
         return self._users.get(path, [])
+
+    def until(self, path: str, values: Set[str]) -> list[onnx.NodeProto]:
+        """The nodes that use the weight, and what follows each until one of these values is made."""
+        return [behind for node in self.of(path) for behind in (node, *self._until(node, values))]
 
     def that_became(self, path: str, after: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes of this model that clean-ups made into those which use the weight `after`: its users here, and what
@@ -37,9 +42,9 @@ class Users:
         wanted = {name for node in after for name in node.output}
         return [merged for node in users for merged in (node, *self._until(node, wanted))]
 
-    def _until(self, node: onnx.NodeProto, wanted: set[str]) -> list[onnx.NodeProto]:
+    def _until(self, node: onnx.NodeProto, wanted: Set[str]) -> list[onnx.NodeProto]:
         chain: list[onnx.NodeProto] = []
-        while not wanted.intersection(node.output):
+        while wanted.isdisjoint(node.output):
             behind = self.of(node.output[0])
             if len(behind) != 1 or len(chain) == _FURTHEST:
                 return []
@@ -56,8 +61,15 @@ class Users:
         attributes = [f"{a.name} {value}" for a in sorted(node.attribute, key=lambda a: a.name) if (value := _value(a))]
         if attributes:
             text += f" ({', '.join(attributes)})"
-        constants = [f"{name}[{'x'.join(map(str, self._shapes[name]))}]" for name in node.input if name in self._shapes]
+        constants = [self._constants[name] for name in node.input if name in self._constants]
         return f"{text} with {', '.join(constants)}" if constants else text
+
+
+def _constant(tensor: onnx.TensorProto) -> str:
+    """Of numbers the value, of others the shape."""
+    if tensor.dims or tensor.data_type == onnx.TensorProto.STRING:
+        return f"{tensor.name}[{'x'.join(map(str, tensor.dims))}]"
+    return f"{tensor.name} = {numpy_helper.to_array(tensor).item():.4g}"
 
 
 def _value(attribute: AttributeProto) -> str:
