@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx
 from scipy.linalg import lapack
 
 from onnxopt.data import quiet_session
-from onnxopt.graph import Linear
+from onnxopt.graph import Linear, exposing
 from onnxopt.leaf import Array
 
 Floats = npt.NDArray[np.float64]
@@ -58,6 +58,9 @@ class Stats:
     moments: Moments | None = None
     signal: float = 0.0
     """Power of the node's outputs (without their mean where there is a bias), summed over channels; 0: not known."""
+    peaks: Callable[[], Mapping[str, float]] = dict
+    """Of what the layers with this weight give, the largest magnitude, by the value's name (`Linear.output`); measured
+    when somebody first asks. Nothing where it is not known."""
 
 
 def factor(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -120,6 +123,21 @@ def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:
         if power > 0 and np.isfinite(power):
             powers.append(float(np.square(noise).sum()) / power)
     return float(np.sqrt(np.mean(powers))) if powers else 0.0
+
+
+def peaks(model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping[str, Array]]) -> Floats:
+    """Largest magnitude of each of these values of the model over all feeds. The runtime keeps none of them."""
+    ends = [
+        onnx.helper.make_node(op, [value], [f"{value}@{op}"], keepdims=0)
+        for value in values
+        for op in ("ReduceMax", "ReduceMin")
+    ]
+    session = quiet_session(exposing(model, [node.output[0] for node in ends], ends))
+    largest = np.zeros(len(values))
+    for feed in feeds:
+        found = np.abs(np.array(session.run(None, dict(feed)), np.float64))
+        largest = np.maximum(largest, found.reshape(-1, 2).max(1))
+    return largest
 
 
 class Probe:

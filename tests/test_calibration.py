@@ -148,6 +148,17 @@ def test_a_bias_that_must_stay_takes_nothing_off(tmp_path: Path) -> None:
         assert linear.bias == bias
 
 
+@pytest.mark.parametrize("max_ram", [MUCH, 2 * 64**2 * 8])
+def test_peaks_are_those_of_all_samples(max_ram: int, tmp_path: Path) -> None:
+    """Of what is held back, too, and however many passes it takes."""
+    samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
+    samples[20] *= 9  # of the second piece, which is held back
+    found = Calibrated(cnn(), samples, tmp_path / "c", max_ram)
+    for path, value in (("w1", "r1"), ("w2", "c2"), ("w3", "y")):
+        wanted = np.abs(found.values(value, samples)).max()
+        assert found.of(path).peaks() == pytest.approx({value: wanted}, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["w1", "w2", "w3"])
 def test_moments_of_convolutions(name: str, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
