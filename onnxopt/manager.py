@@ -159,17 +159,18 @@ def _pass_of(path: str, step: Step) -> Pass:
 def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stats: Stats) -> Event:
     """Where a pass gives up, what those before it did stands."""
     values = graph.values(site.path)
-    reason, predicted = "", None
+    reason, predicted, done = "", None, False
     for decision in decisions:
         try:
             predicted = decision.predict(values, site, stats) if len(decisions) == 1 else None
             decision.apply(graph, site, stats)
+            done = True
         except Skip as skip:
             reason = str(skip)
             break
-    if site.path not in graph.leaves:
+    if not done:
         return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
-    got = values_of(graph.leaves[site.path])
+    got = values_of(graph.leaf(site.path))
     return Event(
         site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),

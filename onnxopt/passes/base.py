@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import Field, fields
+from math import frexp
 from typing import ClassVar, Self
 
 import numpy as np
@@ -30,6 +31,12 @@ def finite(values: Array) -> Floats:
     if not w.any():
         raise Skip("all zeros")
     return w
+
+
+def integer_length(largest: float) -> int:
+    """Bits before the point in dynamic fixed point, the sign included: ``ceil(log2 largest) + 1``, exactly."""
+    mantissa, exponent = frexp(largest)  # the mantissa is at least a half, and below one
+    return exponent + (mantissa > 0.5)
 
 
 def loudness(w: Floats, channel: int | None) -> Floats:

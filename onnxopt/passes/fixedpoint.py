@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import frexp
 from typing import ClassVar, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import STEPS_PER_OCTAVE, Scaled, Shared, step_of, values_of
-from onnxopt.passes.base import Pass, finite
+from onnxopt.passes.base import Pass, finite, integer_length
 from onnxopt.stats import Floats, Stats
 
 
@@ -40,7 +39,7 @@ class FixedPoint(Pass):
         """Stores integers and the power of two. Raises Skip for infinities, NaNs, and where all is zero."""
         leaf = graph.leaf(site.path)
         w = finite(values_of(leaf))
-        exponent = _integer_length(w) - self.bits
+        exponent = integer_length(float(np.abs(w).max())) - self.bits
         k = np.array([max(exponent, -126) * STEPS_PER_OCTAVE], np.int16)  # scales are normal float32 numbers
         if isinstance(leaf, Shared):
             table = Scaled(self._round(leaf.table.astype(np.float64), k), k, 0, leaf.table.dtype).values()
@@ -52,9 +51,3 @@ class FixedPoint(Pass):
     def _round(self, w: Floats, k: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
         top = 2 ** (self.bits - 1)
         return np.clip(np.rint(w / step_of(k).astype(np.float64)), -top, top - 1).astype(np.int32)
-
-
-def _integer_length(w: Floats) -> int:
-    """``ceil(log2 max|x|) + 1``, exactly."""
-    mantissa, exponent = frexp(float(np.abs(w).max()))  # the mantissa is at least a half, and below one
-    return exponent + (mantissa > 0.5)
