@@ -102,6 +102,68 @@ def test_lossless_gives_every_bit_back(dtype: str, rows: int, cols: int, data: s
     assert native.decode_lossless(coded, dtype, rows, cols).tobytes() == values.tobytes()
 
 
+FLOATS = ("float16", "float32", "float64")
+ODD = ("nan", "-nan", "inf", "-inf", "1e-320", "-1e-45", "6e-8", "1")
+
+
+@st.composite
+def sparse_floats(draw: st.DrawFn, dtype: str) -> np.ndarray:
+    """Any bits, some that mean something special, and any share of zeros of either sign."""
+    rows, cols = draw(st.tuples(st.integers(1, 30), st.integers(1, 30)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    bits = np.dtype(dtype.replace("float", "uint"))
+    values = np.frombuffer(rng.bytes(rows * cols * bits.itemsize), bits).reshape(rows, cols)
+    with np.errstate(over="ignore"):
+        odd = np.array(ODD, np.float64).astype(dtype).view(bits)
+    values = np.where(rng.random((rows, cols)) < draw(st.floats(0, 1)), rng.choice(odd, (rows, cols)), values)
+    zeros = np.where(rng.random((rows, cols)) < draw(st.floats(0, 1)), bits.type(0), np.array(-0.0, dtype).view(bits))
+    return np.where(rng.random((rows, cols)) < draw(st.floats(0, 1)), zeros, values).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@given(data=st.data())
+@settings(max_examples=100)
+def test_zeros_among_floats_come_back(dtype: str, data: st.DataObject) -> None:
+    values = data.draw(sparse_floats(dtype))
+    coded = native.encode_lossless(values)
+    assert native.decode_lossless(coded, dtype, *values.shape).tobytes() == values.tobytes()
+
+
+def pruned(dtype: str, zeros: float, negative: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    values = rng.normal(0, 0.05, (150, 200)).astype(dtype)
+    zero = np.copysign(0, values) if negative else values.dtype.type(0)
+    return np.where(rng.random(values.shape) < zeros, zero, values)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("zeros", [0.03, 0.5, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_zeros_cost_what_telling_them_takes(dtype: str, zeros: float, negative: bool) -> None:
+    values = pruned(dtype, zeros, negative)
+    _, counts = np.unique(np.where(values == 0, np.signbit(values), 2), return_counts=True)
+    apart = values.size * np.log2(values.size) - (counts * np.log2(counts)).sum()
+    others = native.encode_lossless(values[values != 0].reshape(1, -1))
+    assert len(native.encode_lossless(values)) <= 1.02 * apart / 8 + len(others) + 16
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_damaged_zeros_never_crash_a_decoder(dtype: str) -> None:
+    values = pruned(dtype, 0.7)[:60, :40]
+    coded = native.encode_lossless(values)
+    assert coded[0] == 3
+    for cut in range(len(coded)):
+        with pytest.raises(ContainerError):
+            native.decode_lossless(coded[:cut], dtype, *values.shape)
+    for bit in range(0, 8 * len(coded), 7):
+        damaged = bytearray(coded)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert native.decode_lossless(bytes(damaged), dtype, *values.shape).shape == values.shape
+        except ContainerError as error:
+            assert str(error)
+
+
 def test_every_instruction_set_decodes_the_same() -> None:
     q = gaussian(257, 1031, 6)
     scales = np.random.default_rng(1).random(257, dtype=np.float32)

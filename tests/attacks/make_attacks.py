@@ -572,7 +572,7 @@ def codecs() -> Iterator[Lie]:
     def lossless(stream: bytes, dims: tuple[int, ...] = (2, 3)) -> Box:
         return coded(LOSSLESS, stream, dims)
 
-    yield "lossless_mode", lossless(b"\3"), "a mode from the future", "mode 3"
+    yield "lossless_mode", lossless(b"\4"), "a mode from the future", "mode 4"
     yield "lossless_codec", lossless(b"\0\x07\x01\x00"), "a plane of codec 7", "codec 7"
     yield "lossless_nested", lossless(b"\0\x05\x02\x00\x00"), "a plane that is lossless again, and so on", "codec 5"
     yield "lossless_plane_cut", lossless(b"\0\xff\0\0"), "a stored plane cut short", "truncated"
@@ -598,6 +598,16 @@ def codecs() -> Iterator[Lie]:
         "outside a palette",
     )
     yield "lossless_palette_empty", lossless(b"\2\0\0\x07\1" + six), "a palette of nothing", "outside a palette"
+    marks = b"\3\0\x07\1\0\1\0\1\2\0"  # two elements are stored
+    two = marks + b"\0" + 3 * b"\xff\0\0"  # all but their last plane
+    yield "lossless_mark", lossless(b"\3\0\x07\1\0\1\0\1\3\0"), "an element marked 3", "mark 3"
+    yield "lossless_mark_negative", lossless(b"\3\0\x07\1\0\1\0\1\xff\0"), "an element marked -1", "mark -1"
+    yield "lossless_marks_length", lossless(b"\3\0" + varint(TOO_MANY)), "marks in 2^60 bytes", "truncated"
+    yield "lossless_marks_nested", lossless(b"\3\5\1\3"), "marks that are lossless, and so on", "codec 5"
+    yield "lossless_sparse_none", lossless(marks), "no elements where two are stored", "truncated"
+    yield "lossless_sparse_cut", lossless(two + b"\xff\0"), "a byte for two elements", "truncated"
+    yield "lossless_sparse_left", lossless(two + b"\xff\0\0\0"), "a byte after the elements", "left over"
+    yield "lossless_sparse_nested", lossless(marks + marks), "zeros among the elements that are none", "mode 3"
 
 
 def models() -> Iterator[Lie]:

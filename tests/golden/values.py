@@ -48,12 +48,14 @@ def integers() -> dict[str, npt.NDArray[np.int32]]:
 
 
 def elements() -> dict[str, npt.NDArray[np.generic]]:
-    """What the lossless codec codes: byte planes, integers, a palette."""
+    """What the lossless codec codes: byte planes, integers, a palette, zeros of either sign among floats."""
     bits = numbers(600, 3)
     exponents = (bits % np.uint64(6) + np.uint64(120)) << np.uint64(23)
     floats = (exponents | bits >> np.uint64(41)).astype(np.uint32).view(np.float32).reshape(20, 30)
     palette = floats[0, bell(20, 30, 5) % 5]
-    return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette}
+    zeros = np.where(bell(20, 30, 5) % 2 == 0, np.float32(0), np.float32(-0.0))
+    pruned = np.where(sparse(20, 30, 8) == 0, zeros, floats)
+    return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette, "sparse": pruned}
 
 
 def leaves() -> dict[str, Leaf]:

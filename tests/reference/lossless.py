@@ -41,6 +41,13 @@ def decode(data: bytes, width: int, rows: int, cols: int, codecs: Mapping[int, D
     if mode == 1:
         integers = _coded(fields, fields.u8(), rows, cols, codecs)
         return integers.astype(f"<i{width}").tobytes()
+    if mode == 3:
+        marks = _coded(fields, fields.u8(), rows, cols, codecs)
+        out = np.zeros((rows * cols, width), np.uint8)
+        out[marks == 2, -1] = 0x80
+        others = decode(fields.rest(), width, 1, np.count_nonzero(marks == 1), codecs)
+        out[marks == 1] = np.frombuffer(others, np.uint8).reshape(-1, width)
+        return out.tobytes()
     size = fields.varint()
     table = _planes(fields, width, 1, size, codecs)
     return table[_coded(fields, fields.u8(), rows, cols, codecs)].tobytes()

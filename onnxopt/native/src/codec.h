@@ -44,7 +44,7 @@ extern const Codec kBitpack;      // 1: fixed-width offsets from the minimum
 extern const Codec kHuffman;      // 2: relative index + canonical Huffman (Deep Compression)
 extern const Codec kRans;         // 3: interleaved rANS, static tables by row and column class
 extern const Codec kContext;      // 4: adaptive binary context coder
-constexpr uint8_t kLossless = 5;  // byte planes or palette: codes bytes, not integers; see lossless.h
+constexpr uint8_t kLossless = 5;  // codes bytes, not integers; see lossless.h
 
 // Null where no integer codec has this id.
 const Codec* find_codec(uint8_t id);

@@ -1,5 +1,6 @@
-// Lossless: elements given back bit for bit, as byte planes, as integers, or as a palette with a matrix of
-// indices, whichever is smallest. docs/format/lossless.md has the bytes.
+// Lossless: elements given back bit for bit, as byte planes, as integers, as a palette with a matrix of
+// indices, or as marks of zeros with the other elements, whichever is smallest.
+// docs/format/lossless.md has the bytes.
 #include "lossless.h"
 
 #include <algorithm>
@@ -10,10 +11,13 @@
 namespace onnxopt {
 namespace {
 
-enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2 };
+enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 3 };
+// What kSparse says of each element; the others are stored.
+enum class Mark : uint8_t { kZero = 0, kOther = 1, kMinusZero = 2 };
 
 constexpr uint8_t kStored = 255;  // in place of a codec's id: the plane's bytes as they are
 constexpr size_t kMaxPalette = 4096;
+constexpr size_t kFewZeros = 64;  // one element in so many: below, 1 % of the bytes is not worth the time
 
 uint64_t load(const uint8_t* p, size_t width) {
   uint64_t v = 0;
@@ -224,10 +228,8 @@ void read_palette(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   read_coded(reader, reader.u8(), shape, sink);
 }
 
-}  // namespace
-
-std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape shape) {
-  check_width(width);
+// Modes 0 to 2, whichever is smallest.
+std::vector<uint8_t> encode_dense(const uint8_t* data, size_t width, Shape shape) {
   const size_t n = shape.size();
   std::vector<uint8_t> best;
   const auto offer = [&](Mode mode, auto write) {
@@ -251,24 +253,127 @@ std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape sh
   return best;
 }
 
+void read_dense(Reader& reader, uint8_t mode, size_t width, Shape shape, uint8_t* out) {
+  switch (static_cast<Mode>(mode)) {
+    case Mode::kPlanes:
+      return read_planes(reader, width, shape, out);
+    case Mode::kIntegers: {
+      IntegerSink sink(out, width);
+      return read_coded(reader, reader.u8(), shape, sink);
+    }
+    case Mode::kPalette:
+      return read_palette(reader, width, shape, out);
+    default:
+      fail("lossless: no mode %u is known here", mode);
+  }
+}
+
+Mark mark_of(uint64_t v, size_t width) {
+  if (v == 0) return Mark::kZero;
+  return v == uint64_t{1} << (8 * width - 1) ? Mark::kMinusZero : Mark::kOther;
+}
+
+// One of each element; empty where nothing is to be won: there are few zeros, or nothing else, or a single
+// plane, which tells zeros as well.
+std::vector<int32_t> marks_of_zeros(const uint8_t* data, size_t width, size_t n) {
+  if (width == 1) return {};
+  std::vector<int32_t> marks(n);
+  for (size_t i = 0; i < n; ++i) {
+    marks[i] = static_cast<int32_t>(mark_of(load(data + i * width, width), width));
+  }
+  const auto others =
+      static_cast<size_t>(std::count(marks.begin(), marks.end(), static_cast<int32_t>(Mark::kOther)));
+  if (others == 0 || n - others <= n / kFewZeros) return {};
+  return marks;
+}
+
+std::vector<uint8_t> encode_sparse(const std::vector<int32_t>& marks, const uint8_t* data, size_t width,
+                                   Shape shape) {
+  std::vector<uint8_t> out{static_cast<uint8_t>(Mode::kSparse)};
+  Writer writer(out);
+  write_coded(writer, encode_best(marks.data(), shape, Prefer::kBalanced));
+  std::vector<uint8_t> others;
+  for (size_t i = 0; i < marks.size(); ++i) {
+    if (static_cast<Mark>(marks[i]) != Mark::kOther) continue;
+    others.insert(others.end(), data + i * width, data + (i + 1) * width);
+  }
+  const std::vector<uint8_t> coded = encode_dense(others.data(), width, {1, others.size() / width});
+  writer.bytes({coded.data(), coded.size()});
+  return out;
+}
+
+class MarkSink : public Sink {
+ public:
+  explicit MarkSink(size_t n) : marks_(n) {}
+  void put(size_t first, const int32_t* q, size_t n) override {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; ++i) {
+      most = std::max(most, static_cast<uint32_t>(q[i]));
+      marks_[first + i] = static_cast<Mark>(q[i]);
+    }
+    if (most > static_cast<uint32_t>(Mark::kMinusZero)) {
+      fail("lossless: mark %d, 0 to 2 expected", static_cast<int32_t>(most));
+    }
+  }
+  const std::vector<Mark>& marks() const { return marks_; }
+
+ private:
+  std::vector<Mark> marks_;
+};
+
+// The others stand at the end of `out` and move to their places, none behind where it stood: so none is
+// written over before it has moved.
+template <size_t kWidth>
+void spread(const std::vector<Mark>& marks, const uint8_t* others, uint8_t* out) {
+  const uint8_t zero[kWidth] = {};
+  uint8_t minus_zero[kWidth] = {};
+  minus_zero[kWidth - 1] = 0x80;
+  const uint8_t* from[] = {zero, others, minus_zero};  // by mark: a branch would be missed half the time
+  for (const Mark mark : marks) {
+    std::memmove(out, from[static_cast<size_t>(mark)], kWidth);
+    from[static_cast<size_t>(Mark::kOther)] += mark == Mark::kOther ? kWidth : 0;
+    out += kWidth;
+  }
+}
+
+void read_sparse(Reader& reader, size_t width, Shape shape, uint8_t* out) {
+  MarkSink sink(shape.size());
+  read_coded(reader, reader.u8(), shape, sink);
+  const std::vector<Mark>& marks = sink.marks();
+  const auto count = static_cast<size_t>(std::count(marks.begin(), marks.end(), Mark::kOther));
+  uint8_t* others = out + (shape.size() - count) * width;
+  read_dense(reader, reader.u8(), width, {1, count}, others);
+  switch (width) {
+    case 1:
+      return spread<1>(marks, others, out);
+    case 2:
+      return spread<2>(marks, others, out);
+    case 4:
+      return spread<4>(marks, others, out);
+    default:
+      return spread<8>(marks, others, out);
+  }
+}
+
+}  // namespace
+
+std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape shape) {
+  check_width(width);
+  std::vector<uint8_t> best = encode_dense(data, width, shape);
+  const std::vector<int32_t> marks = marks_of_zeros(data, width, shape.size());
+  if (marks.empty()) return best;
+  std::vector<uint8_t> sparse = encode_sparse(marks, data, width, shape);
+  return sparse.size() < best.size() ? sparse : best;
+}
+
 void lossless_decode(Bytes in, size_t width, Shape shape, uint8_t* out) {
   check_width(width);
   Reader reader(in);
   const uint8_t mode = reader.u8();
-  switch (static_cast<Mode>(mode)) {
-    case Mode::kPlanes:
-      read_planes(reader, width, shape, out);
-      break;
-    case Mode::kIntegers: {
-      IntegerSink sink(out, width);
-      read_coded(reader, reader.u8(), shape, sink);
-      break;
-    }
-    case Mode::kPalette:
-      read_palette(reader, width, shape, out);
-      break;
-    default:
-      fail("lossless: mode %u, at most 2 expected", mode);
+  if (static_cast<Mode>(mode) == Mode::kSparse) {
+    read_sparse(reader, width, shape, out);
+  } else {
+    read_dense(reader, mode, width, shape, out);
   }
   reader.expect_end("lossless");
 }

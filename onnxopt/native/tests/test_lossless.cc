@@ -58,10 +58,76 @@ std::vector<T> draw(size_t n, Draw one) {
   return out;
 }
 
+// Order-0 bits of a sequence of what occurs so often.
+double entropy(std::initializer_list<size_t> counts) {
+  size_t n = 0;
+  double bits = 0;
+  for (const size_t count : counts) {
+    n += count;
+    if (count != 0) bits -= static_cast<double>(count) * std::log2(count);
+  }
+  return bits + static_cast<double>(n) * std::log2(n);
+}
+
+// Where a share is zero, of which some are negative: no more than telling them apart and the others take.
+template <class T>
+void check_zeros(Random& random, double share, double negative) {
+  const Shape s{120, 100};
+  std::vector<T> others;
+  size_t negatives = 0;
+  const std::vector<T> values = draw<T>(s.size(), [&] {
+    if (random.uniform() < share) {
+      if (random.uniform() >= negative) return 0.0;
+      ++negatives;
+      return -0.0;
+    }
+    others.push_back(static_cast<T>(0.05 * random.gaussian()));
+    return double{others.back()};
+  });
+  const double apart = entropy({negatives, s.size() - others.size() - negatives, others.size()}) / 8;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(others.data());
+  const size_t rest = lossless_encode(bytes, sizeof(T), {1, others.size()}).size();
+  check_all(values, s,
+            (1.02 * apart + static_cast<double>(rest)) / static_cast<double>(s.size() * sizeof(T)));
+}
+
+std::vector<uint8_t> bytes_of(std::initializer_list<int> values) { return {values.begin(), values.end()}; }
+
+// Mode 3 by hand: marks coded by codec 0, the others in mode 0, their bytes as they are.
+void check_marks() {
+  const std::vector<uint8_t> marks = bytes_of({3, 0, 5, 1, 0, 1, 2, 1});
+  const auto with = [&](std::initializer_list<int> more) {
+    std::vector<uint8_t> out(marks);
+    out.insert(out.end(), more.begin(), more.end());
+    return out;
+  };
+  CHECK(decoded_bytes(with({0, 255, 0x12, 0x34, 255, 0x56, 0x78}), 2, {2, 2}) ==
+        bytes_of({0, 0, 0x2b, 0x09, 0, 0x80, 0x3c, 0x1a}));
+  CHECK(decoded_bytes(with({0, 255, 7, 9}), 1, {4, 1}) == bytes_of({0, 7, 0x80, 9}));
+  CHECK(refused_bytes(with({}), 2, {2, 2}));
+  CHECK(refused_bytes(with({3, 0, 3, 1, 1, 1, 0, 255, 0, 0, 255, 0, 0}), 2, {2, 2}));  // not again
+  CHECK(refused_bytes(with({0, 255, 0x12, 0x34, 255, 0x56}), 2, {2, 2}));
+  CHECK(refused_bytes(with({0, 255, 0x12, 0x34, 255, 0x56, 0x78, 0}), 2, {2, 2}));
+  CHECK(refused_bytes(with({0, 255, 0x12, 0x34, 255, 0x56, 0x78}), 2, {2, 3}));
+  for (const int mark : {3, 127, 128, 255}) {
+    std::vector<uint8_t> bad = with({0, 255, 0x12, 0x34, 255, 0x56, 0x78});
+    bad[7] = static_cast<uint8_t>(mark);
+    CHECK(refused_bytes(bad, 2, {2, 2}));
+  }
+  CHECK(decoded_bytes(bytes_of({3, 0, 1, 1, 0}), 4, {0, 9}).empty());
+}
+
 }  // namespace
 
 int main() {
+  check_marks();
   Random random(4);
+  for (const double share : {0.02, 0.5, 0.95, 0.999}) {
+    for (const double negative : {0.0, 0.5}) {
+      check_zeros<float>(random, share, negative);
+      check_zeros<double>(random, share, negative);
+    }
+  }
   for (const Shape s : {Shape{0, 0}, Shape{0, 3}, Shape{1, 1}, Shape{1, 5}, Shape{40, 30}}) {
     const size_t n = s.size();
     check_all(draw<float>(n, [&] { return 0.05 * random.gaussian(); }), s, n > 100 ? 0.9 : 2);
