@@ -72,6 +72,8 @@ def _elements(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "palette16": rng.choice(floats[0, :3].astype(np.float16), (10, 40)),
         "int64": rng.integers(-40, 40, (6, 20)),
         "uint8": rng.integers(0, 9, (4, 30)).astype(np.uint8),
+        "sparse32": np.where(np.abs(floats) < 1, 0, floats).astype(np.float32),
+        "sparse64": np.where(np.abs(floats) < 1, np.copysign(0, floats), floats),
     }
 
 
