@@ -21,7 +21,7 @@ import realdata
 from bench_codec import RANS_GOAL, Setting, goal
 
 import onnxopt
-from onnxopt import native
+from onnxopt import container, native
 
 pytestmark = [
     pytest.mark.slow,
@@ -60,6 +60,18 @@ def test_lossless_gives_every_bit_back(model: str, tmp_path: Path) -> None:
     for (a, _), (b, _) in zip(wanted, got, strict=True):
         assert a.dtype == b.dtype
         assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("zeros", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
+def test_pruned_floats_cost_no_more_than_their_zeros_and_the_others(model: str, dtype: str, zeros: float) -> None:
+    weight = max((found for found, _ in bench_codec.weights(file(model))), key=np.size).astype(dtype)
+    w = weight.reshape(container.matrix_view(weight.shape, 0))
+    kept = np.abs(w) > np.quantile(np.abs(w), zeros)
+    zeros_alone, _ = bench_codec.entropy(kept.astype(np.int32))
+    others_alone = len(native.encode_lossless(w[kept].reshape(1, -1)))
+    assert len(native.encode_lossless(np.where(kept, w, 0))) <= 1.005 * (zeros_alone + others_alone)
 
 
 def reaches(least: float, q: bench_codec.Integers, task: Callable[[], object]) -> bool:
