@@ -226,7 +226,7 @@ class Engine:
         others = {*built.leaves, *self._factored.parts}
         before = sum(size for path, size in self.graph.weights() if path not in others)
         after = file_size - sum(sizes.values())
-        yield Event("(graph, small tensors)", (), "", "", before, after, 0, 0.0, "deflate")
+        yield Event("(graph and rest)", (), "", "", before, after, 0, 0.0, "deflate")
 
     def _outer(self, built: Built, location: str = "") -> bytes:
         model = wrap(self.source.model, built.inner, self._outside, self._tensors, built.packed, location)

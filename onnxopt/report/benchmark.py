@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.benchmark import Benchmark, Measured, Paired
-from onnxopt.report.table import size
+from onnxopt.report.table import columns, shortened, size
 
-_MOST_OPS = 8
-"""Operators that are shown of a model; the rest is one line."""
+_MOST_OPS, _NAME = 8, 16
+"""Operators that are shown of a model, the rest is one line; letters of a model's name."""
 
 
 def print_benchmark(console: Console, found: Benchmark) -> None:
@@ -26,13 +26,13 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         console.print(line, style="bold", highlight=False, markup=False)
     for table in (_costs(found.models), _latencies(found.models)):
         console.print()
-        console.print(table)
+        console.print(table, markup=False)
     for pair in found.paired:
         console.print(words(pair), style="bold" if pair.significant else None, highlight=False, markup=False)
     for table in (_throughput(found.models), _operators(found.models)):
         if table.row_count:
             console.print()
-            console.print(table)
+            console.print(table, markup=False)
     console.print()
     for line in _notes(found):
         console.print(line, style="dim", highlight=False, markup=False)
@@ -50,50 +50,46 @@ def words(pair: Paired) -> str:
     return f"{mine}: {1 / pair.ratio:.2f}x faster than {other} ({1 / pair.high:.2f} to {1 / pair.low:.2f})"
 
 
-def _table(first: str, *right: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=16)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+def _name(model: Measured) -> str:
+    return shortened(Path(model.path).name, _NAME)
 
 
 def _costs(models: tuple[Measured, ...]) -> Table:
-    table = _table("model", "file", "params", "MACs", "load ms", "first ms", "peak RSS", "steady")
+    table = columns("model", "file", "params", "MACs", "load ms", "first ms", "peak RSS", "steady")
     for m in models:
         macs = "" if m.macs is None else _many(m.macs)
-        table.add_row(Path(m.path).name, size(m.file_size), _many(m.parameters), macs, _ms(m.load_ms),
+        table.add_row(_name(m), size(m.file_size), _many(m.parameters), macs, _ms(m.load_ms),
                       _ms(m.first_run_ms), size(m.peak_rss), size(m.steady_rss))  # fmt: skip
     return table
 
 
 def _latencies(models: tuple[Measured, ...]) -> Table:
-    table = _table("latency", "batch", "mean ms", "95 % interval", "median", "p95", "runs")
+    table = columns("latency", "batch", "mean ms", "95 % interval", "median", "p95", "runs")
     for m in models:
         one = m.latency
         interval = f"{_ms(one.low_ms)} to {_ms(one.high_ms)}{'' if one.settled else ' !'}"
-        table.add_row(Path(m.path).name, str(m.batch), _ms(one.mean_ms), interval, _ms(one.median_ms), _ms(one.p95_ms),
+        table.add_row(_name(m), str(m.batch), _ms(one.mean_ms), interval, _ms(one.median_ms), _ms(one.p95_ms),
                       str(one.runs))  # fmt: skip
     return table
 
 
 def _throughput(models: tuple[Measured, ...]) -> Table:
-    table = _table("throughput", "batch", "threads", "samples/s")
+    table = columns("throughput", "batch", "threads", "samples/s")
     for m in models:
         for one in m.throughput:
-            table.add_row(Path(m.path).name, str(one.batch), str(one.threads), f"{one.samples_per_s:.4g}")
+            table.add_row(_name(m), str(one.batch), str(one.threads), f"{one.samples_per_s:.4g}")
     return table
 
 
 def _operators(models: tuple[Measured, ...]) -> Table:
-    table = _table("time by operator", "operator", "nodes", "ms", "share")
+    table = columns("time by operator", "operator", "nodes", "ms", "share")
     for m in models:
         shown = len(m.ops) if len(m.ops) <= _MOST_OPS + 1 else _MOST_OPS
         rest = m.ops[shown:]
         for op in m.ops[:shown]:
-            table.add_row(Path(m.path).name, op.op, str(op.nodes), _ms(op.ms), f"{op.share:.1%}")
+            table.add_row(_name(m), op.op, str(op.nodes), _ms(op.ms), f"{op.share:.1%}")
         if rest:
-            table.add_row(Path(m.path).name, f"{len(rest)} others", str(sum(op.nodes for op in rest)),
+            table.add_row(_name(m), f"{len(rest)} others", str(sum(op.nodes for op in rest)),
                           _ms(sum(op.ms for op in rest)), f"{sum(op.share for op in rest):.1%}")  # fmt: skip
     return table
 

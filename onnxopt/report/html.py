@@ -12,11 +12,11 @@ from typing import Any
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.report import classical
-from onnxopt.report.table import size
+from onnxopt.report.table import shortened, size
 
 _SCHEMA = 1
 _LONG = 36
-"""Letters of a weight's name that the table has room for; the ends of a longer one tell it from others."""
+"""Letters of a weight's name that the table has room for."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _layer(event: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any
     optional = {"rank": None, "macs": None, "sensitivity": None, "histogram": None, "reason": ""}
     path = event["path"]
     return {
-        **optional, **event, "name": path if len(path) <= _LONG else f"{path[: _LONG // 3]}…{path[-_LONG // 2 :]}",
+        **optional, **event, "name": shortened(path, _LONG),
         "bits": 8 * event["bytes_after"] / event["elements"],
         "dims": "\N{MULTIPLICATION SIGN}".join(map(str, event["shape"])) or "1",
         "share": event["bytes_after"] / max(1, result["bytes_after"]),

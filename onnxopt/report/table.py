@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 
+from rich.bar import Bar
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from onnxopt.archive import Inspection
 from onnxopt.events import Event
 from onnxopt.result import Result
+
+_WIDTH, _NAME, _BAR = 80, 16, 8
+"""Columns of a terminal; of a weight's name there, and all that a wider one has more; of a bar."""
 
 
 def size(count: int) -> str:
@@ -24,32 +28,36 @@ def size(count: int) -> str:
     return f"{value:.2f} GB"
 
 
+def shortened(name: str, most: int) -> str:
+    """At most so many letters: the ends of a long name tell it from others."""
+    return name if len(name) <= most else f"{name[: most // 3]}\N{HORIZONTAL ELLIPSIS}{name[most // 3 + 1 - most :]}"
+
+
+def columns(left: str, *right: str) -> Table:
+    """A table without lines: a column of names, others of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(left, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def print_result(console: Console, result: Result) -> None:
     """The tables of `optimize`: the search, bytes by layer, the totals."""
     if len(result.trials) > 1:
-        console.print(_search(result))
+        console.print(_search(result), markup=False)
+        console.print()
     if result.events:
-        console.print(_layers(result.events))
+        console.print(_layers(console, result.events), markup=False)
+        console.print()
     for event in result.events:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
-    if result.unchanged:
-        console.print(f"{result.output}: a copy of the source, {size(result.bytes_before)}: compressing saves nothing")
-    else:
-        ratio, half = result.bytes_before / result.bytes_after, result.bytes_fp16 / result.bytes_after
-        console.print(
-            f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, "
-            f"{ratio:.2f}x smaller than fp32, {half:.2f}x than fp16",
-            style="bold",
-            highlight=False,
-        )
-    for line in _found(result):
-        console.print(line, highlight=False, markup=False)
+    console.print(_headline(result), highlight=False)
+    console.print(_facts(result))
     if result.contract and not result.met:
         console.print(f"MISSED: {result.contract}", style="bold red", markup=False)
-    memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
-    console.print(f"{result.seconds:.1f} s{memory}", highlight=False)
     missing = {
         "not calibrated": result.not_calibrated,
         "outputs not compared": result.not_checked,
@@ -60,48 +68,71 @@ def print_result(console: Console, result: Result) -> None:
             console.print(f"{what}: {reason}", style="yellow", markup=False)
 
 
-def _found(result: Result) -> Iterator[str]:
-    """What was measured, on what."""
-    if result.calibrated:
-        yield f"calibrated on {result.calibrated}; asked for: {result.contract or result.recipe or 'a plan'}"
-    if result.check is None:
-        return
-    found = result.check.found
-    noise = "the same" if found.error == 0 else f"noise over signal {found.error:.3f}"
-    yield f"outputs on {result.check.data} ({found.samples} samples), through the loader: {noise}"
-    if found.before is not None and found.after is not None and found.drop is not None:
-        yield f"metric there: {found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
+def _headline(result: Result) -> Text:
+    if result.unchanged:
+        return Text(f"{result.output}: a copy of the source, {size(result.bytes_before)}: compressing saves nothing")
+    ratio, half = result.bytes_before / result.bytes_after, result.bytes_fp16 / result.bytes_after
+    return Text.assemble(
+        f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, ",
+        (f"{ratio:.2f}x smaller than fp32", "green"), f", {half:.2f}x than fp16", style="bold",
+    )  # fmt: skip
+
+
+def _facts(result: Result) -> RenderableType:
+    """What was asked for, what was measured, on what."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {"asked for": result.contract, "recipe": result.recipe, "calibrated on": result.calibrated}
+    if result.check:
+        found = result.check.found
+        noise = "the same" if found.error == 0 else f"noise over signal {found.error:.3f}"
+        rows["outputs"] = f"{noise} on {result.check.data}, {found.samples} samples"
+        if found.before is not None and found.after is not None and found.drop is not None:
+            name = result.bounds.metric if result.bounds else "metric"
+            rows[name] = f"{found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
+    memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
+    rows["took"] = f"{result.seconds:.1f} s{memory}"
+    for what, text in rows.items():
+        if text:
+            table.add_row(what, Text(text))
+    return table
 
 
 def _search(result: Result) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("strength" if result.recipe else "slope", "size", "noise/signal", "drop"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for trial in result.trials:
-        noise = "" if trial.error is None else f"{trial.error:.3f}"
-        drop = "" if trial.drop is None else f"{trial.drop:.3g}"
-        table.add_row(f"{trial.slope:.2e}", size(trial.size), noise, drop)
+    dropped = any(trial.drop is not None for trial in result.trials)
+    slope = "strength" if result.recipe else "slope"
+    table = columns("try", slope, "size", "noise/signal", *(["drop"] if dropped else []))
+    table.add_column()
+    for number, trial in enumerate(result.trials, 1):
+        cells = [f"{trial.slope:.2e}", size(trial.size), "" if trial.error is None else f"{trial.error:.3f}"]
+        cells += [] if trial.drop is None else [f"{trial.drop:.3g}"]
+        written = trial == result.kept
+        table.add_row(str(number), *cells, "written" if written else "", style="green" if written else None)
     return table
 
 
-def _table(*right: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=18)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _layers(events: tuple[Event, ...]) -> RenderableType:
-    """Errors are noise over signal in the layer's own outputs, else (without a promise) in the weight."""
-    table = _table("shape", "step", "bytes", "bits", "zeros", "promise", "error")
+def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
+    """Errors are noise over signal in the layer's own outputs, else in the weight."""
+    table = columns("weight", "shape", "step", "bytes", "", "bits", "zeros", "error")
+    shape, step, bar = (table.columns[i] for i in (1, 2, 4))
+    shape.style = step.style = "dim"
+    bar.max_width = _BAR
+    step.no_wrap = bar.no_wrap = False  # they give way where there is no room
+    most = max(e.bytes_after for e in events)
     for e in events:
+        length = "" if console.options.ascii_only else Bar(most, 0, e.bytes_after, color="cyan")
         bits, zeros = (f"{e.bits:.2f}", f"{e.zeros:.0%}") if e.elements else ("", "")
-        promised = "" if e.predicted is None else f"{e.predicted:.3f}"
         error = f"{e.error if e.measured is None else e.measured:.3f}" if e.elements else ""
-        name = re.sub(r"\{[^}]*\}", "", e.step)
-        table.add_row(e.path, "x".join(map(str, e.shape)), name, size(e.bytes_after), bits, zeros, promised, error)
+        table.add_row(
+            _name(console, e.path), "x".join(map(str, e.shape)), re.sub(r"\{[^}]*\}", "", e.step),
+            size(e.bytes_after), length, bits, zeros, error,
+        )  # fmt: skip
     return table
+
+
+def _name(console: Console, path: str) -> str:
+    return shortened(path, _NAME + max(0, console.width - _WIDTH))
 
 
 def print_inspection(console: Console, info: Inspection) -> None:
@@ -113,13 +144,14 @@ def print_inspection(console: Console, info: Inspection) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = _table("shape", "coded", "codec", "step")
+    table = columns("weight", "shape", "coded", "codec", "step")
     for e in info.entries:
         if not e.hidden:
             scales = 0 if e.auxiliary is None else info.entries[e.auxiliary].coded_size
             step = str(info.plan.steps.get(e.name, "lossless"))
-            table.add_row(e.name, "x".join(map(str, e.dims)), size(e.coded_size + scales), e.codec, step)
-    console.print(table)
+            dims = "x".join(map(str, e.dims))
+            table.add_row(_name(console, e.name), dims, size(e.coded_size + scales), e.codec, step)
+    console.print(table, markup=False)
     by_codec: Counter[str] = Counter()
     for e in info.entries:
         by_codec[e.codec] += e.coded_size
