@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -95,6 +95,13 @@ class _Scores:
         return self._whole.likely_drop() if isinstance(self._whole, TopK) else None
 
 
+class Runner(Protocol):
+    """What has a model's outputs to give: a session."""
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+        """Outputs by name, of inputs by name."""
+
+
 class Reference:
     """The original model on some data, to compare others with.
 
@@ -129,7 +136,7 @@ class Reference:
         return self.labelled and self._metric is not None and self._metric.name in ("top1", "top5") and (
             self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
 
-    def compare(self, session: onnxruntime.InferenceSession) -> Comparison:
+    def compare(self, session: Runner) -> Comparison:
         """How a model with the same inputs and outputs does on the same data."""
         score, powers = self._start(), []
         for batch, wanted in self._wanted():

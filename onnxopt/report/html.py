@@ -42,6 +42,18 @@ def render(result: Mapping[str, Any]) -> str:
     import jinja2  # noqa: PLC0415 (only reports pay for it)
 
     _check(result)
+    try:
+        return page("report.html", _view(result))
+    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+        raise OnnxoptError(
+            f"the result is not whole: {type(error).__name__} {error}; docs/result.md says what schema {_SCHEMA} holds"
+        ) from error
+
+
+def page(template: str, view: Mapping[str, Any]) -> str:
+    """A page of this template, with what it shows."""
+    import jinja2  # noqa: PLC0415 (only reports pay for it)
+
     folder = Path(__file__).with_name("templates")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -49,12 +61,7 @@ def render(result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     environment.filters |= {"size": size, "sig": _significant, "histogram": _histogram, "percent": _percent,
                             "cell": classical.text}  # fmt: skip
-    try:
-        return environment.get_template("report.html").render(_view(result))
-    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
-        raise OnnxoptError(
-            f"the result is not whole: {type(error).__name__} {error}; docs/result.md says what schema {_SCHEMA} holds"
-        ) from error
+    return environment.get_template(template).render(view)
 
 
 def _check(result: Any) -> None:

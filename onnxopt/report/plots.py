@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 from xml.etree import ElementTree
 
@@ -32,6 +33,8 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelsize": 11, "xtick.minor.bottom": False, "ytick.minor.left": False, "savefig.dpi": 72,
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_FIRST = 5
+"""Weights, the most sensitive ones, that have their names in a scan."""
 _NAMED = 16
 """Layers that have their names on the axis; more are numbered."""
 
@@ -197,6 +200,37 @@ def operators(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.legend(frameon=False, loc="lower right")
+    return out[0]
+
+
+def sensitivity(weights: Mapping[str, Sequence[float | None]], settings: Sequence[float], step: str, label: str) -> str:
+    """What is done to one weight alone, at several settings: a line for each weight.
+
+    Arguments:
+        weights: by path, a value for each setting; None where there is none.
+        settings: from left to right.
+        step: what was done, with ``$x`` for the setting.
+        label: what the values are.
+    """
+    lines = [(path, [(x, value) for x, value in enumerate(values) if value is not None and isfinite(value)])
+             for path, values in weights.items()]  # fmt: skip
+    lines = sorted((line for line in lines if line[1]), key=lambda line: sum(value for _, value in line[1]))
+    with _figure("sensitivity", 11.2, 5.4) as (figure, titles, out):
+        axes = figure.subplots()
+        axes.set(xlabel=f"$x in {step}", ylabel=label)
+        axes.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
+        named = lines[-_FIRST:]
+        for path, marks in lines:
+            style = {"color": _AFTER, "lw": 1.8} if (path, marks) in named else {"color": _MUTED, "lw": 1, "alpha": 0.6}
+            text = ", ".join(f"{value:.3g} at {settings[x]:g}" for x, value in marks)
+            axes.plot(*zip(*marks, strict=True), marker="o", ms=4, gid=titles.of(f"{path}: {text}"), **style)
+        low, high = axes.get_ylim()
+        y = low
+        for path, ((x, value), *_) in sorted(named, key=lambda line: line[1][0][1]):
+            y = max(value, y + 0.05 * (high - low))  # above the name before
+            axes.annotate(_short(path), (x, y), (-10, 0), textcoords="offset points", ha="right", va="center",
+                          color=_AFTER)  # fmt: skip
+        axes.set_xlim(-0.25 * len(settings), len(settings) - 0.9)
     return out[0]
 
 
