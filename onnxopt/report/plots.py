@@ -221,7 +221,9 @@ def sensitivity(weights: Mapping[str, Sequence[float | None]], settings: Sequenc
         axes.set_xticks(range(len(settings)), [f"{setting:g}" for setting in settings])
         named = lines[-_FIRST:]
         for path, marks in lines:
-            style = {"color": _AFTER, "lw": 1.8} if (path, marks) in named else {"color": _MUTED, "lw": 1, "alpha": 0.6}
+            style: dict[str, Any] = {"color": _MUTED, "lw": 1, "alpha": 0.6}
+            if (path, marks) in named:
+                style = {"color": _AFTER, "lw": 1.8}
             text = ", ".join(f"{value:.3g} at {settings[x]:g}" for x, value in marks)
             axes.plot(*zip(*marks, strict=True), marker="o", ms=4, gid=titles.of(f"{path}: {text}"), **style)
         low, high = axes.get_ylim()
