@@ -229,6 +229,7 @@ def _finish(
         bytes_fp16=engine.source.size - 2 * engine.source.float_elements,
         bytes_after=size,
         events=events,
+        chains=() if unchanged else tuple(engine.chains()),
         cleaned=engine.cleaned,
         contract=str(contract or ""),
         bounds=contract if contract and contract.bounded else None,

@@ -20,7 +20,7 @@ from onnxopt.calibration import Statistics, calibrate, one_sample
 from onnxopt.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.events import Event, Histogram
+from onnxopt.events import Chain, Event, Histogram
 from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, weight_macs, wrap, write_atomically
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
@@ -80,7 +80,7 @@ class Engine:
         self.data = ""
         """Digest of what the statistics were measured on."""
         self._caches: list[Cache] = []
-        self._factored = manager.Factored({}, frozenset(), (), {})
+        self._factored = manager.Factored({}, frozenset(), (), (), {})
         self._detailed = detailed
         self._macs: dict[str, int] = {}
         """Of one sample, by weight; layers that became chains are there, too."""
@@ -109,7 +109,7 @@ class Engine:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
         self.statistics = calibrate(self.graph, self.sites, data, cache, self._max_ram, advance)
-        if self._detailed:
+        if self._detailed or self._factored.chains:
             sample = one_sample(self.graph.model, data)
             with suppress(OnnxoptError):  # over 2 GB, nothing is counted
                 counted = weight_macs(self.graph.model, sample.feeds)
@@ -129,6 +129,7 @@ class Engine:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not
         there.
         """
+        plan = replace(plan, steps={**plan.steps, **self._factored.steps})  # with the ranks that were chosen
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -187,6 +188,17 @@ class Engine:
             raise OnnxoptError(f"{self.source.path}: compressed it does not load, nothing was written: "
                                f"{first_line(error)}") from error  # fmt: skip
 
+    def chains(self) -> Iterator[Chain]:
+        """The layers that became chains."""
+        for one in self._factored.chains:
+            counted = [self._macs[part] for part in one.parts if part in self._macs]
+            if len(counted) < len(one.parts):
+                yield one
+                continue
+            # The last factor gives the layer's outputs, so it meets as many vectors as the layer's weight did.
+            before = counted[-1] // self.graph.values(one.parts[-1]).size * one.weights_before
+            yield replace(one, macs_before=before, macs_after=sum(counted))
+
     def events(self, built: Built, file_size: int) -> Iterator[Event]:
         """Of weights that became others, of all that are stored with their bytes in the file, and of the rest."""
         for gone in self._factored.events:
@@ -204,6 +216,7 @@ class Engine:
         named = {event.path: event for event in built.events}
         source, inner, written = Users(self.source.model), Users(self.graph.model), Users(self.graph.export()[0])
         linears = self.graph.linears()
+        ranks = {part: one.ranks for one in self._factored.chains for part in one.parts}
         matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
         for path, leaf in built.leaves.items():
             users, values = inner.of(path), values_of(leaf)
@@ -219,7 +232,7 @@ class Engine:
                 sensitivity=event.sensitivity if self.data else None,
                 histogram=Histogram.of(self.graph.values(path), values),
                 sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
-                macs=self._macs.get(path),
+                macs=self._macs.get(path), ranks=ranks.get(path, ()),
                 nodes_before=source.texts(source.that_became(path, users)),
                 nodes_after=written.texts(written.until(path, rounded)),
             )  # fmt: skip

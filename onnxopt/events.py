@@ -83,9 +83,44 @@ class Event:
     sizes: Sizes | None = None
     """What a matrix of it takes by relative indices; None for vectors, and where papers' tables are not wanted."""
     macs: int | None = None
-    """Multiply-accumulates of one sample with the weight, zeros included; likewise, and None where not counted."""
+    """Multiply-accumulates of one sample with the weight, zeros included; counted for papers' tables, and where layers
+    became chains, else None."""
+    ranks: tuple[int, ...] = ()
+    """Of the chain that it is a factor of; empty where it is of none."""
 
     @property
     def bits(self) -> float:
         """Bits in the file for each element."""
         return 8 * self.bytes_after / self.elements if self.elements else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A layer that became a chain of layers."""
+
+    path: str
+    """Of the weight that is gone."""
+    step: str
+    """With its ranks."""
+    ranks: tuple[int, ...]
+    parts: tuple[str, ...]
+    """Paths of the factors, in the order in which they are met."""
+    weights_before: int
+    """Elements, without biases."""
+    weights_after: int
+    macs_before: int | None = None
+    """Multiply-accumulates of one sample; None where they were not counted."""
+    macs_after: int | None = None
+    ms_before: float | None = None
+    """Milliseconds of one sample; None where they were not measured."""
+    ms_after: float | None = None
+
+    @property
+    def smaller(self) -> float:
+        """Weights before over after: M of Kim et al. 2016."""
+        return self.weights_before / self.weights_after
+
+    @property
+    def less_work(self) -> float | None:
+        """Multiply-accumulates before over after: E of Kim et al. 2016."""
+        return self.macs_before / self.macs_after if self.macs_before and self.macs_after else None

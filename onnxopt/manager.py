@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
-from onnxopt.events import Event
+from onnxopt.events import Chain, Event
 from onnxopt.graph import Graph, Site
 from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.overrides import Overrides
@@ -42,23 +42,21 @@ def _power(values: Array, stats: Stats) -> float:
 
 
 def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:
-    """The step of every weight at a slope; none for a weight that the user wants left as it is."""
+    """The quantizing step of every weight at a slope; none for a weight that the user wants left as it is."""
     slope = float(f"{slope:.4g}")
     decided: dict[str, Step] = {}
-    for site, override in zip(sites, overrides.decided(sites).values(), strict=True):
+    for site, override in zip(sites, overrides.without(STRUCTURAL).decided(sites).values(), strict=True):
         if override.skip:
             continue
         one: Pass = Feedback(slope, override.max_bits or 0)
         step = (Uniform(override.error) if override.error is not None else one).step()
-        if override.step is not None and override.step.name not in STRUCTURAL:
-            step = override.step
-        decided[site.path] = step
+        decided[site.path] = step if override.step is None else override.step
     return decided
 
 
 def chains(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
     """The structural steps that the user wants."""
-    wanted = {path: override.step for path, override in overrides.decided(sites).items()}
+    wanted = {path: override.step for path, override in overrides.decided(sites).items() if not override.skip}
     return {path: step for path, step in wanted.items() if step is not None and step.name in STRUCTURAL}
 
 
@@ -82,6 +80,8 @@ class Factored:
     """Paths of the weights that they made."""
     events: tuple[Event, ...]
     """Of the weights that are gone."""
+    chains: tuple[Chain, ...]
+    """The same layers, before and after."""
     reasons: dict[str, str]
     """By path, why a layer stayed one."""
 
@@ -92,6 +92,7 @@ def factor(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> 
     Raises OnnxoptError where a step names a pass or a weight that does not exist, or anything is to follow it.
     """
     done, parts, events, reasons = dict[str, Step](), set[str](), list[Event](), dict[str, str]()
+    found: list[Chain] = []
     sites = {site.path: site for site in graph.sites()}
     for path, step in wanted.items():
         _check_path(path, sites)
@@ -99,16 +100,21 @@ def factor(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> 
             raise OnnxoptError(f"plan, path {path!r}: nothing can follow {step.name} there; its factors have paths of "
                                "their own")  # fmt: skip
         site, stats = sites[path], statistics.of(sites[path], graph.values(path))
+        before = dict(graph.weights())
         try:
             chosen = settled(graph, site, step, stats)
-            made = _pass_of(path, chosen).apply(graph, site, stats)
+            decision = STRUCTURAL[chosen.name].from_step(chosen)
+            made = decision.apply(graph, site, stats)
         except Skip as skip:
             reasons[path] = f"not factored: {skip}"
             continue
         done[path] = chosen
         parts.update(part.path for part in made)
         events.append(Event(path, site.shape, site.op, str(chosen), site.bytes, 0, 0, 0.0))
-    return Factored(done, frozenset(parts), tuple(events), reasons)
+        factors = [name for name, _ in graph.weights() if name not in before and graph.values(name).ndim > 1]
+        after = sum(graph.values(name).size for name in factors)
+        found.append(Chain(path, str(chosen), decision.ranks, tuple(factors), site.elements, after))
+    return Factored(done, frozenset(parts), tuple(events), tuple(found), reasons)
 
 
 def settled(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:

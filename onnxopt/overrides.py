@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -68,7 +68,7 @@ class Override:
     error: float | None = None
     """Relative error (noise over signal) of the quantized weight."""
     step: Step | None = None
-    """What is done to it instead; a structural step makes a chain of the layer, whose parts the search quantizes."""
+    """What is done to it instead; a structural step makes a chain of the layer, for whose parts other rules decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,15 @@ class Overrides:
             for weight in rule.holds(weights):
                 found[weight.path] = replace(found[weight.path], **rule.decided)
         return found
+
+    def without(self, passes: Collection[str]) -> Overrides:
+        """The same without the steps of these passes, and without what their rules say of `skip`."""
+        rules = []
+        for rule in self.rules:
+            step = rule.decided.get("step")
+            gone = () if step is None or step.name not in passes else ("step", "skip")
+            rules.append(replace(rule, decided={key: rule.decided[key] for key in rule.decided if key not in gone}))
+        return Overrides(tuple(rules))
 
     def unmatched(self, weights: Sequence[Weight]) -> list[Rule]:
         """The rules that are for none of these weights."""

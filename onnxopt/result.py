@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxopt.contract import Contract
-from onnxopt.events import Event
+from onnxopt.events import Chain, Event
 from onnxopt.plan import Plan
 from onnxopt.reference import Comparison
 from onnxopt.search import Trial
@@ -49,6 +49,8 @@ class Result:
     """What the source would be with every float32 weight in float16."""
     bytes_after: int
     events: tuple[Event, ...]
+    chains: tuple[Chain, ...]
+    """The layers that became chains of layers."""
     cleaned: dict[str, int]
     """Nodes that each clean-up removed or changed."""
     contract: str

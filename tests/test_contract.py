@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,6 +262,16 @@ def test_rules_make_chains_of_layers(type_: Type, digits: tuple[Path, Path], out
     }  # fmt: skip
     for row in plain["dense1.weight@u"]:
         assert len(np.unique(row)) <= 7
+    assert type_("apply", DIGITS, plan, "-o", again, "--data", digits[0]).code == 0
+    assert again.read_bytes() == out.read_bytes()
+    rules.write_text('[[rule]]\nop = "Gemm"\nstep = "svd{tolerance=0.1}"\n')
+    assert type_("optimize", DIGITS, "-o", out, *asked, "--overrides", rules, "--plan-out", plan).code == 0
+    steps = {path: step for path, step in json.loads(plan.read_text())["steps"].items() if step.startswith("svd")}
+    assert steps.keys() == {"dense1.weight", "dense2.weight"}
+    assert all(re.fullmatch(r"svd{rank=\d+}", step) for step in steps.values())
+    assert type_("apply", DIGITS, plan, "-o", again, "--data", digits[0]).code == 0
+    assert again.read_bytes() == out.read_bytes()
+    plan.write_text(plan.read_text().replace(steps["dense1.weight"], "svd{tolerance=0.1}"))
     assert type_("apply", DIGITS, plan, "-o", again, "--data", digits[0]).code == 0
     assert again.read_bytes() == out.read_bytes()
     rules.write_text('[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=4} > uniform{error=0.1}"\n')

@@ -17,6 +17,7 @@ from onnx import helper
 from onnxopt import manager
 from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
+from onnxopt.events import Chain
 from onnxopt.graph import macs
 from onnxopt.passes import STRUCTURAL, Skip, Structural
 from onnxopt.passes.spatial import Spatial
@@ -245,6 +246,10 @@ def test_what_is_carried_out_has_its_ranks() -> None:
     assert {path: str(step) for path, step in done.steps.items()} == {"w": "tucker{in=4,out=7}"}
     assert done.events[0].step == "tucker{in=4,out=7}"
     assert done.parts == {"w@in", "w@core", "w@out"}
+    (chain,) = done.chains
+    assert chain == Chain("w", "tucker{in=4,out=7}", (4, 7), ("w@in", "w@core", "w@out"), 4320, 80 + 252 + 168)
+    assert chain.smaller == 4320 / 500
+    assert chain.less_work is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.overrides import Override, Overrides
+from onnxopt.plan import Step
 
 RULES = """
 [[rule]]
@@ -79,6 +80,19 @@ def test_conditions_on_types_axes_and_order() -> None:
     assert paths('op = "Conv"\naxes = 2\nnth = 2') == ["d"]
     assert paths("nth = 1") == ["a"]
     assert paths('op = "Gemm"\nnth = 2') == []
+
+
+def test_rules_may_be_taken_without_some_steps() -> None:
+    """With these goes what they say of `skip`; what else their rules say stays."""
+    rules = Overrides.parse(
+        '[[rule]]\nmatch = "*"\nskip = true\n'
+        '[[rule]]\nop = "Gemm"\nskip = false\nstep = "svd"\nmax_bits = 4\n'
+        '[[rule]]\nmatch = "b"\nskip = false\nstep = "prune{keep=0.5}"\n'
+    )
+    weights = [Weight("a", "Gemm"), Weight("b", "Conv")]
+    prune = Override(step=Step.parse("prune{keep=0.5}"))
+    assert rules.decided(weights) == {"a": Override(max_bits=4, step=Step("svd")), "b": prune}
+    assert rules.without(["svd", "tucker"]).decided(weights) == {"a": Override(skip=True, max_bits=4), "b": prune}
 
 
 def test_rules_for_no_weight_are_told() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import onnxopt
 from onnxopt import Contract, Missed, OnnxoptError, recipes
+from onnxopt.graph import weight_macs
+from onnxopt.plan import Step
 from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
@@ -100,3 +104,31 @@ def test_every_recipe_gives_a_model_that_runs(name: str, tmp_path: Path) -> None
     shape = [3 if not isinstance(n, int) else n for n in decompressed.get_inputs()[0].shape]
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     np.testing.assert_array_equal(compressed.run(None, {name: x})[0], decompressed.run(None, {name: x})[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("tucker-vbmf", {"conv2.weight": "tucker", "dense1.weight": "tucker"}),
+        ("microbrain-lowrank", {"dense1.weight": "svd"}),
+    ],
+)
+def test_chains_by_a_recipe_are_not_quantized(name: str, layers: dict[str, str], tmp_path: Path) -> None:
+    output, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    result = onnxopt.optimize(DIGITS, output, recipe=Recipe.open(name))
+    assert {chain.path: Step.parse(chain.step).name for chain in result.chains} == layers
+    steps = {str(result.plan.steps[chain.path]) for chain in result.chains}
+    assert steps == {chain.step for chain in result.chains}
+    assert len(result.plan.steps) == len(layers)
+    assert {event.step for event in result.events if event.elements} == {"lossless"}
+    made = onnxopt.decompress(output, plain)
+    x = np.zeros((1, *(d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim[1:])), np.float32)
+    feeds = {made.graph.input[0].name: x}
+    before, after = weight_macs(onnx.load(DIGITS), feeds), weight_macs(made, feeds)
+    for chain in result.chains:
+        assert chain.macs_before == before[chain.path]
+        assert chain.macs_after == sum(after[part] for part in chain.parts)
+        shapes = {t.name: tuple(t.dims) for t in made.graph.initializer}
+        assert chain.weights_after == sum(prod(shapes[part]) for part in chain.parts) < chain.weights_before
+        assert chain.less_work == chain.macs_before / chain.macs_after
+        assert all(event.ranks == chain.ranks for event in result.events if event.path in chain.parts)

@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 import onnxopt
 from onnxopt import Contract, OnnxoptError, cli
 from onnxopt.events import Histogram
+from onnxopt.overrides import Overrides
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 
@@ -319,3 +320,21 @@ def test_histograms_show_the_body_of_a_heavy_tail() -> None:
 def test_nothing_to_count() -> None:
     for values in (np.zeros(9, np.float32), np.array([1, np.inf], np.float32), np.arange(9), np.zeros(0, np.float32)):
         assert Histogram.of(values, values) is None
+
+
+def test_layers_that_became_chains_have_a_table(folder: Path) -> None:
+    result = onnxopt.optimize(DIGITS, folder / "chains.onnx", Contract(error=0.5), overrides=Overrides.parse(
+        '[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=24}"\n'
+        '[[rule]]\nmatch = "conv2.weight"\nstep = "tucker{in=12,out=24}"\n'
+    ))  # fmt: skip
+    rendered = html.render(plain(result))
+    text = Page(rendered).text
+    for row in (
+        "conv2.weight tucker{in=12,out=24} 10 368 4 032 2.57",
+        "dense1.weight svd{rank=24} 98 304 21 504 4.57 98 304 21 504 4.57",
+    ):
+        assert row in text.replace("\N{THIN SPACE}", " ")
+    assert f"12 {TIMES} 24" in text
+    assert "dense1.weight: 0 B" not in text
+    assert "of tensors before" in text
+    assert "Layers that became chains" not in Page(html.render({**plain(result), "chains": []})).text

@@ -12,7 +12,8 @@ from onnx import helper
 from rich.console import Console
 
 import onnxopt
-from onnxopt import Result
+from onnxopt import Contract, Result
+from onnxopt.overrides import Overrides
 from onnxopt.report.table import print_result, shortened
 
 BLOCKS = "\N{FULL BLOCK}\N{LEFT HALF BLOCK}"
@@ -72,3 +73,11 @@ def test_the_ends_of_a_long_name_stay() -> None:
     assert shortened("conv1.weight", 12) == "conv1.weight"
     assert shortened("layer1.0.conv1.weight", 12) == "laye\N{HORIZONTAL ELLIPSIS}.weight"
     assert len(shortened("x" * 100, 37)) == 37
+
+
+def test_chains_are_compared_with_their_layers(tmp_path: Path) -> None:
+    onnx.save(mlp(128), tmp_path / "model.onnx")
+    rules = Overrides.parse('[[rule]]\nmatch = "fc1"\nstep = "svd{rank=16}"\n')
+    found = onnxopt.optimize(tmp_path / "model.onnx", tmp_path / "small.onnx", Contract(error=1.0), overrides=rules)
+    words = "fc1 svd 16 32.8 k -> 6.14 k 5.33 32.8 k -> 6.14 k 5.33"
+    assert words in [" ".join(line.split()) for line in printed(found).splitlines()]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.benchmark import Benchmark, Measured, Paired
-from onnxopt.report.table import columns, shortened, size
+from onnxopt.report.table import columns, many, shortened, size
 
 _MOST_OPS, _NAME = 8, 16
 """Operators that are shown of a model, the rest is one line; letters of a model's name."""
@@ -57,8 +57,8 @@ def _name(model: Measured) -> str:
 def _costs(models: tuple[Measured, ...]) -> Table:
     table = columns("model", "file", "params", "MACs", "load ms", "first ms", "peak RSS", "steady")
     for m in models:
-        macs = "" if m.macs is None else _many(m.macs)
-        table.add_row(_name(m), size(m.file_size), _many(m.parameters), macs, _ms(m.load_ms),
+        macs = "" if m.macs is None else many(m.macs)
+        table.add_row(_name(m), size(m.file_size), many(m.parameters), macs, _ms(m.load_ms),
                       _ms(m.first_run_ms), size(m.peak_rss), size(m.steady_rss))  # fmt: skip
     return table
 
@@ -119,12 +119,3 @@ def _ms(value: float) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _many(count: int) -> str:
-    value = float(count)
-    for unit in ("", " k", " M"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g} G"

@@ -79,6 +79,7 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
     from onnxopt.report import plots  # noqa: PLC0415 (matplotlib is slow to import)
 
     layers = [_layer(event, result) for event in result["events"] if event["elements"]]
+    chains = result.get("chains") or ()
     bounds = result["bounds"] or dict.fromkeys(("max_drop", "target_size", "target_ratio", "error", "metric"))
     promised = [e for e in layers if (e["predicted"] or 0) > 0 and (e["measured"] or 0) > 0]
     ratios = sorted((e["measured"] / e["predicted"], e["path"]) for e in promised)
@@ -95,7 +96,8 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
         "r": result,
         "name": PurePath(result["source"]).name,
         "layers": layers,
-        "rest": [event for event in result["events"] if not event["elements"]],
+        "rest": [e for e in result["events"] if not e["elements"] and e["path"] not in {one["path"] for one in chains}],
+        "chains": chains,
         "weights": sum(e["elements"] for e in layers),
         "columns": _columns(layers),
         "most": max((e["bytes_after"] for e in layers), default=1),
@@ -124,10 +126,11 @@ def _verdict(result: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _layer(event: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    optional = {"rank": None, "macs": None, "sensitivity": None, "histogram": None, "reason": ""}
+    optional = {"macs": None, "sensitivity": None, "histogram": None, "reason": ""}
     path = event["path"]
     return {
         **optional, **event, "name": shortened(path, _LONG),
+        "rank": " \N{MULTIPLICATION SIGN} ".join(map(str, event.get("ranks") or ())),
         "bits": 8 * event["bytes_after"] / event["elements"],
         "dims": "\N{MULTIPLICATION SIGN}".join(map(str, event["shape"])) or "1",
         "share": event["bytes_after"] / max(1, result["bytes_after"]),
@@ -142,8 +145,8 @@ _COLUMNS = (
     ("ratio", "Ratio", "Before over after"),
     ("bits", "Bits", "Bits in the file for each weight"),
     ("zeros", "Zeros", "Share of the weights that are zero"),
-    ("rank", "Rank", "Of a factored weight"),
-    ("macs", "MACs", "Multiplications for one input"),
+    ("rank", "Rank", "Of the layer that it is a factor of"),
+    ("macs", "MACs", "Multiply-accumulates for one input"),
     ("predicted", "Promised", "Noise over signal in the layer's outputs, from statistics"),
     ("measured", "Measured", "The same, on inputs held back"),
     ("sensitivity", "Sensitivity", "What one weight contributes to the power of the model's outputs"),

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxopt.archive import Inspection
-from onnxopt.events import Event
+from onnxopt.events import Chain, Event
+from onnxopt.plan import Step
 from onnxopt.result import Result
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
@@ -26,6 +27,16 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def many(count: int) -> str:
+    """A count to three digits."""
+    value = float(count)
+    for unit in ("", " k", " M"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} G"
 
 
 def shortened(name: str, most: int) -> str:
@@ -49,6 +60,9 @@ def print_result(console: Console, result: Result) -> None:
         console.print()
     if result.events:
         console.print(_layers(console, result.events), markup=False)
+        console.print()
+    if result.chains:
+        console.print(_chains(console, result.chains), markup=False)
         console.print()
     for event in result.events:
         if event.reason:
@@ -127,6 +141,21 @@ def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
         table.add_row(
             _name(console, e.path), "x".join(map(str, e.shape)), re.sub(r"\{[^}]*\}", "", e.step),
             size(e.bytes_after), length, bits, zeros, error,
+        )  # fmt: skip
+    return table
+
+
+def _chains(console: Console, chains: tuple[Chain, ...]) -> RenderableType:
+    """M and E are Kim et al.'s: how many times fewer weights and multiply-accumulates."""
+    table = columns("layer", "step", "weights", "M", "MACs", "E")
+    table.columns[1].style = "dim"
+    for one in chains:
+        work, ratio = "", ""
+        if one.macs_before is not None and one.macs_after is not None and one.less_work is not None:
+            work, ratio = f"{many(one.macs_before)} -> {many(one.macs_after)}", f"{one.less_work:.2f}"
+        table.add_row(
+            _name(console, one.path), f"{Step.parse(one.step).name} {', '.join(map(str, one.ranks))}",
+            f"{many(one.weights_before)} -> {many(one.weights_after)}", f"{one.smaller:.2f}", work, ratio,
         )  # fmt: skip
     return table
 
