@@ -66,6 +66,7 @@ tables: build/installed
 	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
 	$(BIN)/python tools/bench_loader.py --write docs/loader.md
 	$(BIN)/python tools/table_lowrank.py
+	$(BIN)/python tools/table_classical.py
 	$(BIN)/python tools/readme_session.py
 
 # Rewrites docs/engine.md, tables and figures: an hour of searches and whole test parts.

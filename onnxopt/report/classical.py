@@ -17,7 +17,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.events import Event
 from onnxopt.plan import Scalar, Step
 from onnxopt.relative_index import Sizes
-from onnxopt.report.table import size
+from onnxopt.report.table import columns, shortened, size
 from onnxopt.result import Stage
 
 _LONGEST = 17
@@ -230,14 +230,14 @@ def _three_digits(value: float) -> str:
 
 def print_table(console: Console, found: PaperTable) -> None:
     """In 80 columns."""
-    console.print(found.title, style="bold", highlight=False)
+    console.print(f"\n{found.title}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=_LONGEST)
+    table.add_column("layer", no_wrap=True)
     for column in found.columns:
         table.add_column(column.heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in (*found.rows, found.total):
         cells = [text(value, column.unit) for value, column in zip(row.values, found.columns, strict=True)]
-        table.add_row(row.layer, *cells)
+        table.add_row(shortened(row.layer, _LONGEST), *cells)
     console.print(table, markup=False)
     for note in found.notes:
         console.print(note, highlight=False, markup=False)
@@ -245,15 +245,12 @@ def print_table(console: Console, found: PaperTable) -> None:
 
 def print_stages(console: Console, stages: Sequence[Stage]) -> None:
     """What the model is worth after each step."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("after", overflow="fold")
-    headings = ("size", "noise/signal", "metric", "drop") if any(_metric(stage) for stage in stages) else (
-        "size", "noise/signal")  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    measured = ("metric", "drop") if any(map(_metric, stages)) else ()
+    table = columns("after", "size", "noise/signal", *measured)
     for stage in stages:
         noise = f"{stage.found.error:.3f}" if stage.found else ""
         table.add_row(stage.steps, size(stage.size), noise, *_metric(stage))
+    console.print()
     console.print(table, markup=False)
 
 

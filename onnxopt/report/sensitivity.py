@@ -9,6 +9,7 @@ from rich.table import Table
 
 from onnxopt.report import html
 from onnxopt.report.json import to_json
+from onnxopt.report.table import shortened
 from onnxopt.sensitivity import Point, Scan
 
 _LONGEST = 20
@@ -19,12 +20,13 @@ def print_scan(console: Console, found: Scan) -> None:
     """A row a weight, a column a setting."""
     console.print(f"{found.source}: {_title(found)}", style="bold", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("weight", overflow="ellipsis", no_wrap=True, max_width=_LONGEST)
+    table.add_column("weight", no_wrap=True)
     for setting in found.settings:
         table.add_column(f"{setting:g}", justify="right", no_wrap=True)
     for weight in found.weights:
         by_setting = {point.setting: point for point in weight.points}
-        table.add_row(weight.path, *(_cell(by_setting.get(setting), found) for setting in found.settings))
+        cells = (_cell(by_setting.get(setting), found) for setting in found.settings)
+        table.add_row(shortened(weight.path, _LONGEST), *cells)
     console.print(table, markup=False)
     for weight in found.weights:
         if weight.reason:
