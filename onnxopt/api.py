@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import numpy as np
 import onnxruntime
 
 from onnxopt import manager, memory, native, search
+from onnxopt.choice import Goal
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
+from onnxopt.factoring import factored
 from onnxopt.graph import Source, is_compressed, read
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
@@ -41,9 +44,10 @@ def plan(
     max_ram: int = MAX_RAM,
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    goal: str | None = None,
 ) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
-    contract = contract or Contract()
+    contract, chains = contract or Contract(), _goal(goal, lossless, recipe)
     contract.check(lossless, recipe is not None)
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
@@ -53,7 +57,10 @@ def plan(
         best, met = tuner.run()
         if not met:
             raise Missed(tuner.nearest(best))
-        return tuner.plan(best)
+        if chains is None:
+            return tuner.plan(best)
+        with factored(tuner, best, chains, engine.progress) as found:
+            return found.tuner.plan(found.best)
 
 
 def optimize(
@@ -69,6 +76,7 @@ def optimize(
     max_ram: int = MAX_RAM,
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    goal: str | None = None,
 ) -> Result:
     """Compresses the model at `model` into the file `output`: the smallest file that the contract allows.
 
@@ -87,11 +95,13 @@ def optimize(
         progress: told what is being done.
         recipe: a published system that decides instead of the engine; its knobs are turned until the contract is met,
             and without one stand in the middle.
+        goal: "size", "speed" or "balanced": layers become chains of thinner ones where that saves bytes, milliseconds
+            on this machine, or both, inside the same contract; without it none do.
 
     Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
     or the result cannot be written or run.
     """
-    contract = contract or Contract()
+    contract, chains = contract or Contract(), _goal(goal, lossless, recipe)
     contract.check(lossless, recipe is not None)
     started, source = time.monotonic(), _plain(model)
     detailed = recipe is not None and bool(recipe.table)
@@ -103,9 +113,20 @@ def optimize(
         best, met = tuner.run()
         if not met and not allow_miss:
             raise Missed(tuner.nearest(best))
+        factoring = None
+        if chains is not None and met:
+            with factored(tuner, best, chains, engine.progress) as found:
+                factoring, other = found.factoring, found.tuner
+                if factoring.kept:
+                    with suppress(Missed):
+                        plan = other.plan(found.best)
+                        result = _finish(other.engine, plan, Path(output), started, other, tuner.contract, found.best)
+                        return replace(result, factoring=factoring)
+                    factoring = factoring.given_up("with chains the finished file misses the contract")
         try:
-            plan = tuner.plan(best)
-            return _finish(engine, plan, Path(output), started, tuner, tuner.contract, best, met, allow_miss, detailed)
+            plan, checked = tuner.plan(best), tuner.contract
+            result = _finish(engine, plan, Path(output), started, tuner, checked, best, met, allow_miss, detailed)
+            return replace(result, factoring=factoring)
         except Missed:
             if contract.max_drop != 0:
                 raise
@@ -144,6 +165,18 @@ def apply(
                 f"{source.path}: the plan was made on other data than {tuner.calibrated}; give the same with --data"
             )
         return _finish(engine, plan, Path(output), started, tuner)
+
+
+def _goal(name: str | None, lossless: bool, recipe: Recipe | None) -> Goal | None:
+    """Raises OnnxoptError where there is none of this name, or something else decides already."""
+    if name is None:
+        return None
+    if name not in list(Goal):
+        raise OnnxoptError(f"--for is {name!r}, expected {', '.join(Goal)}")
+    if lossless or recipe is not None:
+        other = "--lossless" if lossless else "--recipe"
+        raise OnnxoptError(f"{other} and --for contradict each other; give one of them")
+    return Goal(name)
 
 
 @contextmanager

@@ -81,6 +81,8 @@ class Engine:
         """Digest of what the statistics were measured on."""
         self._caches: list[Cache] = []
         self._factored = manager.Factored({}, frozenset(), (), (), {})
+        self._unfactored: Statistics | None = None
+        """Of the layers before some became chains; None where none did."""
         self._detailed = detailed
         self._macs: dict[str, int] = {}
         """Of one sample, by weight; layers that became chains are there, too."""
@@ -90,6 +92,7 @@ class Engine:
 
         Raises OnnxoptError where a step names what is not there.
         """
+        self._unfactored = self.statistics
         self._factored = manager.factor(self.graph, steps, self.statistics)
         self.graph = Graph(self.graph.model)
         self.sites = list(self.graph.sites())
@@ -114,6 +117,15 @@ class Engine:
             with suppress(OnnxoptError):  # over 2 GB, nothing is counted
                 counted = weight_macs(self.graph.model, sample.feeds)
                 self._macs |= {path: count // sample.size for path, count in counted.items()}
+
+    def again(self, progress: Progress) -> Engine:
+        """Another of the same model, all its layers whole: chains are for good.
+
+        It has the statistics as long as this one is open.
+        """
+        other = Engine(self.source, False, self._prefer, self._max_ram, progress, self._detailed)
+        other.statistics, other.data, other._macs = self._unfactored or self.statistics, self.data, dict(self._macs)
+        return other
 
     def close(self, keep: bool) -> None:
         """Ends. Where they are to `keep`, another try finds the statistics on disk."""
@@ -180,6 +192,10 @@ class Engine:
                 check(temporary)
             return temporary.stat().st_size, unchanged
 
+    def coded(self, plan: Plan) -> dict[str, int]:
+        """Bytes of each weight in the file of a plan."""
+        return _coded(self.build(plan, lambda share: None))[0]
+
     def load(self, path: Path) -> onnxruntime.InferenceSession:
         """The session that a user would get. Raises OnnxoptError where the runtime refuses it."""
         try:
@@ -203,16 +219,7 @@ class Engine:
         """Of weights that became others, of all that are stored with their bytes in the file, and of the rest."""
         for gone in self._factored.events:
             yield replace(gone, macs=self._macs.get(gone.path))
-        sizes, codecs = {}, {}
-        seen: set[int] = set()
-        with native.Container(built.packed) as stored:
-            for entry in stored.entries:
-                if entry.hidden:
-                    continue
-                sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
-                if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
-                    seen.add(entry.auxiliary)
-                    sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
+        sizes, codecs = _coded(built)
         named = {event.path: event for event in built.events}
         source, inner, written = Users(self.source.model), Users(self.graph.model), Users(self.graph.export()[0])
         linears = self.graph.linears()
@@ -244,3 +251,18 @@ class Engine:
     def _outer(self, built: Built, location: str = "") -> bytes:
         model = wrap(self.source.model, built.inner, self._outside, self._tensors, built.packed, location)
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def _coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:
+    """Of each stored weight its bytes in the file, its scales included, and its codec."""
+    sizes, codecs = {}, {}
+    seen: set[int] = set()
+    with native.Container(built.packed) as stored:
+        for entry in stored.entries:
+            if entry.hidden:
+                continue
+            sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
+            if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
+                seen.add(entry.auxiliary)
+                sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
+    return sizes, codecs

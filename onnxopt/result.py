@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxopt.benchmark import Paired
+from onnxopt.choice import Considered
 from onnxopt.contract import Contract
 from onnxopt.events import Chain, Event
 from onnxopt.plan import Plan
@@ -32,6 +34,32 @@ class Stage:
     """Bytes of a file with these alone."""
     found: Comparison | None
     """On the data of the check; None where that was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factoring:
+    """What became of the wish for chains of layers that save bytes or time."""
+
+    goal: str
+    """What they were to save: size, speed, or balanced for both."""
+    kept: bool
+    """Whether the file has chains for that."""
+    reason: str
+    """Why it has none; empty where it has."""
+    plain: Trial
+    """What the search kept without chains."""
+    chained: Trial | None
+    """What it kept with them, the last time; None where there was none to search with."""
+    time: Paired | None
+    """The whole model with chains against without, before either was quantized, as `onnxopt benchmark` compares two;
+    None where time did not count, or there was no chain."""
+    layers: tuple[Considered, ...]
+    """All that might have become chains, in the order of the graph."""
+
+    def given_up(self, reason: str) -> Factoring:
+        """The same, where no chain is in the file after all."""
+        layers = tuple(replace(one, accepted=False, reason=reason) if one.accepted else one for one in self.layers)
+        return replace(self, kept=False, reason=reason, layers=layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +109,8 @@ class Result:
     plan: Plan
     versions: dict[str, str]
     """Of the packages that decided: onnxopt, onnxruntime, numpy."""
+    factoring: Factoring | None = None
+    """None where no chains were wished for, but by rules."""
     command: str = ""
     """The command line, quoted for a shell; empty where there was none."""
     table: dict[str, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 
 import onnxruntime
@@ -10,10 +11,10 @@ import onnxruntime
 from onnxopt import manager, search
 from onnxopt.contract import DEFAULT_ERROR, Contract
 from onnxopt.data import Data, Spec, input_scale, open_data, quiet_session, split, synthetic
-from onnxopt.engine import Engine
+from onnxopt.engine import Engine, Progress
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.metrics import Metric
-from onnxopt.overrides import Overrides
+from onnxopt.overrides import Override, Overrides
 from onnxopt.plan import Plan, Step
 from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 from onnxopt.reference import Reference
@@ -59,6 +60,9 @@ class Tuner:
         self._parts: _Parts | None = None
         self._session: onnxruntime.InferenceSession | None = None
         self._tried: dict[str, Trial] = {}
+        self._chains: Mapping[str, Step] = {}
+        self._begin: float | None = None
+        """The slope to begin with, where that is known."""
         unmatched = overrides.unmatched(engine.sites)
         # Others are for what is yet to be made.
         unmatched = [rule for rule in unmatched if "@" not in rule.conditions.get("match", "")]
@@ -79,6 +83,7 @@ class Tuner:
             self.contract = self.contract.settled(made_up=data is None)
         if chains is None:
             chains = manager.chains(self._engine.sites, self._rules(MIDDLE))
+        self._chains = chains
         try:
             parts = self._open(quiet_session(str(path)), data, evaluation)
             self._engine.calibrate(parts.calibration)
@@ -97,6 +102,23 @@ class Tuner:
             self.not_calibrated = first_line(error)
             if chains:
                 self._engine.factor(chains)
+
+    def again(self, chains: Mapping[str, Step], slope: float, progress: Progress) -> Tuner:
+        """The same contract on the same data, for the model with these chains besides those of the overrides.
+
+        It has an engine of its own, which is to be closed before this one's, and nothing is measured of the chains
+        before `recalibrate`. The search begins at `slope`.
+        """
+        other = copy(self)
+        other._engine = self._engine.again(progress)
+        other.trials, other._tried, other._begin = [], {}, slope
+        other._engine.factor({**self._chains, **chains})
+        return other
+
+    def recalibrate(self) -> None:
+        """Measures the statistics of the model as it is now. Raises OnnxoptError where they cannot be kept."""
+        assert self._parts is not None
+        self._engine.calibrate(self._parts.calibration)
 
     def run(self) -> tuple[Trial, bool]:
         """The trial to keep, and whether it meets the contract."""
@@ -123,6 +145,31 @@ class Tuner:
         best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
 
+    def error(self, trial: Trial) -> float:
+        """Noise over signal of a trial's outputs on the validation part, where that was not asked for."""
+        assert self._parts is not None
+        reference = Reference(self.session, self._parts.validation)
+        found = self._engine.try_slope(trial.slope, self._rules(trial.slope), reference, lambda share: None)
+        return found.error or 0.0
+
+    @property
+    def engine(self) -> Engine:
+        """What builds the files."""
+        return self._engine
+
+    @property
+    def calibration(self) -> Data | None:
+        """What the statistics are measured on; None where the model does not run."""
+        return self._parts.calibration if self._parts else None
+
+    @property
+    def undecided(self) -> frozenset[str]:
+        """Paths of the weights of which the overrides say nothing, and that are no chain's."""
+        decided = self._overrides.decided(self._engine.sites)
+        return frozenset(
+            path for path, one in decided.items() if one == Override() and path.rpartition("@")[0] not in self._chains
+        )
+
     @property
     def recipe(self) -> str:
         """Its name; empty where there is none."""
@@ -136,6 +183,8 @@ class Tuner:
         """The slope, or the strength, to begin with."""
         if self._recipe is not None:
             return MIDDLE
+        if self._begin is not None:
+            return self._begin
         weighed = manager.candidates(self._engine.graph, self._engine.sites, self._engine.statistics)
         size = self.contract.size(self._engine.source.size)
         if size is not None:

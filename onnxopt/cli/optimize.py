@@ -14,6 +14,7 @@ import typer
 
 from onnxopt import api, recipes
 from onnxopt.benchmark import benchmark
+from onnxopt.choice import Goal
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
     DataOption,
@@ -62,6 +63,8 @@ Error = Annotated[float | None, option(help="Noise over signal allowed in the ou
                                        f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
 RecipeOption = Annotated[str | None, option(help="A published system instead of the engine: "
                                             f"{', '.join(recipes.names())}, or a .toml file.")]  # fmt: skip
+GoalOption = Annotated[Goal | None, option("--for", help="Make chains of layers where that saves bytes, milliseconds "
+                                           "on this machine, or both.")]  # fmt: skip
 OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
 AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
@@ -91,6 +94,7 @@ def optimize(
     error: Error = None,
     lossless: Lossless = False,
     recipe: RecipeOption = None,
+    goal: GoalOption = None,
     overrides: OverridesFile = None,
     allow_miss: AllowMiss = False,
     plan_out: PlanOut = None,
@@ -107,7 +111,7 @@ def optimize(
         inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
         result = api.optimize(
             model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
-            count("--max-ram", max_ram), advance, system,
+            count("--max-ram", max_ram), advance, system, goal,
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
@@ -134,6 +138,7 @@ def plan(
     error: Error = None,
     lossless: Lossless = False,
     recipe: RecipeOption = None,
+    goal: GoalOption = None,
     overrides: OverridesFile = None,
     max_ram: MaxRam = "512MiB",
     verbose: Verbose = False,
@@ -144,7 +149,7 @@ def plan(
         (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
         found = api.plan(
             model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance,
-            _recipe(recipe),
+            _recipe(recipe), goal,
         )  # fmt: skip
     text = found.to_json()
     if output is None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from onnxopt.archive import Inspection
 from onnxopt.events import Chain, Event
 from onnxopt.plan import Step
+from onnxopt.report.factoring import print_factoring
 from onnxopt.result import Result
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
@@ -68,6 +69,9 @@ def print_result(console: Console, result: Result) -> None:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
+    if result.factoring:
+        print_factoring(console, result.factoring)
+        console.print()
     console.print(_headline(result), highlight=False)
     console.print(_facts(result))
     if result.contract and not result.met:

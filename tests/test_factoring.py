@@ -1,0 +1,268 @@
+"""Chains where they pay: in bytes, in time on a made-up clock, in both; and the model as it was where they do not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from builders import model, weights
+from onnx import helper
+
+import onnxopt
+from onnxopt import Contract, OnnxoptError, Result, cli, factoring
+from onnxopt.benchmark import Paired
+from onnxopt.plan import Step
+
+Array = np.ndarray[Any, Any]
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
+GOALS = ("size", "speed", "balanced")
+
+
+def decaying(outputs: int, inputs: int, power: float) -> Array:
+    """A matrix whose singular values are 1, 2^-p, 3^-p, ..."""
+    rng = np.random.default_rng(outputs)
+    u, _, v = np.linalg.svd(rng.standard_normal((outputs, inputs)), full_matrices=False)
+    return (u * (np.arange(1, 1 + len(v)) ** -power) @ v).astype(np.float32)
+
+
+def network(power: float) -> onnx.ModelProto:
+    """x[n, 192] -> a wide layer -> Relu -> y[n, 10]; the wide layer is noise where its spectrum does not decay."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "wide", "b"], ["h"], "gemm1", transB=1),
+        helper.make_node("Relu", ["h"], ["a"], "relu"),
+        helper.make_node("Gemm", ["a", "narrow"], ["y"], "gemm2", transB=1),
+    ]
+    wide = decaying(256, 192, power) if power else weights(256, 192)
+    tensors = {"wide": wide, "b": weights(256, scale=0.01), "narrow": weights(10, 256, seed=1)}
+    return model(nodes, tensors, {"x": ["n", 192]}, {"y": ["n", 10]})
+
+
+@pytest.fixture
+def low_rank(tmp_path: Path) -> Path:
+    onnx.save(network(2.0), tmp_path / "low_rank.onnx")
+    return tmp_path / "low_rank.onnx"
+
+
+@pytest.fixture
+def full_rank(tmp_path: Path) -> Path:
+    onnx.save(network(0.0), tmp_path / "full_rank.onnx")
+    return tmp_path / "full_rank.onnx"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((600, 192), np.float32))
+    return tmp_path / "data.npz"
+
+
+class Machine:
+    """One that takes a microsecond for a thousand weights, and one more for every layer."""
+
+    def __init__(self, layer: float = 1e-3, ratios: Sequence[float] = (0.5,)) -> None:
+        self.layer, self.ratios = layer, list(ratios)
+        self.compared: list[set[str]] = []
+
+    def milliseconds(self, models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[float]:
+        graphs = [onnx.ModelProto.FromString(content).graph for content in models]
+        return [1e-6 * sum(int(np.prod(t.dims)) for t in g.initializer) + self.layer * len(g.node) for g in graphs]
+
+    def time_ratio(self, path: Path, against: Path, feeds: object, seconds: float, advance: object) -> Paired:
+        names = {t.name for t in onnx.load(path).graph.initializer}
+        self.compared.append({name for name in names if "@" in name})
+        ratio = self.ratios.pop(0) if len(self.ratios) > 1 else self.ratios[0]
+        return Paired(str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, ratio < 0.99 or ratio > 1.01, True)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    one = Machine()
+    monkeypatch.setattr(factoring, "milliseconds", one.milliseconds)
+    monkeypatch.setattr(factoring, "time_ratio", one.time_ratio)
+    return one
+
+
+def optimized(source: Path, data: Path | None, goal: str | None, **more: Any) -> Result:
+    output = source.with_name(f"small.{goal}.onnx")
+    return onnxopt.optimize(source, output, Contract(error=0.05), data=data, goal=goal, **more)
+
+
+def layer(result: Result, path: str) -> Any:
+    assert result.factoring is not None
+    return next(one for one in result.factoring.layers if one.path == path)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_layer_whose_spectrum_decays_becomes_a_chain(low_rank: Path, data: Path, goal: str) -> None:
+    plain, result = optimized(low_rank, data, None), optimized(low_rank, data, goal)
+    assert plain.factoring is None
+    assert result.factoring is not None
+    assert (result.factoring.goal, result.factoring.kept, result.factoring.reason) == (goal, True, "")
+    assert {"wide@u", "wide@v"} <= {event.path for event in result.events}
+    assert {onnx.load(low_rank).graph.initializer[0].name} == {"wide"}
+    one = layer(result, "wide")
+    assert one.accepted
+    assert Step.parse(one.step).name == "svd"
+    assert result.plan.steps["wide"] == Step.parse(one.step)
+    assert one.weights_after < one.weights_before == 256 * 192
+    assert one.macs_after == one.weights_after
+    assert result.check is not None
+    assert result.check.found.error <= 0.05
+    assert result.factoring.plain.size == plain.bytes_after
+    assert result.factoring.chained == result.kept
+    if goal != "speed":
+        assert result.bytes_after < plain.bytes_after
+        assert one.bytes_after < one.bytes_before
+    if goal == "size":
+        assert (one.ms_before, one.ms_after, result.factoring.time) == (None, None, None)
+    else:
+        assert one.ms_after < one.ms_before
+        assert result.factoring.time is not None
+        assert (result.factoring.time.path, result.factoring.time.against) == ("with chains", "without")
+        assert all(rank % 8 == 0 for _, rank in Step.parse(one.step).args)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("goal", GOALS)
+def test_noise_never_becomes_a_chain(full_rank: Path, data: Path, goal: str) -> None:
+    plain, result = optimized(full_rank, data, None), optimized(full_rank, data, goal)
+    assert result.factoring is not None
+    assert not result.factoring.kept
+    assert result.factoring.reason == "no chain pays"
+    one = layer(result, "wide")
+    assert not one.accepted
+    assert one.reason
+    assert result.output.read_bytes() == plain.output.read_bytes()
+
+
+def test_a_chain_that_is_slower_is_refused_by_how_much(low_rank: Path, data: Path, machine: Machine) -> None:
+    machine.layer = 1.0
+    result = optimized(low_rank, data, "speed")
+    one = layer(result, "wide")
+    assert not one.accepted
+    assert one.ms_after / one.ms_before > 1.9
+    assert one.reason.startswith(f"{one.ms_after / one.ms_before:.2f}x the time: ")
+    assert not machine.compared  # nothing was left to compare
+
+
+def test_what_slows_the_whole_model_is_refused(low_rank: Path, data: Path, machine: Machine) -> None:
+    machine.ratios = [1.04]
+    plain, result = optimized(low_rank, data, None), optimized(low_rank, data, "speed")
+    assert result.factoring is not None
+    assert not result.factoring.kept
+    assert result.factoring.time is not None
+    assert result.factoring.time.ratio == 1.04
+    assert layer(result, "wide").reason == "the model takes 1.040x the time with chains (1.030 to 1.050)"
+    assert result.output.read_bytes() == plain.output.read_bytes()
+    assert machine.compared == [{"wide@u", "wide@v"}]
+
+
+def test_the_better_half_is_tried_where_all_are_slower(tmp_path: Path, data: Path, machine: Machine) -> None:
+    nodes = [helper.make_node("MatMul", [f"h{i}" if i else "x", f"w{i}"], [f"h{i + 1}"], f"mm{i}") for i in range(2)]
+    tensors = {"w0": decaying(192, 224, 2.0), "w1": decaying(224, 640, 2.0)}
+    onnx.save(model(nodes, tensors, {"x": ["n", 192]}, {"h2": ["n", 640]}), tmp_path / "two.onnx")
+    machine.ratios = [1.1, 0.9]
+    result = optimized(tmp_path / "two.onnx", data, "speed")
+    assert [len(parts) for parts in machine.compared] == [4, 2]
+    accepted = [one.path for one in result.factoring.layers if one.accepted]  # type: ignore[union-attr]
+    assert accepted == ["w1"]  # the larger one: layers cost the same, weights do not
+    assert layer(result, "w0").reason.startswith("the model takes 1.100x the time")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("goal", GOALS)
+def test_two_runs_and_the_plan_give_the_same_file(low_rank: Path, data: Path, goal: str) -> None:
+    first = optimized(low_rank, data, goal)
+    content = first.output.read_bytes()
+    assert optimized(low_rank, data, goal).output.read_bytes() == content
+    planned = onnxopt.plan(low_rank, Contract(error=0.05), data=data, goal=goal)
+    assert planned == first.plan
+    applied = onnxopt.apply(low_rank, planned, low_rank.with_name("applied.onnx"), data=data)
+    assert applied.output.read_bytes() == content
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_real_network_keeps_its_contract(tmp_path: Path, goal: str) -> None:
+    result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=0.1), goal=goal)
+    assert result.met
+    assert result.check is not None
+    assert result.check.found.error <= 0.1
+    assert result.factoring is not None
+    if goal == "size":
+        assert result.bytes_after <= result.factoring.plain.size
+    assert [one.path for one in result.factoring.layers] == [f"{name}.weight" for name in
+                                                             ("conv1", "conv2", "dense1", "dense2")]  # fmt: skip
+
+
+def test_a_given_size_gets_less_noise(low_rank: Path, data: Path) -> None:
+    contract = Contract(target_ratio=12)
+    plain, result = (
+        onnxopt.optimize(low_rank, low_rank.with_name("small.onnx"), contract, data=data, goal=goal)
+        for goal in (None, "size")
+    )
+    assert result.factoring is not None
+    assert result.factoring.kept
+    assert result.bytes_before / result.bytes_after >= 12
+    assert plain.check is not None
+    assert result.check is not None
+    assert result.check.found.error < plain.check.found.error
+
+
+def test_what_the_user_decided_is_no_layer_to_choose_for(low_rank: Path, data: Path) -> None:
+    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "wide"\nmax_bits = 6')
+    result = optimized(low_rank, data, "size", overrides=rules)
+    assert result.factoring is not None
+    assert [one.path for one in result.factoring.layers] == ["narrow"]
+
+
+def test_chains_of_rules_stay(low_rank: Path, data: Path) -> None:
+    """A rule's chain for the narrow layer, and one that is chosen for the wide one."""
+    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "narrow"\nstep = "svd{rank=9}"')
+    result = optimized(low_rank, data, "size", overrides=rules)
+    assert result.factoring is not None
+    assert result.factoring.kept
+    assert [one.path for one in result.factoring.layers] == ["wide"]
+    assert {"wide@u", "wide@v", "narrow@u", "narrow@v"} <= {event.path for event in result.events}
+
+
+def test_contradictions(low_rank: Path, tmp_path: Path) -> None:
+    for more, message in (
+        ({"lossless": True}, "--lossless and --for contradict"),
+        ({"recipe": onnxopt.recipes.Recipe.open("deep-compression")}, "--recipe and --for contradict"),
+    ):
+        with pytest.raises(OnnxoptError, match=message):
+            onnxopt.optimize(low_rank, tmp_path / "small.onnx", goal="size", **more)  # type: ignore[arg-type]
+    with pytest.raises(OnnxoptError, match="--for is 'sise', expected size, speed, balanced"):
+        onnxopt.optimize(low_rank, tmp_path / "small.onnx", goal="sise")
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_command(
+    low_rank: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["onnxopt", "optimize", str(low_rank), *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code in (0, None)
+        return capsys.readouterr().out
+
+    options = ("-o", low_rank.with_name("small.onnx"), "--data", data, "--for", "speed")
+    shown = command(*options)
+    for word in ("svd", "0.500x the time", "narrow", "MACs"):
+        assert word in shown, word
+    assert max(map(len, shown.splitlines())) <= 80
+    found = json.loads(command(*options, "--json"))["factoring"]
+    assert found["kept"]
+    assert found["layers"][0]["accepted"]
+    assert found["time"]["ratio"] == 0.5
+    text = (Path(__file__).resolve().parents[1] / "docs" / "result.md").read_text(encoding="utf-8")
+    for name in (*found, *found["time"], *found["layers"][0]):
+        assert f"`{name}`" in text, name
