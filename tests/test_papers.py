@@ -110,6 +110,9 @@ def test_hierarchical_by_hand() -> None:
         (100, 80, 5, 6, 8),
         (100, 80, None, None, None),  # not known how far it got
     ]
+    fixed = 22 * 9 + 32 * 10  # the centroids in 10 bits
+    assert found.rows[0].values[5] == pytest.approx(100 * fixed / 3200)
+    assert found.rows[3].values[5] == pytest.approx(100 * (22 * 9 + 1024) / 3200)
     assert found.total.values[:3] == (600, pytest.approx(100 * 5 / 6), pytest.approx(17 / 3))
     assert found.notes == ("convolutions 10 to 12 bits, matrices 6 to 32 bits, layer outputs 8 to 32 bits",)
 

@@ -7,7 +7,7 @@ Deep Compression (Han, Mao & Dally 2016, Table 4), MicroBrain (Ge et al., Table 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from rich.console import Console
@@ -142,17 +142,21 @@ def _hierarchical(events: Sequence[Event]) -> PaperTable:
         Column("P+Q", "%", "Size with relative indices, of the source's"),
         Column("file", "%", "What it takes in the file, as the default coder has it"),
     )
-    rows, found = [], dict[str, set[float]]()
-    for event, sizes in _weights(events):
-        shared = sizes.value_bits if _arguments(event, "codebook") is not None else None
+    rows, every, found = [], [], dict[str, set[float]]()
+    for event, plain in _weights(events):
+        shared = plain.value_bits if _arguments(event, "codebook") is not None else None
         weight, output = (_bits(event, name) for name in ("fixedpoint", "outputs"))
+        sizes = plain
+        if shared and weight:  # centroids are stored in fixed point
+            sizes = replace(plain, table_bits=plain.table_bits * weight // plain.source_bits)
         kind = "convolutions" if event.op.startswith("Conv") else "matrices"
         found.setdefault(kind, set()).add(weight or sizes.source_bits)
         found.setdefault("layer outputs", set()).add(output or sizes.source_bits)
         rates = _coded([sizes], event.bytes_after)
         rows.append(Row(event.path, (sizes.weights, 100 - 100 * sizes.density, shared, weight, output, rates[7],
                                      rates[11])))  # fmt: skip
-    rates = _coded([sizes for _, sizes in _weights(events)], sum(event.bytes_after for event, _ in _weights(events)))
+        every.append(sizes)
+    rates = _coded(every, sum(event.bytes_after for event, _ in _weights(events)))
     centroids = [row.values[2] for row in rows if row.values[2] is not None]
     total = (rates[0], 100 - (rates[1] or 0), fmean(centroids) if centroids else None, None, None, rates[7], rates[11])
     kinds = (kind for kind in ("convolutions", "matrices", "layer outputs") if kind in found)
