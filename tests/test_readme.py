@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -21,15 +22,55 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def without_numbers(text: str) -> str:
-    """Sizes, errors and seconds may differ in the last digit between machines, column widths and tries with them."""
-    text = re.sub(r"^ *[\d.]+e-\d+ .*\n", "", text, flags=re.MULTILINE)
-    return re.sub(r"[\d.]+|\s+", " ", text).replace("  ", " ")
+SHOWN = dict(re.findall(r"<!-- session:(\w+) -->\n```console\n(.*?)\n```\n<!-- /session -->", README, re.DOTALL))
 
 
-def test_the_session_prints_what_is_shown() -> None:
-    shown = README.partition("```console\n")[2].partition("\n```")[0]
-    assert without_numbers(readme_session.session()) == without_numbers(shown)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> readme_session.Folder:
+    return readme_session.Folder(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture(scope="module")
+def picture(folder: readme_session.Folder) -> str:
+    return folder.picture(readme_session.OPTIMIZE)
+
+
+def without_numbers(text: str) -> list[str]:
+    """Sizes, errors and seconds may differ in the last digit between machines, column widths with them."""
+    return re.sub(r"[-+\d.]+|significant", " ", text).split()
+
+
+def words(svg: str) -> set[str]:
+    """How many tries there are is another number."""
+    texts = " ".join(html.unescape(text) for text in re.findall(r">([^<>]+)</text>", svg))
+    return {word for word in texts.split() if re.match(r"[A-Za-z($]", word)}
+
+
+def test_the_picture_shows_what_is_printed(picture: str) -> None:
+    shown = readme_session.PICTURE.read_text(encoding="utf-8")
+    assert words(picture) == words(shown)
+    assert {"$", "dense1.weight", "(graph", "written", "asked", "smaller"} <= words(shown)
+    assert not re.search(r"url\((?!#)|@import|<script|<image", shown)
+
+
+@pytest.mark.parametrize("name", [name for name in readme_session.SESSIONS if name != "benchmark"])
+def test_the_sessions_print_what_is_shown(name: str, folder: readme_session.Folder, picture: str) -> None:
+    printed = "\n".join(map(folder.text, readme_session.SESSIONS[name]))
+    assert without_numbers(printed) == without_numbers(SHOWN[name])
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_what_is_shown(folder: readme_session.Folder, picture: str) -> None:
+    """The machine is another one, and the verdict as well."""
+    (command,) = readme_session.SESSIONS["benchmark"]
+    outlines = []
+    for text in (folder.text(command), SHOWN["benchmark"]):
+        command, _, tables = text.partition("\n")
+        lines = tables.partition("\n\n")[2].splitlines()
+        assert len(lines) > 6
+        headers = [without_numbers(line) for line in lines if line.startswith(("model", "latency"))]
+        outlines.append((command, headers, [line.split(" ")[0] for line in lines]))
+    assert outlines[0] == outlines[1]
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ from onnxopt.benchmark.machine import cpu
 END = "<!-- /table -->"
 
 
-def rewrite(document: Path, text: str, opening: str) -> None:
-    """Puts `text` between `opening` and `END`. Raises ValueError where the document has not both."""
+def rewrite(document: Path, text: str, opening: str, closing: str = END) -> None:
+    """Puts `text` between `opening` and `closing`. Raises ValueError where the document has not both."""
     content = document.read_text(encoding="utf-8")
     head, start, rest = content.partition(opening)
-    _, end, tail = rest.partition(END)
+    _, end, tail = rest.partition(closing)
     if not (start and end):
-        raise ValueError(f"{document}: has no lines {opening} and {END}")
+        raise ValueError(f"{document}: has no lines {opening} and {closing}")
     document.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
 
 
