@@ -93,7 +93,7 @@ def insert(model: onnx.ModelProto, values: Mapping[str, Quantized]) -> None:
     user, need not be told.
     """
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    taken = {named.name for named in (*model.graph.initializer, *model.graph.input)}
+    taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
     taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
     nodes: list[NodeProto] = []
     for node in model.graph.node:
