@@ -242,6 +242,7 @@ def test_rules_for_single_weights_are_kept(type_: Type, out: Path) -> None:
     type_("optimize", DIGITS, "-o", out, "--overrides", rules).refused("dense7.*", "matches no weight")
 
 
+@pytest.mark.slow
 def test_rules_make_chains_of_layers(type_: Type, digits: tuple[Path, Path], out: Path) -> None:
     rules, plan, again = (out.with_name(name) for name in ("rules.toml", "plan.json", "again.onnx"))
     rules.write_text(

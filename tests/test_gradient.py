@@ -184,6 +184,7 @@ needs_models = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_models
 @pytest.mark.parametrize("name", ["resnet20", "squeezenet1.1", "mobilenet_v2"])
 def test_real_models_err_as_gradients_of_their_weights_foretell(name: str) -> None:
@@ -210,6 +211,7 @@ def test_real_models_err_as_gradients_of_their_weights_foretell(name: str) -> No
     assert 0.8 < float(np.exp(np.mean(np.log(ratios)))) < 1.25, ratios
 
 
+@pytest.mark.slow
 @needs_models
 @pytest.mark.parametrize(
     "name",
