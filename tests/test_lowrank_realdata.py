@@ -14,7 +14,7 @@ from onnxopt.passes.tucker import Tucker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata
-from layer_error import errors
+from layer_error import errors, promises
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
@@ -39,3 +39,20 @@ def test_knowing_the_inputs_errs_less(
     """Than with the plain factors, though the mean error of these is off the bias, too."""
     for decision, (_, plain, aware) in zip(decisions, errors(model, shape, decisions), strict=True):
         assert aware <= most * plain, decision
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("model", "shape", "decisions"),
+    [
+        ("lenet5", (50, 20, 5, 5), [Svd(8), Svd(20), Tucker(6, 15), Tucker(10, 25), Spatial(8), Spatial(20)]),
+        ("resnet32", (16, 16, 3, 3), [Svd(3), Svd(8), Tucker(6, 6), Tucker(10, 10), Spatial(6), Spatial(12)]),
+        ("resnet32", (64, 64, 3, 3), [Svd(16), Svd(32), Tucker(20, 20), Tucker(40, 40), Spatial(24)]),
+    ],
+)
+def test_promises_are_kept_on_other_images(model: str, shape: tuple[int, ...], decisions: list[Structural]) -> None:
+    """Of convolutions, which meet many vectors an image; a fully connected layer meets one."""
+    found = errors(model, shape, decisions)
+    for decision, promised, (*_, measured) in zip(decisions, promises(model, shape, decisions), found, strict=True):
+        assert promised is not None
+        assert 0.9 * promised < measured < 1.15 * promised, decision

@@ -52,9 +52,20 @@ def statistics(graph: Graph, path: str, feeds: dict[str, Array]) -> Stats:
     rows = linear.inputs(x, ROWS, np.random.default_rng(0)).astype(np.float64)
     mean = rows.mean(1)
     centred = rows - mean[:, None] if linear.bias else rows
+    outputs = centred @ linear.matrix(graph.values(path)).swapaxes(1, 2)
     feedback, variance = factor(centred.swapaxes(1, 2) @ centred / rows.shape[1], 0.01)
     power = np.square(centred).mean(1).astype(np.float32)
-    return Stats(1.0, linear, Moments(mean, power, feedback, variance, rows[:, :0].astype(np.float32)), 1.0)
+    moments = Moments(mean, power, feedback, variance, rows[:, :0].astype(np.float32))
+    return Stats(1.0, linear, moments, float(np.square(outputs).sum() / rows.shape[1]))
+
+
+def promises(model: str, shape: tuple[int, ...], decisions: Sequence[Structural]) -> list[float | None]:
+    """What the statistics promise of `errors`, the last of each three."""
+    graph, feeds = Graph(opened(model)), images(model, SEEN)
+    site = [site for site in graph.sites() if site.shape == shape][-1]
+    (name,) = (value.name for value in graph.model.graph.input)
+    stats = statistics(graph, site.path, {name: feeds})
+    return [decision.predict(graph.values(site.path), site, stats) for decision in decisions]
 
 
 def errors(model: str, shape: tuple[int, ...], decisions: Sequence[Structural]) -> list[tuple[float, ...]]:
