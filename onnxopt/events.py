@@ -40,7 +40,8 @@ class Histogram:
 
 
 def _counts(values: npt.NDArray[Any], reach: float) -> tuple[int, ...]:
-    counts, _ = np.histogram(values, _BINS, (-reach, reach))
+    edge = np.float64(reach)  # else the edges are of the weight's type, which is too coarse for tiny ones
+    counts, _ = np.histogram(values, _BINS, (-edge, edge))
     counts[0] += np.count_nonzero(values < -reach)
     counts[-1] += np.count_nonzero(values > reach)
     return tuple(map(int, counts))

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import cnn, mlp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -300,6 +300,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(-1e6, 1e6, width=32)))
+@example(np.array([1e-45, 0], np.float32))
 def test_histograms_count_every_element(values: np.ndarray[Any, Any]) -> None:
     found = Histogram.of(values, values[::-1] * 0.5)
     if found is None:
