@@ -132,3 +132,14 @@ def test_chains_by_a_recipe_are_not_quantized(name: str, layers: dict[str, str],
         assert chain.weights_after == sum(prod(shapes[part]) for part in chain.parts) < chain.weights_before
         assert chain.less_work == chain.macs_before / chain.macs_after
         assert all(event.ranks == chain.ranks for event in result.events if event.path in chain.parts)
+
+
+def test_factors_take_the_step_that_another_rule_has(recipe: Path, tmp_path: Path) -> None:
+    quantizing = recipe.read_text()
+    recipe.write_text(f'{quantizing}\n{RULE}step = "svd{{rank=8}}"\n')
+    result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", recipe=Recipe.open(str(recipe)))
+    step = Recipe.open(str(recipe)).at(MIDDLE).rules[1].decided["step"]
+    assert result.plan.steps == {
+        **{path: Step.parse("svd{rank=8}") for path in ("dense1.weight", "dense2.weight")},
+        **{f"{path}@{part}": step for path in ("dense1.weight", "dense2.weight") for part in "vu"},
+    }
