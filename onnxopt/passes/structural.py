@@ -34,7 +34,8 @@ class Form:
     def of(cls, site: Site, matrix: Array) -> Self:
         """Of a weight as ``[groups, outputs, inputs]``."""
         groups, outputs, inputs = matrix.shape
-        return cls(groups, outputs, *((site.shape[1], site.shape[2:]) if site.op == "Conv" else (inputs, ())))
+        channels, *kernel = site.shape[1:] if site.op == "Conv" else (inputs,)
+        return cls(groups, outputs, channels, tuple(kernel))
 
     @classmethod
     def known(cls, site: Site, stats: Stats) -> Self | None:
