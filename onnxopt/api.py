@@ -130,7 +130,8 @@ def optimize(
         except Missed:
             if contract.max_drop != 0:
                 raise
-    with _engine(source, True, prefer, max_ram, progress) as engine:  # lossless, which keeps any metric
+    with _engine(source, True, prefer, max_ram, progress) as engine:  # which keeps any metric
+        engine.progress("keeping every bit, for quantized the metric drops, and no drop is allowed", 0.9)
         return _finish(engine, Plan(source.sha256), Path(output), started, tuner, tuner.contract)
 
 
@@ -226,15 +227,17 @@ def _finish(
 
     Raises Missed where the check misses the contract.
     """
-    engine.progress("writing", 0.9)
-    built = engine.build(plan, lambda share: engine.progress("writing", 0.9 + 0.05 * share))
+    tries = len(tuner.trials) if tuner and kept else 0
+    writing = f"writing, of {tries} tries, what comes nearest to: {contract}" if tries > 1 else "writing"
+    engine.progress(writing, 0.9)
+    built = engine.build(plan, lambda share: engine.progress(writing, 0.9 + 0.05 * share))
     checked: Check | None = None
     reference: Reference | None = None
     not_checked, most = "", contract.max_drop if contract else None
 
     def check(path: Path) -> None:
         nonlocal checked, not_checked, met, reference
-        engine.progress("checking", 0.95)
+        engine.progress("checking the file, loaded as a user does", 0.95)
         session = engine.load(path)
         try:
             name, reference = _reference(engine, tuner)
@@ -252,6 +255,8 @@ def _finish(
             )
 
     size, unchanged = engine.write(built, output, check)
+    if unchanged:
+        engine.progress("keeping a copy of the source, for compressed it is no smaller", 1.0)
     events = () if unchanged else tuple(engine.events(built, size))
     last = Stage("", size, checked.found if checked else None)
     stages = _stages(engine, built.plan, last, reference) if staged else ()

@@ -86,6 +86,8 @@ class Tuner:
         self._chains = chains
         try:
             parts = self._open(quiet_session(str(path)), data, evaluation)
+            made_up = ", for no data was given" if data is None else ""
+            self._engine.progress(f"calibrating on {parts.calibration.name}{made_up}", 0.0)
             self._engine.calibrate(parts.calibration)
             if chains:
                 self._engine.factor(chains)
@@ -100,6 +102,7 @@ class Tuner:
                     raise
                 raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
             self.not_calibrated = first_line(error)
+            self._engine.progress(f"weighing weights by their size, for no inputs run: {self.not_calibrated}", 0.4)
             if chains:
                 self._engine.factor(chains)
 
@@ -141,6 +144,8 @@ class Tuner:
             noise = self.contract.error
             best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most, ends=ends)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
+        if reference.known_by_heart:
+            self._engine.progress("allowing half the drop, for the original knows these by heart", 0.4)
         allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if reference.known_by_heart else 1)
         best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
@@ -217,10 +222,10 @@ class Tuner:
         return self._parts.check if self._parts else None
 
     def _measure(self, slope: float, reference: Reference | None) -> Trial:
-        done = 0.9 - 0.5 * 0.8 ** len(self.trials)
+        done, knob = 0.9 - 0.5 * 0.8 ** len(self.trials), "slope" if self._recipe is None else "strength"
+        what = f"try {len(self.trials) + 1}, {knob} {slope:.2g}: {self._why()}"
 
         def advance(share: float) -> None:
-            what = f"try {len(self.trials) + 1}, {'slope' if self._recipe is None else 'strength'} {slope:.2g}"
             self._engine.progress(what, done + share * 0.1 * 0.8 ** len(self.trials))
 
         rules = self._rules(slope)
@@ -229,6 +234,17 @@ class Tuner:
             self._tried[plan] = self._engine.try_slope(slope, rules, reference, advance)
             self.trials.append(self._tried[plan])
         return replace(self._tried[plan], slope=slope)
+
+    def _why(self) -> str:
+        """Why something is tried."""
+        if not self.trials or not self.contract.bounded:
+            return "what the statistics promise" if self._recipe is None and self._begin is None else "to begin with"
+        last, allowed = self.trials[-1], self.contract
+        if last.drop is not None:
+            return f"the last one dropped by {last.drop:.3g} +- {last.uncertainty:.2g}, {allowed.max_drop:g} is allowed"
+        if last.error is not None:
+            return f"the last one left noise {last.error:.3g}, {allowed.error:g} is allowed"
+        return f"the last one has {last.size} bytes, {allowed.size(self._engine.source.size)} are allowed"
 
     def _open(self, session: onnxruntime.InferenceSession, data: Spec | None, evaluation: Spec | None) -> _Parts:
         whole = synthetic(session, input_scale(self._engine.source.model), _MADE_UP) if data is None else (

@@ -65,7 +65,7 @@ def progress(verbose: bool = False) -> Iterator[engine.Progress]:
             nonlocal last
             bar.update(task, description=what, completed=share)
             if verbose and what != last:
-                errors.print(what, highlight=False, markup=False)
+                errors.print(what, highlight=False, markup=False, soft_wrap=True)
             last = what
 
         yield show

@@ -27,7 +27,7 @@ Std = Annotated[str | None, option(help="Likewise.")]
 Layout = Annotated[str | None, option(help="For images: NCHW or NHWC.")]
 Size = Annotated[int | None, option(help="For images: the side.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done, and why.")]
 
 
 @dataclass(frozen=True, slots=True)
