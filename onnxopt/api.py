@@ -116,12 +116,13 @@ def optimize(
         factoring = None
         if chains is not None and met:
             with factored(tuner, best, chains, engine.progress) as found:
-                factoring, other = found.factoring, found.tuner
-                if factoring.kept:
+                for one in found.attempts():
                     with suppress(Missed):
-                        plan = other.plan(found.best)
-                        result = _finish(other.engine, plan, Path(output), started, other, tuner.contract, found.best)
-                        return replace(result, factoring=factoring)
+                        plan, checked = one.tuner.plan(one.best), tuner.contract
+                        result = _finish(one.tuner.engine, plan, Path(output), started, one.tuner, checked, one.best)
+                        return replace(result, factoring=one.factoring)
+                factoring = found.factoring
+                if factoring.kept:
                     factoring = factoring.given_up("with chains the finished file misses the contract")
         try:
             plan, checked = tuner.plan(best), tuner.contract

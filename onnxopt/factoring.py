@@ -40,6 +40,18 @@ class Found:
     best: Trial
     factoring: Factoring
 
+    def attempts(self) -> Iterator[Found]:
+        """What to write with chains, if anything; then with half the drop, for where the finished file misses it."""
+        if not self.factoring.kept:
+            return
+        yield self
+        drop = self.tuner.contract.max_drop
+        if drop:
+            self.tuner.contract = replace(self.tuner.contract, max_drop=drop / 2)
+            careful, met = self.tuner.run()
+            if met and (self.factoring.goal == Goal.SPEED or careful.size < self.factoring.plain.size):
+                yield replace(self, best=careful, factoring=replace(self.factoring, chained=careful))
+
 
 @contextmanager
 def factored(tuner: Tuner, best: Trial, goal: Goal, progress: Progress) -> Iterator[Found]:

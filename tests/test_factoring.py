@@ -15,9 +15,11 @@ from builders import model, weights
 from onnx import helper
 
 import onnxopt
-from onnxopt import Contract, OnnxoptError, Result, cli, factoring
+from onnxopt import Contract, Missed, OnnxoptError, Result, api, cli, factoring
 from onnxopt.benchmark import Paired
 from onnxopt.plan import Step
+from onnxopt.report import html
+from onnxopt.report.json import to_json
 
 Array = np.ndarray[Any, Any]
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
@@ -241,6 +243,48 @@ def test_contradictions(low_rank: Path, tmp_path: Path) -> None:
             onnxopt.optimize(low_rank, tmp_path / "small.onnx", goal="size", **more)  # type: ignore[arg-type]
     with pytest.raises(OnnxoptError, match="--for is 'sise', expected size, speed, balanced"):
         onnxopt.optimize(low_rank, tmp_path / "small.onnx", goal="sise")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("misses", "kept"), [(1, True), (2, False)])
+def test_what_misses_on_the_check_is_made_more_carefully(
+    low_rank: Path, data: Path, misses: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half the drop, and where that misses, too, without chains."""
+    finish, sizes = api._finish, list[float]()
+
+    def missing(*words: Any, **more: Any) -> Result:
+        if len(sizes) < misses:
+            sizes.append(words[-1].size)
+            raise Missed("the check misses")
+        return finish(*words, **more)
+
+    monkeypatch.setattr(api, "_finish", missing)
+    contract, output = Contract(max_drop=0.01, metric="mse"), low_rank.with_name("small.onnx")
+    result = onnxopt.optimize(low_rank, output, contract, data=data, goal="speed")
+    assert result.factoring is not None
+    assert result.factoring.kept == kept == ("wide@u" in {event.path for event in result.events})
+    if kept:
+        assert result.bytes_after > sizes[0]
+        assert result.factoring.chained == result.kept
+    else:
+        assert sizes[1] > sizes[0]
+        assert result.factoring.reason == "with chains the finished file misses the contract"
+        assert layer(result, "wide").reason == result.factoring.reason
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("name", ["low_rank", "full_rank"])
+def test_the_page_has_every_layer(name: str, goal: str, data: Path, request: pytest.FixtureRequest) -> None:
+    result = optimized(request.getfixturevalue(name), data, goal)
+    page = html.render(json.loads(to_json(result)))
+    table = page.partition('<section id="factoring"')[2].partition("</section>")[0]
+    assert f"Chains for {goal}" in table
+    assert table.count("<tbody>") == len(result.factoring.layers) == 2  # type: ignore[union-attr]
+    assert ("None was taken: no chain pays" in table) == (name == "full_rank")
+    assert ("the time" in table.partition("<table")[0]) == (name == "low_rank" and goal != "size")
+    assert 'href="#factoring"' in page
 
 
 @pytest.mark.usefixtures("machine")

@@ -30,13 +30,12 @@ def _table(factoring: Factoring, accepted: list[Considered]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"for {factoring.goal}", overflow="ellipsis", no_wrap=True, max_width=16)
     timed = all(one.ms_after is not None for one in accepted)
-    for name in ("chain", "weights", "MACs", *(["ms"] if timed else []), "bytes"):
+    for name in ("chain", *(["ms"] if timed else []), "bytes", "noise/signal"):
         table.add_column(name, justify="left" if name == "chain" else "right", no_wrap=True)
     for one in accepted:
-        weights, macs = one.weights_after / one.weights_before, one.macs_after / one.macs_before
         ms = [f"{one.ms_before:.3g} -> {one.ms_after:.3g}"] if timed else []
         size = f"{one.bytes_before / 1e3:.1f} -> {one.bytes_after / 1e3:.1f} kB"
-        table.add_row(one.path, one.step, f"{weights:.0%}", f"{macs:.0%}", *ms, size)
+        table.add_row(one.path, one.step, *ms, size, f"{one.noise:.3f}")
     return table
 
 

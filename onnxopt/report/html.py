@@ -98,6 +98,7 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
         "layers": layers,
         "rest": [e for e in result["events"] if not e["elements"] and e["path"] not in {one["path"] for one in chains}],
         "chains": chains,
+        "factoring": result.get("factoring"),
         "weights": sum(e["elements"] for e in layers),
         "columns": _columns(layers),
         "most": max((e["bytes_after"] for e in layers), default=1),
