@@ -41,8 +41,8 @@ from onnxopt.report import classical, html, table
 from onnxopt.report.json import to_json
 from onnxopt.result import Result
 
-_SECONDS = 10.0
-"""That a report's latencies take for each model at most."""
+_SECONDS = 20.0
+"""That a report's latencies take for each model at most: time for the processes that a verdict takes."""
 
 
 class Prefer(StrEnum):
