@@ -1,4 +1,4 @@
-"""One-dimensional clustering: k-means and entropy-constrained scalar quantization, weighted, of any number of weights.
+"""One-dimensional clustering of any number of weights: k-means, entropy-constrained scalar quantization, even borders.
 
 Clusters of numbers on a line are intervals, so weights are counted once in fine bins and an iteration reads prefix
 sums at the cluster's borders: it takes the same time for a thousand weights as for a hundred million.
@@ -87,6 +87,30 @@ def cluster(
     if zeros:
         index[~nonzero] = int(np.flatnonzero(table == 0)[0])
     return index, table
+
+
+def even(w: Floats, k: int, step: float, h: npt.ArrayLike = 1.0) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Shares values between borders that lie `step` apart: indices and values as `cluster` has them.
+
+    A uniform quantizer with its entropy coded is within a quarter bit of the limit at high rates (Gish & Pierce 1968);
+    values that are means, not middles, make up for some of that at low ones (Choi, El-Khamy & Lee 2016). The borders
+    about zero are half a step away, and what lies between becomes zero.
+
+    Arguments:
+        w: finite.
+        k: values at most; where the step is too small for that, it is as large as it must be. 3 at least.
+        step: above 0.
+        h: how much an error counts in means: not negative, broadcast to w's shape.
+    """
+    sides = (k - 1) // 2
+    step = max(step, float(np.abs(w).max()) / (sides + 0.5))
+    cells, index = np.unique(np.clip(np.rint(w / step), -sides, sides), return_inverse=True)
+    index = index.reshape(-1)
+    weights = np.broadcast_to(np.asarray(h, np.float64), w.shape).ravel()
+    weights = np.maximum(weights, max(float(weights.max()) * 2.0**-_OCTAVES, _TINY))
+    table = np.bincount(index, weights * w.ravel()) / np.bincount(index, weights)
+    table[cells == 0] = 0
+    return index.reshape(w.shape).astype(np.int32), table
 
 
 def _distinct(w: Floats, k: int) -> Floats | None:

@@ -93,14 +93,18 @@ class TopK:
         """How many points the value drops by on samples like these, in the mean, and the standard error of that.
 
         Each sample is right with the probability that noise as strong as it was seen leaves its margin above 0: a few
-        samples tell a drop that shows in none of them.
+        samples tell a drop that shows in none of them. Noise is what a line through the margins before and after leaves
+        over: a model whose scores have all shrunk answers as it did.
         """
         before, after = (np.concatenate(parts).astype(np.float64) for parts in (self._before, self._margins))
         with np.errstate(invalid="ignore"):
-            shift, noise = float((after - before).mean()), float((after - before).std())
+            spread, shared = float(before.var()), float(((before - before.mean()) * (after - after.mean())).mean())
+            expected = after.mean() + (shared / spread if spread > 0 else 1.0) * (before - before.mean())
+            noise = float((after - expected).std())
         if not np.isfinite(noise):
             return 100 - self.value(), 0.0
-        right = special.ndtr((before + shift) / noise) if noise > 0 else (after > 0).astype(np.float64)
+        exact = noise <= _EXACT * float(np.abs(after).max())
+        right = (after > 0).astype(np.float64) if exact else special.ndtr(expected / noise)
         lost = 100 * ((before > 0) - right)
         return float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
 
@@ -210,6 +214,10 @@ _METRICS = {
 }
 _LEAST_PROBABILITY = 1e-12
 """What a probability of 0 counts as, so that one rounded to it costs 28 nats and not infinitely many."""
+
+
+_EXACT = 1e-9
+"""Noise in margins, as a share of them, that is but the arithmetic's."""
 
 
 def _is_float(output: Any) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxopt import container, native
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Site
-from onnxopt.kmeans import Init, cluster
+from onnxopt.kmeans import Init, cluster, even
 from onnxopt.leaf import Leaf, Shared
 from onnxopt.passes import PASSES, Pass, Skip
 from onnxopt.passes.codebook import Codebook
@@ -138,6 +138,30 @@ def test_with_a_price_no_weight_is_better_off_elsewhere(spread: float, zeros: fl
     assert not table[index][~there].any()
 
 
+@given(matrices(), st.integers(3, 40), st.floats(2**-6, 4), st.booleans())
+@settings(deadline=None)
+def test_even_borders_and_means(w: Array, k: int, step: float, weighted: bool) -> None:
+    w = w.astype(np.float64)
+    h = np.random.default_rng(0).uniform(0.5, 2, w.shape) if weighted else np.ones(w.shape)
+    index, table = even(w, k, step, h)
+    assert len(table) <= k
+    got = table[index]
+    assert (got[w == 0] == 0).all()
+    step = max(step, np.abs(w).max() / ((k - 1) // 2 + 0.5))
+    assert (np.abs(w - got) <= step * (1 + 1e-9)).all()
+    assert (np.abs(w[got == 0]) <= step / 2 * (1 + 1e-9)).all()
+    for i in np.unique(index[got != 0]):
+        mine = index == i
+        assert np.ptp(w[mine]) <= step * (1 + 1e-9)
+        assert table[i] == pytest.approx(np.average(w[mine], weights=h[mine]), rel=1e-9, abs=1e-12)
+
+
+def test_means_make_less_error_than_middles() -> None:
+    w = np.random.default_rng(0).laplace(size=(500, 400))
+    index, table = even(w, 256, 2.0)
+    assert np.square(w - table[index]).mean() < 0.9 * np.square(w - 2 * np.rint(w / 2)).mean()
+
+
 def test_what_counts_more_is_held_closer() -> None:
     w = np.random.default_rng(0).standard_normal((2, 20000)) + np.array([[0], [3]])
     index, table = cluster(w, 8, np.array([[100.0], [1.0]]))
@@ -167,7 +191,16 @@ def leaf_of(w: Array, *passes: Pass) -> Leaf:
 @given(matrices(), st.sampled_from([2, 3, 16, 256]), INITS, st.sampled_from([0.0, 0.01]))
 @settings(deadline=None)
 def test_it_is_stored_as_a_table(w: Array, k: int, init: Init, price: float) -> None:
-    leaf = leaf_of(w, Codebook(k, init, entropy=price))
+    check_table(leaf_of(w, Codebook(k, init, entropy=price)), w, k)
+
+
+@given(matrices(), st.sampled_from([3, 16, 256]), st.floats(2**-6, 4))
+@settings(deadline=None)
+def test_a_grid_is_stored_as_a_table(w: Array, k: int, grid: float) -> None:
+    check_table(leaf_of(w, Codebook(k, grid=grid)), w, k)
+
+
+def check_table(leaf: Leaf, w: Array, k: int) -> None:
     assert isinstance(leaf, Shared)
     assert leaf.table.dtype == w.dtype
     assert len(np.unique(leaf.table)) == len(leaf.table) <= k
@@ -230,6 +263,9 @@ def test_no_numbers(poison: float, reason: str) -> None:
         ("codebook{k=8.5}", "k is 8.5"),
         ('codebook{init="best"}', "init is 'best', expected linear, random, density"),
         ("codebook{entropy=-1}", "entropy is -1"),
+        ("codebook{grid=-1}", "grid is -1"),
+        ("codebook{k=2,grid=1}", "a grid has 3 values or more"),
+        ("codebook{grid=1,entropy=1}", "a grid has 3 values or more, no entropy"),
         ("codebook{bits=4}", "not bits"),
     ],
 )

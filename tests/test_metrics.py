@@ -176,15 +176,16 @@ def test_what_cannot_be_measured_is_one_sentence(metric: Any, outputs: Array, la
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shrunk", [1, 0.3])
 @pytest.mark.parametrize("metric", ["top1", "top5"])
-def test_few_samples_tell_what_many_lose(metric: str) -> None:
+def test_few_samples_tell_what_many_lose(metric: str, shrunk: float) -> None:
     """The likely drop of hundreds is near what tens of thousands show, and nearer than their own drop."""
     rng = np.random.default_rng(0)
 
     def sample(count: int) -> tuple[Array, Array, Array]:
         labels = rng.integers(0, 20, count)
         scores = rng.standard_normal((count, 20)) + 3 * np.eye(20)[labels]
-        return scores, scores + 0.7 * rng.standard_normal(scores.shape), labels
+        return scores, shrunk * (scores + 0.7 * rng.standard_normal(scores.shape)), labels
 
     def measured(case: tuple[Array, Array, Array]) -> tuple[float, float, float]:
         scores, noisy, labels = case

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.leaf import Scaled, Shared
+from onnxopt.leaf import Scaled, Shared, values_of
 from onnxopt.passes import PASSES, Skip
 from onnxopt.passes.codebook import Codebook
 from onnxopt.passes.fixedpoint import FixedPoint
@@ -99,6 +99,8 @@ def test_no_numbers_to_prune(poison: float, reason: str) -> None:
         ("prune{keep=0.5,n=2,m=4}", "keep and n and m given"),
         ("prune{keep=1.5}", "keep is 1.5"),
         ("prune{sigma=-1}", "threshold is -1"),
+        ("prune{noise=-1}", "threshold is -1"),
+        ("prune{keep=0.5,noise=1e-7}", "keep and noise given"),
         ("prune{n=4,m=4}", "n is 4 and m is 4"),
         ("prune{n=2}", "m is 0"),
         ("prune{n=1.5,m=4}", "n is 1.5"),
@@ -130,6 +132,26 @@ def test_compensation_keeps_as_many_for_less_noise(measured: Calibrated, keep: f
             assert measured.noise(site, ours) < 0.8 * measured.noise(site, plain)
         if keep == 1:
             assert (ours == measured.graph.values(site.path)).all()
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+def test_layers_lose_what_makes_less_than_its_share_of_noise(measured: Calibrated, compensate: bool) -> None:
+    every = sum(site.elements for site in measured.graph.sites())
+    for site in measured.sites:
+        stats, w = measured.of(site), measured.graph.values(site.path).astype(np.float64)
+        assert stats.moments is not None
+        made = np.square(w) * stats.gain * stats.moments.power.mean()
+        for share in (0.02, 0.5, 0.9):
+            noise = float((np.quantile(made, share) * every) ** 0.5)
+            got = measured.applied(site, Prune(noise=noise, compensate=compensate))
+            assert np.count_nonzero(got == 0) == pytest.approx(share * w.size, abs=1)
+
+
+def test_noise_of_a_weight_that_nothing_is_known_of() -> None:
+    w = weights(64, 48)
+    graph, site = one_weight(w)
+    Prune(noise=3 * 0.5 * w.size**0.5).apply(graph, site, Stats(gain=9))
+    assert (values_of(graph.leaf("w")) == np.where(np.abs(w) >= 0.5, w, 0)).all()
 
 
 def test_dearer_decisions_make_less_noise(measured: Calibrated) -> None:

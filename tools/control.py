@@ -74,7 +74,7 @@ def control(model: str, bits: int, limit: int | None = None) -> Control:
 
 
 def _control(model: str, bits: int, limit: int | None) -> Control:
-    path = realdata.MODELS / f"{model}.onnx"
+    path = realdata.path_of(model)
     running, stored = quantized(onnx.load(path), bits)
     session = onnxruntime.InferenceSession(
         running.SerializeToString(), realdata.options(), providers=["CPUExecutionProvider"]

@@ -80,15 +80,15 @@ def optimize(model: str, contract: Contract, images: int | None = None, limit: i
     evaluation = task.batches("test", limit, True) if labelled else None
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
-        run = compress(realdata.MODELS / f"{model}.onnx", small, contract, data, evaluation)
+        run = compress(realdata.path_of(model), small, contract, data, evaluation)
         return replace(run, metric=realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric)
 
 
 @cache
 def original(model: str, limit: int | None = None) -> float:
-    """The metric of a shared model as it is, in percent."""
+    """The metric of a model as it is, in percent."""
     return fresh(_original, model, limit)
 
 
 def _original(model: str, limit: int | None) -> float:
-    return realdata.evaluate(model, realdata.plain_session(realdata.MODELS / f"{model}.onnx"), limit=limit).metric
+    return realdata.evaluate(model, realdata.plain_session(realdata.path_of(model)), limit=limit).metric

@@ -4,7 +4,8 @@
     python tools/realdata.py build/small.onnx --model resnet20 --limit 1000
 
 The models and the data lie in one folder, named by the environment variable ONNXOPT_DATA (default: `shared`
-beside the repository), as models/*.onnx and data/*. What each model takes is in `TASKS`, keyed by the file's stem.
+beside the repository), as models/*.onnx and data/*; models of our own lie in the repository. What each model takes is
+in `TASKS`, keyed by the file's stem.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Part = Literal["train", "test"]
 ROOT = Path(os.environ.get("ONNXOPT_DATA") or Path(__file__).resolve().parents[1].parent / "shared")
 MODELS = ROOT / "models"
 DATA = ROOT / "data"
+OWN_MODELS = Path(__file__).resolve().parents[1] / "models"
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -182,6 +184,7 @@ TASKS: dict[str, Task] = {
     "resnet56": _CIFAR10,
     "resnet56_dynamo": _CIFAR10,
     "lenet5": Task("MNIST", mnist, _grey(256)),
+    "lenet_300_100": Task("MNIST", mnist, _grey(256)),
     "mnist_cntk": Task("MNIST", mnist, _grey(1)),
     "squeezenet1.0": Task(_IMAGENET.data, imagenet, _tensorflow_centred, first_class=1),
     "squeezenet1.1": _IMAGENET,
@@ -345,6 +348,12 @@ _OTHER_INPUTS: dict[str, Callable[[], Iterator[dict[str, Array]]]] = {
 # ---- sessions ------------------------------------------------------------------------------------------------------
 
 
+def path_of(model: str) -> Path:
+    """The file of the model with this name: one of our own, or in the shared folder."""
+    own = OWN_MODELS / f"{model}.onnx"
+    return own if own.is_file() else MODELS / own.name
+
+
 def options(threads: int = 2) -> onnxruntime.SessionOptions:
     """Session options with `threads` threads and the runtime's warnings off."""
     chosen = onnxruntime.SessionOptions()
@@ -370,13 +379,14 @@ def registered_session(path: Path) -> onnxruntime.InferenceSession:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Accuracy of a model on its data.")
-    parser.add_argument("file", type=Path, help="a model file, or the name of one in the shared folder")
+    parser.add_argument("file", type=Path, help="a model file, or the name of one of ours or in the shared folder")
     parser.add_argument("--model", choices=sorted(TASKS), help="what the file is, where its name does not say")
     parser.add_argument("--part", choices=["train", "test"], default="test")
     parser.add_argument("--limit", type=int, help="so many images only")
     arguments = parser.parse_args()
-    file = arguments.file if arguments.file.exists() else MODELS / arguments.file
-    model = arguments.model or file.name.removesuffix(".onnx")
+    name = arguments.file.name.removesuffix(".onnx")
+    file = arguments.file if arguments.file.exists() else path_of(name)
+    model = arguments.model or name
     if model not in TASKS:
         print(f"{file}: no data for a model of this name; --model says what it is: {', '.join(TASKS)}", file=sys.stderr)
         return 2

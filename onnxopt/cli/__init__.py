@@ -8,11 +8,11 @@ import sys
 
 import onnxruntime
 
-from onnxopt.cli import benchmark, evaluate, files, optimize, report, sensitivity
+from onnxopt.cli import benchmark, compare, evaluate, files, optimize, report, sensitivity
 from onnxopt.cli.app import app
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["app", "benchmark", "evaluate", "files", "main", "optimize", "report", "sensitivity"]
+__all__ = ["app", "benchmark", "compare", "evaluate", "files", "main", "optimize", "report", "sensitivity"]
 
 _INTERRUPTED = 130
 

@@ -105,7 +105,7 @@ def optimize(
     verbose: Verbose = False,
 ) -> None:
     """Compress a model: the smallest file inside a contract."""
-    contract = _contract(max_drop, target_size, target_ratio, error, metric)
+    contract = contract_of(max_drop, target_size, target_ratio, error, metric)
     system = _recipe(recipe)
     with progress(verbose) as advance:
         inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
@@ -144,7 +144,7 @@ def plan(
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Write down what optimize would do, to be read, edited and applied."""
-    contract = _contract(max_drop, target_size, target_ratio, error, metric)
+    contract = contract_of(max_drop, target_size, target_ratio, error, metric)
     with progress(verbose) as advance:
         (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
         found = api.plan(
@@ -188,9 +188,10 @@ def apply(
     _show(result, as_json, report, inputs, verbose)
 
 
-def _contract(
+def contract_of(
     max_drop: float | None, target_size: str | None, target_ratio: float | None, error: float | None, metric: str
 ) -> Contract:
+    """What the options of these names ask for. Raises OnnxoptError where one of them is no number of bytes."""
     most = None if target_size is None else count("--target-size", target_size)
     return Contract(max_drop, most, target_ratio, error, metric)
 

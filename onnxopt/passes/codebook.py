@@ -1,7 +1,7 @@
 """Weight sharing: a table of few values, and for every weight the index of its own.
 
-k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), weighed by the Hessian's diagonal, or with
-the bits that indices cost after entropy coding (Choi, El-Khamy & Lee 2016).
+k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), weighed by the Hessian's diagonal, with the
+bits that indices cost after entropy coding, or with even borders (Choi, El-Khamy & Lee 2016).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.graph import Graph, Site
-from onnxopt.kmeans import Init, cluster
+from onnxopt.kmeans import Init, cluster, even
 from onnxopt.leaf import Array, Shared, values_of
 from onnxopt.passes.base import Pass, finite, matrix, take_up
 from onnxopt.stats import Stats
@@ -30,6 +30,9 @@ class Codebook(Pass):
     layer times the power of its input. ``entropy=c`` charges c for a bit after entropy coding: in units of that noise
     with the Hessian, so that one c serves all layers, and of a weight's squared error without; k then is where the
     search for values begins. ``init`` says how (see `kmeans.cluster`).
+
+    With ``grid=d`` nothing is searched for: borders lie d apart, or as far as k values need, and weights between two of
+    them share their mean, likewise weighed with the Hessian; those about zero become zero.
     """
 
     name: ClassVar[str] = "codebook"
@@ -37,6 +40,7 @@ class Codebook(Pass):
     init: Init = "linear"
     hessian: bool = False
     entropy: float = 0.0
+    grid: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.k, int) and 2 <= self.k <= _MOST):
@@ -45,6 +49,12 @@ class Codebook(Pass):
             raise ValueError(f"init is {self.init!r}, expected {', '.join(get_args(Init))}")
         if not 0 <= self.entropy < float("inf"):
             raise ValueError(f"entropy is {self.entropy}, expected the price of a bit, or 0 for none")
+        if not 0 <= self.grid < float("inf"):
+            raise ValueError(
+                f"grid is {self.grid}, expected the distance of borders, or 0 for values that are searched"
+            )
+        if self.grid and (self.k == 2 or self.entropy or self.init != "linear"):
+            raise ValueError("a grid has 3 values or more, no entropy and no init")
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
@@ -56,7 +66,8 @@ class Codebook(Pass):
         """Stores table and indices, the most frequent value first, as codecs like it. Raises Skip for no numbers."""
         values = values_of(graph.leaf(site.path))
         w = finite(values)
-        index, table = cluster(w, self.k, self._importance(stats) if self.hessian else 1.0, self.entropy, self.init)
+        h = self._importance(stats) if self.hessian else 1.0
+        index, table = even(w, self.k, self.grid, h) if self.grid else cluster(w, self.k, h, self.entropy, self.init)
         leaf = _shared(index, table.astype(values.dtype))
         take_up(graph, matrix(w - leaf.values(), site, stats), stats)
         graph.store(site.path, leaf)

@@ -30,7 +30,9 @@ class Prune(Pass):
 
     Instead of `keep`: ``sigma=1.2`` prunes magnitudes below so many standard deviations of the weight, ``below=0.01``
     those below a number (the same for all weights: global magnitude), and ``n=2,m=4`` all but the n largest of every m
-    consecutive inputs of an output. What stands on a grid or in a table stays there.
+    consecutive inputs of an output. ``noise=0.2`` prunes those that make less than one weight's share of so much noise
+    over signal in the model's outputs, all weights having equal shares: sensitive layers keep more. What stands on a
+    grid or in a table stays there.
 
     With ``compensate=true`` as many weights go, but those that make the least noise, and the others take it up; where
     the inputs are not known, or that is no better on what was held back, magnitudes decide.
@@ -40,20 +42,23 @@ class Prune(Pass):
     keep: float = 0.0
     sigma: float = 0.0
     below: float = 0.0
+    noise: float = 0.0
     n: int = 0
     m: int = 0
     compensate: bool = False
 
     def __post_init__(self) -> None:
-        given = [name for name in ("keep", "sigma", "below") if getattr(self, name) != 0]
+        given = [name for name in ("keep", "sigma", "below", "noise") if getattr(self, name) != 0]
         if self.n or self.m:
             given.append("n and m")
         if len(given) != 1:
-            raise ValueError(f"{' and '.join(given) or 'nothing'} given, expected one of keep, sigma, below, n and m")
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} given, expected one of keep, sigma, below, noise, n and m"
+            )
         if not 0 <= self.keep <= 1:
             raise ValueError(f"keep is {self.keep}, expected more than 0 and at most 1")
-        if not (0 <= self.sigma < float("inf") and 0 <= self.below < float("inf")):
-            raise ValueError(f"the threshold is {self.sigma or self.below}, expected a number above 0")
+        if not all(0 <= threshold < float("inf") for threshold in (self.sigma, self.below, self.noise)):
+            raise ValueError(f"the threshold is {self.sigma or self.below or self.noise}, expected a number above 0")
         if (self.n or self.m) and not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
             raise ValueError(f"n is {self.n} and m is {self.m}, expected 1 <= n < m")
 
@@ -69,7 +74,7 @@ class Prune(Pass):
         leaf = graph.leaf(site.path)
         values = values_of(leaf)
         w = finite(values)
-        kept = self._largest(w, site, stats)
+        kept = self._largest(w, graph, site, stats)
         pruned = _keeping(leaf, kept)
         if self.compensate and stats.linear is not None and stats.moments is not None:
             if not isinstance(leaf, np.ndarray):
@@ -82,7 +87,7 @@ class Prune(Pass):
         graph.store(site.path, pruned)
         return ()
 
-    def _largest(self, w: Floats, site: Site, stats: Stats) -> Mask:
+    def _largest(self, w: Floats, graph: Graph, site: Site, stats: Stats) -> Mask:
         """Which weights stay, by magnitude."""
         magnitude = np.abs(w)
         if self.m:
@@ -90,6 +95,10 @@ class Prune(Pass):
         if self.keep:
             pruned = w.size - max(1, round(self.keep * w.size))
             return np.asarray(magnitude >= np.partition(magnitude, pruned, None)[pruned])
+        if self.noise:  # of a weight: its square, times the power of what it meets, times the gain
+            each = self.noise**2 / sum(one.elements for one in graph.sites())
+            power = 1.0 if stats.moments is None else float(stats.moments.power.mean())
+            return np.asarray(np.square(magnitude) * power * stats.gain >= each)
         return np.asarray(magnitude >= (self.below or self.sigma * float(w.std())))
 
     def _compensated(self, w: Floats, count: int, moments: Moments) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ follows light and dark, and hangs hover texts on what was given a name while dra
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,13 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": _MUTED, "xtick.labelsize": 11, "ytick.color": _LINE, "ytick.labelcolor": _MUTED,
     "ytick.labelsize": 11, "xtick.minor.bottom": False, "ytick.minor.left": False, "savefig.dpi": 72,
 }  # fmt: skip
+_SERIES = ("#d98200", "#16a077", "#c8609a", "#8a6fd1", "#3aa0c4", "#a08a00", "#d0574a", "#6b8f3c")
+"""Colours of lines that have names, readable on light and dark."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FIRST = 5
 """Weights, the most sensitive ones, that have their names in a scan."""
+_FAR = 8.0
+"""Times what was asked for, where a figure of curves ends: a search looks farther."""
 _NAMED = 16
 """Layers that have their names on the axis; more are numbered."""
 
@@ -233,6 +238,34 @@ def sensitivity(weights: Mapping[str, Sequence[float | None]], settings: Sequenc
             axes.annotate(_short(path), (x, y), (-10, 0), textcoords="offset points", ha="right", va="center",
                           color=_AFTER)  # fmt: skip
         axes.set_xlim(-0.25 * len(settings), len(settings) - 0.9)
+    return out[0]
+
+
+def curves(found: Mapping[str, Sequence[tuple[float, float]]], label: str, bound: float | None) -> str:
+    """How small systems make a model against what that costs, a line for each; the first one stands out.
+
+    Arguments:
+        found: by name, ratios and costs.
+        label: what the costs are.
+        bound: what was asked for; None where that was no cost.
+    """
+    with _figure("curves", 11.2, 5.4) as (figure, titles, out):
+        axes = figure.subplots()
+        axes.set(xscale="log", xlabel="times smaller than the source", ylabel=label)
+        colors = itertools.cycle(_SERIES)
+        for index, (name, points) in enumerate(found.items()):
+            color, width = (next(colors), 1.4) if index else (_AFTER, 2.4)
+            axes.plot(*zip(*points, strict=True), color=color, lw=width, zorder=3 - bool(index), label=_short(name))
+            for ratio, cost in points:
+                text = f"{name}: {ratio:.3g}x smaller, {label} {cost:.3g}"
+                axes.plot(ratio, cost, "os^Dv<>P"[index % 8], ms=6, color=color, zorder=4, gid=titles.of(text))
+        if bound is not None:
+            axes.axhline(bound, color=_WARN, ls=(0, (4, 3)), lw=1.3, zorder=1)
+            axes.annotate(f"asked for: at most {bound:g}", (1, bound), (0, 4), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", ha="right", color=_WARN)  # fmt: skip
+            axes.set_ylim(top=min(axes.get_ylim()[1], _FAR * bound))
+        _plain_log(axes, "x")
+        axes.legend(frameon=False, loc="upper left")
     return out[0]
 
 
