@@ -68,7 +68,7 @@ def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        # Its outputs are nearly 0 on made-up inputs: kernels of some processors leave more noise than is allowed.
+        # Its outputs are nearly 0 on made-up inputs: the kernels of some processors leave more noise.
         pytest.param(m, marks=pytest.mark.xfail(raises=onnxopt.Missed, strict=False)) if m == "ppocr_det" else m
         for m in table_models.MODELS
         if m not in FLOORS
