@@ -104,6 +104,7 @@ def python_with(version: str) -> Path:
             "onnx>=1.16",
             "onnx-graphsurgeon",
             "pillow",
+            "psutil",
             "rich",
             "scipy",
             "typer",
