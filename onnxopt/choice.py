@@ -8,13 +8,13 @@ chains. Time is no price for noise, so where only time counts, the noise of chai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import e, inf, isinf, log, log2, pi, sqrt
 
-SHARE = 0.5
-"""Of the noise, what chains that save time may make; the rest is for quantization."""
+_SHARE = 0.5
+"""Of the noise, what chains that only save time may make; the rest is for quantization."""
 _SCALAR = pi * e / 6
 """A quantizer of single numbers, entropy-coded, takes the bits of a Gaussian of so many times the power."""
 _COARSEST, _FINEST, _STEPS = 16.0, 2.0**-9, 8
@@ -52,7 +52,7 @@ class Part:
     """The same for what is coded: a quantizer that passes errors on takes off what the inputs have in common."""
 
     def bits(self, slope: float) -> float:
-        """In the file. In ResNet-20 and LeNet-5 layers of a bit an element and more take 0.95 to 1.15 times as many."""
+        """In the file. In ResNet-20 and LeNet-5 layers of a bit an element and more take 0.8 to 1.1 times as many."""
         return self.elements * log2(1 + _SCALAR * self.coded / slope) / 2
 
     def noise(self, slope: float) -> float:
@@ -150,27 +150,47 @@ class Chooser:
     """
 
     def __init__(self, layers: Sequence[Layer], slope: float, noise: float | None = None) -> None:
-        self._layers, self._slope = layers, slope
+        self._layers, self._slope = list(layers), slope
         self._ms = sum(layer.whole.ms or 0.0 for layer in layers)
         formula = sum(layer.whole.quantized(slope) for layer in layers)
         self._allowed = formula if noise is None else noise
         self._scale = self._allowed / formula if formula else 1.0
+        self._trust = 1.0
 
-    def choose(self, goal: Goal, share: float = SHARE) -> Choice:
-        """What every layer is to be; `share` of all noise is what chains may make where only time counts."""
+    def heard(self, chains: Mapping[str, str], times: float) -> None:
+        """Takes notice that these chains, steps by path, make so many times the noise that was expected of them.
+
+        What is small adds up as expected, and the outputs' nonlinearity shows in proportion to the noise. So of chains
+        of the same layer that make less, less of that is expected.
+        """
+        for index, layer in enumerate(self._layers):
+            if layer.path in chains:
+                (at,) = (one.noise for one in layer.chains if one.step == chains[layer.path])
+                louder = [
+                    replace(one, noise=one.noise * (max(1.0, times * one.noise / at) if times > 1 else times))
+                    for one in layer.chains
+                ]
+                self._layers[index] = replace(layer, chains=tuple(louder))
+
+    def choose(self, goal: Goal, trust: float = 1.0) -> Choice:
+        """What every layer is to be; chains that are trusted less than 1 have so much less noise to make."""
+        self._trust = trust
         if goal is Goal.SPEED:
-            picked = self._fastest(self._allowed * share)
+            picked = self._fastest()
             made = sum(one.noise for one in picked)
             slope = self._slope * (1 - made / self._allowed) if made else self._slope
         else:
             picked, slope = self._cheapest(goal)
         pairs = list(zip(self._layers, picked, strict=True))
-        considered = [
-            self._judged(goal, layer, one, slope, share) for layer, one in pairs if layer.chains or layer.reason
-        ]
+        considered = [self._judged(goal, layer, one, slope) for layer, one in pairs if layer.chains or layer.reason]
         return Choice({layer.path: one.step for layer, one in pairs if one.step}, slope, tuple(considered))
 
-    def _fastest(self, allowed: float) -> list[Alternative]:
+    @property
+    def _for_time(self) -> float:
+        """Noise that chains may make where they only save time."""
+        return self._allowed * _SHARE * self._trust
+
+    def _fastest(self) -> list[Alternative]:
         """Those of least time whose noise is allowed: it gets the lowest price in time that keeps it so.
 
         What is then left of it goes where it saves most time.
@@ -183,13 +203,13 @@ class Chooser:
         low, high = 1e-12, 1e12
         for _ in range(80):
             middle = sqrt(low * high)
-            if sum(one.noise for one in at(middle)) <= allowed:
+            if sum(one.noise for one in at(middle)) <= self._for_time:
                 high = middle
             else:
                 low = middle
         picked = at(high)
         while True:
-            left = allowed - sum(one.noise for one in picked)
+            left = self._for_time - sum(one.noise for one in picked)
             better = [
                 ((now.ms or 0.0) - (one.ms or 0.0), i, one)
                 for i, (now, every) in enumerate(zip(picked, offered, strict=True))
@@ -212,34 +232,38 @@ class Chooser:
                 return cost(one) / bits + ((one.ms or 0.0) / self._ms if goal.timed else 0.0)
 
             picked = [min((layer.whole, *self._paying(goal, layer, cost)), key=all_in_all) for layer in self._layers]
-            if sum(one.noise + self._scale * one.quantized(slope) for one in picked) <= self._allowed:
+            if sum(self._loss(one, slope) for one in picked) <= self._allowed:
                 return picked, slope
         return [layer.whole for layer in self._layers], self._slope
+
+    def _loss(self, one: Alternative, slope: float) -> float:
+        """All noise that counts."""
+        return one.noise / self._trust + self._scale * one.quantized(slope)
 
     def _cost(self, slope: float) -> Callable[[Alternative], float]:
         """Bits of an alternative, and those that finer steps of all layers would take to make up for its noise."""
         parts = [part for layer in self._layers for part in layer.whole.parts]
         falling = sum(part.falling(slope) for part in parts) / sum(part.elements for part in parts)
         price = falling / (2 * log(2) * slope * self._scale)
-        return lambda one: one.bits(slope) + price * (one.noise + self._scale * one.quantized(slope))
+        return lambda one: one.bits(slope) + price * self._loss(one, slope)
 
     def _paying(self, goal: Goal, layer: Layer, cost: Callable[[Alternative], float]) -> Iterator[Alternative]:
         """The chains that save bytes and, where it counts, time."""
         saves_time, most = _saves_time(layer), _PAYS * cost(layer.whole)
         return (one for one in layer.chains if cost(one) <= most and (not goal.timed or saves_time(one)))
 
-    def _judged(self, goal: Goal, layer: Layer, picked: Alternative, slope: float, share: float) -> Considered:
+    def _judged(self, goal: Goal, layer: Layer, picked: Alternative, slope: float) -> Considered:
         """What is said of a layer."""
         whole, chain, reason = layer.whole, picked, layer.reason
         if layer.chains and not picked.step:
-            chain, reason = self._nearest(goal, layer, slope, share)
+            chain, reason = self._nearest(goal, layer, slope)
         return Considered(
             layer.path, chain.step, whole.weights, chain.weights, whole.macs, chain.macs, whole.ms, chain.ms,
             whole.bits(slope) / 8, chain.bits(slope) / 8, None if isinf(chain.noise) else sqrt(chain.noise),
             bool(picked.step), reason,
         )  # fmt: skip
 
-    def _nearest(self, goal: Goal, layer: Layer, slope: float, share: float) -> tuple[Alternative, str]:
+    def _nearest(self, goal: Goal, layer: Layer, slope: float) -> tuple[Alternative, str]:
         """The chain that came nearest to being chosen, and why it was not."""
         whole, chains, cost = layer.whole, list(layer.chains), self._cost(slope)
         if goal.timed:
@@ -250,12 +274,10 @@ class Chooser:
         if goal.weighed:
             nearest = min(chains, key=cost)
             return nearest, f"{cost(nearest) / cost(whole):.2f}x the bytes, with those that its noise is worth"
-        nearest, allowed = min(chains, key=lambda one: one.noise), self._allowed * share
-        if nearest.noise > allowed:
-            return (
-                nearest,
-                f"its noise over signal is {sqrt(nearest.noise):.2g}; chains may make {sqrt(allowed):.2g}",
-            )
+        nearest = min(chains, key=lambda one: one.noise)
+        made, most = sqrt(nearest.noise), sqrt(self._for_time)
+        if made > most:
+            return nearest, f"its noise over signal is {made:.2g}; chains may make {most:.2g}"
         return nearest, "the noise that it makes saves more time in other layers"
 
 

@@ -112,9 +112,6 @@ class Chain:
     macs_before: int | None = None
     """Multiply-accumulates of one sample; None where they were not counted."""
     macs_after: int | None = None
-    ms_before: float | None = None
-    """Milliseconds of one sample; None where they were not measured."""
-    ms_after: float | None = None
 
     @property
     def smaller(self) -> float:

@@ -18,7 +18,7 @@ import onnx
 from onnxopt.alternatives import Alternatives
 from onnxopt.benchmark import Paired, milliseconds, time_ratio
 from onnxopt.calibration import one_sample
-from onnxopt.choice import SHARE, Chooser, Considered, Goal
+from onnxopt.choice import Chooser, Considered, Goal
 from onnxopt.data import Array
 from onnxopt.engine import LARGEST_INLINE, Engine, Progress
 from onnxopt.plan import Step
@@ -26,8 +26,10 @@ from onnxopt.result import Factoring
 from onnxopt.search import Trial
 from onnxopt.tuner import Tuner
 
-_SHARES = (SHARE, SHARE / 4)
-"""Of the noise, what chains for speed may make; where the contract cannot be met with the first, the second."""
+_LOUDER, _CHOICES = 1.25, 4
+"""Times the noise that was expected of chains, or of it, where they are chosen anew by what was measured; so often."""
+_LESS_TRUST = 0.25
+"""In chains, where the contract could not be met with those that were chosen."""
 _SECONDS = 90.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 
@@ -83,7 +85,7 @@ class _Search:
         self._chained: Trial | None = None
         self._reason = "the model does not run, so nothing is known of its layers"
         self._considered: dict[str, Considered] = {}
-        self._shares = list(_SHARES if goal is Goal.SPEED else _SHARES[:1])
+        self._trust, self._choices = 1.0, 0
         self.chains: dict[str, Step] = {}
         self.slope = best.slope
         if tuner.calibration is not None:
@@ -103,13 +105,19 @@ class _Search:
         return Chooser(layers, self._best.slope, None if noise is None else noise**2)
 
     def _choose(self) -> None:
-        choice = self._chooser.choose(self._goal, self._shares.pop(0))
+        choice = self._chooser.choose(self._goal, self._trust)
         self._considered = {one.path: one for one in choice.considered}
         self.chains = {path: Step.parse(step) for path, step in choice.chains.items()}
         self.slope, self._reason = choice.slope, "no chain pays"
+        self._choices += 1
+        self._unheard = self._choices < _CHOICES
 
     def tried(self, other: Tuner) -> Found | None:
-        """What to write where these chains pay; else fewer of them are left to try, or none."""
+        """What to write where these chains pay; else others or fewer are left to try, or none."""
+        if self._unheard and not 1 / _LOUDER < (times := self._heard(other)) < _LOUDER:
+            self._chooser.heard({path: str(step) for path, step in self.chains.items()}, times)
+            self._choose()
+            return None
         if self._goal.timed:
             self._time = self._compared(other.engine)
             if not (self._time.significant and self._time.ratio < 1):
@@ -119,7 +127,11 @@ class _Search:
         self._chained, met = other.run()
         if not met:
             self._reason = "with chains the contract cannot be met"
-            self._choose() if self._shares else self._give_up(self.chains, self._reason)
+            if self._trust == 1:
+                self._trust = _LESS_TRUST
+                self._choose()
+            else:
+                self._give_up(self.chains, self._reason)
             return None
         grown = self._coded(other, self._chained)
         if self._goal.weighed and grown:
@@ -144,18 +156,32 @@ class _Search:
             tuple(self._considered.values()),
         )  # fmt: skip
 
+    def _heard(self, other: Tuner) -> float:
+        """Noise of the model with chains, before it is quantized, over what was expected of them, in power."""
+        self._unheard = False
+        expected = sum((self._considered[path].noise or 0.0) ** 2 for path in self.chains)
+        with self._saved(other.engine) as (with_chains, without):
+            made = self._tuner.difference(with_chains, without)
+        return made**2 / expected if expected else 1.0
+
     def _compared(self, other: Engine) -> Paired:
-        """The model with chains against the one without, neither of them quantized."""
+        """Time of the model with chains against the one without, neither of them quantized."""
 
         def advance(share: float) -> None:
             self._progress("running in turns, with chains and without", 0.4 + 0.1 * share)
 
+        with self._saved(other) as (with_chains, without):
+            found = time_ratio(with_chains, without, [dict(self._sample)], _SECONDS, advance)
+        return replace(found, path="with chains", against="without")
+
+    @contextmanager
+    def _saved(self, other: Engine) -> Iterator[tuple[Path, Path]]:
+        """Files of the model with chains and without."""
         with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / "with.onnx", Path(folder) / "without.onnx"]
+            paths = Path(folder) / "with.onnx", Path(folder) / "without.onnx"
             for engine, path in zip((other, self._tuner.engine), paths, strict=True):
                 _save(engine.graph.model, path)
-            found = time_ratio(paths[0], paths[1], [dict(self._sample)], _SECONDS, advance)
-        return replace(found, path="with chains", against="without")
+            yield paths
 
     def _give_up_half(self, time: Paired) -> None:
         """Those of the chains that saved the least share of their layers' time."""

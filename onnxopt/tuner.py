@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnxruntime
 
@@ -149,6 +150,12 @@ class Tuner:
         allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if reference.known_by_heart else 1)
         best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
+
+    def difference(self, model: Path, original: Path) -> float:
+        """Noise over signal of a model's outputs on the validation part, against another's."""
+        assert self._parts is not None
+        reference = Reference(quiet_session(str(original)), self._parts.validation)
+        return reference.compare(quiet_session(str(model))).error
 
     def error(self, trial: Trial) -> float:
         """Noise over signal of a trial's outputs on the validation part, where that was not asked for."""

@@ -88,7 +88,7 @@ def test_speed_takes_the_fastest_whose_noise_is_allowed() -> None:
     found = Chooser(layers, SLOPE).choose(Goal.SPEED)
     assert found.chains == {"w": "svd{rank=4}"}
     assert found.slope == pytest.approx(0.7 * SLOPE)
-    assert Chooser(layers, SLOPE).choose(Goal.SPEED, share=0.2).chains == {"w": "svd{rank=8}"}
+    assert Chooser(layers, SLOPE).choose(Goal.SPEED, trust=0.4).chains == {"w": "svd{rank=8}"}
 
 
 def test_speed_spends_noise_where_it_saves_most_time() -> None:
@@ -132,3 +132,36 @@ def test_layers_without_chains_are_named_with_the_reason() -> None:
     layers = [replace(layer("w", 100), reason="is multiplied by itself"), layer("bias", 16)]
     (one,) = Chooser(layers, SLOPE).choose(Goal.SIZE).considered
     assert (one.path, one.step, one.accepted, one.reason) == ("w", "", False, "is multiplied by itself")
+
+
+def test_less_trust_is_less_noise() -> None:
+    layers = [layer("w", 10_000, chain("svd{rank=8}", 1_000, 10_000 * SLOPE / 3, ms=0.5), ms=1.0)]
+    for goal in Goal:
+        assert Chooser(layers, SLOPE).choose(goal).chains
+        found = Chooser(layers, SLOPE).choose(goal, trust=0.05)
+        assert not found.chains
+        assert found.considered[0].noise == sqrt(10_000 * SLOPE / 3)  # what is trusted less makes no more for that
+
+
+def test_what_was_measured_counts_and_less_for_less_noise() -> None:
+    """A chain that makes four times the noise; one with half of its noise is taken to make twice as much."""
+    noises = [10_000 * SLOPE * share for share in (0.4, 0.2, 0.05)]
+    chains = [
+        chain(f"svd{{rank={rank}}}", 100 * rank, noise, ms=rank / 20)
+        for rank, noise in zip((2, 4, 8), noises, strict=True)
+    ]
+    chooser = Chooser([layer("w", 10_000, *chains, ms=1.0), layer("v", 10)], SLOPE)
+    first = chooser.choose(Goal.SPEED)
+    assert first.chains == {"w": "svd{rank=2}"}
+    chooser.heard(first.chains, 4.0)
+    second = chooser.choose(Goal.SPEED)
+    assert second.chains == {"w": "svd{rank=4}"}
+    assert second.considered[0].noise == pytest.approx(sqrt(2 * noises[1]))
+    chooser.heard(second.chains, 2.0)
+    third = chooser.choose(Goal.SPEED)
+    assert third.chains == {"w": "svd{rank=8}"}
+    assert third.considered[0].noise == pytest.approx(sqrt(noises[2]))
+    chooser.heard(third.chains, 0.5)
+    last = chooser.choose(Goal.SPEED)
+    assert last.chains == {"w": "svd{rank=4}"}
+    assert last.considered[0].noise == pytest.approx(sqrt(2 * noises[1]))

@@ -232,6 +232,11 @@ def test_chains_of_rules_stay(low_rank: Path, data: Path) -> None:
     assert result.factoring.kept
     assert [one.path for one in result.factoring.layers] == ["wide"]
     assert {"wide@u", "wide@v", "narrow@u", "narrow@v"} <= {event.path for event in result.events}
+    assert {chain.path for chain in result.chains} == {"wide", "narrow"}
+    page = html.render(json.loads(to_json(result)))
+    table = page.partition('<section id="chains"')[2].partition("</section>")[0]
+    assert "narrow" in table
+    assert "wide" not in table  # it is among those that were chosen
 
 
 def test_contradictions(low_rank: Path, tmp_path: Path) -> None:
@@ -300,7 +305,7 @@ def test_the_command(
 
     options = ("-o", low_rank.with_name("small.onnx"), "--data", data, "--for", "speed")
     shown = command(*options)
-    for word in ("svd", "0.500x the time", "narrow", "MACs"):
+    for word in ("svd", "0.500x the time", "narrow", " M "):
         assert word in shown, word
     assert max(map(len, shown.splitlines())) <= 80
     found = json.loads(command(*options, "--json"))["factoring"]

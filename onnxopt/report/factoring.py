@@ -27,15 +27,17 @@ def print_factoring(console: Console, factoring: Factoring) -> None:
 
 
 def _table(factoring: Factoring, accepted: list[Considered]) -> RenderableType:
+    """M and E as in Kim et al. 2016: how many times fewer weights and multiply-accumulates."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"for {factoring.goal}", overflow="ellipsis", no_wrap=True, max_width=16)
     timed = all(one.ms_after is not None for one in accepted)
-    for name in ("chain", *(["ms"] if timed else []), "bytes", "noise/signal"):
+    for name in ("chain", "M", "E", *(["ms"] if timed else []), "bytes"):
         table.add_column(name, justify="left" if name == "chain" else "right", no_wrap=True)
     for one in accepted:
+        fewer = one.weights_before / one.weights_after, one.macs_before / one.macs_after
         ms = [f"{one.ms_before:.3g} -> {one.ms_after:.3g}"] if timed else []
         size = f"{one.bytes_before / 1e3:.1f} -> {one.bytes_after / 1e3:.1f} kB"
-        table.add_row(one.path, one.step, *ms, size, f"{one.noise:.3f}")
+        table.add_row(one.path, one.step, *(f"{times:.2f}" for times in fewer), *ms, size)
     return table
 
 

@@ -80,6 +80,7 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
 
     layers = [_layer(event, result) for event in result["events"] if event["elements"]]
     chains = result.get("chains") or ()
+    searched = {one["path"] for one in (result.get("factoring") or {}).get("layers", ()) if one["accepted"]}
     bounds = result["bounds"] or dict.fromkeys(("max_drop", "target_size", "target_ratio", "error", "metric"))
     promised = [e for e in layers if (e["predicted"] or 0) > 0 and (e["measured"] or 0) > 0]
     ratios = sorted((e["measured"] / e["predicted"], e["path"]) for e in promised)
@@ -97,7 +98,7 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
         "name": PurePath(result["source"]).name,
         "layers": layers,
         "rest": [e for e in result["events"] if not e["elements"] and e["path"] not in {one["path"] for one in chains}],
-        "chains": chains,
+        "chains": [one for one in chains if one["path"] not in searched],
         "factoring": result.get("factoring"),
         "weights": sum(e["elements"] for e in layers),
         "columns": _columns(layers),

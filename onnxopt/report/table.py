@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.bar import Bar
 from rich.console import Console, RenderableType
@@ -62,8 +63,8 @@ def print_result(console: Console, result: Result) -> None:
     if result.events:
         console.print(_layers(console, result.events), markup=False)
         console.print()
-    if result.chains:
-        console.print(_chains(console, result.chains), markup=False)
+    if chains := [one for one in result.chains if one.path not in _searched(result)]:
+        console.print(_chains(console, chains), markup=False)
         console.print()
     for event in result.events:
         if event.reason:
@@ -149,7 +150,12 @@ def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
     return table
 
 
-def _chains(console: Console, chains: tuple[Chain, ...]) -> RenderableType:
+def _searched(result: Result) -> set[str]:
+    """Layers that became chains because these pay, which have a table of their own."""
+    return {one.path for one in result.factoring.layers if one.accepted} if result.factoring else set()
+
+
+def _chains(console: Console, chains: Sequence[Chain]) -> RenderableType:
     """M and E are Kim et al.'s: how many times fewer weights and multiply-accumulates."""
     table = columns("layer", "step", "weights", "M", "MACs", "E")
     table.columns[1].style = "dim"

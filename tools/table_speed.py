@@ -1,0 +1,210 @@
+"""What `--for size`, `--for speed` and `--for balanced` make of real models; rewrites docs/lowrank.md.
+
+    python tools/table_speed.py                          # an hour or two on two cores, which must have nothing else to do
+    python tools/table_speed.py --only "lenet5 speed"    # the other rows stay as they are
+    python tools/table_speed.py --only fc --print
+
+The time is that of the finished file against the source, in stock ONNX Runtime on one sample, by `onnxopt.benchmark`.
+One network is made up: AlexNet's fully connected layers, with singular values 1, 1/2, 1/3, ... of random directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import realdata
+from generated import END, machine, markdown, rewrite
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxopt
+from onnxopt import Contract, Result
+from onnxopt.benchmark import Paired, time_ratio
+from onnxopt.graph import macs, parameters
+from onnxopt.report.table import size
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
+START = "<!-- table:speed -->"
+Array = npt.NDArray[Any]
+
+IMAGES = 4096
+"""Of the training part, at most."""
+SECONDS = 240.0
+"""For a comparison of two files."""
+FULLY_CONNECTED = "fc 9216-4096-4096-1000"
+COLUMNS = [
+    "model",
+    "for",
+    "asked for",
+    "layers",
+    "chains",
+    "M",
+    "E",
+    "bytes without",
+    "with",
+    "before",
+    "after",
+    "time",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row of the table."""
+
+    model: str
+    goal: str
+    contract: Contract
+
+    @property
+    def name(self) -> str:
+        """What `--only` takes."""
+        return f"{self.model} {self.goal}"
+
+
+TOP1, NOISE = Contract(max_drop=0.5), Contract(error=0.05)
+CASES = [
+    Case("lenet5", "size", TOP1),
+    Case("lenet5", "speed", TOP1),
+    Case("lenet5", "balanced", TOP1),
+    Case("mobilefacenet", "size", NOISE),
+    Case("mobilefacenet", "speed", NOISE),
+    Case("resnet56", "size", TOP1),
+    Case("resnet56", "speed", TOP1),
+    Case("squeezenet1.1", "speed", NOISE),
+    Case("resnet50v2_imagenette", "speed", NOISE),
+    Case(FULLY_CONNECTED, "speed", NOISE),
+    Case(FULLY_CONNECTED, "balanced", NOISE),
+]
+
+
+def fully_connected(path: Path) -> None:
+    """AlexNet's fully connected layers, as a model of [n, 9216]."""
+    rng, widths = np.random.default_rng(0), (9216, 4096, 4096, 1000)
+    nodes, tensors, x = [], [], "x"
+    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 6):
+        rank = min(inputs, outputs)  # directions of so many dimensions are all but orthogonal
+        u = rng.standard_normal((outputs, rank), np.float32) / np.float32(outputs**0.5)
+        v = rng.standard_normal((rank, inputs), np.float32) / np.float32(inputs**0.5)
+        w = (u / np.arange(1, rank + 1, dtype=np.float32)) @ v * np.float32(inputs**0.5)
+        b = rng.standard_normal(outputs, np.float32) / 100
+        tensors += [numpy_helper.from_array(w, f"fc{index}.w"), numpy_helper.from_array(b, f"fc{index}.b")]
+        last = index == 8
+        nodes.append(
+            helper.make_node("Gemm", [x, f"fc{index}.w", f"fc{index}.b"], [f"y{index}"], f"fc{index}", transB=1)
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"y{index}"], [f"a{index}"]))
+        x = f"y{index}" if last else f"a{index}"
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("x", 9216), (x, 1000))
+    ]
+    graph = helper.make_graph(nodes, "fc", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def activations() -> Iterator[Array]:
+    """What a rectifier lets through of noise, [32, 9216] each."""
+    rng = np.random.default_rng(1)
+    for _ in range(64):
+        yield np.maximum(rng.standard_normal((32, 9216), np.float32), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One case, done."""
+
+    case: Case
+    result: Result
+    weights: float
+    """How many times fewer weights and biases the network has."""
+    macs: float
+    """How many times fewer multiply-accumulates it takes."""
+    scores: tuple[str, str]
+    """The metric before and after; or nothing, and the noise."""
+    time: Paired
+
+    def cells(self) -> list[str]:
+        """Of its row."""
+        found = self.result.factoring
+        assert found is not None
+        accepted = [one for one in found.layers if one.accepted]
+        with_chains = size(self.result.bytes_after) if found.kept else "–"
+        sure = "" if self.time.significant else ", not significant"
+        return [
+            self.case.model, self.case.goal, str(self.case.contract), str(len(found.layers)), str(len(accepted)),
+            f"{self.weights:.2f}", f"{self.macs:.2f}", size(found.plain.size), with_chains, *self.scores,
+            f"{self.time.ratio:.3f} ({self.time.low:.3f}–{self.time.high:.3f}{sure})",
+        ]  # fmt: skip
+
+
+def measure(case: Case, folder: Path) -> Measured:
+    """Compresses and measures one."""
+    output = folder / "small.onnx"
+    if case.model == FULLY_CONNECTED:
+        source, data = folder / "fc.onnx", activations
+        fully_connected(source)
+        feeds = [{"x": batch[:1]} for batch, _ in zip(activations(), range(8), strict=False)]
+    else:
+        source = realdata.MODELS / f"{case.model}.onnx"
+        task = realdata.TASKS[case.model]
+        data = task.batches("train", IMAGES, labelled=case.contract.max_drop is not None)
+        images = task.read("test").images[:8]
+        name = onnx.load(source, load_external_data=False).graph.input[0].name
+        feeds = [{name: task.prepare(images[i : i + 1])} for i in range(8)]
+    result = onnxopt.optimize(source, output, case.contract, data, max_ram=2**31, goal=case.goal)
+    scores = ("", f"noise {result.check.found.error:.3f}" if result.check else "")
+    if case.model in realdata.TASKS:
+        sessions = realdata.plain_session(source), realdata.registered_session(output)
+        before, after = (realdata.evaluate(case.model, session).metric for session in sessions)
+        scores = f"{before:.2f} %", f"{after:.2f} %"
+    models = onnx.load(source), onnxopt.decompress(output)
+    counted = [sum(macs(model, feeds[0]).values()) for model in models]
+    time = time_ratio(output, source, feeds, SECONDS, lambda share: None)
+    weights = [parameters(model) for model in models]
+    return Measured(case, result, weights[0] / weights[1], counted[0] / counted[1], scores, time)
+
+
+def known() -> dict[str, list[str]]:
+    """The rows that the document has."""
+    text = DOCUMENT.read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {f"{row[0]} {row[1]}": row for row in rows[2:]}
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Chains of layers where they pay, on real models.")
+    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of rows, as in 'lenet5 speed'")
+    parser.add_argument("--print", action="store_true", help="only print the rows")
+    arguments = parser.parse_args()
+    rows = known()
+    for case in CASES:
+        if not case.name.startswith(tuple(arguments.only)):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            done = measure(case, Path(folder))
+        rows[case.name] = done.cells()
+        print(markdown(COLUMNS, "lllrrrrrrrrr", [rows[case.name]]).splitlines()[-1], flush=True)
+        assert done.result.factoring is not None
+        for one in done.result.factoring.layers:
+            print(f"  {one.path}: {one.step} {one.reason or 'accepted'}", file=sys.stderr)
+        if not arguments.print:
+            every = [rows[one.name] for one in CASES if one.name in rows]
+            text = f"{markdown(COLUMNS, 'lllrrrrrrrrr', every)}\n\n{machine()}."
+            rewrite(DOCUMENT, text, START)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
