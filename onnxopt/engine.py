@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,22 @@ from onnxopt.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.events import Chain, Event, Histogram
-from onnxopt.graph import Graph, Site, Source, Users, normalise, split, strip, weight_macs, wrap, write_atomically
+from onnxopt.graph import (
+    OPSET,
+    Graph,
+    Pair,
+    Site,
+    Source,
+    Users,
+    embed,
+    normalise,
+    raised,
+    split,
+    strip,
+    weight_macs,
+    wrap,
+    write_atomically,
+)
 from onnxopt.leaf import Leaf, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan, Step
@@ -83,6 +98,10 @@ class Engine:
         self._factored = manager.Factored({}, frozenset(), (), (), {})
         self._unfactored: Statistics | None = None
         """Of the layers before some became chains; None where none did."""
+        self._rounded: dict[str, Step] = {}
+        """Of values that are integers between nodes."""
+        self._integers: dict[str, int] = {}
+        """Weights that are integers when the model runs, and their bits at most; then their biases, of no bits."""
         self._detailed = detailed
         self._macs: dict[str, int] = {}
         """Of one sample, by weight; layers that became chains are there, too."""
@@ -97,6 +116,32 @@ class Engine:
         self.graph = Graph(self.graph.model)
         self.sites = list(self.graph.sites())
         self.statistics = Statistics(None, {}, {})
+
+    def modernise(self) -> None:
+        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that is not possible."""
+        paths = {site.path for site in self.sites}
+        try:
+            self.graph = Graph(raised(self.graph.model))
+        except Exception as error:  # whatever the converter stumbles over
+            raise OnnxoptError(f"its operators cannot be brought to version {OPSET}: {first_line(error)}") from error
+        self.sites = list(self.graph.sites())
+        if paths != {site.path for site in self.sites}:
+            raise OnnxoptError(f"brought to version {OPSET} of the operators it has other weights")
+
+    def place(self, pairs: Mapping[str, Pair], weights: Collection[str], biases: Collection[str], bits: int) -> None:
+        """From now on plans have these values, and weights of so many bits at most, as integers; none undoes that.
+
+        The biases become integers with the weights, finer ones than a plan would make of them.
+        """
+        self._rounded = {value: pair.step() for value, pair in pairs.items()}
+        self._integers = {**dict.fromkeys(biases, 0), **dict.fromkeys(weights, bits)}
+
+    def plain(self, plan: Plan) -> bytes:
+        """A plan carried out as a model that needs nothing of ours, its nodes called as in the graph."""
+        manager.run(self.graph, plan, self.statistics)
+        inner, leaves = self.graph.export()
+        embed(inner, {name: values_of(leaf) for name, leaf in leaves.items()})
+        return bytes(inner.SerializeToString())
 
     def calibrate(self, data: Data) -> None:
         """Measures the statistics. Raises what the runtime raises where the model does not run on the data."""
@@ -134,8 +179,9 @@ class Engine:
 
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""
-        steps = {**self._factored.steps, **manager.steps(self.sites, slope, overrides)}
-        return Plan(self.source.sha256, steps, self.data)
+        decided = manager.steps(self.sites, slope, overrides)
+        decided = manager.integers(decided, self._integers)
+        return Plan(self.source.sha256, {**self._factored.steps, **decided, **self._rounded}, self.data)
 
     def build(self, plan: Plan, advance: Advance) -> Built:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not

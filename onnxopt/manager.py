@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
 from onnxopt.events import Chain, Event
-from onnxopt.graph import Graph, Site
+from onnxopt.graph import Graph, Pair, Site, is_pair
 from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.passes import PASSES, STRUCTURAL, Pass, Skip
+from onnxopt.passes.base import finite
+from onnxopt.passes.codebook import Codebook, Member
 from onnxopt.passes.feedback import Feedback
+from onnxopt.passes.integers import Integers
 from onnxopt.passes.uniform import Uniform
 from onnxopt.plan import Plan, Step
 from onnxopt.search import Candidate
@@ -52,6 +57,23 @@ def steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str
         step = (Uniform(override.error) if override.error is not None else one).step()
         decided[site.path] = step if override.step is None else override.step
     return decided
+
+
+def integers(steps: Mapping[str, Step], bits: Mapping[str, int]) -> dict[str, Step]:
+    """The same steps, but that weights are integers of so many bits at most when the model runs.
+
+    What the user decides for such a weight stands, before it becomes integers. One of no bits gets no step: it is a
+    bias, which becomes integers with its weight.
+    """
+    changed = dict(steps)
+    for path, most in bits.items():
+        step = changed.pop(path, None)
+        if most and step is not None:
+            if step.name == Feedback.name and step.then is None:
+                decision = Feedback.from_step(step)
+                step = replace(decision, max_bits=min(most, decision.max_bits or most)).step()
+            changed[path] = Step(step.name, step.args, Integers().step())
+    return changed
 
 
 def chains(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
@@ -130,23 +152,58 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     A weight that its pass cannot treat is left as it was, with the reason in its event. Raises OnnxoptError where
     the plan names a pass or a weight that does not exist.
     """
-    graph.reset()
     sites = {site.path: site for site in graph.sites()}
     structural = chains_of(plan)
     passes = {
-        path: [_pass_of(path, one) for one in step] for path, step in plan.steps.items() if path not in structural
+        path: [_pass_of(path, one) for one in step]
+        for path, step in plan.steps.items()
+        if path not in structural and not is_pair(step)
     }
     for path in passes:
         _check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
+    passes = {path: passes[path] for path in sites if path in passes}  # a bias after the weight whose error it takes up
+    passes |= _members(graph, passes, sites, statistics)
+    graph.reset()
+    for value, step in plan.steps.items():
+        if is_pair(step):
+            graph.pair(value, Pair.from_step(step))
     events = []
-    for path in sorted(passes, key=list(sites).index):  # a bias comes after the weight whose error it takes up
+    for path in passes:
         values = graph.values(path)
-        stats = statistics.of(sites[path], values, fixed)
+        whole = any(one.name == Integers.name for one in plan.steps[path])  # its bias becomes integers with it
+        stats = statistics.of(sites[path], values, frozenset() if whole else fixed)
         events.append(_apply(graph, sites[path], plan.steps[path], passes[path], stats))
         if advance:
             advance(path)
     return events
+
+
+def _members(
+    graph: Graph, passes: Mapping[str, Sequence[Pass]], sites: Mapping[str, Site], statistics: Statistics
+) -> dict[str, list[Pass]]:
+    """Decisions for weights that share a table with others, once it is known: what comes before it has to be done."""
+    groups: dict[tuple[Codebook, np.dtype[Any]], list[str]] = {}
+    for path, decisions in passes.items():
+        book = next((one for one in decisions if isinstance(one, Codebook) and one.group), None)
+        if book is not None:
+            groups.setdefault((book, graph.values(path).dtype), []).append(path)
+    found = {}
+    for (book, _), paths in groups.items():
+        graph.reset()
+        weights, members = [], []
+        for path in paths:
+            stats, before = statistics.of(sites[path], graph.values(path)), passes[path][: passes[path].index(book)]
+            with suppress(Skip):
+                for one in before:
+                    one.apply(graph, sites[path], stats)
+                values = values_of(graph.leaf(path))
+                finite(values)
+                weights.append((values, stats))
+                members.append(path)
+        for path, leaf in zip(members, book.shared(weights) if weights else (), strict=True):
+            found[path] = [Member(leaf=leaf) if one == book else one for one in passes[path]]
+    return found
 
 
 def _check_path(path: str, sites: Mapping[str, Site]) -> None:

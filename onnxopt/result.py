@@ -63,6 +63,54 @@ class Factoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """One node that was considered for integers, with the rectifier behind it."""
+
+    path: str
+    """Its name."""
+    op: str
+    weight: str | None
+    integers: bool
+    """Whether it runs in them."""
+    ms_floats: float | None
+    """In the whole model, from the runtime's profile; None where time did not count."""
+    ms_integers: float | None
+    """Likewise; None, too, where it cannot run in integers."""
+    noise: float | None
+    """Over signal in the model's outputs, when its output alone is rounded."""
+    method: str
+    """That chose the range of its output: minmax, percentile, entropy or mse, by the noise that it makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """What became of the wish for nodes that run in integers."""
+
+    goal: str
+    """What they were to save; empty where all that can were to."""
+    target: str
+    """The device whose kernels they are for."""
+    type: str
+    """Of values between them."""
+    kept: bool
+    """Whether the file has any."""
+    reason: str
+    """Why it has none; empty where it has."""
+    time: Paired | None
+    """The whole model in integers against floats, as `onnxopt benchmark` compares two; None where time did not count,
+    or there was nothing to compare."""
+    trial: Trial | None
+    """What the search kept with them."""
+    layers: tuple[Placed, ...]
+    """In the order of the graph."""
+
+    def given_up(self, reason: str) -> Integers:
+        """The same, where nothing in the file runs in integers after all."""
+        layers = tuple(replace(one, integers=False) for one in self.layers)
+        return replace(self, kept=False, reason=reason, layers=layers)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
 
@@ -111,6 +159,8 @@ class Result:
     """Of the packages that decided: onnxopt, onnxruntime, numpy."""
     factoring: Factoring | None = None
     """None where no chains were wished for, but by rules."""
+    integers: Integers | None = None
+    """None where nothing was to run in integers."""
     command: str = ""
     """The command line, quoted for a shell; empty where there was none."""
     table: dict[str, Any] | None = None

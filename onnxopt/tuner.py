@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
 import onnxruntime
@@ -15,9 +16,9 @@ from onnxopt.data import Data, Spec, input_scale, open_data, quiet_session, spli
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.metrics import Metric
-from onnxopt.overrides import Override, Overrides
+from onnxopt.overrides import Override, Overrides, Rule
 from onnxopt.plan import Plan, Step
-from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
+from onnxopt.recipes import GENTLEST, MIDDLE, STEP, STRONGEST, Recipe
 from onnxopt.reference import Reference
 from onnxopt.search import Trial
 
@@ -27,6 +28,8 @@ _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 _BY_HEART = 0.5
 """Share of an allowed drop that may show on images that the model was trained on until it made no mistakes: what it
 knows by heart it keeps longer. On CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on images new to them."""
+_KNOB_TURNS, _LAYER_TURNS = 16, 24
+"""Tries at most of a recipe's knobs, and of single weights, when they go on alone."""
 _MADE_UP = 320
 """Samples that are made up where there is no data."""
 
@@ -64,6 +67,10 @@ class Tuner:
         self._chains: Mapping[str, Step] = {}
         self._begin: float | None = None
         """The slope to begin with, where that is known."""
+        self._ahead: Mapping[str, int] = {}
+        """How many steps knobs of the recipe have gone on alone."""
+        self._own: Mapping[str, int] = {}
+        """The same of all knobs of a weight, by path."""
         unmatched = overrides.unmatched(engine.sites)
         # Others are for what is yet to be made.
         unmatched = [rule for rule in unmatched if "@" not in rule.conditions.get("match", "")]
@@ -110,14 +117,19 @@ class Tuner:
     def again(self, chains: Mapping[str, Step], slope: float, progress: Progress) -> Tuner:
         """The same contract on the same data, for the model with these chains besides those of the overrides.
 
-        It has an engine of its own, which is to be closed before this one's, and nothing is measured of the chains
-        before `recalibrate`. The search begins at `slope`.
+        It has an engine of its own, which is to be closed before this one's, and where there are chains, nothing is
+        measured of them before `recalibrate`. The search begins at `slope`.
         """
         other = copy(self)
         other._engine = self._engine.again(progress)
         other.trials, other._tried, other._begin = [], {}, slope
-        other._engine.factor({**self._chains, **chains})
+        if every := {**self._chains, **chains}:
+            other._engine.factor(every)
         return other
+
+    def reset(self, slope: float) -> None:
+        """Forgets what was tried, as the model is another now; the search begins at `slope`."""
+        self.trials, self._tried, self._begin = [], {}, slope
 
     def recalibrate(self) -> None:
         """Measures the statistics of the model as it is now. Raises OnnxoptError where they cannot be kept."""
@@ -144,12 +156,45 @@ class Tuner:
         if self.contract.error is not None:
             noise = self.contract.error
             best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most, ends=ends)
+            best = best and self._alone(best, reference, lambda trial: (trial.error or 0.0) <= noise)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
         if reference.known_by_heart:
             self._engine.progress("allowing half the drop, for the original knows these by heart", 0.4)
         allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if reference.known_by_heart else 1)
         best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
+        best = best and self._alone(best, reference, lambda trial: search.safe(trial, allowed))
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
+
+    def _alone(self, best: Trial, reference: Reference, is_kept: Callable[[Trial], bool]) -> Trial:
+        """What comes of a recipe's knobs, and perhaps weights, going on alone from where all are together."""
+        recipe, slope = self._recipe, best.slope
+        if recipe is None:
+            return best
+
+        def measure(steps: int, ahead: Mapping[str, int], own: Mapping[str, int]) -> Trial | None:
+            if slope * STEP ** (steps - 1) >= STRONGEST:
+                return None
+            self._ahead, self._own = ahead, own
+            return self._measure(slope, reference)
+
+        knobs = list(recipe.knobs) if len(recipe.knobs) > 1 else []
+        best, ahead = search.in_turns(
+            best, knobs, lambda knob, steps: measure(steps[knob], steps, {}), is_kept, _KNOB_TURNS
+        )
+        own: Mapping[str, int] = {}
+        if recipe.layers:
+            largest = sorted(self._engine.sites, key=lambda site: -site.elements)
+            paths = [site.path for site in largest if self._step(site.path, slope, ahead)]
+            best, own = search.in_turns(
+                best, paths, lambda path, steps: measure(steps[path], ahead, steps), is_kept, _LAYER_TURNS
+            )
+        self._ahead, self._own = ahead, own
+        return best
+
+    def _step(self, path: str, strength: float, ahead: Mapping[str, int]) -> Step | None:
+        """What the recipe has for a weight; None where it leaves it as it is."""
+        assert self._recipe is not None
+        return manager.steps(self._engine.sites, strength, self._recipe.at(strength, ahead)).get(path)
 
     def difference(self, model: Path, original: Path) -> float:
         """Noise over signal of a model's outputs on the validation part, against another's."""
@@ -206,8 +251,14 @@ class Tuner:
 
     def _rules(self, slope: float) -> Overrides:
         """What is decided for weights, the user's own rules last."""
-        recipe = () if self._recipe is None else self._recipe.at(slope).rules
-        return Overrides((*recipe, *self._overrides.rules))
+        if self._recipe is None:
+            return self._overrides
+        rules = list(self._recipe.at(slope, self._ahead).rules)
+        for path, steps in self._own.items():
+            if steps:
+                further = {"step": self._step(path, slope * STEP**steps, self._ahead)}
+                rules.append(Rule(len(rules) + 1, {"match": escape(path)}, further))
+        return Overrides((*rules, *self._overrides.rules))
 
     def nearest(self, trial: Trial) -> str:
         """What to say where the contract was missed."""

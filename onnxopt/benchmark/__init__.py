@@ -2,7 +2,7 @@
 
 from onnxopt.benchmark.latency import Latency, Paired
 from onnxopt.benchmark.machine import Machine
-from onnxopt.benchmark.profile import OpTime
+from onnxopt.benchmark.profile import OpTime, time_by_node
 from onnxopt.benchmark.quick import milliseconds
 from onnxopt.benchmark.ratio import time_ratio
 from onnxopt.benchmark.run import Benchmark, Measured, Throughput, benchmark
@@ -17,5 +17,6 @@ __all__ = [
     "Throughput",
     "benchmark",
     "milliseconds",
+    "time_by_node",
     "time_ratio",
 ]

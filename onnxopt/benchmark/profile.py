@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ import onnxruntime
 
 from onnxopt import runtime
 from onnxopt.data import Array
-from onnxopt.graph import trace
+from onnxopt.graph import Kernel, trace
 
 _WARM_UP, _LEAST, _MOST, _SECONDS = 3, 3, 100, 0.5
 """Runs that do not count, fewest and most that do, and for how long."""
@@ -31,11 +31,41 @@ class OpTime:
     """Of the time in all nodes, 0 to 1."""
 
 
+def time_by_node(model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
+    """Milliseconds of every node of a plain model, as the runtime's optimized graph calls them: medians over runs.
+
+    Raises what the runtime raises.
+    """
+    kept = _kept(lambda options: onnxruntime.InferenceSession(model, options), feeds, onnxruntime.SessionOptions())
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for run in kept:
+        for kernel in run:
+            times[kernel.node].append(kernel.ms)
+    return {node: median(ms) for node, ms in times.items()}
+
+
 def time_by_op(path: Path, feeds: Mapping[str, Array], threads: int | None) -> tuple[OpTime, ...]:
     """Of a model, plain or compressed, the slowest first; raises what the runtime or `runtime.load` raises."""
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
+
+    kept = _kept(lambda o: runtime.load(path, o), feeds, options)
+    nodes: defaultdict[str, set[str]] = defaultdict(set)
+    for kernel in (kernel for run in kept for kernel in run):
+        nodes[kernel.op].add(kernel.node)
+    # Medians over the runs, for a node may be interrupted for longer than a run takes.
+    ms = {op: median(sum(kernel.ms for kernel in run if kernel.op == op) for run in kept) for op in nodes}
+    total = sum(ms.values()) or 1.0
+    return tuple(OpTime(op, len(nodes[op]), ms[op], ms[op] / total) for op in sorted(ms, key=lambda op: -ms[op]))
+
+
+def _kept(
+    load: Callable[[onnxruntime.SessionOptions], onnxruntime.InferenceSession],
+    feeds: Mapping[str, Array],
+    options: onnxruntime.SessionOptions,
+) -> list[list[Kernel]]:
+    """The kernels of the runs that count."""
 
     def runs() -> Iterator[Mapping[str, Array]]:
         yield from [feeds] * (_WARM_UP + _LEAST)
@@ -45,11 +75,4 @@ def time_by_op(path: Path, feeds: Mapping[str, Array], threads: int | None) -> t
                 return
             yield feeds
 
-    kept = trace(lambda o: runtime.load(path, o), runs(), options)[_WARM_UP:]
-    nodes: defaultdict[str, set[str]] = defaultdict(set)
-    for kernel in (kernel for run in kept for kernel in run):
-        nodes[kernel.op].add(kernel.node)
-    # Medians over the runs, for a node may be interrupted for longer than a run takes.
-    ms = {op: median(sum(kernel.ms for kernel in run if kernel.op == op) for run in kept) for op in nodes}
-    total = sum(ms.values()) or 1.0
-    return tuple(OpTime(op, len(nodes[op]), ms[op], ms[op] / total) for op in sorted(ms, key=lambda op: -ms[op]))
+    return trace(load, runs(), options)[_WARM_UP:]

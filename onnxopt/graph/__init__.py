@@ -1,6 +1,7 @@
 """The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
 
 from onnxopt.graph.alone import WEIGHT, alone
+from onnxopt.graph.dial import dialled, settings
 from onnxopt.graph.exposing import exposing
 from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
 from onnxopt.graph.gradient import Gradient
@@ -10,33 +11,45 @@ from onnxopt.graph.macs import macs, parameters, weight_macs
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
+from onnxopt.graph.pairs import OPSET, Pair, is_pair, raised
 from onnxopt.graph.quantized import Quantized
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
+from onnxopt.graph.units import Kind, Unit, runs_in_integers, units
 
 __all__ = [
+    "OPSET",
     "WEIGHT",
     "Gradient",
     "Graph",
     "Kernel",
+    "Kind",
     "Linear",
+    "Pair",
     "Quantized",
     "Site",
     "Source",
+    "Unit",
     "Users",
     "alone",
+    "dialled",
     "embed",
     "exposing",
     "is_compressed",
+    "is_pair",
     "join",
     "macs",
     "normalise",
     "parameters",
     "payload",
+    "raised",
     "read",
+    "runs_in_integers",
+    "settings",
     "split",
     "strip",
     "trace",
+    "units",
     "weight_macs",
     "wrap",
     "write_atomically",

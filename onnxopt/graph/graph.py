@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxopt.graph import chains
+from onnxopt.graph import blocked, chains
 from onnxopt.graph.linear import Linear, linear_use
+from onnxopt.graph import pairs as qdq
 from onnxopt.graph.normal import hoist, subgraphs
+from onnxopt.graph.pairs import Pair
 from onnxopt.graph.quantized import Quantized, insert
-from onnxopt.leaf import STORABLE, Array, Leaf
+from onnxopt.leaf import STORABLE, Array, Leaf, Scaled, values_of
 
 MIN_QUANTIZED = 16
 """Elements: a smaller weight is not worth its row in the container's table."""
@@ -56,6 +58,9 @@ class Graph:
         self.model = model
         self.leaves: dict[str, Leaf] = {}
         self.quantized: dict[str, Quantized] = {}
+        self.pairs: dict[str, Pair] = {}
+        self.integers: set[str] = set()
+        """Weights that the model shall have as integers."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
@@ -111,6 +116,8 @@ class Graph:
         """Back to the model as it came."""
         self.leaves.clear()
         self.quantized.clear()
+        self.pairs.clear()
+        self.integers.clear()
         self._adjusted.clear()
 
     def store(self, path: str, leaf: Leaf) -> None:
@@ -120,6 +127,18 @@ class Graph:
     def quantize(self, value: str, how: Quantized) -> None:
         """Whoever reads this value of the main graph, the user too, shall get it rounded."""
         self.quantized[value] = how
+
+    def pair(self, value: str, how: Pair) -> None:
+        """This value of the main graph shall be integers between the nodes that can take them as such.
+
+        Raises OnnxoptError where there is none of this name, or the operators are too old.
+        """
+        qdq.check(self.model, value)
+        self.pairs[value] = how
+
+    def keep_integers(self, path: str) -> None:
+        """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""
+        self.integers.add(path)
 
     def replace(self, path: str, tensors: Mapping[str, Array], chain: chains.Chain) -> tuple[Site, ...]:
         """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
@@ -156,7 +175,25 @@ class Graph:
         inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
         insert(inner, self.quantized)
+        if self.pairs:
+            self._insert_pairs(inner, leaves)
         return inner, leaves
+
+    def _insert_pairs(self, inner: onnx.ModelProto, leaves: dict[str, Leaf]) -> None:
+        grids = {path: leaf for path in self.integers if isinstance(leaf := leaves.get(path), Scaled)}
+        found = qdq.insert(inner, self.pairs, grids, lambda bias: values_of(self.leaf(bias)))
+        leaves.update({path: grids[path].q.astype(np.int8) for path in found.integers})
+        for name in found.gone:
+            leaves.pop(name, None)
+        for index in reversed(range(len(inner.graph.initializer))):
+            if inner.graph.initializer[index].name in found.gone:
+                del inner.graph.initializer[index]
+        for name, leaf in found.stored.items():
+            values = values_of(leaf)
+            tensor = numpy_helper.from_array(values, name)
+            if values.size >= MIN_STORED:
+                leaves[name], tensor = leaf, _reference(tensor)
+            inner.graph.initializer.append(tensor)
 
     def _small(self, name: str) -> onnx.TensorProto:
         """A tensor that stays in the inner model."""

@@ -1,0 +1,70 @@
+"""Models whose values can be rounded, each by a dial that is an input: what rounding does is heard without a new session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from onnxopt.graph.pairs import Pair
+from onnxopt.leaf import Array
+
+_PARTS = ("inverse", "low", "high", "scale")
+_OFF = 2.0**40
+"""Steps in 1: a float32 number that is rounded to so many is itself, but for 1e-12."""
+_MOST = float(np.finfo(np.float32).max)
+
+
+def dialled(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
+    """A copy in which these float values of the main graph pass through ``clip(round(x / scale)) scale``.
+
+    All who read a value get what comes out, the user too; of the user's inputs, all nodes. Needs opset 11.
+    """
+    wanted, made = dict.fromkeys(values), onnx.ModelProto()
+    made.CopyFrom(model)
+    nodes: list[NodeProto] = []
+    inputs = {value.name for value in model.graph.input}
+    renamed = {name: f"{name}@dialled" for name in wanted if name in inputs}
+    for name, new in renamed.items():
+        nodes += _chain(name, name, new)
+    for original in model.graph.node:
+        node = NodeProto.FromString(original.SerializeToString())
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+        nodes.append(node)
+        for place, name in enumerate(node.output):
+            if name in wanted:
+                node.output[place] = f"{name}@exact"
+                nodes += _chain(name, node.output[place], name)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    for name in wanted:
+        for part in _PARTS:
+            made.graph.input.append(helper.make_tensor_value_info(f"{name}@{part}", TensorProto.FLOAT, []))
+    return made
+
+
+def settings(values: Iterable[str], pairs: Mapping[str, Pair]) -> dict[str, Array]:
+    """Feeds for the dials of these values: off, but for those that have a pair."""
+    feeds = {}
+    for value in values:
+        pair = pairs.get(value)
+        parts = (_OFF, -_MOST, _MOST, 1 / _OFF)
+        if pair is not None:
+            low, high = pair.reach
+            parts = (1 / pair.scale, round(low / pair.scale), round(high / pair.scale), pair.scale)
+        feeds.update({f"{value}@{part}": np.asarray(x, np.float32) for part, x in zip(_PARTS, parts, strict=True)})
+    return feeds
+
+
+def _chain(value: str, x: str, y: str) -> list[NodeProto]:
+    inverse, low, high, scale = (f"{value}@{part}" for part in _PARTS)
+    steps, whole, inside = (f"{value}@{part}" for part in ("steps", "whole", "inside"))
+    return [
+        helper.make_node("Mul", [x, inverse], [steps]),
+        helper.make_node("Round", [steps], [whole]),
+        helper.make_node("Clip", [whole, low, high], [inside]),
+        helper.make_node("Mul", [inside, scale], [y]),
+    ]
