@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import realdata
 from generated import machine, markdown, rewrite
 from measured import fresh
-from onnx import version_converter
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from static_int8 import int8
 
 import onnxopt
 from onnxopt import Contract, lowrank
@@ -58,8 +55,6 @@ TAIL = 0.1
 """Noise over signal in a layer's outputs that factoring may make."""
 PAYS = 0.9
 """A layer is factored where that leaves no more than this share of its weights."""
-PER_CHANNEL = 13
-"""Version of the operators that can scale channels one by one."""
 SECONDS = 15.0
 """Of latencies, for each file."""
 
@@ -87,35 +82,6 @@ class Row:
     energy: str
     ops: tuple[tuple[str, float], ...]
     """Operators and their share of the time, longest first."""
-
-
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Feeds for the runtime's own quantizer."""
-
-    def __init__(self, name: str, batches: Iterable[Any]) -> None:
-        self._feeds = ({name: batch[i : i + 1]} for batch in batches for i in range(len(batch)))
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next image, or None."""
-        return next(self._feeds, None)
-
-
-def int8(source: Path, output: Path, data: Callable[[], Iterable[Any]]) -> None:
-    """The runtime's own static quantization: weights and activations in 8 bits, per channel, its pre-processing.
-
-    Activations are unsigned: signed ones, its default, find no integer kernels for most convolutions on x86.
-    """
-    prepared = output.with_suffix(".prepared.onnx")
-    model = onnx.load(source)
-    if model.opset_import[0].version < PER_CHANNEL:
-        model = version_converter.convert_version(model, PER_CHANNEL)
-    onnx.save(model, prepared)
-    quant_pre_process(str(prepared), str(prepared), skip_symbolic_shape=True)
-    name = quiet_session(str(source)).get_inputs()[0].name
-    quantization.quantize_static(
-        str(prepared), str(output), Reader(name, list(data())[:4]), per_channel=True,
-        quant_format=quantization.QuantFormat.QDQ, activation_type=quantization.QuantType.QUInt8,
-    )  # fmt: skip
 
 
 def decided(source: Path, output: Path, data: Any, decide: Callable[[Engine], dict[str, Step]]) -> None:
