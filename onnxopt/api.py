@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from onnxopt import manager, memory, native, search
+from onnxopt import factoring, integers, manager, memory, native, search
 from onnxopt.choice import Goal
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
-from onnxopt.factoring import factored
-from onnxopt.graph import Source, is_compressed, read
+from onnxopt.graph import Source, is_compressed, is_pair, read
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
 from onnxopt.reference import Reference
 from onnxopt.result import Check, Result, Stage
 from onnxopt.search import Trial
+from onnxopt.target import Target
 from onnxopt.tuner import Tuner
 
 MAX_RAM = 2**29
@@ -45,9 +46,11 @@ def plan(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
     goal: str | None = None,
+    activations: int | None = None,
+    target: str | None = None,
 ) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
-    contract, chains = contract or Contract(), _goal(goal, lossless, recipe)
+    contract, wish = contract or Contract(), _wish(goal, activations, target, lossless, recipe)
     contract.check(lossless, recipe is not None)
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
@@ -57,10 +60,10 @@ def plan(
         best, met = tuner.run()
         if not met:
             raise Missed(tuner.nearest(best))
-        if chains is None:
-            return tuner.plan(best)
-        with factored(tuner, best, chains, engine.progress) as found:
-            return found.tuner.plan(found.best)
+        with _ways(tuner, best, wish, engine.progress) as ways:
+            for one in (attempt for way in ways for attempt in way.attempts()):
+                return one.tuner.plan(one.best)
+        return tuner.plan(best)
 
 
 def optimize(
@@ -77,6 +80,8 @@ def optimize(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
     goal: str | None = None,
+    activations: int | None = None,
+    target: str | None = None,
 ) -> Result:
     """Compresses the model at `model` into the file `output`: the smallest file that the contract allows.
 
@@ -96,12 +101,16 @@ def optimize(
         recipe: a published system that decides instead of the engine; its knobs are turned until the contract is met,
             and without one stand in the middle.
         goal: "size", "speed" or "balanced": layers become chains of thinner ones where that saves bytes, milliseconds
-            on this machine, or both, inside the same contract; without it none do.
+            on this machine, or both, inside the same contract, and for speed or both layers run in integers where that
+            saves milliseconds; without it none do.
+        activations: 8 or 16: all layers that can run in integers do, and values between them have so many bits.
+        target: "cpu-vnni", "cpu-arm" or "generic": the device whose integer kernels the types are for; without it this
+            machine.
 
     Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
     or the result cannot be written or run.
     """
-    contract, chains = contract or Contract(), _goal(goal, lossless, recipe)
+    contract, wish = contract or Contract(), _wish(goal, activations, target, lossless, recipe)
     contract.check(lossless, recipe is not None)
     started, source = time.monotonic(), _plain(model)
     detailed = recipe is not None and bool(recipe.table)
@@ -113,21 +122,26 @@ def optimize(
         best, met = tuner.run()
         if not met and not allow_miss:
             raise Missed(tuner.nearest(best))
-        factoring = None
-        if chains is not None and met:
-            with factored(tuner, best, chains, engine.progress) as found:
-                for one in found.attempts():
-                    with suppress(Missed):
-                        plan, checked = one.tuner.plan(one.best), tuner.contract
-                        result = _finish(one.tuner.engine, plan, Path(output), started, one.tuner, checked, one.best)
-                        return replace(result, factoring=one.factoring)
-                factoring = found.factoring
-                if factoring.kept:
-                    factoring = factoring.given_up("with chains the finished file misses the contract")
+        said: dict[str, Any] = {}
+        if wish is not None and met:
+            with _ways(tuner, best, wish, engine.progress) as ways:
+                for way in ways:
+                    for one in way.attempts():
+                        with suppress(Missed):
+                            plan, checked = one.tuner.plan(one.best), one.tuner.contract
+                            done = _finish(
+                                one.tuner.engine, plan, Path(output), started, one.tuner, checked, one.best
+                            )  # fmt: skip
+                            return replace(done, **said, **_said(ways[ways.index(way) + 1 :], _OTHERS), **_said([one]))
+                    said |= _said([way], "the finished file misses the contract")
+            if wish.activations and not allow_miss:
+                reason = next(iter(said.values())).reason
+                raise Missed(f"{source.path}: {contract} cannot be met with --activations: {reason}; nothing was "
+                             "written (without it, other layers stay floats)")  # fmt: skip
         try:
             plan, checked = tuner.plan(best), tuner.contract
             result = _finish(engine, plan, Path(output), started, tuner, checked, best, met, allow_miss, detailed)
-            return replace(result, factoring=factoring)
+            return replace(result, **said)
         except Missed:
             if contract.max_drop != 0:
                 raise
@@ -156,6 +170,8 @@ def apply(
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
     with _engine(source, not plan.steps, prefer, max_ram, progress) as engine:
+        if any(map(is_pair, plan.steps.values())):
+            engine.modernise()
         chains = manager.chains_of(plan)
         if not plan.data:
             engine.factor(chains)
@@ -169,16 +185,69 @@ def apply(
         return _finish(engine, plan, Path(output), started, tuner)
 
 
-def _goal(name: str | None, lossless: bool, recipe: Recipe | None) -> Goal | None:
-    """Raises OnnxoptError where there is none of this name, or something else decides already."""
-    if name is None:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """For other nodes than the model has."""
+
+    goal: Goal | None
+    activations: int | None
+    target: Target
+
+
+def _wish(
+    goal: str | None, activations: int | None, target: str | None, lossless: bool, recipe: Recipe | None
+) -> _Wish | None:
+    """Raises OnnxoptError where there is no such thing, or something else decides already."""
+    if goal is not None and goal not in list(Goal):
+        raise OnnxoptError(f"--for is {goal!r}, expected {', '.join(Goal)}")
+    if activations not in (None, 8, 16):
+        raise OnnxoptError(f"--activations is {activations}, expected 8 or 16; a rule's outputs{{bits=...}} rounds to "
+                           "other widths as the model runs")  # fmt: skip
+    named = {"--lossless": lossless, "--recipe": recipe is not None, "--activations": activations is not None,
+             "--for": goal is not None}  # fmt: skip
+    given = [name for name, is_given in named.items() if is_given]
+    if len(given) > 1 and given != ["--lossless", "--recipe"]:
+        raise OnnxoptError(f"{given[0]} and {given[1]} contradict each other; give one of them")
+    if target is not None and goal not in (Goal.SPEED, Goal.BALANCED) and activations is None:
+        raise OnnxoptError("--target says which integers layers run in; give --for speed, --for balanced or "
+                           "--activations, too")  # fmt: skip
+    if goal is None and activations is None:
         return None
-    if name not in list(Goal):
-        raise OnnxoptError(f"--for is {name!r}, expected {', '.join(Goal)}")
-    if lossless or recipe is not None:
-        other = "--lossless" if lossless else "--recipe"
-        raise OnnxoptError(f"{other} and --for contradict each other; give one of them")
-    return Goal(name)
+    return _Wish(None if goal is None else Goal(goal), activations, Target.of(target))
+
+
+_Way = factoring.Found | integers.Found
+_OTHERS = "another way saves more time"
+
+
+@contextmanager
+def _ways(tuner: Tuner, best: Trial, wish: _Wish | None, progress: Progress) -> Iterator[list[_Way]]:
+    """What may be written in the place of what the search kept, the fastest first; there until the context ends."""
+    with ExitStack() as open_ones:
+        ways: list[_Way] = []
+        if wish is not None and (wish.activations or (wish.goal and wish.goal.timed)):
+            bits = wish.activations or 8
+            ways.append(open_ones.enter_context(
+                integers.placed(tuner, best, wish.goal, wish.target, bits, progress)
+            ))  # fmt: skip
+        if wish is not None and wish.goal:
+            ways.append(open_ones.enter_context(factoring.factored(tuner, best, wish.goal, progress)))
+        yield sorted(ways, key=_time)
+
+
+def _time(way: _Way) -> float:
+    """Of the model as this way has it, over the model's."""
+    found = way.factoring if isinstance(way, factoring.Found) else way.integers
+    return found.time.ratio if found.kept and found.time else 1.0
+
+
+def _said(ways: Sequence[_Way], given_up: str = "") -> dict[str, Any]:
+    """Fields of a result; with a reason, of what is not in the file."""
+    fields: dict[str, Any] = {}
+    for way in ways:
+        name, found = ("factoring", way.factoring) if isinstance(way, factoring.Found) else ("integers", way.integers)
+        fields[name] = found.given_up(given_up) if given_up and found.kept else found
+    return fields
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class Engine:
         self.statistics = Statistics(None, {}, {})
 
     def modernise(self) -> None:
-        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that is not possible."""
+        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that cannot be."""
         paths = {site.path for site in self.sites}
         try:
             self.graph = Graph(raised(self.graph.model))

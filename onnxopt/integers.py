@@ -24,7 +24,7 @@ from onnxopt.calibration import one_sample
 from onnxopt.choice import Goal
 from onnxopt.data import Array
 from onnxopt.engine import Engine, Progress
-from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Kind, Pair, Unit, units
 from onnxopt.placement import Placement, Placer, Wire, Work
 from onnxopt.plan import Plan, Step
@@ -39,6 +39,8 @@ _SHARES = (0.7, 0.35, 0.1)
 is missed with the first, the next."""
 _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
+_DEARER = (1.0, 3.0, 10.0)
+"""Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
 _ELEMENTS = 2**18
 """Of a value whose conversion is timed."""
 
@@ -123,9 +125,11 @@ class _Search:
         values = self._values()
         if not values:
             return self._without("no node can run in integers")
-        self._rounded, together = measure(
-            graph.model, values, calibration, self._type, lambda share: self._progress("listening to rounded values", 0.3 * share)
-        )  # fmt: skip
+
+        def advance(share: float) -> None:
+            self._progress("listening to rounded values", 0.3 * share)
+
+        self._rounded, together = measure(graph.model, values, calibration, self._type, advance)
         return self._placed(max(together, 1e-3))
 
     def _values(self) -> list[str]:
@@ -146,11 +150,12 @@ class _Search:
         placer, wires = self._placer(together)
         if self._goal is None:
             return self._tried(placer.everything, wires) or self._without("the contract cannot be met in integers")
+        self._progress("choosing nodes", 0.38)
         reason = "no node runs faster in integers"
         allowed = inf if self._best.error is None else self._best.error**2
         seen = set[frozenset[int]]()
         for share in _SHARES:
-            placement = placer.within(allowed * share)
+            placement = self._fastest(placer, wires, allowed * share)
             if not placement.integers or placement.integers in seen:
                 continue
             seen.add(placement.integers)
@@ -164,6 +169,17 @@ class _Search:
                 return found
             reason = "the contract cannot be met in integers"
         return self._without(reason)
+
+    def _fastest(self, placer: Placer, wires: list[str], noise: float) -> Placement:
+        """Of some that make no more noise than this, by the time that the whole model takes.
+
+        What a conversion costs is not known to the cut as it is: the runtime puts transpositions beside it, or none.
+        """
+        options = {one.integers: one for one in (*(placer.dearer(times).within(noise) for times in _DEARER),
+                                                 placer.everything) if one.noise <= noise}  # fmt: skip
+        choices = list(options.values())
+        times = milliseconds([self._plain(one, wires) for one in choices], self._sample)
+        return min(zip(times, choices, strict=True), key=lambda pair: pair[0])[1]
 
     def _tried(self, placement: Placement, wires: list[str]) -> Found | None:
         """The search for the weights' slope; None where the contract is missed."""

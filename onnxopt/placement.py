@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 import numpy as np
@@ -75,12 +75,17 @@ class Placer:
     @property
     def floats(self) -> Placement:
         """Nothing in integers."""
-        return self._costed(frozenset())
+        return self.of(frozenset())
 
     @property
     def everything(self) -> Placement:
         """All that can."""
-        return self._costed(frozenset(i for i, work in enumerate(self._works) if work.integers < inf))
+        return self.of(frozenset(i for i, work in enumerate(self._works) if work.integers < inf))
+
+    def dearer(self, times: float) -> Placer:
+        """The same graph, where conversions take so many times as long."""
+        wires = [replace(w, quantize=w.quantize * times, dequantize=w.dequantize * times) for w in self._wires]
+        return Placer(self._works, wires)
 
     def within(self, noise: float) -> Placement:
         """The fastest that makes no more noise than this: the lowest price at which that is so."""
@@ -118,9 +123,10 @@ class Placer:
                 edges.append((value, wire.maker, inf))  # and makes them
                 edges += [(reader, wire.maker, wire.dequantize) for reader in wire.readers]
                 edges += [(source, wire.maker, wire.dequantize)] if wire.seen else []
-        return self._costed(frozenset(i for i in _cut(edges, source, sink) if i < units))
+        return self.of(frozenset(i for i in _cut(edges, source, sink) if i < units))
 
-    def _costed(self, integers: frozenset[int]) -> Placement:
+    def of(self, integers: frozenset[int]) -> Placement:
+        """What it costs to run these units in integers, and no others."""
         ms = sum(w.integers if i in integers else w.floats for i, w in enumerate(self._works))
         noise, rounded = 0.0, set()
         for j, wire in enumerate(self._wires):

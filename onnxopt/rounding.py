@@ -125,5 +125,8 @@ def measure(
             advance(done / tries)
         method = min(heard, key=lambda one: heard[one])
         found[name] = Rounded(pairs[method], method, heard[method], seen[name][1])
-    together, apart = listener.noise({name: one.pair for name, one in found.items()}), sum(r.noise for r in found.values())
+    together, apart = (
+        listener.noise({name: one.pair for name, one in found.items()}),
+        sum(r.noise for r in found.values()),
+    )
     return found, together / apart if apart else 1.0

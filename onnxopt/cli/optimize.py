@@ -40,6 +40,7 @@ from onnxopt.recipes import Recipe
 from onnxopt.report import classical, html, table
 from onnxopt.report.json import to_json
 from onnxopt.result import Result
+from onnxopt.target import TARGETS
 
 _SECONDS = 20.0
 """That a report's latencies take for each model at most: time for the processes that a verdict takes."""
@@ -63,8 +64,11 @@ Error = Annotated[float | None, option(help="Noise over signal allowed in the ou
                                        f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
 RecipeOption = Annotated[str | None, option(help="A published system instead of the engine: "
                                             f"{', '.join(recipes.names())}, or a .toml file.")]  # fmt: skip
-GoalOption = Annotated[Goal | None, option("--for", help="Make chains of layers where that saves bytes, milliseconds "
-                                           "on this machine, or both.")]  # fmt: skip
+GoalOption = Annotated[Goal | None, option("--for", help="Make chains of layers, or run layers in integers, where "
+                                           "that saves bytes, milliseconds on this machine, or both.")]  # fmt: skip
+Activations = Annotated[int | None, option(help="8 or 16: all layers that can run in integers of so many bits.")]
+TargetOption = Annotated[str | None, option("--target", help="Whose integers: "
+                                            f"{', '.join(TARGETS)}; else this machine's.")]  # fmt: skip
 OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
 AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
 MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
@@ -95,6 +99,8 @@ def optimize(
     lossless: Lossless = False,
     recipe: RecipeOption = None,
     goal: GoalOption = None,
+    activations: Activations = None,
+    target: TargetOption = None,
     overrides: OverridesFile = None,
     allow_miss: AllowMiss = False,
     plan_out: PlanOut = None,
@@ -111,7 +117,7 @@ def optimize(
         inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
         result = api.optimize(
             model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
-            count("--max-ram", max_ram), advance, system, goal,
+            count("--max-ram", max_ram), advance, system, goal, activations, target,
         )  # fmt: skip
     if plan_out:
         write(plan_out, result.plan.to_json())
@@ -139,6 +145,8 @@ def plan(
     lossless: Lossless = False,
     recipe: RecipeOption = None,
     goal: GoalOption = None,
+    activations: Activations = None,
+    target: TargetOption = None,
     overrides: OverridesFile = None,
     max_ram: MaxRam = "512MiB",
     verbose: Verbose = False,
@@ -149,7 +157,7 @@ def plan(
         (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
         found = api.plan(
             model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance,
-            _recipe(recipe), goal,
+            _recipe(recipe), goal, activations, target,
         )  # fmt: skip
     text = found.to_json()
     if output is None:

@@ -1,4 +1,4 @@
-"""Models whose values can be rounded, each by a dial that is an input: what rounding does is heard without a new session."""
+"""Models whose values can be rounded, each by a dial that is an input: one session hears what any rounding does."""
 
 from __future__ import annotations
 

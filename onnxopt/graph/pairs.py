@@ -190,6 +190,11 @@ class _Surgery:
                     nodes += self._round(name, name)
         del graph.node[:]
         graph.node.extend(nodes)
+        read = {value.name for value in graph.output}
+        read.update(name for one in subgraphs(graph) for node in one.node for name in node.input)
+        for index in reversed(range(len(nodes))):
+            if nodes[index].op_type == "DequantizeLinear" and read.isdisjoint(nodes[index].output):
+                del graph.node[index]
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self._small.items())
         if any(pair.type not in _STANDARD for pair in self._pairs.values()) and not any(
             one.domain == _OWN for one in self._model.opset_import
@@ -247,8 +252,8 @@ class _Surgery:
             bias = np.rint(self._bias(unit.bias).astype(np.float64) / scale)
             integers = np.clip(bias, -(2**31), 2**31 - 1).astype(np.int32)
             names = [self._store(unit.bias, "int", integers), self._store(unit.bias, "scale", scale)]
-            rounded = self._fresh(unit.bias, "rounded")
-            made.append(helper.make_node("DequantizeLinear", [*names, self._zeros(outputs, "int32")], [rounded], axis=0))
+            rounded, zeros = self._fresh(unit.bias, "rounded"), self._zeros(outputs, "int32")
+            made.append(helper.make_node("DequantizeLinear", [*names, zeros], [rounded], axis=0))
             node.input[2] = rounded
             self._inserted.gone.add(unit.bias)
         return made

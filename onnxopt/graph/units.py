@@ -76,9 +76,10 @@ def units(model: onnx.ModelProto) -> list[Unit]:
         x = node.input[0] if node.input else ""
         maker = makers.get(x)
         absorbs = maker is not None and (maker.op_type in _WEIGHTED or maker.op_type == "Add") and not maker.domain
-        if node.op_type in _ABSORBED and not node.domain and absorbs and len(readers[x]) == 1 and x not in results:
-            if all(name in constants for name in node.input[1:] if name) and x not in behind.values():
-                behind[x] = node.output[0]
+        alone = len(readers[x]) == 1 and x not in results and x not in behind.values()
+        bounded = node.op_type in _ABSORBED and all(name in constants for name in node.input[1:] if name)
+        if absorbs and alone and bounded and not node.domain:
+            behind[x] = node.output[0]
     found = []
     for index, node in enumerate(graph.node):
         if not node.output or node.output[0] in behind.values():
@@ -117,7 +118,7 @@ def _kind(
             return nothing
         return _WEIGHTED[op], weight, bias
     if op in _COMBINING:
-        return (nothing if any(constant) else (Kind.CLOSED, None, None))
+        return nothing if any(constant) else (Kind.CLOSED, None, None)
     if op in _CHANGING:
         return Kind.CLOSED, None, None
     if op == "Pad":
@@ -133,7 +134,7 @@ def _outputs(op: str, weight: TensorProto, attributes: Mapping[str, object]) -> 
 
 def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attributes: Mapping[str, object]) -> bool:
     """Constant padding with 0, of any number of axes."""
-    if attributes.get("mode", b"constant") != b"constant" or len(node.input) < 2 or not node.input[1] in constants:
+    if attributes.get("mode", b"constant") != b"constant" or len(node.input) < 2 or node.input[1] not in constants:
         return False
     if len(node.input) > 3 and node.input[3]:
         return False

@@ -15,6 +15,7 @@ from onnxopt.archive import Inspection
 from onnxopt.events import Chain, Event
 from onnxopt.plan import Step
 from onnxopt.report.factoring import print_factoring
+from onnxopt.report.integers import print_integers
 from onnxopt.result import Result
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
@@ -70,6 +71,9 @@ def print_result(console: Console, result: Result) -> None:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
+    if result.integers:
+        print_integers(console, result.integers)
+        console.print()
     if result.factoring:
         print_factoring(console, result.factoring)
         console.print()

@@ -1,0 +1,81 @@
+"""Placements: the cheapest of all, as trying every one shows, and never above the noise that is allowed."""
+
+from __future__ import annotations
+
+import itertools
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxopt.placement import Placement, Placer, Wire, Work
+
+Graph = tuple[list[Work], list[Wire]]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Up to six units, each reading values that earlier ones, or the user, make."""
+    count = draw(st.integers(1, 6))
+    ms, some = st.floats(0.01, 1), st.booleans()
+    works = [Work(draw(ms), draw(st.one_of(ms, st.just(inf)))) for _ in range(count)]
+    wires = []
+    for maker in range(-1, count):
+        later = range(maker + 1, count)
+        readers = draw(st.lists(st.sampled_from(later), max_size=2, unique=True)) if later else []
+        moved = maker >= 0 and draw(some)
+        wires.append(Wire(None if maker < 0 else maker, tuple(readers), draw(some), draw(ms) / 3, draw(ms) / 5,
+                          draw(ms) / 5, maker >= 0 and not moved and draw(some), moved))  # fmt: skip
+    return works, wires
+
+
+def every(placer: Placer, works: list[Work]) -> list[Placement]:
+    able = [i for i, work in enumerate(works) if work.integers < inf]
+    return [placer.of(frozenset(s)) for k in range(len(able) + 1) for s in itertools.combinations(able, k)]
+
+
+@given(graphs(), st.floats(0.01, 30))
+def test_a_cut_costs_as_little_as_any_placement(graph: Graph, price: float) -> None:
+    works, wires = graph
+    placer = Placer(works, wires)
+    worth = price * sum(work.floats for work in works) / sum(wire.noise for wire in wires)
+
+    def cost(placement: Placement) -> float:
+        return placement.ms + worth * placement.noise
+
+    least = min(map(cost, every(placer, works)))
+    assert cost(placer.at(price)) == pytest.approx(least, rel=1e-5)
+
+
+@given(graphs(), st.floats(0, 1))
+def test_noise_stays_within_what_is_allowed(graph: Graph, allowed: float) -> None:
+    placer = Placer(*graph)
+    found = placer.within(allowed)
+    assert found.noise <= allowed
+    assert found.ms <= placer.floats.ms
+
+
+def test_everything_runs_in_integers_where_that_costs_nothing() -> None:
+    works = [Work(1, 0.5), Work(1, 0.5), Work(1, inf)]
+    wires = [Wire(None, (0,), False, 0, 0.1, 0.1), Wire(0, (1,), False, 0, 0.1, 0.1), Wire(1, (2,), False, 0, 0.1, 0.1)]
+    found = Placer(works, wires).within(0)
+    assert found.integers == {0, 1}
+    assert found.rounded == {0, 1, 2}
+    assert found.ms == pytest.approx(0.5 + 0.5 + 1 + 0.1 + 0.1)
+
+
+def test_dear_conversions_keep_a_node_among_floats() -> None:
+    works = [Work(1, inf), Work(1, 0.9), Work(1, inf)]
+    wires = [Wire(0, (1,), False, 0, 0.04, 0.04), Wire(1, (2,), False, 0, 0.04, 0.04)]
+    placer = Placer(works, wires)
+    assert placer.within(1).integers == {1}
+    assert placer.dearer(3).within(1).integers == set()
+
+
+def test_a_loud_value_stays_float() -> None:
+    works = [Work(1, 0.1), Work(1, 0.1)]
+    wires = [Wire(None, (0,), False, 0.0, 0, 0), Wire(0, (1,), False, 1.0, 0, 0)]
+    placer = Placer(works, wires)
+    assert placer.within(2).integers == {0, 1}
+    assert placer.within(0.5).integers == set()  # the second needs what the first makes
