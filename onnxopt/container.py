@@ -17,7 +17,7 @@ import onnx
 
 from onnxopt import native
 from onnxopt.errors import OnnxoptError
-from onnxopt.leaf import Array, Leaf, Scaled, values_of
+from onnxopt.leaf import Array, Blocked, Leaf, Scaled, Stored, values_of
 
 MAGIC = b"onnxopt\0"
 VERSION = 1
@@ -72,7 +72,8 @@ def write(
         prefer: what the choice of codecs favours, one of `native.PREFERENCES`.
         advance: told each stored weight's name as it is done.
     """
-    records = list(_records(leaves))
+    stored = {name: leaf.packed() if isinstance(leaf, Blocked) else leaf for name, leaf in leaves.items()}
+    records = list(_records(stored))
     with ThreadPoolExecutor() as pool:
         coded = [pool.submit(_code, record, prefer) for record in records]
         table, data = bytearray(), bytearray()
@@ -84,7 +85,7 @@ def write(
             if advance and record.name:
                 advance(record.name)
     values_crc = 0
-    for leaf in leaves.values():
+    for leaf in stored.values():
         values_crc = zlib.crc32(values_of(leaf).tobytes(), values_crc)
     text = plan.encode()
     meta = varint(len(table)) + varint(len(model)) + bytes(table) + model + text
@@ -100,7 +101,7 @@ def _deflate(data: bytes) -> bytes:
     return min((deflate.compress(data) + deflate.flush() for deflate in streams), key=len)
 
 
-def _records(leaves: Mapping[str, Leaf]) -> Iterator[_Record]:
+def _records(leaves: Mapping[str, Stored]) -> Iterator[_Record]:
     """The entries in file order: scales or tables stand before the first leaf that has them, and serve all that do."""
     indices: dict[tuple[object, ...], int] = {}
     count = 0

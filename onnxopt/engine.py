@@ -271,6 +271,7 @@ class Engine:
         linears = self.graph.linears()
         ranks = {part: one.ranks for one in self._factored.chains for part in one.parts}
         matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
+        weights = {path for path, _ in self.graph.weights()}  # others are what a weight came to have: scales
         for path, leaf in built.leaves.items():
             users, values = inner.of(path), values_of(leaf)
             rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
@@ -279,11 +280,11 @@ class Engine:
                 path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
             )
             yield replace(
-                event, bytes_before=0 if path in self._factored.parts else event.bytes_before,
+                event, bytes_before=event.bytes_before if path in weights - self._factored.parts else 0,
                 bytes_after=sizes[path], codec=codecs[path], reason=event.reason or reason,
                 zeros=float(1 - np.count_nonzero(values) / values.size),
                 sensitivity=event.sensitivity if self.data else None,
-                histogram=Histogram.of(self.graph.values(path), values),
+                histogram=Histogram.of(self.graph.values(path) if path in weights else values, values),
                 sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
                 macs=self._macs.get(path), ranks=ranks.get(path, ()),
                 nodes_before=source.texts(source.that_became(path, users)),

@@ -66,7 +66,50 @@ class Shared:
         return np.asarray(self.table[self.index])
 
 
-Leaf = Scaled | Shared | Array
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A matrix with a scale for every block of inputs, which stays integers when the model runs.
+
+    ``W[o, i] = float32(q[o, i]) * 2^(k[o, i // block] / 4)``. Under the weight's name the integers are stored as
+    ONNX Runtime's operator MatMulNBits reads them; the scales are a weight of their own.
+    """
+
+    q: npt.NDArray[np.int8]
+    """[outputs, inputs], below ``2^(bits - 1)`` in magnitude"""
+    k: npt.NDArray[np.int16]
+    """[outputs, blocks]; the last block may be a part of one"""
+    bits: int
+    """4 or 8"""
+    block: int
+    across: bool
+    """The weight is ``[inputs, outputs]``."""
+
+    def values(self) -> Array:
+        """The weight as the operator sees it, in float32."""
+        scales = np.repeat(step_of(self.k), self.block, 1)[:, : self.q.shape[1]]
+        w = self.q.astype(np.float32) * scales
+        return np.ascontiguousarray(w.T) if self.across else w
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """[outputs, blocks, block * bits / 8]: integers from 0, of two in a byte the first in its low half."""
+        outputs, inputs = self.q.shape
+        blocks = self.k.shape[1]
+        zero = 2 ** (self.bits - 1)
+        codes = np.full((outputs, blocks * self.block), zero, np.uint8)
+        codes[:, :inputs] = self.q.astype(np.int16) + zero
+        if self.bits == 4:
+            codes = codes[:, ::2] | codes[:, 1::2] << 4
+        return codes.reshape(outputs, blocks, -1)
+
+    def scales(self, factor: float) -> Shared:
+        """[outputs * blocks]: times `factor`, in float32."""
+        used, index = np.unique(self.k, return_inverse=True)
+        return Shared(index.ravel().astype(np.int32), step_of(used) * np.float32(factor))
+
+
+Stored = Scaled | Shared | Array
+"""What one entry of a container can hold."""
+Leaf = Stored | Blocked
 
 
 def values_of(leaf: Leaf) -> Array:

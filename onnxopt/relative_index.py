@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt.leaf import Array, Leaf, Scaled, Shared
+from onnxopt.leaf import Array, Blocked, Leaf, Scaled, Shared
 
 Integers = npt.NDArray[np.int64]
 
@@ -147,6 +147,8 @@ def _symbols(leaf: Leaf) -> tuple[npt.NDArray[Any], int, int]:
     """Numbers that are 0 where the weight is, bits of one of its elements, and bits of all its scales or its table."""
     if isinstance(leaf, Scaled):
         return leaf.q, 8 * leaf.dtype.itemsize, 8 * leaf.k.nbytes
+    if isinstance(leaf, Blocked):
+        return leaf.q, 32, 32 * leaf.k.size
     if isinstance(leaf, Shared):
         symbol = np.where(leaf.table == 0, 0, np.arange(1, len(leaf.table) + 1))
         return symbol[leaf.index], 8 * leaf.table.itemsize, 8 * leaf.table.nbytes

@@ -12,8 +12,8 @@ import onnx
 from onnx import numpy_helper
 
 from onnxopt.graph import blocked, chains
-from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph import pairs as qdq
+from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.graph.pairs import Pair
 from onnxopt.graph.quantized import Quantized, insert
@@ -174,6 +174,7 @@ class Graph:
                 _copy_field(inner.graph, field.name, value)
         inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
+        blocked.insert(inner, leaves)
         insert(inner, self.quantized)
         if self.pairs:
             self._insert_pairs(inner, leaves)

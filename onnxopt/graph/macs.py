@@ -54,6 +54,7 @@ _COUNTS: dict[str, Callable[[Kernel], int]] = {
     "ConvTranspose": _transposed,
     "MatMul": _product,
     "MatMulInteger": _product,
+    "MatMulNBits": _product,
     "QLinearMatMul": _product,
     "Gemm": _gemm,
     "LSTM": _recurrent,

@@ -7,14 +7,14 @@ optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxopt.graph import Graph, Site
-from onnxopt.leaf import Array, Leaf, Scaled, Shared, values_of
+from onnxopt.leaf import Array, Blocked, Leaf, Scaled, Shared, values_of
 from onnxopt.passes.base import Pass, Skip, finite, matrix, take_up, tensor
 from onnxopt.stats import Floats, Moments, Stats
 
@@ -155,6 +155,8 @@ def _keeping(leaf: Leaf, kept: Mask) -> Leaf:
     """The leaf with zeros where nothing is kept."""
     if isinstance(leaf, Scaled):
         return Scaled(np.where(kept, leaf.q, 0).astype(np.int32), leaf.k, leaf.axis, leaf.dtype)
+    if isinstance(leaf, Blocked):
+        return replace(leaf, q=np.where(kept.T if leaf.across else kept, leaf.q, 0).astype(np.int8))
     if isinstance(leaf, Shared):
         table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
         return Shared(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
