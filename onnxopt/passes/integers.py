@@ -1,4 +1,4 @@
-"""Weights that stay integers when the model runs: int8 and DequantizeLinear, which the runtime's integer kernels take."""
+"""Weights that stay integers when the model runs: int8 and DequantizeLinear, which integer kernels take."""
 
 from __future__ import annotations
 

@@ -100,6 +100,7 @@ def _view(result: Mapping[str, Any]) -> dict[str, Any]:
         "rest": [e for e in result["events"] if not e["elements"] and e["path"] not in {one["path"] for one in chains}],
         "chains": [one for one in chains if one["path"] not in searched],
         "factoring": result.get("factoring"),
+        "integers": result.get("integers"),
         "weights": sum(e["elements"] for e in layers),
         "columns": _columns(layers),
         "most": max((e["bytes_after"] for e in layers), default=1),
