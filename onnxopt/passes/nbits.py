@@ -55,7 +55,10 @@ class NBits(Pass):
             yield from (cls(bits) for bits in _BITS)
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores integers and scales. Raises Skip where the operator cannot take the node's place."""
+        """Stores integers and scales. Raises Skip where the operator cannot take the node's place.
+
+        What another step has stored is rounded without feedback, which would bring pruned weights back.
+        """
         if reason := blocked.obstacle(graph.model, site.path, self.bits):
             raise Skip(f"stays in floats: {reason}")
         values = values_of(graph.leaf(site.path))
@@ -64,7 +67,7 @@ class NBits(Pass):
             raise Skip(f"stays in floats: {w.shape[1]} inputs, fewer than a block of {self.block}")
         found, moments = self._plain(w, stats.moments), stats.moments
         error = self._error(w, *found)
-        if moments is not None and moments.feedback is not None:
+        if moments is not None and moments.feedback is not None and site.path not in graph.leaves:
             fed = self._fed(w, moments, moments.feedback[0])
             other = self._error(w, *fed)
             if not moments.held_back.shape[1] or moments.noise(other) < moments.noise(error):
