@@ -273,7 +273,8 @@ class Engine:
         matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
         weights = {path for path, _ in self.graph.weights()}  # others are what a weight came to have: scales
         for path, leaf in built.leaves.items():
-            users, values = inner.of(path), values_of(leaf)
+            users = inner.of(path)
+            values = values_of(self.graph.leaf(path) if path in self.graph.integers else leaf)
             rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
             reason = self._factored.reasons.get(path, "")
             event = named.get(path) or Event(
