@@ -276,6 +276,8 @@ class Engine:
             users = inner.of(path)
             values = values_of(self.graph.leaf(path) if path in self.graph.integers else leaf)
             rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
+            if path in self.graph.integers:
+                rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}
             reason = self._factored.reasons.get(path, "")
             event = named.get(path) or Event(
                 path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
