@@ -6,7 +6,7 @@ One slope for all weights: each is made coarser until a byte less would cost the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, log2, sqrt
 
@@ -107,13 +107,47 @@ def meet_drop(
     None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
     """
 
-    def excess(trial: Trial) -> float:
-        drop = trial.drop
-        if drop is not None and allowed > 0:
-            drop = max(drop, trial.likely or 0.0) + trial.uncertainty
-        return -1.0 if kept(drop, allowed) else 1.0
+    return _cross(measure, start, lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0, most, ends)
 
-    return _cross(measure, start, excess, True, 0.0, most, ends)
+
+def safe(trial: Trial, allowed: float) -> bool:
+    """Whether a metric drops by no more than is allowed, as `meet_drop` counts it."""
+    drop = trial.drop
+    if drop is not None and allowed > 0:
+        drop = max(drop, trial.likely or 0.0) + trial.uncertainty
+    return kept(drop, allowed)
+
+
+def in_turns(
+    best: Trial,
+    names: Sequence[str],
+    measure: Callable[[str, Mapping[str, int]], Trial | None],
+    is_kept: Callable[[Trial], bool],
+    most: int,
+) -> tuple[Trial, dict[str, int]]:
+    """Each goes a step further in its turn, and stops where a step breaks the contract or makes the file larger.
+
+    Arguments:
+        best: the trial where none has gone a step; it is kept.
+        names: of those that go, in their order.
+        measure: the trial where each has gone so many steps, the named one the last; None where that cannot go so far.
+        is_kept: whether a trial meets the contract.
+        most: turns.
+
+    Returns the last trial that was kept, and the steps that each has gone there.
+    """
+    steps, going = dict.fromkeys(names, 0), list(names)
+    while going:
+        for name in tuple(going):
+            if not most:
+                return best, steps
+            further, most = {**steps, name: steps[name] + 1}, most - 1
+            trial = measure(name, further)
+            if trial is not None and is_kept(trial) and trial.size <= best.size:
+                best, steps = trial, further
+            else:
+                going.remove(name)
+    return best, steps
 
 
 def kept(drop: float | None, allowed: float) -> bool:

@@ -13,16 +13,16 @@ from classical import Array, Calibrated, applied, entropy, matrices, needs_data,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt import container, native
+from onnxopt import container, manager, native
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Site
 from onnxopt.kmeans import Init, cluster, even
-from onnxopt.leaf import Leaf, Shared
+from onnxopt.leaf import Leaf, Shared, values_of
 from onnxopt.passes import PASSES, Pass, Skip
 from onnxopt.passes.codebook import Codebook
 from onnxopt.passes.fixedpoint import FixedPoint
 from onnxopt.passes.prune import Prune
-from onnxopt.plan import Step
+from onnxopt.plan import Plan, Step
 from onnxopt.stats import Stats
 
 INITS = st.sampled_from(get_args(Init))
@@ -339,3 +339,54 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
         leaf = found.graph.leaf(site.path)
         assert isinstance(leaf, Shared)
         assert coded_bits(leaf) <= 1.01 * entropy(leaf.index), price
+
+
+# ---- one table for several weights ---------------------------------------------------------------------------------
+
+
+def run_plan(found: Calibrated, step: str) -> dict[str, Leaf]:
+    steps = {site.path: Step.parse(step) for site in found.sites}
+    manager.run(found.graph, Plan("", steps), found.statistics)
+    return {site.path: found.graph.leaf(site.path) for site in found.sites}
+
+
+@pytest.mark.parametrize("before", ["", "prune{keep=0.4,compensate=true} > "])
+@pytest.mark.parametrize("how", ["k=16", "k=16,hessian=true", "entropy=1e-3", "grid=0.05"])
+def test_a_group_shares_one_table(before: str, how: str, tmp_path: Path) -> None:
+    found = small(tmp_path)
+    alone = run_plan(found, f"{before}codebook{{{how}}}")
+    leaves = run_plan(found, f'{before}codebook{{{how},group="all"}}')
+    first, second = leaves.values()
+    assert isinstance(first, Shared)
+    assert isinstance(second, Shared)
+    assert first.table.tobytes() == second.table.tobytes()
+    counts = sum(np.bincount(leaf.index.ravel(), minlength=len(first.table)) for leaf in (first, second))
+    assert (counts > 0).all()
+    assert (np.diff(counts) <= 0).all()
+    for path, leaf in leaves.items():
+        assert ((values_of(leaf) == 0) == (values_of(alone[path]) == 0)).all() or how.startswith(("entropy", "grid"))
+    packed = container.write(b"", leaves, "{}")
+    with native.Container(packed) as stored:
+        decoded = stored.decode()
+        assert sum(entry.hidden for entry in stored.entries) == 1  # the one table
+    for path, leaf in leaves.items():
+        assert decoded[path].tobytes() == values_of(leaf).tobytes()
+
+
+def test_a_group_is_clustered_as_if_it_were_one_weight(tmp_path: Path) -> None:
+    found = small(tmp_path)
+    leaves = run_plan(found, 'codebook{k=16,group="all"}')
+    whole = np.concatenate([found.graph.values(site.path).ravel() for site in found.sites]).astype(np.float64)
+    index, table = cluster(whole, 16)
+    got = np.concatenate([values_of(leaf).ravel() for leaf in leaves.values()])
+    np.testing.assert_allclose(got, table[index], rtol=1e-6)
+
+
+def test_groups_of_other_names_keep_apart(tmp_path: Path) -> None:
+    found = small(tmp_path)
+    first, second = found.sites
+    steps = {first.path: Step.parse('codebook{k=8,group="a"}'), second.path: Step.parse('codebook{k=8,group="b"}')}
+    manager.run(found.graph, Plan("", steps), found.statistics)
+    for site in found.sites:
+        index, table = cluster(found.graph.values(site.path).astype(np.float64), 8)
+        np.testing.assert_allclose(values_of(found.graph.leaf(site.path)), table[index], rtol=1e-6)

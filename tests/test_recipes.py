@@ -95,15 +95,21 @@ def test_lossless_contradicts(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_gives_a_model_that_runs(name: str, tmp_path: Path) -> None:
+    """In stock ONNX Runtime, from its compressed file, after registering the library; and as `load` has it."""
     output, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
     result = onnxopt.optimize(DIGITS, output, recipe=Recipe.open(name))
     assert any(event.step != "lossless" for event in result.events)
     onnxopt.decompress(output, plain)
-    compressed, decompressed = onnxopt.load(output), onnxruntime.InferenceSession(str(plain))
-    name = decompressed.get_inputs()[0].name
-    shape = [3 if not isinstance(n, int) else n for n in decompressed.get_inputs()[0].shape]
+    options = onnxruntime.SessionOptions()
+    onnxopt.register(options)
+    sessions = (onnxruntime.InferenceSession(str(output), options), onnxopt.load(output))
+    decompressed = onnxruntime.InferenceSession(str(plain))
+    entry = decompressed.get_inputs()[0]
+    shape = [3 if not isinstance(n, int) else n for n in entry.shape]
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    np.testing.assert_array_equal(compressed.run(None, {name: x})[0], decompressed.run(None, {name: x})[0])
+    (wanted,) = decompressed.run(None, {entry.name: x})
+    for session in sessions:
+        np.testing.assert_array_equal(session.run(None, {entry.name: x})[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +149,37 @@ def test_factors_take_the_step_that_another_rule_has(recipe: Path, tmp_path: Pat
         **{path: Step.parse("svd{rank=8}") for path in ("dense1.weight", "dense2.weight")},
         **{f"{path}@{part}": step for path in ("dense1.weight", "dense2.weight") for part in "vu"},
     }
+
+
+ALONE = "layers = true\n[knobs]\nq = [0.1, 4.0]\nbits = [12, 4]\nout = [12, 4]\n"
+
+
+@pytest.fixture
+def widths(tmp_path: Path) -> Recipe:
+    path = tmp_path / "widths.toml"
+    steps = "prune{sigma=$q} > fixedpoint{bits=$bits} > outputs{bits=$out}"
+    path.write_text(f'{ALONE}{RULE}step = "{steps}"')
+    return Recipe.open(str(path))
+
+
+def test_one_knob_goes_on_alone(widths: Recipe) -> None:
+    together, ahead = (dict(widths.at(MIDDLE, one).rules[1].decided["step"].then.args) for one in ({}, {"bits": 8}))
+    assert (together["bits"], ahead["bits"]) == (7, 4)
+    assert (
+        widths.at(MIDDLE, {"bits": 8}).rules[1].decided["step"].args == widths.at(MIDDLE).rules[1].decided["step"].args
+    )
+
+
+def test_widths_are_searched_apart_and_for_each_weight(widths: Recipe, tmp_path: Path) -> None:
+    """Where all together can go no further, outputs of other widths than the weights', and weights of unlike widths."""
+    result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=0.1), recipe=widths)
+    assert result.kept is not None
+    assert (result.kept.error or 1) <= 0.1
+    together = max((t for t in result.trials if (t.error or 1) <= 0.1 and t.slope < result.kept.slope * 1.001),
+                   key=lambda t: t.size)  # fmt: skip
+    assert result.kept.size <= together.size
+    found = {path: {one.name: dict(one.args) for one in step} for path, step in result.plan.steps.items()}
+    assert len({(step["fixedpoint"]["bits"], step["outputs"]["bits"], step["prune"]["sigma"])
+                for step in found.values()}) > 1  # fmt: skip
+    again = onnxopt.optimize(DIGITS, tmp_path / "again.onnx", Contract(error=0.1), recipe=widths)
+    assert again.plan == result.plan

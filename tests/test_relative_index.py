@@ -113,3 +113,14 @@ def test_the_native_codec_takes_as_much(density: float) -> None:
     found = (sizes(grid(q), bits) for bits in range(2, 9))
     bits = min(each.huffman_value_bits + each.huffman_gap_bits for each in found)
     assert 0 <= len(coded) - bits / 8 < 400
+
+
+@pytest.mark.parametrize("density", [0.0005, 0.003, 0.03, 0.12, 0.4, 0.9])
+@pytest.mark.parametrize("values", [2, 15, 200])
+def test_rows_in_fixed_widths_are_never_the_smaller(density: float, values: int) -> None:
+    """CSR and CSC pay for a row's begin and for every index in full, so what is kept is the coder's."""
+    rng = np.random.default_rng(0)
+    for shape in ((500, 800), (64, 576)):
+        q = np.where(rng.random(shape) < density, rng.integers(1, values + 1, shape), 0).astype(np.int32)
+        found, (_, coded) = sizes(grid(q), 4), native.encode(q)
+        assert 8 * len(coded) < min(found.csr_bits, found.csc_bits) - found.table_bits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -119,6 +119,34 @@ def test_a_noisy_metric_breaks_no_contract(start: float, allowed: float, drops: 
     fitting = [t for t in trials if t.drop is not None and t.drop <= allowed]
     assert best == max(fitting, key=lambda t: t.slope, default=None)
     assert len(trials) <= MOST_TRIALS
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 6), min_size=1), st.integers(0, 12), st.integers(0, 40))
+def test_in_turns_all_go_as_far_as_they_may(sizes: dict[str, int], allowed: int, most: int) -> None:
+    """A step costs one each and saves so many bytes; a has three steps to go."""
+    turns: list[str] = []
+
+    def measure(name: str, steps: Mapping[str, int]) -> Trial | None:
+        turns.append(name)
+        if steps.get("a", 0) > 3:
+            return None
+        return Trial(1.0, 1000 - sum(sizes[one] * count for one, count in steps.items()), None, sum(steps.values()))
+
+    start = Trial(1.0, 1000, None, 0)
+    best, steps = search.in_turns(start, list(sizes), measure, lambda t: t.drop is not None and t.drop <= allowed, most)
+    assert best.drop == sum(steps.values()) <= allowed
+    assert best.size == 1000 - sum(sizes[name] * count for name, count in steps.items())
+    assert len(turns) <= most
+    if len(turns) < most:  # all were stopped
+        assert sum(steps.values()) == allowed or steps == {"a": 3}
+    others = [count for name, count in steps.items() if name != "a"]
+    assert not others or max(others) - min(others) <= 1
+
+
+def test_what_makes_the_file_larger_is_no_step() -> None:
+    start = Trial(1.0, 1000, None, 0.0)
+    best, steps = search.in_turns(start, ["a"], lambda name, steps: Trial(1.0, 1001, None, 0.0), lambda t: True, 9)
+    assert (best, steps) == (start, {"a": 0})
 
 
 def test_what_cannot_be_met_is_none() -> None:

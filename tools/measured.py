@@ -17,7 +17,6 @@ import realdata
 import onnxopt
 from onnxopt import Contract
 from onnxopt.data import Spec
-from onnxopt.recipes import Recipe
 
 Arguments = ParamSpec("Arguments")
 Value = TypeVar("Value")
@@ -54,25 +53,20 @@ def fresh(function: Callable[Arguments, Value], *args: Arguments.args, **kwargs:
         return process.submit(function, *args, **kwargs).result()
 
 
-def compress(
-    source: Path, output: Path, contract: Contract, data: Spec | None, evaluation: Spec | None = None,
-    recipe: Recipe | None = None,
-) -> Run:  # fmt: skip
+def compress(source: Path, output: Path, contract: Contract, data: Spec | None, evaluation: Spec | None = None) -> Run:
     """Compresses a file, with `allow_miss` where the contract is missed; the metric is not a number."""
     refused, started = "", time.process_time()
     try:
-        done = onnxopt.optimize(source, output, contract, data, evaluation, recipe=recipe)
+        done = onnxopt.optimize(source, output, contract, data, evaluation)
     except onnxopt.Missed as missed:
         refused, started = str(missed), time.process_time()
-        done = onnxopt.optimize(source, output, contract, data, evaluation, allow_miss=True, recipe=recipe)
+        done = onnxopt.optimize(source, output, contract, data, evaluation, allow_miss=True)
     cpu_seconds = time.process_time() - started
     return Run(done.bytes_before, done.bytes_after, done.seconds, cpu_seconds, done.peak_memory or 0,
                done.kept.drop if done.kept else None, float("nan"), refused)  # fmt: skip
 
 
-def optimize(
-    model: str, contract: Contract, images: int | None = None, limit: int | None = None, recipe: str | None = None
-) -> Run:
+def optimize(model: str, contract: Contract, images: int | None = None, limit: int | None = None) -> Run:
     """Compresses a shared model and evaluates it; for `fresh`.
 
     Arguments:
@@ -80,15 +74,13 @@ def optimize(
         contract: where it bounds the metric, the images have labels, and the result is checked on the test part.
         images: so many of the training part, at most, to calibrate and search on; None for no data.
         limit: so many images of the test part (for trying out).
-        recipe: the name of one that decides instead of the engine.
     """
-    system = None if recipe is None else Recipe.open(recipe)
     task, labelled = realdata.TASKS[model], contract.max_drop is not None
     data = None if images is None else task.batches("train", images, labelled)
     evaluation = task.batches("test", limit, True) if labelled else None
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
-        run = compress(realdata.path_of(model), small, contract, data, evaluation, system)
+        run = compress(realdata.path_of(model), small, contract, data, evaluation)
         return replace(run, metric=realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric)
 
 

@@ -4,23 +4,28 @@
     python tools/table_classical.py --print
 
 The weights are random, as AlexNet's own are not at hand: once with the light tails of a normal distribution, once with
-heavy ones. The paper: Han, Mao & Dally, "Deep Compression", ICLR 2016.
+heavy ones. A second table has what trained layers of other networks take, pruned to the same shares. The paper: Han,
+Mao & Dally, "Deep Compression", ICLR 2016.
 
-The other table is a sensitivity scan of LeNet-5.
+The third table is a sensitivity scan of LeNet-5.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import realdata
 from generated import markdown, rewrite
+from onnx import numpy_helper
 from table_lowrank import alexnet
 
 from onnxopt.kmeans import cluster
@@ -29,12 +34,14 @@ from onnxopt.relative_index import Sizes, sizes
 from onnxopt.sensitivity import scan
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "classical.md"
-ALEXNET, SENSITIVITY = (f"<!-- table:{name} -->" for name in ("alexnet", "sensitivity"))
+ALEXNET, TRAINED, SENSITIVITY = (f"<!-- table:{name} -->" for name in ("alexnet", "alexnet-trained", "sensitivity"))
 
 VALUE_BITS, GAP_BITS = {"conv": 8, "fc": 5}, 4
 """Before Huffman: Weight bits (P+Q) by kind of layer, index bits of all."""
 _FREEDOM = 4
 """Degrees of freedom of Student's t: its fourth moment is infinite, trained weights' is large."""
+_LARGE, _MOST, _EACH = 50_000, 2**20, 4
+"""Trained layers that count: of so many weights, the first so many of each, and so many layers of a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,57 @@ def _cells(ours: tuple[float, float], paper: float, form: str, unit: str = "") -
     return f"{low} to {high}{unit}", f"{mark}{paper:{form}}{unit}{mark}"
 
 
+@cache
+def trained(kind: str) -> tuple[npt.NDArray[np.float64], ...]:
+    """Layers of the models in the shared folder and of our own: kernels of several taps for conv, else matrices."""
+    found = []
+    for path in (*sorted(realdata.MODELS.glob("*.onnx")), *sorted(realdata.OWN_MODELS.glob("*.onnx"))):
+        layers = []
+        for tensor in onnx.load(path).graph.initializer:
+            if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or math.prod(tensor.dims) < _LARGE:
+                continue
+            taps = math.prod(tensor.dims[2:])
+            if kind == ("conv" if taps > 1 and tensor.dims[1] > 1 else "fc"):
+                layers.append(numpy_helper.to_array(tensor).astype(np.float64))
+        found += sorted(layers, key=lambda w: -w.size)[:_EACH]
+    return tuple(w.ravel()[:_MOST] for w in found if w.any())
+
+
+@cache
+def _spread(kind: str, kept: int) -> dict[str, tuple[float, float]]:
+    """The least and the most that trained layers take: bits of a token, and % of 32 bits a weight without tables."""
+    each = [_sizes(w, kept, VALUE_BITS[kind]) for w in trained(kind)]
+    values: dict[str, list[float]] = {
+        "value": [one.mean_value_bits for one in each],
+        "gap": [one.mean_gap_bits for one in each],
+        "quantized": [100 * (one.quantized_bits - one.table_bits) / (32 * one.weights) for one in each],
+        "coded": [100 * (one.coded_bits - one.table_bits) / (32 * one.weights) for one in each],
+    }
+    return {name: (min(numbers), max(numbers)) for name, numbers in values.items()}
+
+
+def trained_table() -> str:
+    """One row a layer of AlexNet: the range over trained layers; what the paper has outside of it is bold."""
+    rows, every, total = [], [0.0] * 4, 0
+    for layer, paper in PAPER.items():
+        kind, weights = layer.rstrip("0123456789"), math.prod(SHAPES[layer])
+        found, tables = _spread(kind, paper.kept), 100 * 2 ** VALUE_BITS[kind] / weights
+        sizes = [(found[name][0] + tables, found[name][1] + tables) for name in ("quantized", "coded")]
+        every = [before + share * weights for before, share in zip(every, (*sizes[0], *sizes[1]), strict=True)]
+        total += weights
+        rows.append([
+            layer, f"{paper.kept} %", *_cells(found["value"], paper.coded_value_bits, ".1f"),
+            *_cells(found["gap"], paper.coded_gap_bits, ".1f"), *_cells(sizes[0], paper.quantized, ".1f", " %"),
+            *_cells(sizes[1], paper.coded, ".2f", " %"),
+        ])  # fmt: skip
+    low, high, coded_low, coded_high = (one / total for one in every)
+    rows.append(["all", f"{TOTAL.kept} %", "", "", "", "", *_cells((low, high), TOTAL.quantized, ".1f", " %"),
+                 *_cells((coded_low, coded_high), TOTAL.coded, ".2f", " %")])  # fmt: skip
+    columns = ["layer", "kept", "value bits", "paper", "index bits", "paper", "P+Q", "paper", "P+Q+H", "paper"]
+    counts = f"{len(trained('conv'))} trained convolutions, {len(trained('fc'))} trained matrices."
+    return f"{markdown(columns, 'l' + 'r' * (len(columns) - 1), rows)}\n\n{counts}"
+
+
 def sensitivity_table() -> str:
     """One row a weight of LeNet-5."""
     data = realdata.TASKS["lenet5"].batches("test", 2000, labelled=True)
@@ -174,12 +232,18 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="What AlexNet takes by our arithmetic against the paper's table.")
     parser.add_argument("--print", action="store_true", help="only print the tables")
-    only_print = parser.parse_args().print
-    for text, opening in (
-        (alexnet_table([measure(layer) for layer in PAPER]), ALEXNET), (sensitivity_table(), SENSITIVITY)
-    ):  # fmt: skip
+    tables = {
+        "alexnet": (ALEXNET, lambda: alexnet_table([measure(layer) for layer in PAPER])),
+        "trained": (TRAINED, trained_table),
+        "sensitivity": (SENSITIVITY, sensitivity_table),
+    }
+    parser.add_argument("--only", nargs="+", choices=list(tables), default=list(tables), help="these tables")
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        opening, make = tables[name]
+        text = make()
         print(f"{text}\n")
-        if not only_print:
+        if not arguments.print:
             rewrite(DOCUMENT, text, opening)
     return 0
 

@@ -6,7 +6,7 @@ bits that indices cost after entropy coding, or with even borders (Choi, El-Kham
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, get_args
 
@@ -31,6 +31,8 @@ class Codebook(Pass):
     with the Hessian, so that one c serves all layers, and of a weight's squared error without; k then is where the
     search for values begins. ``init`` says how (see `kmeans.cluster`).
 
+    With a ``group="fc"`` all weights for which the same is decided share one table, as all layers do in Choi et al.
+
     With ``grid=d`` nothing is searched for: borders lie d apart, or as far as k values need, and weights between two of
     them share their mean, likewise weighed with the Hessian; those about zero become zero.
     """
@@ -41,6 +43,7 @@ class Codebook(Pass):
     hessian: bool = False
     entropy: float = 0.0
     grid: float = 0.0
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.k, int) and 2 <= self.k <= _MOST):
@@ -65,13 +68,23 @@ class Codebook(Pass):
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores table and indices, the most frequent value first, as codecs like it. Raises Skip for no numbers."""
         values = values_of(graph.leaf(site.path))
-        w = finite(values)
-        h = self._importance(stats) if self.hessian else 1.0
-        index, table = even(w, self.k, self.grid, h) if self.grid else cluster(w, self.k, h, self.entropy, self.init)
-        leaf = _shared(index, table.astype(values.dtype))
-        take_up(graph, matrix(w - leaf.values(), site, stats), stats)
-        graph.store(site.path, leaf)
+        finite(values)
+        (leaf,) = self.shared([(values, stats)])
+        _store(graph, site, stats, leaf)
         return ()
+
+    def shared(self, weights: Sequence[tuple[Array, Stats]]) -> list[Shared]:
+        """One table for all of these weights, of one element type, and the indices of each."""
+        importance = [self._importance(stats) if self.hessian else 1.0 for _, stats in weights]
+        w = np.concatenate([values.astype(np.float64).ravel() for values, _ in weights])
+        h: npt.ArrayLike = 1.0
+        if self.hessian:
+            h = np.concatenate([np.broadcast_to(np.asarray(one, np.float32), values.shape).ravel()
+                                for (values, _), one in zip(weights, importance, strict=True)])  # fmt: skip
+        index, table = even(w, self.k, self.grid, h) if self.grid else cluster(w, self.k, h, self.entropy, self.init)
+        owner, table = _ordered(index, table.astype(weights[0][0].dtype))
+        parts = np.split(owner, np.cumsum([values.size for values, _ in weights])[:-1])
+        return [Shared(part.reshape(values.shape), table) for part, (values, _) in zip(parts, weights, strict=True)]
 
     def _importance(self, stats: Stats) -> Array | float:
         """Of an error in each weight, squared."""
@@ -82,9 +95,28 @@ class Codebook(Pass):
         return np.asarray(stats.linear.tensor(power * np.float32(stats.gain)))
 
 
-def _shared(index: npt.NDArray[np.int32], table: Array) -> Shared:
+@dataclass(frozen=True, slots=True)
+class Member(Codebook):
+    """What a weight has of a table that others share with it."""
+
+    leaf: Shared | None = None
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Stores that."""
+        assert self.leaf is not None
+        _store(graph, site, stats, self.leaf)
+        return ()
+
+
+def _store(graph: Graph, site: Site, stats: Stats, leaf: Shared) -> None:
+    w = values_of(graph.leaf(site.path)).astype(np.float64)
+    take_up(graph, matrix(w - leaf.values(), site, stats), stats)
+    graph.store(site.path, leaf)
+
+
+def _ordered(index: npt.NDArray[np.int32], table: Array) -> tuple[npt.NDArray[np.int32], Array]:
     """Values that the element type cannot tell apart become one, and the most frequent one comes first."""
     table, merged = np.unique(table, return_inverse=True)
     owner = merged.reshape(-1)[index]
     order = np.argsort(-np.bincount(owner.ravel(), minlength=len(table)), kind="stable")
-    return Shared(np.argsort(order).astype(np.int32)[owner], table[order])
+    return np.argsort(order).astype(np.int32)[owner], table[order]

@@ -13,12 +13,14 @@
     step = "prune{sigma=$q} > codebook{k=256}"
 
 Weights that no rule is for stay as they are. The knobs are turned together, by one *strength*, until the contract is
-met; without a contract they stand in the middle.
+met; then each in its turn goes on alone, as far as the contract lasts, and with ``layers = true`` each weight does.
+Where a size is asked for they stay together, and without a contract they stand in the middle.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from math import log
@@ -33,7 +35,9 @@ GENTLEST, STRONGEST = 1.0, 4096.0
 """The range of strengths: the search takes them for slopes."""
 MIDDLE = float((GENTLEST * STRONGEST) ** 0.5)
 _FILES = files(__name__)
-_KEYS = ("title", "source", "table", "knobs", "rule")
+STEP = STRONGEST ** (1 / 16)
+"""How much stronger one that goes on alone becomes at a time: a sixteenth of the way from one end to the other."""
+_KEYS = ("title", "source", "table", "layers", "knobs", "rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Recipe:
     """The paper."""
     table: str
     """Name of the table that the paper shows; empty where none."""
+    layers: bool
+    """Whether settings are searched for each weight, too."""
     knobs: dict[str, tuple[float, float]]
     """The gentlest and the strongest setting of each."""
     rules: tuple[dict[str, Any], ...]
@@ -69,17 +75,22 @@ class Recipe:
             raise OnnxoptError(f"recipe {name}: {f'there is no key {unknown[0]}' if unknown else 'has no rules'}; "
                                f"a recipe has {', '.join(_KEYS)}")  # fmt: skip
         title, source, table = (str(document.get(key, "")) for key in ("title", "source", "table"))
-        recipe = cls(name, title, source, table, _knobs(document.get("knobs", {}), name), tuple(document["rule"]))
+        layers, knobs = document.get("layers", False), _knobs(document.get("knobs", {}), name)
+        if not isinstance(layers, bool):
+            raise OnnxoptError(f"recipe {name}: layers is {layers!r}, expected true or false")
+        recipe = cls(name, title, source, table, layers, knobs, tuple(document["rule"]))
         for strength in (GENTLEST, STRONGEST):
             for rule in recipe.at(strength).rules:
                 if rule.decided.keys() - {"step", "skip"}:
                     raise OnnxoptError(f"recipe {name}: {rule} decides something else than a step")
         return recipe
 
-    def at(self, strength: float) -> Overrides:
-        """Its rules with the knobs turned so far. Raises OnnxoptError where a rule is wrong."""
-        share = min(1.0, max(0.0, log(strength / GENTLEST) / log(STRONGEST / GENTLEST)))
-        settings = {knob: _between(*ends, share) for knob, ends in self.knobs.items()}
+    def at(self, strength: float, ahead: Mapping[str, int] | None = None) -> Overrides:
+        """Its rules with the knobs turned so far, some so many steps `ahead`. Raises OnnxoptError for a wrong rule."""
+        settings = {
+            knob: _between(*ends, _share(strength * STEP ** (ahead or {}).get(knob, 0)))
+            for knob, ends in self.knobs.items()
+        }
         rules = [{"match": "*", "skip": True}, *({"skip": False, **rule} for rule in self.rules)]
         try:
             rules = [
@@ -109,6 +120,11 @@ def _knobs(table: dict[str, Any], name: str) -> dict[str, tuple[float, float]]:
             raise OnnxoptError(f"recipe {name}: knob {knob} is {ends!r}, expected its gentlest and its strongest "
                                "setting, both above 0, as in [0.3, 1.8]")  # fmt: skip
     return {knob: (first, last) for knob, (first, last) in table.items()}
+
+
+def _share(strength: float) -> float:
+    """Of the way from the gentlest to the strongest."""
+    return min(1.0, max(0.0, log(strength / GENTLEST) / log(STRONGEST / GENTLEST)))
 
 
 def _between(gentlest: float, strongest: float, share: float) -> str:
