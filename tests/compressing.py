@@ -8,10 +8,14 @@ import onnx
 
 from onnxopt import container
 from onnxopt.graph import Graph, Quantized, normalise, split, wrap
+from onnxopt.passes.nbits import NBits
+from onnxopt.stats import Stats
 
 
-def compressed(model: onnx.ModelProto, rounded: Mapping[str, Quantized] | None = None) -> bytes:
-    """The file; these values are `rounded` where it runs."""
+def compressed(
+    model: onnx.ModelProto, rounded: Mapping[str, Quantized] | None = None, blocked: Mapping[str, int] | None = None
+) -> bytes:
+    """The file; these values are `rounded` where it runs, and these weights are integers of so many bits."""
     source = onnx.ModelProto()
     source.CopyFrom(model)
     normalise(source)
@@ -19,6 +23,9 @@ def compressed(model: onnx.ModelProto, rounded: Mapping[str, Quantized] | None =
     graph = Graph(inner)
     for value, how in (rounded or {}).items():
         graph.quantize(value, how)
+    sites = {site.path: site for site in graph.sites()}
+    for path, bits in (blocked or {}).items():
+        NBits(bits).apply(graph, sites[path], Stats())
     inner, leaves = graph.export()
     assert leaves, "no weight of this model is large enough to be stored"
     packed = container.write(inner.SerializeToString(), leaves, "{}")

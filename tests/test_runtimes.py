@@ -195,6 +195,23 @@ def test_wheel_rounds_values(tmp_path: Path, version: str) -> None:
         assert np.mean(got[name] != wanted) < 0.01  # sums that two runtimes round to either side of a half
 
 
+@pytest.mark.parametrize(("version", "bits"), [(WHEELS[0], 4), ("1.22.1", 8), (WHEELS[-1], 8)])
+def test_wheel_multiplies_integers_in_blocks(tmp_path: Path, version: str, bits: int) -> None:
+    """As the newest runtime multiplies the same numbers in floats, but for inputs that are rounded to 8 bits."""
+    file = compressed(two_outputs(), blocked={"w": bits})
+    done = in_python(version, "load", tmp_path, file)
+    assert done.returncode == 0, done.stderr
+    plain = onnxopt.decompress(tmp_path / "model.onnx")
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
+    codes, scales = tensors["w"].reshape(16, -1), tensors["w@scales"].reshape(16, 1)
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], 2).reshape(16, -1)
+    wanted = np.load(tmp_path / "x.npy") @ ((codes.astype(np.float32) - 2 ** (bits - 1)) * scales).T
+    got = np.load(tmp_path / "out.npz")
+    assert str(got["version"]) == version
+    assert np.abs(got["y"] - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
 def test_environment_kept_private_is_explained(tmp_path: Path) -> None:
     """Whoever registers the library by hand on an old wheel is told what to do."""
     python = python_with("1.19.2")

@@ -102,7 +102,7 @@ class NBits(Pass):
             own, variance = feedback[part, part], moments.variance[0, part]
             k[:, first] = self._scales(left[:, part], variance)
             step = step_of(k[:, first])
-            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, self._top)
+            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, self._top, sweeps=1)
             # The error of each column once it has taken up those of the columns before it: e (I - F) = w - q.
             wrong = left[:, part] - q[:, part] * step[:, None]
             errors[:, part] = solve_triangular(np.eye(len(own)) - own, wrong.T, trans=1, unit_diagonal=True).T
