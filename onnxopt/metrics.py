@@ -59,6 +59,10 @@ def open_metric(spec: str | Callable[..., float]) -> Metric:
     return _METRICS[spec]
 
 
+_SUM = 0.02
+"""Probabilities sum to 1 within that, rounded to 8 bits, too."""
+
+
 class TopK:
     """Percent of samples whose class is among the `k` highest scores.
 
@@ -110,8 +114,13 @@ class TopK:
 
 
 def _margins(scores: Array, wanted: Array, k: int) -> Array:
-    """[n]: by how much the score of class `wanted` is above the k-th best of the others."""
+    """[n]: by how much the score of class `wanted` is above the k-th best of the others.
+
+    Probabilities are taken as their logarithms: near 0 and 1 noise hardly shows in them, between it does.
+    """
     others = scores.astype(np.float32)
+    if others.size and others.min() >= 0 and np.allclose(others.sum(1), 1, atol=_SUM):
+        others = np.log(np.maximum(others, np.finfo(np.float32).tiny))
     own = np.take_along_axis(others, wanted[:, None], 1)[:, 0]
     np.put_along_axis(others, wanted[:, None], -np.inf, 1)
     return np.asarray(own - np.partition(others, -k, 1)[:, -k])

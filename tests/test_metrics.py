@@ -222,3 +222,19 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 def test_no_samples_are_no_measurement(name: str) -> None:
     with pytest.raises(OnnxoptError, match="no samples"):
         open_metric(name).start().value()
+
+
+def test_probabilities_lose_what_their_logits_do() -> None:
+    """Noise that is the same in all logits shows in probabilities of a half only; no model gains by it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 2000)
+    logits = rng.normal(size=(2000, 10)) + 3 * np.eye(10)[labels]
+    noisy = logits + 0.5 * rng.normal(size=logits.shape)
+
+    def drop(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:
+        score = TopK(1)
+        score.add([after.astype(np.float32)], [before.astype(np.float32)], labels)
+        return score.likely_drop()[0]
+
+    assert drop(logits, noisy) > 0.5
+    assert drop(softmax(logits, 1), softmax(noisy, 1)) == pytest.approx(drop(logits, noisy), abs=0.05)
