@@ -14,11 +14,13 @@ from onnx import helper
 from onnxopt.calibration import Statistics
 from onnxopt.choice import Alternative, Layer, Part
 from onnxopt.data import quiet_session
-from onnxopt.graph import WEIGHT, Graph, Site, alone, exposing
-from onnxopt.leaf import Array
+from onnxopt.graph import WEIGHT, Graph, Site, alone, embed, exposing
+from onnxopt.leaf import Array, Leaf, tensor_of, values_of
 from onnxopt.passes import STRUCTURAL, Skip, Structural
 from onnxopt.passes.base import matrix
+from onnxopt.passes.nbits import NBits
 from onnxopt.passes.structural import Form
+from onnxopt.plan import Step
 from onnxopt.stats import Stats
 
 Clock = Callable[[Sequence[bytes], Mapping[str, Array]], Sequence[float]]
@@ -142,6 +144,57 @@ class Alternatives:
                 before, after = self._clock([content, chain.model.SerializeToString()], feeds)
                 known[one] = before, after
         return {one: known[one] for one in decisions}
+
+
+@dataclass(frozen=True, slots=True)
+class InBlocks:
+    """A matrix product whose weight is integers when it runs."""
+
+    step: Step
+    ms_before: float
+    """Of a run of the layer alone, as it is."""
+    ms: float
+    noise: float | None
+    """In the model's outputs, relative to them, in power, but for what the kernel rounds of the inputs; None where it
+    is not known."""
+
+
+def in_blocks(graph: Graph, site: Site, stats: Stats, sample: Mapping[str, Array], clock: Clock) -> list[InBlocks]:
+    """A layer with integers of 4 and of 8 bits, against the layer as it is. `graph` stays as it is.
+
+    Arguments:
+        sample: inputs that the model is run on once, to see shapes; time is that of a batch like it.
+
+    Raises Skip where the runtime has no such product for the layer.
+    """
+    offered, trial = list(NBits.space(site, stats)), Graph(graph.model)
+    if not offered:
+        raise Skip("no matrix product is known of it")
+    leaves = []
+    for one in offered:
+        trial.reset()
+        one.apply(trial, site, stats)
+        leaves.append(trial.leaf(site.path))
+    (use,) = graph.linears()[site.path]
+    layer = alone(graph.model, site.path, _shapes(graph.model, {use.x, use.y}, sample))
+    models = [layer.SerializeToString()]
+    for leaf in leaves:
+        other = Graph(onnx.ModelProto.FromString(models[0]))
+        other.store(WEIGHT, leaf)
+        inner, stored = other.export()
+        embed(inner, {name: tensor_of(one) for name, one in stored.items()})
+        models.append(inner.SerializeToString())
+    before, *after = clock(models, _feeds(layer))
+    noises = [_noise(graph.values(site.path), leaf, stats) for leaf in leaves]
+    return [InBlocks(one.step(), before, ms, noise) for one, ms, noise in zip(offered, after, noises, strict=True)]
+
+
+def _noise(values: Array, leaf: Leaf, stats: Stats) -> float | None:
+    """Of a stored weight, on inputs that nothing was computed from."""
+    if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
+        return None
+    signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - values_of(leaf)))
+    return made / signal * stats.signal * stats.gain if signal else None
 
 
 def _part(values: Array, site: Site, stats: Stats) -> Part:

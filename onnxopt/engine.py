@@ -37,7 +37,7 @@ from onnxopt.graph import (
     wrap,
     write_atomically,
 )
-from onnxopt.leaf import Leaf, values_of
+from onnxopt.leaf import Leaf, tensor_of, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan, Step
 from onnxopt.reference import Comparison, Reference
@@ -140,7 +140,7 @@ class Engine:
         """A plan carried out as a model that needs nothing of ours, its nodes called as in the graph."""
         manager.run(self.graph, plan, self.statistics)
         inner, leaves = self.graph.export()
-        embed(inner, {name: values_of(leaf) for name, leaf in leaves.items()})
+        embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
         return bytes(inner.SerializeToString())
 
     def calibrate(self, data: Data) -> None:

@@ -117,6 +117,11 @@ def values_of(leaf: Leaf) -> Array:
     return leaf if isinstance(leaf, np.ndarray) else leaf.values()
 
 
+def tensor_of(leaf: Leaf) -> Array:
+    """What a model has under the leaf's name when it runs: values, or the integers of a matrix in blocks."""
+    return leaf.packed() if isinstance(leaf, Blocked) else values_of(leaf)
+
+
 STORABLE = frozenset(
     map(np.dtype, ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64"))
 ) | frozenset(map(np.dtype, ("uint8", "uint16", "uint32", "uint64")))

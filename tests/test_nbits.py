@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
 from onnxopt import container, native
+from onnxopt.alternatives import in_blocks
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, embed, normalise
 from onnxopt.leaf import Blocked, step_of, values_of
@@ -238,6 +240,32 @@ def test_names_that_are_taken_are_left_alone() -> None:
     assert np.abs(ran(graph, x=x) - wanted).max() < 0.02 * np.abs(wanted).max()
     graph.reset()
     assert kernels(graph) == ["Gemm", "Relu", "Gemm"]
+
+
+def test_a_layer_is_timed_with_integers_and_without() -> None:
+    """The models that the clock is given compute what the layer does."""
+    graph, sites = opened(mlp())
+    linear = graph.linears()["fc2"][0]
+    moments = correlated(128)[0]
+    seen: list[list[Array]] = []
+
+    def clock(models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[float]:
+        sessions = [onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"]) for made in models]
+        seen.append([session.run(None, dict(feeds))[0] for session in sessions])
+        return [3.0, 1.0, 2.0]
+
+    sample = {"x": np.zeros((5, 64), np.float32)}
+    found = in_blocks(graph, sites["fc2"], Stats(0.5, linear, moments, 2.0), sample, clock)
+    assert [(str(one.step), one.ms_before, one.ms) for one in found] == [("nbits", 3, 1), ("nbits{bits=8}", 3, 2)]
+    coarse, fine = (one.noise or 0.0 for one in found)
+    assert 1e-3 < coarse < 0.1
+    assert 0 < fine < coarse / 50
+    ((whole, four, eight),) = seen
+    assert whole.shape == (5, 10)
+    assert np.abs(eight - whole).max() < 0.05 * np.abs(whole).max() < np.abs(four - whole).max() * 10
+    assert not graph.leaves
+    with pytest.raises(Skip, match="no matrix product is known"):
+        in_blocks(graph, sites["fc2"], Stats(), sample, clock)
 
 
 def test_optimize_takes_the_step_and_decompress_gives_a_plain_model(tmp_path: Path) -> None:
