@@ -18,8 +18,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from onnxopt.data import quiet_session
 
-METHODS = tuple(method.name for method in quantization.CalibrationMethod)
-"""Ways to choose the range of an activation."""
+METHODS = ("MinMax", "Entropy", "Percentile")
+"""Ways to choose the range of an activation. The runtime's fourth, Distribution, is for floats of 8 bits: ResNet-20 in
+integers is left with 10 % of top-1 by it, SqueezeNet 1.1 with none."""
 IMAGES = 128
 """That ranges are taken from."""
 _PER_CHANNEL = 13
