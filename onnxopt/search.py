@@ -114,7 +114,7 @@ def safe(trial: Trial, allowed: float) -> bool:
     """Whether a metric drops by no more than is allowed, as `meet_drop` counts it."""
     drop = trial.drop
     if drop is not None and allowed > 0:
-        drop = max(drop, trial.likely or 0.0) + trial.uncertainty
+        drop = max(drop, trial.likely or 0.0, 0.0) + trial.uncertainty  # noise makes no model better: a gain is luck
     return kept(drop, allowed)
 
 
