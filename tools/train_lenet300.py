@@ -1,6 +1,6 @@
-"""Trains models/lenet_300_100.onnx from scratch in numpy: two minutes, the same bytes on every run.
+"""Trains models/lenet_300_100.onnx from scratch in numpy: some minutes, the same bytes on every run.
 
-    python tools/train_lenet300.py [-o models/lenet_300_100.onnx]
+    OPENBLAS_NUM_THREADS=1 python tools/train_lenet300.py [-o models/lenet_300_100.onnx]
 
 LeNet-300-100, which papers on compression measure themselves on: dense 784->300, ReLU, dense 300->100, ReLU, dense
 100->10 (LeCun et al. 1998). Data: MNIST from the shared folder (see realdata.py), trained on its training part.
