@@ -25,7 +25,7 @@ from onnxopt.choice import Goal
 from onnxopt.data import Array
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Kind, Pair, Unit, units
+from onnxopt.graph import Kind, Pair, Unit, is_quantized, units
 from onnxopt.placement import Placement, Placer, Wire, Work
 from onnxopt.plan import Plan, Step
 from onnxopt.result import Integers, Placed
@@ -110,10 +110,14 @@ class _Search:
         calibration = self._tuner.calibration
         if calibration is None:
             return self._without("the model does not run, so nothing is known of its values")
+        if is_quantized(self._engine.graph.model):
+            return self._without("it has integers already, which are kept as they are")
         try:
             self._engine.modernise()
         except OnnxoptError as error:
             return self._without(str(error))
+        if self._tuner.chained:
+            self._other.recalibrate()
         graph = self._engine.graph
         _name(graph.model)
         undecided = self._tuner.undecided
@@ -165,9 +169,12 @@ class _Search:
                           f"{self._time.high:.3f})")  # fmt: skip
                 continue
             found = self._tried(placement, wires)
-            if found is not None:
+            if found is None:
+                reason = "the contract cannot be met in integers"
+            elif self._goal is Goal.BALANCED and found.best.size / self._best.size + self._time.ratio >= 2:
+                reason = f"the file would have {found.best.size} bytes, without integers it has {self._best.size}"
+            else:
                 return found
-            reason = "the contract cannot be met in integers"
         return self._without(reason)
 
     def _fastest(self, placer: Placer, wires: list[str], noise: float) -> Placement:
@@ -250,7 +257,8 @@ class _Search:
             grid = Step("fixedpoint", (("bits", 7),), Step("integers"))
             weights = [unit.weight for i in placement.integers if (unit := self._units[i]).weight is not None]
             steps = {weight: grid for weight in weights if weight is not None}
-            steps |= {value: pair.step() for value, pair in self._pairs(placement, wires).items()}
+            kind = Target.of(None).activations  # times are this machine's, and so must the kernels be
+            steps |= {v: Pair.over(*pair.reach, kind).step() for v, pair in self._pairs(placement, wires).items()}
         return self._engine.plain(Plan(self._engine.source.sha256, steps))
 
     def _by_unit(self, model: bytes) -> dict[int, float]:

@@ -127,6 +127,11 @@ class Tuner:
             other._engine.factor(every)
         return other
 
+    def decide(self, steps: Mapping[str, Step]) -> None:
+        """These weights, by path, get these steps at every slope."""
+        rules = [Rule(i, {"match": escape(path)}, {"step": step}) for i, (path, step) in enumerate(steps.items(), 1)]
+        self._overrides = Overrides((*self._overrides.rules, *rules))
+
     def reset(self, slope: float) -> None:
         """Forgets what was tried, as the model is another now; the search begins at `slope`."""
         self.trials, self._tried, self._begin = [], {}, slope
@@ -213,6 +218,11 @@ class Tuner:
     def engine(self) -> Engine:
         """What builds the files."""
         return self._engine
+
+    @property
+    def chained(self) -> bool:
+        """Whether the overrides make chains of layers."""
+        return bool(self._chains)
 
     @property
     def calibration(self) -> Data | None:

@@ -218,6 +218,14 @@ def test_transformer_like_products_take_integers(tmp_path: Path) -> None:
     assert counted["MatMul"] == 0
 
 
+def test_a_model_in_integers_is_never_rounded_again(source: Path, data: Path, tmp_path: Path) -> None:
+    onnx.save(plain(optimized(source, data, activations=8)), tmp_path / "pairs.onnx")
+    result = optimized(tmp_path / "pairs.onnx", data, goal="speed")
+    assert result.integers is not None
+    assert result.integers.reason == "it has integers already, which are kept as they are"
+    assert result.check is not None and result.check.found.error <= 0.1
+
+
 def test_contradictions(source: Path) -> None:
     for more, message in (
         ({"activations": 8, "goal": "speed"}, "--activations and --for contradict"),
@@ -262,3 +270,12 @@ def test_the_command_and_the_page(
     assert html.render(json.loads(to_json(optimized(source, data))))  # and without
 
 
+
+
+def test_parts_of_chains_run_in_integers(source: Path, data: Path) -> None:
+    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "w1"\nstep = "svd{rank=6}"')
+    result = optimized(source, data, 0.3, activations=8, overrides=rules)
+    assert {"conv2", "depthwise", "gemm"} <= running(result)
+    assert {"w1@u", "w1@v"} <= {event.path for event in result.events}
+    applied = onnxopt.apply(source, result.plan, source.with_name("applied.onnx"), data=data)
+    assert applied.output.read_bytes() == result.output.read_bytes()

@@ -20,6 +20,7 @@ import pytest
 import run_model
 from compressing import compressed
 from test_c_example import two_outputs
+from test_pairs import X, residual
 
 import onnxopt
 from onnxopt import native
@@ -210,6 +211,36 @@ def test_wheel_multiplies_integers_in_blocks(tmp_path: Path, version: str, bits:
     got = np.load(tmp_path / "out.npz")
     assert str(got["version"]) == version
     assert np.abs(got["y"] - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+RUN = """
+import sys
+import numpy as np
+import onnxopt
+
+session = onnxopt.load(sys.argv[1], providers=["CPUExecutionProvider"])
+np.save(sys.argv[3], session.run(None, {"x": np.load(sys.argv[2])})[0])
+"""
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("version", WHEELS)
+def test_wheel_runs_integers(tmp_path: Path, version: str, bits: int) -> None:
+    """The same classes, and scores within a step or two of rounding: sums fall to either side of a half."""
+    onnx.save(residual(), tmp_path / "plain.onnx")
+    contract = onnxopt.Contract(error=0.2)
+    done = onnxopt.optimize(tmp_path / "plain.onnx", tmp_path / "model.onnx", contract, activations=bits)
+    assert done.integers is not None and done.integers.kept
+    np.save(tmp_path / "x.npy", X)
+    files = [str(tmp_path / name) for name in ("model.onnx", "x.npy", "y.npy")]
+    command = [str(python_with(version)), "-c", RUN, *files]
+    env = {**os.environ, "PYTHONPATH": str(package_alone(tmp_path / "package"))}
+    ran = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    (wanted,) = onnxopt.load(tmp_path / "model.onnx").run(None, {"x": X})
+    got = np.load(tmp_path / "y.npy")
+    assert np.array_equal(got.argmax(1), wanted.argmax(1))
+    assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
 def test_environment_kept_private_is_explained(tmp_path: Path) -> None:

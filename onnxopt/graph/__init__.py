@@ -15,7 +15,7 @@ from onnxopt.graph.pairs import OPSET, Pair, is_pair, raised
 from onnxopt.graph.quantized import Quantized
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
-from onnxopt.graph.units import Kind, Unit, runs_in_integers, units
+from onnxopt.graph.units import Kind, Unit, is_quantized, runs_in_integers, units
 
 __all__ = [
     "OPSET",
@@ -37,6 +37,7 @@ __all__ = [
     "exposing",
     "is_compressed",
     "is_pair",
+    "is_quantized",
     "join",
     "macs",
     "normalise",

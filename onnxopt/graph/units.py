@@ -38,6 +38,9 @@ _MOVING = frozenset((
     "DepthToSpace", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth", "Squeeze", "Transpose",
     "Unsqueeze",
 ))  # fmt: skip
+_QUANTIZED = frozenset((
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear",
+))  # fmt: skip
 _ABSORBED = frozenset(("Relu", "Clip"))
 """What becomes part of the rounding of the node before: it saturates at the same bound."""
 
@@ -142,6 +145,11 @@ def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attribute
         return True
     value = constants.get(node.input[2])
     return value is not None and not np.any(numpy_helper.to_array(value))
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether the main graph has integers for values already, by pairs or by operators on integers."""
+    return any(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in model.graph.node)
 
 
 def runs_in_integers(unit: Unit, rounded: Mapping[str, object], weights: Mapping[str, object]) -> bool:
