@@ -28,7 +28,7 @@ _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 _BY_HEART = 0.5
 """Share of an allowed drop that may show on images that the model was trained on until it made no mistakes: what it
 knows by heart it keeps longer. On CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on images new to them."""
-_KNOB_TURNS, _LAYER_TURNS = 16, 24
+_KNOB_TURNS, _LAYER_TURNS = 12, 16
 """Tries at most of a recipe's knobs, and of single weights, when they go on alone."""
 _MADE_UP = 320
 """Samples that are made up where there is no data."""
