@@ -256,13 +256,14 @@ def _search(
     lower, upper, counts = bins
     middle = np.abs(lower + upper) / 2
     negative = upper <= 0
+    total = counts.sum()
     every, below, above = _Side(middle, counts), *(_Side(middle[s], counts[s]) for s in (negative, ~negative))
 
     def cost(low: Floats, high: Floats) -> Floats:
         step = (high + low) / (levels - 1)
         to_zero, small = every.within(step / 2)
         (n, clipped), (m, more) = below.beyond(low), above.beyond(high)
-        rounded = np.maximum(every.within(np.inf)[0] - n - m - to_zero, 0)
+        rounded = np.maximum(total - n - m - to_zero, 0)
         return np.asarray(clipped + more + small + rounded * step * step / 12)
 
     # Magnitudes of the two bounds, each of its own; together where the range is symmetric.
@@ -274,9 +275,9 @@ def _search(
         if symmetric:
             i = j = int(np.argmin(cost(lows, highs)))
         else:
-            i, j = np.unravel_index(int(np.argmin(cost(lows[:, None], highs[None]))), (len(lows), len(highs)))
+            i, j = divmod(int(np.argmin(cost(lows[:, None], highs[None]))), len(highs))
         best = float(lows[i]), float(highs[j])
-        lows, highs = _about(lows, int(i)), _about(highs, int(j))
+        lows, highs = _about(lows, i), _about(highs, j)
     return -best[0], best[1]
 
 
