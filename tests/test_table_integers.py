@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
@@ -16,10 +17,11 @@ import onnxopt
 from onnxopt.benchmark import Paired
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import realdata
 import table_integers
 from kernels import Kernels, kernels
 from static_int8 import METHODS, Reader, int8
-from table_integers import CLAIMS, File, Row, Store, Times, claims_table, main_table, methods_table
+from table_integers import CLAIMS, File, Row, Store, Times, Work, claims_table, main_table, methods_table
 
 
 def pair(ratio: float, significant: bool = True) -> Paired:
@@ -94,6 +96,46 @@ def test_results_belong_to_the_content_of_files(tmp_path: Path) -> None:
     assert Store(store).get("times", [small]) is None
     small.write_bytes(b"two")
     assert Store(store).get("file", [small]) is None
+
+
+def test_only_what_is_not_known_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    contents = itertools.count()
+
+    def make(what: str, output: Path) -> None:
+        done.append(what)
+        output.write_bytes(bytes([next(contents)]))
+
+    def race(model: str, files: list[Path]) -> Times:
+        done.append(f"time {len(files)}")
+        return dataclasses.replace(ROW.times, ours=None, versus=None) if len(files) < 3 else ROW.times
+
+    source = tmp_path / "source.onnx"
+    source.write_bytes(b"source")
+    monkeypatch.setattr(realdata, "path_of", lambda model: source)
+    monkeypatch.setattr(realdata.Task, "batches", lambda self, part, count: None)
+    monkeypatch.setattr(table_integers, "int8", lambda source, output, data, method: make(method, output))
+    monkeypatch.setattr(table_integers, "optimize", lambda model, output: make("ours", output))
+    monkeypatch.setattr(table_integers, "inspect", lambda model, path: file(path.stat().st_size, len(path.name)))
+    monkeypatch.setattr(table_integers, "race", race)
+    parts = table_integers.PARTS
+    for again, wanted, said in (
+        ((), ("baseline", "time"), [*METHODS, "time 2"]),
+        ((), parts, ["ours", "time 3"]),
+        ((), parts, []),
+        (("ours",), ("ours", "time"), ["ours", "time 3"]),
+        (("time",), ("time",), ["time 3"]),
+        (("baseline",), ("baseline",), [*METHODS]),
+    ):
+        done.clear()
+        for part in wanted:
+            Work("resnet20", tmp_path).do(part, part in again)
+        assert done == said
+    row = Work("resnet20", tmp_path).row()
+    assert row is not None
+    assert (row.method, row.times) == ("Percentile", None)  # the files are new, so no times are known
+    Work("resnet20", tmp_path).do("time", False)
+    assert Work("resnet20", tmp_path).row() == dataclasses.replace(row, times=ROW.times)
 
 
 def test_samples_are_read_piece_by_piece() -> None:
