@@ -160,17 +160,20 @@ class Chooser:
     def heard(self, chains: Mapping[str, str], times: float) -> None:
         """Takes notice that these chains, steps by path, make so many times the noise that was expected of them.
 
-        What is small adds up as expected, and the outputs' nonlinearity shows in proportion to the noise. So of chains
-        of the same layer that make less, less of that is expected.
+        What is small adds up as expected, and the outputs' nonlinearity shows in proportion to the noise. So where they
+        are louder, chains of the same layer that make less noise are louder by less, and none is quieter.
         """
+
+        def factor(noise: float, of_chosen: float) -> float:
+            if times <= 1:
+                return times
+            return max(1.0, times * noise / of_chosen) if of_chosen else 1.0
+
         for index, layer in enumerate(self._layers):
             if layer.path in chains:
                 (at,) = (one.noise for one in layer.chains if one.step == chains[layer.path])
-                louder = [
-                    replace(one, noise=one.noise * (max(1.0, times * one.noise / at) if times > 1 else times))
-                    for one in layer.chains
-                ]
-                self._layers[index] = replace(layer, chains=tuple(louder))
+                heard = tuple(replace(one, noise=one.noise * factor(one.noise, at)) for one in layer.chains)
+                self._layers[index] = replace(layer, chains=heard)
 
     def choose(self, goal: Goal, trust: float = 1.0) -> Choice:
         """What every layer is to be; chains that are trusted less than 1 have so much less noise to make."""

@@ -27,7 +27,8 @@ from onnxopt.search import Trial
 from onnxopt.tuner import Tuner
 
 _LOUDER, _CHOICES = 1.25, 4
-"""Times the noise that was expected of chains, or of it, where they are chosen anew by what was measured; so often."""
+"""Times the noise that was expected of chains, or as many times less, where others are chosen by what was measured; and
+how often chains are chosen."""
 _LESS_TRUST = 0.25
 """In chains, where the contract could not be met with those that were chosen."""
 _SECONDS = 90.0
@@ -114,9 +115,7 @@ class _Search:
 
     def tried(self, other: Tuner) -> Found | None:
         """What to write where these chains pay; else others or fewer are left to try, or none."""
-        if self._unheard and not 1 / _LOUDER < (times := self._heard(other)) < _LOUDER:
-            self._chooser.heard({path: str(step) for path, step in self.chains.items()}, times)
-            self._choose()
+        if self._unheard and self._chosen_anew(other):
             return None
         if self._goal.timed:
             self._time = self._compared(other.engine)
@@ -156,13 +155,19 @@ class _Search:
             tuple(self._considered.values()),
         )  # fmt: skip
 
-    def _heard(self, other: Tuner) -> float:
-        """Noise of the model with chains, before it is quantized, over what was expected of them, in power."""
+    def _chosen_anew(self, other: Tuner) -> bool:
+        """Listens to the noise of the model with chains, and chooses others where that is not what was expected."""
         self._unheard = False
-        expected = sum((self._considered[path].noise or 0.0) ** 2 for path in self.chains)
+        before, expected = dict(self.chains), sum((self._considered[path].noise or 0.0) ** 2 for path in self.chains)
         with self._saved(other.engine) as (with_chains, without):
-            made = self._tuner.difference(with_chains, without)
-        return made**2 / expected if expected else 1.0
+            times = self._tuner.difference(with_chains, without) ** 2 / expected if expected else 1.0
+        if 1 / _LOUDER < times < _LOUDER:
+            return False
+        self._chooser.heard({path: str(step) for path, step in before.items()}, times)
+        self._choose()
+        anew = self.chains != before
+        self._unheard &= anew
+        return anew
 
     def _compared(self, other: Engine) -> Paired:
         """Time of the model with chains against the one without, neither of them quantized."""

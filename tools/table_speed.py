@@ -1,6 +1,6 @@
-"""What `--for size`, `--for speed` and `--for balanced` make of real models; rewrites docs/lowrank.md.
+"""What `--for size` and `--for speed` make of real models; rewrites docs/lowrank.md.
 
-    python tools/table_speed.py                          # an hour or two on two cores, which must have nothing else to do
+    python tools/table_speed.py                          # an hour; the machine must have nothing else to do
     python tools/table_speed.py --only "lenet5 speed"    # the other rows stay as they are
     python tools/table_speed.py --only fc --print
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
 START = "<!-- table:speed -->"
 Array = npt.NDArray[Any]
 
-IMAGES = 4096
-"""Of the training part, at most."""
-SECONDS = 240.0
+IMAGES = 12_000
+"""Of the training part, at most: a quarter is held back to search with."""
+SECONDS = 120.0
 """For a comparison of two files."""
 FULLY_CONNECTED = "fc 9216-4096-4096-1000"
 COLUMNS = [
@@ -72,17 +73,13 @@ class Case:
 
 TOP1, NOISE = Contract(max_drop=0.5), Contract(error=0.05)
 CASES = [
-    Case("lenet5", "size", TOP1),
-    Case("lenet5", "speed", TOP1),
-    Case("lenet5", "balanced", TOP1),
-    Case("mobilefacenet", "size", NOISE),
-    Case("mobilefacenet", "speed", NOISE),
-    Case("resnet56", "size", TOP1),
     Case("resnet56", "speed", TOP1),
     Case("squeezenet1.1", "speed", NOISE),
-    Case("resnet50v2_imagenette", "speed", NOISE),
     Case(FULLY_CONNECTED, "speed", NOISE),
-    Case(FULLY_CONNECTED, "balanced", NOISE),
+    Case("lenet5", "speed", TOP1),
+    Case("lenet5", "size", TOP1),
+    Case("mobilefacenet", "speed", NOISE),
+    Case("mobilefacenet", "size", NOISE),
 ]
 
 
@@ -90,7 +87,7 @@ def fully_connected(path: Path) -> None:
     """AlexNet's fully connected layers, as a model of [n, 9216]."""
     rng, widths = np.random.default_rng(0), (9216, 4096, 4096, 1000)
     nodes, tensors, x = [], [], "x"
-    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 6):
+    for index, (inputs, outputs) in enumerate(pairwise(widths), 6):
         rank = min(inputs, outputs)  # directions of so many dimensions are all but orthogonal
         u = rng.standard_normal((outputs, rank), np.float32) / np.float32(outputs**0.5)
         v = rng.standard_normal((rank, inputs), np.float32) / np.float32(inputs**0.5)
@@ -137,12 +134,12 @@ class Measured:
         found = self.result.factoring
         assert found is not None
         accepted = [one for one in found.layers if one.accepted]
-        with_chains = size(self.result.bytes_after) if found.kept else "–"
+        with_chains = size(self.result.bytes_after) if found.kept else ""
         sure = "" if self.time.significant else ", not significant"
         return [
             self.case.model, self.case.goal, str(self.case.contract), str(len(found.layers)), str(len(accepted)),
             f"{self.weights:.2f}", f"{self.macs:.2f}", size(found.plain.size), with_chains, *self.scores,
-            f"{self.time.ratio:.3f} ({self.time.low:.3f}–{self.time.high:.3f}{sure})",
+            f"{self.time.ratio:.3f} ({self.time.low:.3f} to {self.time.high:.3f}{sure})",
         ]  # fmt: skip
 
 
