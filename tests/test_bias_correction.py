@@ -22,7 +22,7 @@ BIASES = {"b1": 8, "b2": 8, "b3": 12, "b4": 5}
 def net() -> onnx.ModelProto:
     """x[n, 3, 8, 8] -> Conv -> Relu -> depthwise Conv -> Clip -> Conv -> pool -> Gemm -> y[n, 5]."""
     nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"]),
         helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], group=8),
         helper.make_node("Clip", ["c2", "zero", "six"], ["r2"]),

@@ -118,7 +118,7 @@ def _beside(model: onnx.ModelProto, quantized: onnx.ModelProto, layers: Sequence
         node.output[0] = f"{raw}@uncorrected"
         was = NodeProto.FromString(layer.node.SerializeToString())
         was.input[:] = [layer.x, *(f"{raw}@{name}" for name in was.input[1:])]
-        was.output[0] = f"{raw}@wanted"
+        was.name = was.output[0] = f"{raw}@wanted"
         nodes += [
             helper.make_node("Add", [node.output[0], f"{raw}@correction"], [raw]),
             was,
