@@ -111,6 +111,43 @@ class Integers:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product that was considered for integers in blocks."""
+
+    path: str
+    """Of its weight."""
+    step: str
+    """What it became, or what would have been fastest."""
+    ms_before: float
+    """Of the layer alone, in floats, on one sample."""
+    ms_after: float
+    noise: float | None
+    """Over signal in the model's outputs that the weight's integers make; None where it is not known."""
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What became of the wish for matrix products that run faster on weights of 4 or 8 bits."""
+
+    kept: bool
+    """Whether the file has any."""
+    reason: str
+    """Why it has none; empty where it has."""
+    time: Paired | None
+    """The whole model with them against floats, as `onnxopt benchmark` compares two; None where there was nothing to
+    compare."""
+    trial: Trial | None
+    """What the search kept with them."""
+    layers: tuple[Product, ...]
+    """In the order of the graph."""
+
+    def given_up(self, reason: str) -> Blocks:
+        """The same, where none is in the file after all."""
+        return replace(self, kept=False, reason=reason, layers=tuple(replace(o, accepted=False) for o in self.layers))
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
 
@@ -161,6 +198,8 @@ class Result:
     """None where no chains were wished for, but by rules."""
     integers: Integers | None = None
     """None where nothing was to run in integers."""
+    blocks: Blocks | None = None
+    """None where time did not count."""
     command: str = ""
     """The command line, quoted for a shell; empty where there was none."""
     table: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from rich.text import Text
 from onnxopt.archive import Inspection
 from onnxopt.events import Chain, Event
 from onnxopt.plan import Step
+from onnxopt.report.blocks import print_blocks
 from onnxopt.report.factoring import print_factoring
 from onnxopt.report.integers import print_integers
 from onnxopt.result import Result
@@ -73,6 +74,9 @@ def print_result(console: Console, result: Result) -> None:
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
     if result.integers:
         print_integers(console, result.integers)
+        console.print()
+    if result.blocks:
+        print_blocks(console, result.blocks)
         console.print()
     if result.factoring:
         print_factoring(console, result.factoring)
