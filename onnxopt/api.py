@@ -218,6 +218,8 @@ def _wish(
 
 _Way = factoring.Found | integers.Found
 _OTHERS = "another way saves more time"
+_FEW = 0.9
+"""Of a model's time, what its eight slowest layers take where it is theirs."""
 
 
 @contextmanager
@@ -230,9 +232,18 @@ def _ways(tuner: Tuner, best: Trial, wish: _Wish | None, progress: Progress) -> 
             ways.append(open_ones.enter_context(
                 integers.placed(tuner, best, wish.goal, wish.target, bits, progress)
             ))  # fmt: skip
-        if wish is not None and wish.goal:
+        if wish is not None and wish.goal and not any(_settles(way, wish.goal) for way in ways):
             ways.append(open_ones.enter_context(factoring.factored(tuner, best, wish.goal, progress)))
         yield sorted(ways, key=_time)
+
+
+def _settles(way: _Way, goal: Goal) -> bool:
+    """Whether chains need not be tried: for speed, where integers save time, and not in a few layers that take it all.
+
+    There a chain may save more; of many layers, each would have to be timed with many ranks.
+    """
+    found = way.integers if isinstance(way, integers.Found) else None
+    return found is not None and found.kept and goal is Goal.SPEED and found.share_of_slowest < _FEW
 
 
 def _time(way: _Way) -> float:

@@ -335,7 +335,7 @@ def _conversion(op: str, kind: str) -> bytes:
     types = (TensorProto.FLOAT, integer) if op == "QuantizeLinear" else (integer, TensorProto.FLOAT)
     domain = "" if kind.endswith("8") else "com.microsoft"
     x, y = (helper.make_tensor_value_info(name, one, ["n", _ELEMENTS]) for name, one in zip("xy", types, strict=True))
-    grid = [numpy_helper.from_array(np.float32(0.01), "s"), numpy_helper.from_array(np.zeros((), kind), "z")]
+    grid = [numpy_helper.from_array(np.asarray(0.01, np.float32), "s"), numpy_helper.from_array(np.zeros((), kind), "z")]
     graph = helper.make_graph([helper.make_node(op, ["x", "s", "z"], ["y"], domain=domain)], "one", [x], [y], grid)
     opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())

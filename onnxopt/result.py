@@ -104,6 +104,12 @@ class Integers:
     layers: tuple[Placed, ...]
     """In the order of the graph."""
 
+    @property
+    def share_of_slowest(self) -> float:
+        """Of the time in floats, what the eight slowest layers take; 0 where time did not count."""
+        times = sorted((one.ms_floats or 0.0 for one in self.layers), reverse=True)
+        return sum(times[:8]) / (sum(times) or 1.0)
+
     def given_up(self, reason: str) -> Integers:
         """The same, where nothing in the file runs in integers after all."""
         layers = tuple(replace(one, integers=False) for one in self.layers)

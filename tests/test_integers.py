@@ -99,7 +99,7 @@ def test_layers_run_in_integers_where_that_is_faster(source: Path, data: Path, t
     counted = kernels(plain(result), tmp_path)
     assert counted["QLinearConv"] == 3 and counted["QGemm"] == 1 and not counted["Conv"]
     assert {types(result)[name] for name in ("w1", "w2", "w3", "w4")} == {onnx.TensorProto.INT8}
-    assert result.factoring is not None and not result.factoring.kept
+    assert result.factoring is None  # no few layers take all the time
 
 
 def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path, machine: Machine) -> None:

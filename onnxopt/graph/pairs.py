@@ -81,7 +81,7 @@ class Pair:
         """Raises OnnxoptError where it is none."""
         try:
             given = dict(step.args)
-            return cls(float(given.pop("scale")), int(given.pop("zero")), str(given.pop("type")), **given)  # type: ignore[arg-type]
+            return cls(float(given.pop("scale")), int(given.pop("zero")), str(given.pop("type")), **given)
         except (KeyError, TypeError, ValueError) as error:
             raise OnnxoptError(f"step {step}: {error}; expected qdq{{scale=...,zero=...,type=...}}") from error
 
