@@ -56,7 +56,8 @@ def searched(folder: Path, rules: str = "") -> Iterator[tuple[Tuner, Any]]:
 
 
 def clocks(monkeypatch: pytest.MonkeyPatch, times: Sequence[float], ratio: float) -> list[list[bytes]]:
-    """Milliseconds of a layer as it is, with 4 and with 8 bits, and the whole model's time; returns what was timed."""
+    """Milliseconds of a layer as it is, with 4 and with 8 bits, each in blocks of 128 and of 32, and the whole model's
+    time; returns what was timed."""
     seen: list[list[bytes]] = []
 
     def milliseconds(models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[float]:
@@ -77,15 +78,15 @@ def ops(content: bytes) -> list[str]:
 
 
 def test_what_saves_time_alone_and_together_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = clocks(monkeypatch, [1.0, 0.9, 0.5], 0.6)
+    seen = clocks(monkeypatch, [1.0, 0.9, 0.9, 0.5, 0.6], 0.6)
     with searched(tmp_path) as (tuner, best), blocks.blocked(tuner, best, lambda what, share: None) as found:
         (attempt,) = found.attempts()
         assert attempt.blocks.kept
         assert [(one.path, one.step, one.accepted) for one in attempt.blocks.layers] == [
-            ("w1", "nbits{bits=8}", True), ("w2", "nbits{bits=8}", True),
+            ("w1", "nbits{bits=8,block=128}", True), ("w2", "nbits{bits=8,block=128}", True),
         ]  # fmt: skip
         steps = {path: str(step) for path, step in attempt.tuner.plan(attempt.best).steps.items()}
-        assert steps["w1"] == steps["w2"] == "nbits{bits=8}"
+        assert steps["w1"] == steps["w2"] == "nbits{bits=8,block=128}"
         assert steps["w3"].startswith("feedback")
         assert attempt.best.error is not None
         assert attempt.best.error <= 0.1
@@ -97,8 +98,8 @@ def test_what_saves_time_alone_and_together_is_in_the_file(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("times", "ratio", "reason"),
     [
-        ([1.0, 1.1, 0.99], 0.5, "no product is faster"),
-        ([1.0, 0.5, 0.5], 1.1, r"takes 1\.100x the time"),
+        ([1.0, 1.1, 1.0, 0.99, 0.98], 0.5, "no product is faster"),
+        ([1.0, 0.5, 0.5, 0.5, 0.5], 1.1, r"takes 1\.100x the time"),
     ],
 )
 def test_what_saves_no_time_stays(
@@ -113,7 +114,7 @@ def test_what_saves_no_time_stays(
 
 
 def test_what_rules_decide_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks(monkeypatch, [1.0, 0.5, 0.5], 0.5)
+    clocks(monkeypatch, [1.0, 0.5, 0.5, 0.5, 0.5], 0.5)
     with (
         searched(tmp_path, '[[rule]]\nmatch = "w1"\nmax_bits = 8\n') as (tuner, best),
         blocks.blocked(tuner, best, lambda what, share: None) as found,

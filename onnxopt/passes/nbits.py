@@ -50,9 +50,15 @@ class NBits(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Both widths, in blocks of 32; none where no product is known that the weight is in."""
-        if stats.linear is not None and site.op in ("MatMul", "Gemm") and len(site.shape) == 2:
-            yield from (cls(bits) for bits in _BITS)
+        """Both widths, in large blocks and in small ones; none where no product is known that the weight is in."""
+        if (
+            stats.linear is not None
+            and site.op in ("MatMul", "Gemm")
+            and len(site.shape) == 2
+            and site.axis is not None
+        ):
+            inputs = site.shape[1 - site.axis]
+            yield from (cls(bits, block) for bits in _BITS for block in (128, 32) if block <= inputs)
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores integers and scales. Raises Skip where the operator cannot take the node's place.
