@@ -127,7 +127,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
 
 
 def _factors(pair: Pair, reach: Floats, second: Array) -> Floats:
-    """Of each channel, exact as powers of two are not, but finite and positive."""
+    """Of each channel, positive; 1 where it is dead, or reaches the bound."""
     free = (reach > 0) & np.isfinite(reach) & (reach < pair.bound * (1 - 1e-6))
     if not free.any():
         return np.ones(pair.channels)
