@@ -20,7 +20,7 @@ from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
-from onnxopt.graph import Source, is_compressed, is_pair, read
+from onnxopt.graph import Source, is_compressed, is_equalized, is_for_value, read
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
@@ -170,14 +170,15 @@ def apply(
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
     with _engine(source, not plan.steps, prefer, max_ram, progress) as engine:
-        if any(map(is_pair, plan.steps.values())):
+        if any(map(is_for_value, plan.steps.values())):
             engine.modernise()
+        equalized = {value for value, step in plan.steps.items() if is_equalized(step)}
         chains = manager.chains_of(plan)
         if not plan.data:
             engine.factor(chains)
             return _finish(engine, plan, Path(output), started)
         tuner = Tuner(engine, Contract(), Overrides())
-        tuner.calibrate(data, None, chains)
+        tuner.calibrate(data, None, chains, equalized)
         if engine.data != plan.data:
             raise OnnxoptError(
                 f"{source.path}: the plan was made on other data than {tuner.calibrated}; give the same with --data"

@@ -16,6 +16,7 @@ import onnxruntime
 
 from onnxopt import container, manager, native, relative_index, runtime
 from onnxopt.cache import Cache
+from onnxopt.calibration import Source as Pieces
 from onnxopt.calibration import Statistics, calibrate, one_sample
 from onnxopt.cleanup import clean
 from onnxopt.data import Data
@@ -24,11 +25,16 @@ from onnxopt.events import Chain, Event, Histogram
 from onnxopt.graph import (
     OPSET,
     Graph,
+    Neighbours,
     Pair,
     Site,
     Source,
     Users,
+    channel_peaks,
     embed,
+    equalize,
+    equalized,
+    neighbours,
     normalise,
     raised,
     split,
@@ -52,6 +58,8 @@ LARGEST_INLINE = 2**31 - 2**24
 """Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
 _STATISTICS = 1
 """Version of what the cache holds; grows when `Stats` or how it is measured changes."""
+_EQUALIZED, _PIECE = 256, 8
+"""Samples that channels are made alike on, and in one run."""
 _GAP_BITS = 4
 """Of relative indices, as Deep Compression's tables have them."""
 
@@ -98,6 +106,8 @@ class Engine:
         self._factored = manager.Factored({}, frozenset(), (), (), {})
         self._unfactored: Statistics | None = None
         """Of the layers before some became chains; None where none did."""
+        self._equalized: tuple[str, ...] = ()
+        """Values whose channels were made alike."""
         self._rounded: dict[str, Step] = {}
         """Of values that are integers between nodes."""
         self._integers: dict[str, int] = {}
@@ -128,12 +138,26 @@ class Engine:
         if paths != {site.path for site in self.sites}:
             raise OnnxoptError(f"brought to version {OPSET} of the operators it has other weights")
 
-    def place(self, pairs: Mapping[str, Pair], weights: Collection[str], biases: Collection[str], bits: int) -> None:
+    def equalize(self, data: Data, wanted: Callable[[Neighbours], bool]) -> bool:
+        """Makes the channels alike of values before depthwise layers, for good, where that is `wanted`.
+
+        Returns whether anything was changed; then statistics are yet to be measured again.
+        """
+        model = self.graph.model
+        found = [one.value for one in neighbours(model) if one.depthwise and wanted(one)]
+        cuttable = one_sample(model, data).size == 1
+        peaks = channel_peaks(model, found, Pieces(data, _PIECE if cuttable else 0).pieces(_EQUALIZED))
+        self._equalized = tuple(one.value for one, _ in equalize(model, peaks))
+        self.graph = Graph(model)
+        self.sites = list(self.graph.sites())
+        return bool(self._equalized)
+
+    def place(self, rounded: Mapping[str, Pair], weights: Collection[str], biases: Collection[str], bits: int) -> None:
         """From now on plans have these values, and weights of so many bits at most, as integers; none undoes that.
 
         The biases become integers with the weights, finer ones than a plan would make of them.
         """
-        self._rounded = {value: pair.step() for value, pair in pairs.items()}
+        self._rounded = {value: pair.step() for value, pair in rounded.items()}
         self._integers = {**dict.fromkeys(biases, 0), **dict.fromkeys(weights, bits)}
 
     def plain(self, plan: Plan) -> bytes:
@@ -148,6 +172,7 @@ class Engine:
         native.return_memory()
         self.data = data.digest()
         measured = "".join(f"{path}: {step}\n" for path, step in self._factored.steps.items())
+        measured += "".join(f"{value}: equalize\n" for value in self._equalized)
         key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data} {measured}".encode()).hexdigest()[:32]
         cache = Cache(key)
         self._caches.append(cache)
@@ -181,7 +206,8 @@ class Engine:
         """Every decision at one slope."""
         decided = manager.steps(self.sites, slope, overrides)
         decided = manager.integers(decided, self._integers)
-        return Plan(self.source.sha256, {**self._factored.steps, **decided, **self._rounded}, self.data)
+        values = {value: equalized(self._rounded.get(value)) for value in self._equalized}
+        return Plan(self.source.sha256, {**self._factored.steps, **decided, **self._rounded, **values}, self.data)
 
     def build(self, plan: Plan, advance: Advance) -> Built:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not

@@ -118,11 +118,12 @@ class _Search:
             self._engine.modernise()
         except OnnxoptError as error:
             return self._without(str(error))
-        if self._tuner.chained:
+        undecided = self._tuner.undecided
+        changed = self._engine.equalize(calibration, lambda one: {one.first, one.second} <= undecided)
+        if changed or self._tuner.chained:
             self._other.recalibrate()
         graph = self._engine.graph
         _name(graph.model)
-        undecided = self._tuner.undecided
         self._units = [
             replace(unit, kind=Kind.FLOAT) if unit.weight is not None and unit.weight not in undecided else unit
             for unit in units(graph.model)
@@ -335,7 +336,8 @@ def _conversion(op: str, kind: str) -> bytes:
     types = (TensorProto.FLOAT, integer) if op == "QuantizeLinear" else (integer, TensorProto.FLOAT)
     domain = "" if kind.endswith("8") else "com.microsoft"
     x, y = (helper.make_tensor_value_info(name, one, ["n", _ELEMENTS]) for name, one in zip("xy", types, strict=True))
-    grid = [numpy_helper.from_array(np.asarray(0.01, np.float32), "s"), numpy_helper.from_array(np.zeros((), kind), "z")]
+    scale, zero = np.asarray(0.01, np.float32), np.zeros((), kind)
+    grid = [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")]
     graph = helper.make_graph([helper.make_node(op, ["x", "s", "z"], ["y"], domain=domain)], "one", [x], [y], grid)
     opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())

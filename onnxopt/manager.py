@@ -12,7 +12,7 @@ import numpy as np
 from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
 from onnxopt.events import Chain, Event
-from onnxopt.graph import Graph, Pair, Site, is_pair
+from onnxopt.graph import Graph, Site, is_for_value, rounding
 from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.passes import PASSES, STRUCTURAL, Pass, Skip
@@ -157,7 +157,7 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     passes = {
         path: [_pass_of(path, one) for one in step]
         for path, step in plan.steps.items()
-        if path not in structural and not is_pair(step)
+        if path not in structural and not is_for_value(step)
     }
     for path in passes:
         _check_path(path, sites)
@@ -166,8 +166,8 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     passes |= _members(graph, passes, sites, statistics)
     graph.reset()
     for value, step in plan.steps.items():
-        if is_pair(step):
-            graph.pair(value, Pair.from_step(step))
+        if is_for_value(step) and (pair := rounding(step)) is not None:
+            graph.pair(value, pair)
     events = []
     for path in passes:
         values = graph.values(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from glob import escape
@@ -77,11 +77,14 @@ class Tuner:
         if unmatched:
             raise OnnxoptError(f"{unmatched[0]}: matches no weight; `onnxopt plan` lists this model's weights")
 
-    def calibrate(self, data: Spec | None, evaluation: Spec | None, chains: Mapping[str, Step] | None = None) -> None:
+    def calibrate(
+        self, data: Spec | None, evaluation: Spec | None, chains: Mapping[str, Step] | None = None,
+        equalized: Collection[str] = (),
+    ) -> None:  # fmt: skip
         """Opens the data, or makes some up, and measures the statistics on it.
 
         Layers that are to become `chains` do so, and what comes out is measured again; without any given, those of the
-        overrides.
+        overrides. The channels of values that are to be `equalized` are made alike after that.
 
         A model that does not run on made-up inputs is no error, unless the contract bounds a metric. Raises
         OnnxoptError where the data is none for this model, or the statistics cannot be kept.
@@ -99,6 +102,8 @@ class Tuner:
             self._engine.calibrate(parts.calibration)
             if chains:
                 self._engine.factor(chains)
+                self._engine.calibrate(parts.calibration)
+            if equalized and self._engine.equalize(parts.calibration, lambda one: one.value in equalized):
                 self._engine.calibrate(parts.calibration)
             self._parts, self.calibrated = parts, parts.calibration.name
         except OSError as error:

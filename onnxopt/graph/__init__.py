@@ -2,6 +2,7 @@
 
 from onnxopt.graph.alone import WEIGHT, alone
 from onnxopt.graph.dial import dialled, settings
+from onnxopt.graph.equalization import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.exposing import exposing
 from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
 from onnxopt.graph.gradient import Gradient
@@ -11,7 +12,7 @@ from onnxopt.graph.macs import macs, parameters, weight_macs
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
-from onnxopt.graph.pairs import OPSET, Pair, is_pair, raised
+from onnxopt.graph.pairs import OPSET, Pair, equalized, is_equalized, is_for_value, raised, rounding
 from onnxopt.graph.quantized import Quantized
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
@@ -25,6 +26,7 @@ __all__ = [
     "Kernel",
     "Kind",
     "Linear",
+    "Neighbours",
     "Pair",
     "Quantized",
     "Site",
@@ -32,19 +34,25 @@ __all__ = [
     "Unit",
     "Users",
     "alone",
+    "channel_peaks",
     "dialled",
     "embed",
+    "equalize",
+    "equalized",
     "exposing",
     "is_compressed",
-    "is_pair",
+    "is_equalized",
+    "is_for_value",
     "is_quantized",
     "join",
     "macs",
+    "neighbours",
     "normalise",
     "parameters",
     "payload",
     "raised",
     "read",
+    "rounding",
     "runs_in_integers",
     "settings",
     "split",

@@ -23,7 +23,7 @@ OPSET = 13
 """The first version of the operators whose scales may differ by channel."""
 _IR = 7
 """Version of the file format that goes with it."""
-_NAME = "qdq"
+_NAME, _EQUALIZE = "qdq", "equalize"
 _STANDARD = ("int8", "uint8")
 """What QuantizeLinear makes in that version; of 16 bits the runtime's own one does."""
 _TYPES = (*_STANDARD, "int16", "uint16")
@@ -86,9 +86,25 @@ class Pair:
             raise OnnxoptError(f"step {step}: {error}; expected qdq{{scale=...,zero=...,type=...}}") from error
 
 
-def is_pair(step: Step) -> bool:
+def equalized(step: Step | None) -> Step:
+    """The step of a value whose channels were made alike, before it is rounded as this step has it."""
+    return Step(_EQUALIZE, (), step)
+
+
+def is_for_value(step: Step) -> bool:
     """Whether a plan's step is for a value, not for a weight."""
-    return step.name == _NAME
+    return step.name in (_NAME, _EQUALIZE)
+
+
+def is_equalized(step: Step) -> bool:
+    """Whether a value's channels are to be made alike."""
+    return step.name == _EQUALIZE
+
+
+def rounding(step: Step) -> Pair | None:
+    """How a value's step rounds it. Raises OnnxoptError where that is no grid."""
+    found = [one for one in step if one.name != _EQUALIZE]
+    return Pair.from_step(found[0]) if found else None
 
 
 def raised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -190,17 +206,22 @@ class _Surgery:
                     nodes += self._round(name, name)
         del graph.node[:]
         graph.node.extend(nodes)
-        read = {value.name for value in graph.output}
-        read.update(name for one in subgraphs(graph) for node in one.node for name in node.input)
-        for index in reversed(range(len(nodes))):
-            if nodes[index].op_type == "DequantizeLinear" and read.isdisjoint(nodes[index].output):
-                del graph.node[index]
+        self._drop_unread()
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self._small.items())
         if any(pair.type not in _STANDARD for pair in self._pairs.values()) and not any(
             one.domain == _OWN for one in self._model.opset_import
         ):
             self._model.opset_import.append(helper.make_opsetid(_OWN, 1))
         return self._inserted
+
+    def _drop_unread(self) -> None:
+        """Floats made of integers that only integer nodes read."""
+        graph = self._model.graph
+        read = {value.name for value in graph.output}
+        read.update(name for one in subgraphs(graph) for node in one.node for name in node.input)
+        for index in reversed(range(len(graph.node))):
+            if graph.node[index].op_type == "DequantizeLinear" and read.isdisjoint(graph.node[index].output):
+                del graph.node[index]
 
     def _round(self, x: str, value: str) -> list[NodeProto]:
         """The pair behind x, which is `value` before it is rounded."""

@@ -35,7 +35,7 @@ _POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Neighbours:
     """Two layers, and what lies between them."""
 
     first: str
@@ -62,7 +62,7 @@ class Pair:
         return self.groups == self.channels
 
 
-def pairs(model: onnx.ModelProto) -> list[Pair]:
+def neighbours(model: onnx.ModelProto) -> list[Neighbours]:
     """Pairs of Conv and Gemm in a normalised model's main graph, in graph order, whose factors cancel exactly.
 
     Between them are rectifiers, pools, flattening, and padding with zeros at most; nothing else reads the values
@@ -93,7 +93,7 @@ def channel_peaks(
     return largest
 
 
-def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[Pair, Floats]]:
+def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[Neighbours, Floats]]:
     """Scales channels in place, wherever it pays; returns the pairs and the factors of their channels.
 
     On inputs within `peaks` the outputs stay the same but for rounding: a channel that reaches a Clip's bound is left
@@ -104,7 +104,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
     """
     tensors = {t.name: t for t in model.graph.initializer}
     changed = []
-    for pair in pairs(model):
+    for pair in neighbours(model):
         first, second = (np.asarray(numpy_helper.to_array(tensors[name])) for name in (pair.first, pair.second))
         reach = peaks.get(pair.value)
         if reach is None or reach.shape != (pair.channels,):
@@ -126,7 +126,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
     return changed
 
 
-def _factors(pair: Pair, reach: Floats, second: Array) -> Floats:
+def _factors(pair: Neighbours, reach: Floats, second: Array) -> Floats:
     """Of each channel, positive; 1 where it is dead, or reaches the bound."""
     free = (reach > 0) & np.isfinite(reach) & (reach < pair.bound * (1 - 1e-6))
     if not free.any():
@@ -147,7 +147,7 @@ def _factors(pair: Pair, reach: Floats, second: Array) -> Floats:
     return np.where(free, np.minimum(factors, np.maximum(most, 1)), 1.0)
 
 
-def _column_ranges(pair: Pair, second: Array) -> Floats:
+def _column_ranges(pair: Neighbours, second: Array) -> Floats:
     """Of what the second layer multiplies a channel by, the largest magnitude, beside that of its row.
 
     So it does not depend on how rows are scaled: each has a scale of its own.
@@ -157,13 +157,13 @@ def _column_ranges(pair: Pair, second: Array) -> Floats:
     return np.asarray((w / np.where(rows > 0, rows, 1)).max((1, 3)).reshape(-1))
 
 
-def _grouped(pair: Pair, second: Array) -> Array:
+def _grouped(pair: Neighbours, second: Array) -> Array:
     """The second weight as ``[groups, outputs, channels, rest]``."""
     w = np.moveaxis(second, pair.inputs, 1)
     return w.reshape(pair.groups, w.shape[0] // pair.groups, pair.channels // pair.groups, -1)
 
 
-def _columns_scaled(pair: Pair, second: Array, factors: Floats) -> Array:
+def _columns_scaled(pair: Neighbours, second: Array, factors: Floats) -> Array:
     scaled = _grouped(pair, second) * factors.reshape(pair.groups, 1, -1, 1)
     shape = np.moveaxis(second, pair.inputs, 1).shape
     return np.ascontiguousarray(np.moveaxis(scaled.reshape(shape), 1, pair.inputs))
@@ -197,7 +197,7 @@ class _Finder:
         for value in (*model.graph.output, *model.graph.input):  # an initializer that may be fed is no constant
             self._uses.setdefault(value.name, []).append(None)
 
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[Neighbours]:
         found = (self._pair(layer, node.output[0]) for node in self._nodes if (layer := self._layer(node)))
         return [pair for pair in found if pair is not None]
 
@@ -217,7 +217,7 @@ class _Finder:
                 return None
         return _Layer(node.input[1], bias, outputs, channels)
 
-    def _pair(self, layer: _Layer, value: str) -> Pair | None:
+    def _pair(self, layer: _Layer, value: str) -> Neighbours | None:
         rectified, bound, pooled, alone = value, float("inf"), False, False
         while (node := self._only_user(value)) is not None:
             if node.op_type in ("Conv", "Gemm"):
@@ -235,7 +235,7 @@ class _Finder:
             value = node.output[0]
         return None
 
-    def _second(self, first: _Layer, node: NodeProto, value: str, bound: float) -> Pair | None:
+    def _second(self, first: _Layer, node: NodeProto, value: str, bound: float) -> Neighbours | None:
         weight = self._own(node.input[1])
         if weight is None:
             return None
@@ -246,7 +246,7 @@ class _Finder:
         fits = taken == first.channels if node.op_type == "Conv" else taken % first.channels == 0
         if not fits or _attribute(node, "transA", 0):
             return None
-        return Pair(first.weight, first.bias, value, node.input[1], bound, first.outputs, inputs, groups,
+        return Neighbours(first.weight, first.bias, value, node.input[1], bound, first.outputs, inputs, groups,
                     first.channels)  # fmt: skip
 
     def _own(self, name: str) -> TensorProto | None:

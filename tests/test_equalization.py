@@ -15,7 +15,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.data import quiet_session
 from onnxopt.graph import exposing
-from onnxopt.graph.equalize import channel_peaks, equalize, pairs
+from onnxopt.graph.equalization import channel_peaks, equalize, neighbours
 
 Array = np.ndarray[Any, Any]
 Made = tuple[onnx.ModelProto, Array]
@@ -107,7 +107,7 @@ def run(made: onnx.ModelProto, x: Array, value: str = "y") -> Array:
 
 def equalized(made: onnx.ModelProto, x: Array) -> tuple[onnx.ModelProto, int]:
     other = copied(made)
-    peaks = channel_peaks(made, [pair.value for pair in pairs(made)], [{"x": x[:2]}, {"x": x[2:]}])
+    peaks = channel_peaks(made, [pair.value for pair in neighbours(made)], [{"x": x[:2]}, {"x": x[2:]}])
     return other, len(equalize(other, peaks))
 
 
@@ -131,7 +131,7 @@ def test_convolutions_compute_the_same_with_channels_alike(kind: str, groups: in
     new = np.random.default_rng(1).normal(size=x.shape).astype(np.float32) * 10
     assert same(run(made, x), run(other, x))
     assert same(run(made, new), run(other, new))
-    value = pairs(made)[0].value
+    value = neighbours(made)[0].value
     assert spread(other, x, value) > 2 * spread(made, x, value)
     if groups == CHANNELS:
         assert spread(other, x, value) > 0.99
@@ -141,7 +141,7 @@ def test_convolutions_compute_the_same_with_channels_alike(kind: str, groups: in
 @pytest.mark.parametrize("transposed", [False, True])
 def test_heads(flatten: bool, transposed: bool) -> None:
     made, x = head(flatten, transposed)
-    assert [(p.first, p.second, p.channels) for p in pairs(made)] == [("w1", "w2", CHANNELS), ("w2", "w3", 10)]
+    assert [(p.first, p.second, p.channels) for p in neighbours(made)] == [("w1", "w2", CHANNELS), ("w2", "w3", 10)]
     other, count = equalized(made, x)
     assert count == 2
     assert same(run(made, 3 * x), run(other, 3 * x))
@@ -219,7 +219,7 @@ def _made_weight(made: onnx.ModelProto) -> None:
 def test_what_others_read_is_left(change: Any) -> None:
     made, _ = convs("relu")
     change(made)
-    assert pairs(made) == []
+    assert neighbours(made) == []
 
 
 def test_what_does_not_let_factors_through_is_left() -> None:
@@ -234,7 +234,7 @@ def test_what_does_not_let_factors_through_is_left() -> None:
         helper.make_node("Transpose", ["c"], ["r"], perm=[0, 1, 3, 2]),
         helper.make_node("Relu", ["c"], ["r"], domain="elsewhere"),
     ):
-        assert pairs(convs("relu", between_=[node])[0]) == []
+        assert neighbours(convs("relu", between_=[node])[0]) == []
 
 
 def test_without_peaks_nothing_changes() -> None:
