@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from onnxopt import factoring, integers, manager, memory, native, search
+from onnxopt import blocks, factoring, integers, manager, memory, native, search
 from onnxopt.choice import Goal
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
@@ -25,7 +25,7 @@ from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
 from onnxopt.reference import Reference
-from onnxopt.result import Check, Result, Stage
+from onnxopt.result import Blocks, Check, Factoring, Integers, Result, Stage
 from onnxopt.search import Trial
 from onnxopt.target import Target
 from onnxopt.tuner import Tuner
@@ -217,7 +217,7 @@ def _wish(
     return _Wish(None if goal is None else Goal(goal), activations, Target.of(target))
 
 
-_Way = factoring.Found | integers.Found
+_Way = factoring.Found | integers.Found | blocks.Found
 _OTHERS = "another way saves more time"
 _FEW = 0.9
 """Of a model's time, what its eight slowest layers take where it is theirs."""
@@ -235,13 +235,15 @@ def _ways(tuner: Tuner, best: Trial, wish: _Wish | None, progress: Progress) -> 
             ))  # fmt: skip
         if wish is not None and wish.goal and not any(_settles(way, wish.goal) for way in ways):
             ways.append(open_ones.enter_context(factoring.factored(tuner, best, wish.goal, progress)))
+            if wish.goal is Goal.SPEED:
+                ways.append(open_ones.enter_context(blocks.blocked(tuner, best, progress)))
         yield sorted(ways, key=_time)
 
 
 def _settles(way: _Way, goal: Goal) -> bool:
-    """Whether chains need not be tried: for speed, where integers save time, and not in a few layers that take it all.
+    """Whether no other way need be tried: for speed, where integers save time, and not in a few layers that take it all.
 
-    There a chain may save more; of many layers, each would have to be timed with many ranks.
+    There a chain, or weights alone in integers, may save more; of many layers, each would have to be timed often.
     """
     found = way.integers if isinstance(way, integers.Found) else None
     return found is not None and found.kept and goal is Goal.SPEED and found.share_of_slowest < _FEW
@@ -249,15 +251,22 @@ def _settles(way: _Way, goal: Goal) -> bool:
 
 def _time(way: _Way) -> float:
     """Of the model as this way has it, over the model's."""
-    found = way.factoring if isinstance(way, factoring.Found) else way.integers
+    _, found = _found(way)
     return found.time.ratio if found.kept and found.time else 1.0
+
+
+def _found(way: _Way) -> tuple[str, Factoring | Integers | Blocks]:
+    """What a way came to, and the field of a result that holds it."""
+    if isinstance(way, factoring.Found):
+        return "factoring", way.factoring
+    return ("integers", way.integers) if isinstance(way, integers.Found) else ("blocks", way.blocks)
 
 
 def _said(ways: Sequence[_Way], given_up: str = "") -> dict[str, Any]:
     """Fields of a result; with a reason, of what is not in the file."""
     fields: dict[str, Any] = {}
     for way in ways:
-        name, found = ("factoring", way.factoring) if isinstance(way, factoring.Found) else ("integers", way.integers)
+        name, found = _found(way)
         fields[name] = found.given_up(given_up) if given_up and found.kept else found
     return fields
 

@@ -38,7 +38,8 @@ _SHARES = (0.7, 0.35, 0.1)
 """Of the noise that the contract allows, what rounded values may make; the rest is for the weights. Where the contract
 is missed with the first, the next."""
 _STRICTER = 0.5
-"""Of a drop that is allowed, for speed: the rest would only buy bytes, which are not what was asked for."""
+"""Of a drop that is allowed, for speed, on images that the model was trained on: more would only buy bytes, which are not
+what was asked for, and such images flatter."""
 _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
@@ -196,7 +197,7 @@ class _Search:
         self._place(placement, wires)
         self._other.reset(self._best.slope)
         asked = self._other.contract
-        if self._goal is Goal.SPEED and asked.max_drop:
+        if self._goal is Goal.SPEED and asked.max_drop and self._tuner.by_heart:
             self._other.contract = replace(asked, max_drop=asked.max_drop * _STRICTER)
         best, met = self._other.run()
         self._other.contract = asked

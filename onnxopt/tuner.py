@@ -58,6 +58,8 @@ class Tuner:
         self.trials: list[Trial] = []
         self.calibrated = ""
         """Name of the data that the weights were calibrated on; empty where on none."""
+        self.by_heart = False
+        """Whether the original makes no mistakes on the data, as `run` found."""
         self.not_calibrated = ""
         """Why there was no calibration."""
         self._engine = engine
@@ -168,9 +170,10 @@ class Tuner:
             best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most, ends=ends)
             best = best and self._alone(best, reference, lambda trial: (trial.error or 0.0) <= noise)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
-        if reference.known_by_heart:
+        self.by_heart = reference.known_by_heart
+        if self.by_heart:
             self._engine.progress("allowing half the drop, for the original knows these by heart", 0.4)
-        allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if reference.known_by_heart else 1)
+        allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if self.by_heart else 1)
         best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
         best = best and self._alone(best, reference, lambda trial: search.safe(trial, allowed))
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None

@@ -15,7 +15,7 @@ from builders import model, weights
 from onnx import helper
 
 import onnxopt
-from onnxopt import Contract, Missed, OnnxoptError, Result, api, cli, factoring, integers
+from onnxopt import Contract, Missed, OnnxoptError, Result, api, blocks, cli, factoring, integers
 from onnxopt.benchmark import Paired
 from onnxopt.plan import Step
 from onnxopt.report import html
@@ -88,6 +88,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(factoring, "time_ratio", one.time_ratio)
     monkeypatch.setattr(integers, "time_by_node", lambda content, feeds: {})
     monkeypatch.setattr(integers, "milliseconds", one.milliseconds)
+    monkeypatch.setattr(blocks, "milliseconds", lambda models, feeds: [1.0] * len(models))
     monkeypatch.setattr(integers, "time_ratio", lambda *_: Paired("in integers", "in floats", 1.0, 0.9, 1.1, False, True))
     return one
 

@@ -16,7 +16,7 @@ from onnx import helper
 from test_pairs import X, kernels, residual
 
 import onnxopt
-from onnxopt import Contract, Missed, OnnxoptError, Result, cli, factoring, integers
+from onnxopt import Contract, Missed, OnnxoptError, Result, blocks, cli, factoring, integers
 from onnxopt.benchmark import Paired
 from onnxopt.report import html
 from onnxopt.report.json import to_json
@@ -55,6 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(integers, "milliseconds", one.milliseconds)
     monkeypatch.setattr(integers, "time_ratio", one.time_ratio)
     monkeypatch.setattr(factoring, "milliseconds", lambda models, feeds: [1.0] * len(models))
+    monkeypatch.setattr(blocks, "milliseconds", lambda models, feeds: [1.0] * len(models))
     return one
 
 
