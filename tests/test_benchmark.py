@@ -29,6 +29,8 @@ from onnxopt.benchmark.profile import time_by_op
 from onnxopt.benchmark.worker import Worker
 from onnxopt.report.benchmark import words
 
+pytestmark = pytest.mark.alone
+
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 
 

@@ -23,7 +23,7 @@ from onnxopt import Contract
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 FLAGS = (

@@ -26,7 +26,7 @@ import onnxopt
 from onnxopt import native
 from onnxopt.graph import Quantized
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runtimes")]  # they share environments
 
 FOLDER = Path(__file__).parent.parent / "build" / "runtimes"
 NPM = ("1.17.3", "1.19.2", "1.21.0")
