@@ -15,9 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import realdata
@@ -53,6 +51,8 @@ ASKS = {
     "resnet32": Ask(0.5, 4_000, (6, 8, 10, 12, 14, 16)),
     "squeezenet1.1": Ask(1.0, 300, (4, 5, 6, 7, 8, 10)),
 }
+SYSTEMS = [f"{model} {system}" for model in ASKS for system in (ENGINE, *recipes.names())]
+RATIOS = [f"{model} {ratio:g}x" for model, ask in ASKS.items() for ratio in ask.ratios]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +83,33 @@ def compress(model: str, contract: Contract, system: str) -> Found:
     return Found(done.bytes_after, metric, zeros, seconds)
 
 
+def original(model: str, drops: Rows) -> float:
+    """The metric of a model as it is: measured, or as a row that is there has it."""
+    for row in drops.values():
+        if row[0] == model:
+            return float(row[5]) + float(row[6])
+    return fresh(_original, model)
+
+
 def _original(model: str) -> float:
     return realdata.evaluate(model, realdata.plain_session(realdata.path_of(model))).metric
 
 
-@cache
-def original(model: str) -> tuple[int, float]:
-    """Bytes and metric of a model as it is."""
-    return realdata.path_of(model).stat().st_size, fresh(_original, model)
-
-
-def drops_row(model: str, system: str) -> list[str]:
+def drops_row(model: str, system: str, before: float) -> list[str]:
     """What a system makes of a model that may lose so much."""
-    found, (size, before) = fresh(compress, model, Contract(max_drop=ASKS[model].drop), system), original(model)
+    ask, size = ASKS[model], realdata.path_of(model).stat().st_size
+    found = fresh(compress, model, Contract(max_drop=ask.drop), system)
     lost = before - found.metric
-    kept = "yes" if lost <= ASKS[model].drop + 1e-9 else "no"
-    row = [model, f"{ASKS[model].drop}", system, f"{found.size:,}", f"{size / found.size:.2f}x", f"{found.metric:.2f}"]
+    row = [model, f"{ask.drop}", system, f"{found.size:,}", f"{size / found.size:.2f}x", f"{found.metric:.2f}"]
+    kept = "yes" if lost <= ask.drop + 1e-9 else "no"
     return [*row, f"{lost:.2f}", kept, f"{100 * found.zeros:.0f} %", f"{found.seconds:.0f}"]
 
 
-def sizes_row(model: str, ratio: float) -> list[str]:
+def sizes_row(model: str, ratio: str, before: float) -> list[str]:
     """What the engine makes of a model that shall be so small."""
-    found, (size, before) = fresh(compress, model, Contract(target_ratio=ratio), ENGINE), original(model)
-    row = [model, f"{ratio:g}x", f"{found.size:,}", f"{size / found.size:.2f}x", f"{found.metric:.2f}"]
+    found = fresh(compress, model, Contract(target_ratio=float(ratio.rstrip("x"))), ENGINE)
+    size = realdata.path_of(model).stat().st_size
+    row = [model, ratio, f"{found.size:,}", f"{size / found.size:.2f}x", f"{found.metric:.2f}"]
     return [*row, f"{before - found.metric:.2f}"]
 
 
@@ -135,17 +139,23 @@ def _bytes(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def known(opening: str, width: int, name: tuple[int, ...]) -> Rows:
-    """The rows that the document has, `width` cells of each, by the cells that `name` them."""
-    text = DOCUMENT.read_text(encoding="utf-8").partition(opening)[2].partition(END)[0]
-    lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line][:width] for line in lines[2:]]
-    return {" ".join(row[i] for i in name): row for row in rows}
+def known() -> tuple[Rows, Rows]:
+    """The rows that the document has, by their names: systems under one bound, and the engine's sizes."""
+    found = []
+    for opening, width, name in ((DROPS, 10, 2), (SIZES, 6, 1)):
+        text = DOCUMENT.read_text(encoding="utf-8").partition(opening)[2].partition(END)[0]
+        lines = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
+        rows = [[cell.strip() for cell in line][:width] for line in lines[2:]]
+        found.append({f"{row[0]} {row[name]}": row for row in rows})
+    return found[0], found[1]
 
 
-def ordered(rows: Mapping[str, list[str]], names: list[str]) -> Rows:
-    """Those that are there, in this order."""
-    return {name: rows[name] for name in names if name in rows}
+def keep(drops: Rows, sizes: Rows) -> None:
+    """Writes these rows beside those that the document has."""
+    drops, sizes = ({**old, **new} for old, new in zip(known(), (drops, sizes), strict=True))
+    rewrite(DOCUMENT, drops_table({n: drops[n] for n in SYSTEMS if n in drops}, sizes), DROPS)
+    columns = ["model", "asked", "bytes", "ratio", "after %", "lost"]
+    rewrite(DOCUMENT, markdown(columns, "lrrrrr", [sizes[n] for n in RATIOS if n in sizes]), SIZES)
 
 
 def main() -> int:
@@ -156,23 +166,15 @@ def main() -> int:
     )
     parser.add_argument("--print", action="store_true", help="only print the rows")
     arguments = parser.parse_args()
-    systems = [f"{model} {system}" for model in ASKS for system in (ENGINE, *recipes.names())]
-    ratios = [f"{model} {ratio:g}x" for model, ask in ASKS.items() for ratio in ask.ratios]
-    drops, sizes = known(DROPS, 10, (0, 2)), known(SIZES, 6, (0, 1))
-    for name in (*systems, *ratios):
+    for name in (*SYSTEMS, *RATIOS):
         if not name.startswith(tuple(arguments.only)):
             continue
         model, what = name.split()
-        if name in systems:
-            drops[name] = row = drops_row(model, what)
-        else:
-            sizes[name] = row = sizes_row(model, float(what.rstrip("x")))
+        before = original(model, known()[0])
+        row = (drops_row if name in SYSTEMS else sizes_row)(model, what, before)
         print(*row, sep=" | ", flush=True)
         if not arguments.print:
-            drops, sizes = ordered(drops, systems), ordered(sizes, ratios)
-            rewrite(DOCUMENT, drops_table(drops, sizes), DROPS)
-            columns = ["model", "asked", "bytes", "ratio", "after %", "lost"]
-            rewrite(DOCUMENT, markdown(columns, "lrrrrr", sizes.values()), SIZES)
+            keep(*(({name: row}, {}) if name in SYSTEMS else ({}, {name: row})))
     return 0
 
 
