@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from onnxopt import blocks, factoring, integers, manager, memory, native, search
-from onnxopt.choice import Goal
+from onnxopt import manager, memory, native, search
 from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
@@ -25,10 +24,10 @@ from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
 from onnxopt.reference import Reference
-from onnxopt.result import Blocks, Check, Factoring, Integers, Result, Stage
+from onnxopt.result import Check, Result, Stage
 from onnxopt.search import Trial
-from onnxopt.target import Target
 from onnxopt.tuner import Tuner
+from onnxopt.ways import ANOTHER, said, ways_to, wish_of
 
 MAX_RAM = 2**29
 """Bytes that statistics may take at a time, where the user does not say."""
@@ -50,7 +49,7 @@ def plan(
     target: str | None = None,
 ) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
-    contract, wish = contract or Contract(), _wish(goal, activations, target, lossless, recipe)
+    contract, wish = contract or Contract(), wish_of(goal, activations, target, lossless, recipe is not None)
     contract.check(lossless, recipe is not None)
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
@@ -60,7 +59,7 @@ def plan(
         best, met = tuner.run()
         if not met:
             raise Missed(tuner.nearest(best))
-        with _ways(tuner, best, wish, engine.progress) as ways:
+        with ways_to(tuner, best, wish, engine.progress) as ways:
             for one in (attempt for way in ways for attempt in way.attempts()):
                 return one.tuner.plan(one.best)
         return tuner.plan(best)
@@ -110,7 +109,7 @@ def optimize(
     Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
     or the result cannot be written or run.
     """
-    contract, wish = contract or Contract(), _wish(goal, activations, target, lossless, recipe)
+    contract, wish = contract or Contract(), wish_of(goal, activations, target, lossless, recipe is not None)
     contract.check(lossless, recipe is not None)
     started, source = time.monotonic(), _plain(model)
     detailed = recipe is not None and bool(recipe.table)
@@ -122,9 +121,9 @@ def optimize(
         best, met = tuner.run()
         if not met and not allow_miss:
             raise Missed(tuner.nearest(best))
-        said: dict[str, Any] = {}
+        report: dict[str, Any] = {}
         if wish is not None and met:
-            with _ways(tuner, best, wish, engine.progress) as ways:
+            with ways_to(tuner, best, wish, engine.progress) as ways:
                 for way in ways:
                     for one in way.attempts():
                         with suppress(Missed):
@@ -132,16 +131,16 @@ def optimize(
                             done = _finish(
                                 one.tuner.engine, plan, Path(output), started, one.tuner, checked, one.best
                             )  # fmt: skip
-                            return replace(done, **said, **_said(ways[ways.index(way) + 1 :], _OTHERS), **_said([one]))
-                    said |= _said([way], "the finished file misses the contract")
+                            return replace(done, **report, **said(ways[ways.index(way) + 1 :], ANOTHER), **said([one]))
+                    report |= said([way], "the finished file misses the contract")
             if wish.activations and not allow_miss:
-                reason = next(iter(said.values())).reason
+                reason = next(iter(report.values())).reason
                 raise Missed(f"{source.path}: {contract} cannot be met with --activations: {reason}; nothing was "
                              "written (without it, other layers stay floats)")  # fmt: skip
         try:
             plan, checked = tuner.plan(best), tuner.contract
             result = _finish(engine, plan, Path(output), started, tuner, checked, best, met, allow_miss, detailed)
-            return replace(result, **said)
+            return replace(result, **report)
         except Missed:
             if contract.max_drop != 0:
                 raise
@@ -184,91 +183,6 @@ def apply(
                 f"{source.path}: the plan was made on other data than {tuner.calibrated}; give the same with --data"
             )
         return _finish(engine, plan, Path(output), started, tuner)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """For other nodes than the model has."""
-
-    goal: Goal | None
-    activations: int | None
-    target: Target
-
-
-def _wish(
-    goal: str | None, activations: int | None, target: str | None, lossless: bool, recipe: Recipe | None
-) -> _Wish | None:
-    """Raises OnnxoptError where there is no such thing, or something else decides already."""
-    if goal is not None and goal not in list(Goal):
-        raise OnnxoptError(f"--for is {goal!r}, expected {', '.join(Goal)}")
-    if activations not in (None, 8, 16):
-        raise OnnxoptError(f"--activations is {activations}, expected 8 or 16; a rule's outputs{{bits=...}} rounds to "
-                           "other widths as the model runs")  # fmt: skip
-    named = {"--lossless": lossless, "--recipe": recipe is not None, "--activations": activations is not None,
-             "--for": goal is not None}  # fmt: skip
-    given = [name for name, is_given in named.items() if is_given]
-    if len(given) > 1 and given != ["--lossless", "--recipe"]:
-        raise OnnxoptError(f"{given[0]} and {given[1]} contradict each other; give one of them")
-    if target is not None and goal not in (Goal.SPEED, Goal.BALANCED) and activations is None:
-        raise OnnxoptError("--target says which integers layers run in; give --for speed, --for balanced or "
-                           "--activations, too")  # fmt: skip
-    if goal is None and activations is None:
-        return None
-    return _Wish(None if goal is None else Goal(goal), activations, Target.of(target))
-
-
-_Way = factoring.Found | integers.Found | blocks.Found
-_OTHERS = "another way saves more time"
-_FEW = 0.9
-"""Of a model's time, what its eight slowest layers take where it is theirs."""
-
-
-@contextmanager
-def _ways(tuner: Tuner, best: Trial, wish: _Wish | None, progress: Progress) -> Iterator[list[_Way]]:
-    """What may be written in the place of what the search kept, the fastest first; there until the context ends."""
-    with ExitStack() as open_ones:
-        ways: list[_Way] = []
-        if wish is not None and (wish.activations or (wish.goal and wish.goal.timed)):
-            bits = wish.activations or 8
-            ways.append(open_ones.enter_context(
-                integers.placed(tuner, best, wish.goal, wish.target, bits, progress)
-            ))  # fmt: skip
-        if wish is not None and wish.goal and not any(_settles(way, wish.goal) for way in ways):
-            ways.append(open_ones.enter_context(factoring.factored(tuner, best, wish.goal, progress)))
-            if wish.goal is Goal.SPEED:
-                ways.append(open_ones.enter_context(blocks.blocked(tuner, best, progress)))
-        yield sorted(ways, key=_time)
-
-
-def _settles(way: _Way, goal: Goal) -> bool:
-    """Whether no other way need be tried: for speed, where integers save time, and not in a few layers that take it all.
-
-    There a chain, or weights alone in integers, may save more; of many layers, each would have to be timed often.
-    """
-    found = way.integers if isinstance(way, integers.Found) else None
-    return found is not None and found.kept and goal is Goal.SPEED and found.share_of_slowest < _FEW
-
-
-def _time(way: _Way) -> float:
-    """Of the model as this way has it, over the model's."""
-    _, found = _found(way)
-    return found.time.ratio if found.kept and found.time else 1.0
-
-
-def _found(way: _Way) -> tuple[str, Factoring | Integers | Blocks]:
-    """What a way came to, and the field of a result that holds it."""
-    if isinstance(way, factoring.Found):
-        return "factoring", way.factoring
-    return ("integers", way.integers) if isinstance(way, integers.Found) else ("blocks", way.blocks)
-
-
-def _said(ways: Sequence[_Way], given_up: str = "") -> dict[str, Any]:
-    """Fields of a result; with a reason, of what is not in the file."""
-    fields: dict[str, Any] = {}
-    for way in ways:
-        name, found = _found(way)
-        fields[name] = found.given_up(given_up) if given_up and found.kept else found
-    return fields
 
 
 @contextmanager
