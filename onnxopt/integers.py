@@ -38,8 +38,8 @@ _SHARES = (0.7, 0.35, 0.1)
 """Of the noise that the contract allows, what rounded values may make; the rest is for the weights. Where the contract
 is missed with the first, the next."""
 _STRICTER = 0.5
-"""Of a drop that is allowed, for speed, on images that the model was trained on: these flatter, and the rest would only buy
-bytes, which are not what was asked for."""
+"""Of a drop that is allowed, for speed, on images that the model was trained on: these flatter, and the rest would only
+buy bytes, which are not what was asked for."""
 _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
