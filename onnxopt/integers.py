@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxopt.benchmark import Paired, milliseconds, time_by_node, time_ratio
 from onnxopt.calibration import one_sample
 from onnxopt.choice import Goal
+from onnxopt.contract import Contract
 from onnxopt.data import Array
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import OnnxoptError
@@ -37,9 +38,9 @@ from onnxopt.tuner import Tuner
 _SHARES = (0.7, 0.35, 0.1)
 """Of the noise that the contract allows, what rounded values may make; the rest is for the weights. Where the contract
 is missed with the first, the next."""
-_STRICTER = 0.5
-"""Of a drop that is allowed, for speed, on images that the model was trained on: these flatter, and the rest would only
-buy bytes, which are not what was asked for."""
+_QUIETER = 0.5
+"""Of the noise that a drop allows, in power, for speed, on images that the model was trained on: these flatter, and the
+rest would only buy bytes, which are not what was asked for."""
 _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
@@ -197,8 +198,8 @@ class _Search:
         self._place(placement, wires)
         self._other.reset(self._best.slope)
         asked = self._other.contract
-        if self._goal is Goal.SPEED and asked.max_drop and self._tuner.by_heart:
-            self._other.contract = replace(asked, max_drop=asked.max_drop * _STRICTER)
+        if self._goal is Goal.SPEED and asked.max_drop and self._tuner.by_heart and self._best.error:
+            self._other.contract = Contract(error=self._best.error * sqrt(_QUIETER))
         best, met = self._other.run()
         self._other.contract = asked
         size = self._engine.source.size
