@@ -109,6 +109,12 @@ class _Search:
     def _engine(self) -> Engine:
         return self._other.engine
 
+    @property
+    def _share(self) -> float:
+        """Of the noise that the contract allows, in power, what may be made."""
+        flattered = self._tuner.by_heart and self._tuner.contract.max_drop is not None
+        return _QUIETER if self._goal is Goal.SPEED and flattered else 1.0
+
     def run(self) -> Found:
         """The fastest that meets the contract, or the reason why there is none."""
         calibration = self._tuner.calibration
@@ -161,7 +167,7 @@ class _Search:
             return self._tried(placer.everything, wires) or self._without("the contract cannot be met in integers")
         self._progress("choosing nodes", 0.38)
         reason = "no node runs faster in integers"
-        allowed = inf if self._best.error is None else self._best.error**2
+        allowed = inf if self._best.error is None else self._best.error**2 * self._share
         seen = set[frozenset[int]]()
         for share in _SHARES:
             placement = self._fastest(placer, wires, allowed * share)
@@ -198,8 +204,8 @@ class _Search:
         self._place(placement, wires)
         self._other.reset(self._best.slope)
         asked = self._other.contract
-        if self._goal is Goal.SPEED and asked.max_drop and self._tuner.by_heart and self._best.error:
-            self._other.contract = Contract(error=self._best.error * sqrt(_QUIETER))
+        if self._share < 1 and self._best.error:
+            self._other.contract = Contract(error=self._best.error * sqrt(self._share))
         best, met = self._other.run()
         self._other.contract = asked
         size = self._engine.source.size

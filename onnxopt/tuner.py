@@ -28,7 +28,9 @@ _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 _BY_HEART = 0.5
 """Share of an allowed drop that may show on images that the model was trained on until it made no mistakes: what it
 knows by heart it keeps longer. On CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on images new to them."""
-_KNOB_TURNS, _LAYER_TURNS = 12, 16
+_FIRST = 0.5
+"""Share of an allowed loss for all layers alike, where layers are searched too; the rest is for those that go on."""
+_KNOB_TURNS, _LAYER_TURNS = 12, 20
 """Tries at most of a recipe's knobs, and of single weights, when they go on alone."""
 _MADE_UP = 320
 """Samples that are made up where there is no data."""
@@ -167,19 +169,21 @@ class Tuner:
             return self._measure(start, reference), True
         if self.contract.error is not None:
             noise = self.contract.error
-            best = search.meet_error(lambda slope: self._measure(slope, reference), start, noise, most, ends=ends)
+            first = noise * self._together**0.5
+            best = search.meet_error(lambda slope: self._measure(slope, reference), start, first, most, ends=ends)
             best = best and self._alone(best, reference, lambda trial: (trial.error or 0.0) <= noise)
             return best or min(self.trials, key=lambda t: t.error or 0.0), best is not None
         self.by_heart = reference.known_by_heart
         if self.by_heart:
             self._engine.progress("allowing half the drop, for the original knows these by heart", 0.4)
         allowed = (self.contract.max_drop or 0.0) * (_BY_HEART if self.by_heart else 1)
-        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, allowed, most, ends)
+        first = allowed * self._together
+        best = search.meet_drop(lambda slope: self._measure(slope, reference), start, first, most, ends)
         best = best and self._alone(best, reference, lambda trial: search.safe(trial, allowed))
         return best or min(self.trials, key=lambda t: t.drop or 0.0), best is not None
 
     def _alone(self, best: Trial, reference: Reference, is_kept: Callable[[Trial], bool]) -> Trial:
-        """What comes of a recipe's knobs, and perhaps weights, going on alone from where all are together."""
+        """What comes of a recipe's weights, where it says so, and knobs going on alone from where all are together."""
         recipe, slope = self._recipe, best.slope
         if recipe is None:
             return best
@@ -190,19 +194,24 @@ class Tuner:
             self._ahead, self._own = ahead, own
             return self._measure(slope, reference)
 
-        knobs = list(recipe.knobs) if len(recipe.knobs) > 1 else []
-        best, ahead = search.in_turns(
-            best, knobs, lambda knob, steps: measure(steps[knob], steps, {}), is_kept, _KNOB_TURNS
-        )
         own: Mapping[str, int] = {}
         if recipe.layers:
             largest = sorted(self._engine.sites, key=lambda site: -site.elements)
-            paths = [site.path for site in largest if self._step(site.path, slope, ahead)]
+            paths = [site.path for site in largest if self._step(site.path, slope, {})]
             best, own = search.in_turns(
-                best, paths, lambda path, steps: measure(steps[path], ahead, steps), is_kept, _LAYER_TURNS
+                best, paths, lambda path, steps: measure(steps[path], {}, steps), is_kept, _LAYER_TURNS
             )
+        knobs = list(recipe.knobs) if len(recipe.knobs) > 1 else []
+        best, ahead = search.in_turns(
+            best, knobs, lambda knob, steps: measure(steps[knob], steps, own), is_kept, _KNOB_TURNS
+        )
         self._ahead, self._own = ahead, own
         return best
+
+    @property
+    def _together(self) -> float:
+        """Share of the allowed loss that all knobs turned together may cost."""
+        return _FIRST if self._recipe is not None and self._recipe.layers else 1.0
 
     def _step(self, path: str, strength: float, ahead: Mapping[str, int]) -> Step | None:
         """What the recipe has for a weight; None where it leaves it as it is."""
@@ -316,9 +325,9 @@ class Tuner:
         if not self.trials or not self.contract.bounded:
             return "what the statistics promise" if self._recipe is None and self._begin is None else "to begin with"
         last, allowed = self.trials[-1], self.contract
-        if last.drop is not None:
+        if last.drop is not None and allowed.max_drop is not None:
             return f"the last one dropped by {last.drop:.3g} +- {last.uncertainty:.2g}, {allowed.max_drop:g} is allowed"
-        if last.error is not None:
+        if last.error is not None and allowed.error is not None:
             return f"the last one left noise {last.error:.3g}, {allowed.error:g} is allowed"
         return f"the last one has {last.size} bytes, {allowed.size(self._engine.source.size)} are allowed"
 

@@ -51,7 +51,7 @@ MODELS = (
     "mobilefacenet",
 )
 PARTS = ("baseline", "ours", "time")
-IMAGES = 4096
+IMAGES = 16384
 """Of the training part, at most."""
 THREADS = 2
 SECONDS = 120.0
