@@ -70,12 +70,12 @@ class Case:
         return f"{self.model} {self.goal}"
 
 
-TOP1, NOISE = Contract(max_drop=0.5), Contract(error=0.05)
+TOP1, NOISE, MORE_NOISE = Contract(max_drop=0.5), Contract(error=0.05), Contract(error=0.1)
 CAREFUL = Contract(max_drop=0.25)
 """For a network that knows its training images by heart: docs/engine.md."""
 CASES = [
     Case("resnet56", "speed", CAREFUL),
-    Case("squeezenet1.1", "speed", NOISE),
+    Case("squeezenet1.1", "speed", MORE_NOISE),
     Case(FULLY_CONNECTED, "speed", NOISE),
     Case("lenet5", "speed", TOP1),
     Case("lenet5", "size", TOP1),
@@ -201,9 +201,8 @@ def measure(case: Case, folder: Path) -> Measured:
 def known() -> dict[str, list[str]]:
     """The rows that the document has."""
     text = DOCUMENT.read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
-    ]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
     return {f"{row[0]} {row[1]}": row for row in rows[2:]}
 
 
