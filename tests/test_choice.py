@@ -165,3 +165,14 @@ def test_what_was_measured_counts_and_less_for_less_noise() -> None:
     last = chooser.choose(Goal.SPEED)
     assert last.chains == {"w": "svd{rank=4}"}
     assert last.considered[0].noise == pytest.approx(sqrt(2 * noises[1]))
+
+
+def test_a_chain_without_noise_is_not_louder() -> None:
+    """Of two chains whose noise was heard, one is exact."""
+    exact, loud = (chain("svd{rank=4}", 400, noise, ms=0.5) for noise in (0.0, 2e-6))
+    chooser = Chooser([layer("a", 10_000, exact, ms=1.0), layer("b", 10_000, loud, ms=1.0)], SLOPE)
+    found = chooser.choose(Goal.SPEED)
+    assert found.chains == {"a": exact.step, "b": loud.step}
+    chooser.heard(found.chains, 2.0)
+    first, second = chooser.choose(Goal.SPEED).considered
+    assert (first.noise, second.noise) == (0.0, pytest.approx(sqrt(2 * loud.noise)))
