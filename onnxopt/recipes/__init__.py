@@ -35,8 +35,8 @@ GENTLEST, STRONGEST = 1.0, 4096.0
 """The range of strengths: the search takes them for slopes."""
 MIDDLE = float((GENTLEST * STRONGEST) ** 0.5)
 _FILES = files(__name__)
-STEP = STRONGEST ** (1 / 16)
-"""How much stronger one that goes on alone becomes at a time: a sixteenth of the way from one end to the other."""
+STEP = STRONGEST ** (1 / 48)
+"""How much stronger one that goes on alone becomes at a time: a 48th of the way from one end to the other."""
 _KEYS = ("title", "source", "table", "layers", "knobs", "rule")
 
 
