@@ -13,7 +13,7 @@
     step = "prune{sigma=$q} > codebook{k=256}"
 
 Weights that no rule is for stay as they are. The knobs are turned together, by one *strength*, until the contract is
-met; then each in its turn goes on alone, as far as the contract lasts, and with ``layers = true`` each weight does.
+met; then each in its turn goes on alone, as far as the contract lasts, and with ``layers = true`` each weight before.
 Where a size is asked for they stay together, and without a contract they stand in the middle.
 """
 
