@@ -278,7 +278,7 @@ def test_what_misses_on_the_check_is_made_more_carefully(
         assert result.factoring.chained == result.kept
     else:
         assert sizes[1] > sizes[0]
-        assert result.factoring.reason == "with chains the finished file misses the contract"
+        assert result.factoring.reason == "the finished file misses the contract"
         assert layer(result, "wide").reason == result.factoring.reason
 
 
