@@ -167,12 +167,12 @@ def optimize(model: str, output: Path) -> None:
     """`onnxopt optimize --for speed`, as a user would ask for it.
 
     With labels the contract is a drop of half a point of top-1, on training images that nothing is calibrated on. Of
-    ImageNet there are 300 of these, and a quarter of them cannot tell a drop of a point: there noise over signal of 0.1
-    is asked for. For faces there are neither training images nor labels: photographs, and noise of 0.05.
+    ImageNet there are 300 of these, and a quarter of them cannot tell a drop of a point; for faces there are neither
+    training images nor labels, but photographs: there noise over signal of 0.05 is asked for.
     """
     task = realdata.TASKS[model]
     labelled = task.stand_in is None and task.read is not realdata.imagenet
-    contract = Contract(max_drop=0.5) if labelled else Contract(error=0.05 if task.stand_in else 0.1)
+    contract = Contract(max_drop=0.5) if labelled else Contract(error=0.05)
     data = task.batches("train", IMAGES, labelled)
     onnxopt.optimize(realdata.path_of(model), output, contract, data, max_ram=2**31, goal="speed")
 
