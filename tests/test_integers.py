@@ -112,8 +112,10 @@ def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path,
     assert (layer.ms_floats, layer.ms_integers) == (1.0, 3.0)
 
 
-@pytest.mark.parametrize(("share", "ratio", "reason"), [(2.0, 0.5, "no node runs faster in integers"),
-                                                        (0.4, 1.1, "the model takes 1.100x the time in integers")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("share", "ratio", "reason"),
+    [(2.0, 0.5, "no node runs faster in integers"), (0.4, 1.1, "the model takes 1.100x the time in integers")],
+)
 def test_what_is_slower_as_a_whole_is_refused(
     source: Path, data: Path, machine: Machine, share: float, ratio: float, reason: str
 ) -> None:
@@ -269,8 +271,6 @@ def test_the_command_and_the_page(
     assert table.count("<tbody>") == len(found["layers"])
     assert "depthwise" in table and "0.500" in table and 'href="#integers"' in page
     assert html.render(json.loads(to_json(optimized(source, data))))  # and without
-
-
 
 
 def test_parts_of_chains_run_in_integers(source: Path, data: Path) -> None:
