@@ -48,7 +48,7 @@ class Ask:
 ASKS = {
     "lenet5": Ask(0.5, 16_000, (20, 30, 40, 50, 60, 70)),
     "lenet_300_100": Ask(0.5, 16_000, (10, 15, 20, 25, 30, 40)),
-    "resnet32": Ask(0.5, 2_400, (10, 12, 14, 16)),
+    "resnet32": Ask(0.5, 2_400, (6, 8, 10, 12, 14, 16)),
     "squeezenet1.1": Ask(1.0, 300, (5, 6, 7, 8)),
 }
 SYSTEMS = [f"{model} {system}" for model in ASKS for system in (ENGINE, *recipes.names())]
