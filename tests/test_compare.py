@@ -21,6 +21,8 @@ from onnxopt.recipes import Recipe
 from onnxopt.report.compare import render
 from onnxopt.search import Trial
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 MACS = 24 * 9 * 64 + 48 * 24 * 9 * 64 + 128 * 768 + 10 * 128
 WEIGHTS = 24 * 9 + 48 * 24 * 9 + 128 * 768 + 10 * 128

@@ -110,6 +110,7 @@ def test_a_size_is_reached_and_not_exceeded(type_: Type, digits: tuple[Path, Pat
     assert said.json["check"]["found"]["samples"] == len(np.load(test)["labels"])
 
 
+@pytest.mark.slow
 def test_a_drop_is_kept_on_data_that_nothing_saw(type_: Type, digits: tuple[Path, Path], out: Path) -> None:
     train, test = digits
     sizes = []
@@ -284,6 +285,7 @@ def test_rules_make_chains_of_layers(type_: Type, digits: tuple[Path, Path], out
     assert len(np.unique(values)) <= 16
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_written_gives_the_same_file(type_: Type, digits: tuple[Path, Path], out: Path) -> None:
     plan, again, other = (out.with_name(name) for name in ("plan.json", "again.onnx", "other.npz"))
     asked = ("--target-ratio", 10, "--data", digits[0])
@@ -300,6 +302,7 @@ def test_a_plan_that_was_written_gives_the_same_file(type_: Type, digits: tuple[
 
 
 @pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.slow
 def test_two_runs_give_identical_bytes(
     type_: Type, digits: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch, with_data: bool
 ) -> None:

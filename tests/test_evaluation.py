@@ -401,6 +401,7 @@ def test_no_models_and_no_samples_are_said() -> None:
 @pytest.mark.skipif(
     not (realdata.MODELS / "lenet5.onnx").is_file(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names them"
 )
+@pytest.mark.slow
 def test_a_real_model_on_real_images(tmp_path: Path) -> None:
     path, task = realdata.MODELS / "lenet5.onnx", realdata.TASKS["lenet5"]
     onnxopt.optimize(path, tmp_path / "small.onnx", onnxopt.Contract(error=0.05))

@@ -185,6 +185,7 @@ def test_the_better_half_is_tried_where_all_are_slower(tmp_path: Path, data: Pat
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.slow
 def test_two_runs_and_the_plan_give_the_same_file(low_rank: Path, data: Path, goal: str) -> None:
     first = optimized(low_rank, data, goal)
     content = first.output.read_bytes()
@@ -197,6 +198,7 @@ def test_two_runs_and_the_plan_give_the_same_file(low_rank: Path, data: Path, go
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.slow
 def test_a_real_network_keeps_its_contract(tmp_path: Path, goal: str) -> None:
     result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=0.1), goal=goal)
     assert result.met

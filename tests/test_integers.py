@@ -150,6 +150,7 @@ def test_activations_round_every_layer(source: Path, data: Path, target: str, bi
     onnx.checker.check_model(plain(result))
 
 
+@pytest.mark.slow
 def test_two_runs_and_the_plan_give_the_same_file(source: Path, data: Path) -> None:
     first = optimized(source, data, activations=8)
     content = first.output.read_bytes()

@@ -50,6 +50,7 @@ def test_knowing_the_inputs_errs_less(
         ("resnet32", (64, 64, 3, 3), [Svd(16), Svd(32), Tucker(20, 20), Tucker(40, 40), Spatial(24)]),
     ],
 )
+@pytest.mark.slow
 def test_promises_are_kept_on_other_images(model: str, shape: tuple[int, ...], decisions: list[Structural]) -> None:
     """Of convolutions, which meet many vectors an image; a fully connected layer meets one."""
     found = errors(model, shape, decisions)
