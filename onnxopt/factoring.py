@@ -48,12 +48,9 @@ class Found:
         if not self.factoring.kept:
             return
         yield self
-        drop = self.tuner.contract.max_drop
-        if drop:
-            self.tuner.contract = replace(self.tuner.contract, max_drop=drop / 2)
-            careful, met = self.tuner.run()
-            if met and (self.factoring.goal == Goal.SPEED or careful.size < self.factoring.plain.size):
-                yield replace(self, best=careful, factoring=replace(self.factoring, chained=careful))
+        careful = self.tuner.more_careful()
+        if careful and (self.factoring.goal == Goal.SPEED or careful.size < self.factoring.plain.size):
+            yield replace(self, best=careful, factoring=replace(self.factoring, chained=careful))
 
 
 @contextmanager

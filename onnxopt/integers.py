@@ -62,12 +62,9 @@ class Found:
         if not self.integers.kept:
             return
         yield self
-        drop = self.tuner.contract.max_drop
-        if drop:
-            self.tuner.contract = replace(self.tuner.contract, max_drop=drop / 2)
-            careful, met = self.tuner.run()
-            if met:
-                yield replace(self, best=careful, integers=replace(self.integers, trial=careful))
+        careful = self.tuner.more_careful()
+        if careful:
+            yield replace(self, best=careful, integers=replace(self.integers, trial=careful))
 
 
 @contextmanager

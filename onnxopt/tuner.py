@@ -218,6 +218,14 @@ class Tuner:
         assert self._recipe is not None
         return manager.steps(self._engine.sites, strength, self._recipe.at(strength, ahead)).get(path)
 
+    def more_careful(self) -> Trial | None:
+        """What meets the contract with half its drop, from now on; None where no drop is bounded, or nothing does."""
+        if not self.contract.max_drop:
+            return None
+        self.contract = replace(self.contract, max_drop=self.contract.max_drop / 2)
+        trial, met = self.run()
+        return trial if met else None
+
     def difference(self, model: Path, original: Path) -> float:
         """Noise over signal of a model's outputs on the validation part, against another's."""
         assert self._parts is not None

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normal import fresh, subgraphs
 from onnxopt.leaf import Blocked, Leaf
 
 _DOMAIN = "com.microsoft"
@@ -68,7 +68,7 @@ def insert(model: onnx.ModelProto, leaves: dict[str, Leaf]) -> None:
             nodes.append(node)
             continue
         leaf, attributes = blocked[path], _attributes(node)
-        scales = _fresh(path, "scales", taken)
+        scales = fresh(f"{path}@scales", taken)
         leaves[scales] = stored = leaf.scales(attributes.get("alpha", 1.0))
         _describe(tensors[path], TensorProto.UINT8, leaf.packed().shape)
         added = model.graph.initializer.add()
@@ -89,16 +89,16 @@ def _product(model: onnx.ModelProto, node: NodeProto, leaf: Blocked, scales: str
     y, beta = node.output[0], _attributes(node).get("beta", 1.0)
     bias = node.input[2] if len(node.input) > 2 and beta else ""
     made = helper.make_node(
-        "MatMulNBits", [node.input[0], node.input[1], scales], [_fresh(y, "product", taken) if bias else y], node.name,
+        "MatMulNBits", [node.input[0], node.input[1], scales], [fresh(f"{y}@product", taken) if bias else y], node.name,
         domain=_DOMAIN, K=inputs, N=outputs, bits=leaf.bits, block_size=leaf.block, accuracy_level=_INT8,
     )  # fmt: skip
     if not bias:
         return [made]
     nodes = [made]
     if beta != 1:
-        factor = numpy_helper.from_array(np.asarray(beta, np.float32), _fresh(y, "beta", taken))
+        factor = numpy_helper.from_array(np.asarray(beta, np.float32), fresh(f"{y}@beta", taken))
         model.graph.initializer.append(factor)
-        nodes.append(helper.make_node("Mul", [bias, factor.name], [_fresh(y, "bias", taken)]))
+        nodes.append(helper.make_node("Mul", [bias, factor.name], [fresh(f"{y}@bias", taken)]))
         bias = nodes[-1].output[0]
     return [*nodes, helper.make_node("Add", [made.output[0], bias], [y])]
 
@@ -107,15 +107,6 @@ def _describe(tensor: TensorProto, kind: int, shape: tuple[int, ...]) -> None:
     tensor.data_type = kind
     del tensor.dims[:]
     tensor.dims.extend(shape)
-
-
-def _fresh(value: str, part: str, taken: set[str]) -> str:
-    name, number = f"{value}@{part}", 1
-    while name in taken:
-        number += 1
-        name = f"{value}@{part}.{number}"
-    taken.add(name)
-    return name
 
 
 def _attributes(node: NodeProto) -> Mapping[str, float]:

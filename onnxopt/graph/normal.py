@@ -32,6 +32,16 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attribute.tensors
 
 
+def fresh(wanted: str, taken: set[str]) -> str:
+    """The wanted name, or with a number behind it where it is taken; from now on it is."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}.{number}"
+    taken.add(name)
+    return name
+
+
 def normalise(model: onnx.ModelProto) -> None:
     """Brings `model` into the form that `Graph` works on, in place; what it computes stays the same."""
     model.ir_version = max(model.ir_version, _MIN_IR)

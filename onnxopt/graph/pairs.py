@@ -14,7 +14,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper, version_converter
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normal import fresh, subgraphs
 from onnxopt.graph.units import Unit, runs_in_integers, units
 from onnxopt.leaf import Array, Leaf, Scaled, step_of
 from onnxopt.plan import Step
@@ -307,7 +307,7 @@ class _Surgery:
     def _constant(self, name: str, array: Array) -> str:
         """One initializer for all that are equal; the name says what it holds."""
         if name not in self._named:
-            self._named[name] = self._unused(name)
+            self._named[name] = fresh(name, self._taken)
             self._small[self._named[name]] = array
         return self._named[name]
 
@@ -317,12 +317,4 @@ class _Surgery:
         return name
 
     def _fresh(self, value: str, part: str) -> str:
-        return self._unused(f"{value}@{part}")
-
-    def _unused(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}.{number}"
-        self._taken.add(name)
-        return name
+        return fresh(f"{value}@{part}", self._taken)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normal import fresh, subgraphs
 from onnxopt.leaf import Array
 
 _TYPES = ((np.dtype("int8"), 10), (np.dtype("uint8"), 10), (np.dtype("int16"), 21), (np.dtype("uint16"), 21))
@@ -112,21 +112,13 @@ def insert(model: onnx.ModelProto, values: Mapping[str, Quantized]) -> None:
 def _chain(value: str, wanted: list[_Operation], taken: set[str]) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes that make `value`, the first of a new one, and their constants."""
 
-    def fresh(part: str) -> str:
-        name, number = f"{value}@{part}", 1
-        while name in taken:
-            number += 1
-            name = f"{value}@{part}.{number}"
-        taken.add(name)
-        return name
-
     constants: dict[str, TensorProto] = {}
-    nodes, x = [], fresh("float")
+    nodes, x = [], fresh(f"{value}@float", taken)
     for index, (op, inputs, attributes) in enumerate(wanted):
         for part, array in inputs.items():
             if part not in constants:
-                constants[part] = numpy_helper.from_array(array, fresh(part))
-        y = value if index == len(wanted) - 1 else fresh(op.lower())
+                constants[part] = numpy_helper.from_array(array, fresh(f"{value}@{part}", taken))
+        y = value if index == len(wanted) - 1 else fresh(f"{value}@{op.lower()}", taken)
         names = [x, *(constants[part].name for part in inputs)]
         nodes.append(helper.make_node(op, names, [y], **attributes))
         x = y
