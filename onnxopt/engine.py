@@ -31,6 +31,7 @@ from onnxopt.graph import (
     Source,
     Users,
     channel_peaks,
+    convolve,
     embed,
     equalize,
     equalized,
@@ -108,6 +109,8 @@ class Engine:
         """Of the layers before some became chains; None where none did."""
         self._equalized: tuple[str, ...] = ()
         """Values whose channels were made alike."""
+        self._convolved = False
+        """Whether batch normalizations were made convolutions."""
         self._rounded: dict[str, Step] = {}
         """Of values that are integers between nodes."""
         self._integers: dict[str, int] = {}
@@ -127,16 +130,22 @@ class Engine:
         self.sites = list(self.graph.sites())
         self.statistics = Statistics(None, {}, {})
 
-    def modernise(self) -> None:
-        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that cannot be."""
+    def modernise(self) -> bool:
+        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that cannot be.
+
+        Returns whether layers are others now; then statistics are yet to be measured again.
+        """
         paths = {site.path for site in self.sites}
         try:
-            self.graph = Graph(raised(self.graph.model))
+            model = raised(self.graph.model)
+            self._convolved = convolve(model) > 0
+            self.graph = Graph(model)
         except Exception as error:  # whatever the converter stumbles over
             raise OnnxoptError(f"its operators cannot be brought to version {OPSET}: {first_line(error)}") from error
         self.sites = list(self.graph.sites())
         if paths != {site.path for site in self.sites}:
             raise OnnxoptError(f"brought to version {OPSET} of the operators it has other weights")
+        return self._convolved
 
     def equalize(self, data: Data, wanted: Callable[[Neighbours], bool]) -> bool:
         """Makes the channels alike of values before depthwise layers, for good, where that is `wanted`.
@@ -173,6 +182,7 @@ class Engine:
         self.data = data.digest()
         measured = "".join(f"{path}: {step}\n" for path, step in self._factored.steps.items())
         measured += "".join(f"{value}: equalize\n" for value in self._equalized)
+        measured += "convolved\n" if self._convolved else ""
         key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data} {measured}".encode()).hexdigest()[:32]
         cache = Cache(key)
         self._caches.append(cache)

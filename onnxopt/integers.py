@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.benchmark import Paired, milliseconds, time_by_node, time_ratio
+from onnxopt.benchmark import Paired, milliseconds, time_by_node, time_ratios
 from onnxopt.calibration import one_sample
 from onnxopt.choice import Goal
-from onnxopt.contract import Contract
+from onnxopt.contract import DEFAULT_ERROR, Contract
 from onnxopt.data import Array
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import OnnxoptError
@@ -45,6 +45,9 @@ _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
 """Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
+_NEAR, _RACERS = 1.1, 3
+"""Times the fastest placement's time, as timed in this process, within which others are compared with it in fresh ones:
+where memory happens to lie makes so much. And how many are compared at most."""
 _ELEMENTS = 2**18
 """Of a value whose conversion is timed."""
 
@@ -120,11 +123,11 @@ class _Search:
         if is_quantized(self._engine.graph.model):
             return self._without("it has integers already, which are kept as they are")
         try:
-            self._engine.modernise()
+            changed = self._engine.modernise()
         except OnnxoptError as error:
             return self._without(str(error))
         undecided = self._tuner.undecided
-        changed = self._engine.equalize(calibration, lambda one: {one.first, one.second} <= undecided)
+        changed |= self._engine.equalize(calibration, lambda one: {one.first, one.second} <= undecided)
         if changed or self._tuner.chained:
             self._other.recalibrate()
         graph = self._engine.graph
@@ -164,18 +167,17 @@ class _Search:
             return self._tried(placer.everything, wires) or self._without("the contract cannot be met in integers")
         self._progress("choosing nodes", 0.38)
         reason = "no node runs faster in integers"
-        allowed = inf if self._best.error is None else self._best.error**2 * self._share
+        allowed, shares = self._allowed()
         seen = set[frozenset[int]]()
-        for share in _SHARES:
-            placement = self._fastest(placer, wires, allowed * share)
-            if not placement.integers or placement.integers in seen:
+        for share in shares:
+            choices = [one for one in self._fast(placer, wires, allowed * share) if one.integers not in seen]
+            if not choices:
                 continue
-            seen.add(placement.integers)
-            self._time = self._compared(placement, wires)
-            if not (self._time.significant and self._time.ratio < 1):
-                reason = (f"the model takes {self._time.ratio:.3f}x the time in integers ({self._time.low:.3f} to "
-                          f"{self._time.high:.3f})")  # fmt: skip
-                continue
+            seen.update(one.integers for one in choices)
+            placement, self._time = self._compared(choices, wires)
+            if not (self._time.significant and self._time.ratio < 1):  # with less noise it would not be faster either
+                return self._without(f"the model takes {self._time.ratio:.3f}x the time in integers "
+                                     f"({self._time.low:.3f} to {self._time.high:.3f})")  # fmt: skip
             found = self._tried(placement, wires)
             if found is None:
                 reason = "the contract cannot be met in integers"
@@ -185,16 +187,31 @@ class _Search:
                 return found
         return self._without(reason)
 
-    def _fastest(self, placer: Placer, wires: list[str], noise: float) -> Placement:
-        """Of some that make no more noise than this, by the time that the whole model takes.
+    def _allowed(self) -> tuple[float, tuple[float, ...]]:
+        """Noise in power, and what shares of it rounded values may make, one after the other.
+
+        Where the contract is one for bytes, values may make as much as the weights do there, or as much as is allowed
+        where nothing is asked for.
+        """
+        if self._best.error is None:
+            return max(self._tuner.error(self._best), DEFAULT_ERROR) ** 2, (1.0,)
+        return self._best.error**2 * self._share, _SHARES
+
+    def _fast(self, placer: Placer, wires: list[str], noise: float) -> list[Placement]:
+        """Of placements that make no more noise than this, those of least time, timed as whole models; none where the
+        model as it was is faster.
 
         What a conversion costs is not known to the cut as it is: the runtime puts transpositions beside it, or none.
         """
         options = {one.integers: one for one in (*(placer.dearer(times).within(noise) for times in _DEARER),
-                                                 placer.everything) if one.noise <= noise}  # fmt: skip
+                                                 placer.everything) if one.noise <= noise and one.integers}  # fmt: skip
         choices = list(options.values())
-        times = milliseconds([self._plain(one, wires) for one in choices], self._sample)
-        return min(zip(times, choices, strict=True), key=lambda pair: pair[0])[1]
+        if not choices:
+            return []
+        *times, floats = milliseconds([*(self._plain(one, wires) for one in choices), self._floats()], self._sample)
+        fastest = min(*times, floats)
+        order = sorted(range(len(choices)), key=lambda i: times[i])
+        return [choices[i] for i in order[:_RACERS] if times[i] <= fastest * _NEAR]
 
     def _tried(self, placement: Placement, wires: list[str]) -> Found | None:
         """The search for the weights' slope; None where the contract is missed."""
@@ -273,6 +290,10 @@ class _Search:
             steps |= {v: Pair.over(*pair.reach, kind).step() for v, pair in self._pairs(placement, wires).items()}
         return self._engine.plain(Plan(self._engine.source.sha256, steps))
 
+    def _floats(self) -> bytes:
+        """The model as it was."""
+        return self._tuner.engine.plain(Plan(self._engine.source.sha256, {}))
+
     def _by_unit(self, model: bytes) -> dict[int, float]:
         of = {unit.name: i for i, unit in enumerate(self._units)}
         of |= {unit.output: i for i, unit in enumerate(self._units)}
@@ -294,18 +315,20 @@ class _Search:
         (first,), (second,) = milliseconds([there], {"x": x}), milliseconds([back], {"x": integers})
         return first / _ELEMENTS, second / _ELEMENTS
 
-    def _compared(self, placement: Placement, wires: list[str]) -> Paired:
-        """The time of the whole model in integers against floats."""
+    def _compared(self, choices: list[Placement], wires: list[str]) -> tuple[Placement, Paired]:
+        """The fastest of some, and its time as a whole model against the model as it was."""
 
         def advance(share: float) -> None:
             self._progress("running in turns, in integers and in floats", 0.4 + 0.1 * share)
 
         with tempfile.TemporaryDirectory() as folder:
-            paths = Path(folder) / "integers.onnx", Path(folder) / "floats.onnx"
-            for path, place in zip(paths, (placement, None), strict=True):
-                path.write_bytes(self._plain(place, wires))
-            found = time_ratio(*paths, [dict(self._sample)], _SECONDS, advance)
-        return replace(found, path="in integers", against="in floats")
+            floats, *paths = (Path(folder) / f"{i}.onnx" for i in range(len(choices) + 1))
+            floats.write_bytes(self._floats())
+            for path, placement in zip(paths, choices, strict=True):
+                path.write_bytes(self._plain(placement, wires))
+            found = time_ratios(paths, floats, [dict(self._sample)], _SECONDS, advance)
+        placement, fastest = min(zip(choices, found, strict=True), key=lambda pair: pair[1].ratio)
+        return placement, replace(fastest, path="in integers", against="in floats")
 
     def _result(self, placement: Placement | None, trial: Trial | None, reason: str) -> Integers:
         inside = placement.integers if placement else frozenset()

@@ -90,7 +90,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(integers, "milliseconds", one.milliseconds)
     monkeypatch.setattr(blocks, "milliseconds", lambda models, feeds: [1.0] * len(models))
     monkeypatch.setattr(
-        integers, "time_ratio", lambda *_: Paired("in integers", "in floats", 1.0, 0.9, 1.1, False, True)
+        integers, "time_ratios", lambda *_: [Paired("in integers", "in floats", 1.0, 0.9, 1.1, False, True)]
     )
     return one
 

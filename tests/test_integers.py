@@ -43,9 +43,12 @@ class Machine:
             return [1e-6] * len(graphs)
         return [sum(self.by_node(content, feeds).values()) for content in models]
 
-    def time_ratio(self, path: Path, against: Path, feeds: object, seconds: float, advance: object) -> Paired:
+    def time_ratios(
+        self, paths: Sequence[Path], against: Path, feeds: object, seconds: float, advance: object
+    ) -> list[Paired]:
         ratio = self.ratio
-        return Paired(str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, abs(ratio - 1) > 0.01, True)
+        bounds = ratio - 0.01, ratio + 0.01, abs(ratio - 1) > 0.01, True
+        return [Paired(str(path), str(against), ratio, *bounds) for path in paths]
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     one = Machine()
     monkeypatch.setattr(integers, "time_by_node", one.by_node)
     monkeypatch.setattr(integers, "milliseconds", one.milliseconds)
-    monkeypatch.setattr(integers, "time_ratio", one.time_ratio)
+    monkeypatch.setattr(integers, "time_ratios", one.time_ratios)
     monkeypatch.setattr(factoring, "milliseconds", lambda models, feeds: [1.0] * len(models))
     monkeypatch.setattr(blocks, "milliseconds", lambda models, feeds: [1.0] * len(models))
     return one

@@ -4,7 +4,7 @@ from onnxopt.benchmark.latency import Latency, Paired
 from onnxopt.benchmark.machine import Machine
 from onnxopt.benchmark.profile import OpTime, time_by_node
 from onnxopt.benchmark.quick import milliseconds
-from onnxopt.benchmark.ratio import time_ratio
+from onnxopt.benchmark.ratio import time_ratio, time_ratios
 from onnxopt.benchmark.run import Benchmark, Measured, Throughput, benchmark
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "milliseconds",
     "time_by_node",
     "time_ratio",
+    "time_ratios",
 ]

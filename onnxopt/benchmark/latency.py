@@ -32,7 +32,7 @@ PROCESSES = 10
 _MOST_PROCESSES = 50
 _WITHIN = 0.05
 """Half the interval of a mean, relative to it, at which the mean is settled."""
-_PAIRED_WITHIN = 0.03
+PAIRED_WITHIN = 0.03
 """Likewise of a ratio of two models: 10 % more is then beyond any doubt."""
 _BLOCK = 50.0
 """Milliseconds of a block: long against a switch from process to process, short against the machine's drift."""
@@ -81,9 +81,18 @@ class Paired:
     """Whether there were processes enough to find any difference at that level, which takes eight."""
 
 
+def settled(times: Sequence[Sequence[Blocks]]) -> bool:
+    """Whether nothing is to be expected of more processes: every mean and every ratio to the first is known."""
+    ratios = [log_ratios(model, times[0]) for model in times[1:]]
+    return all(latency(model).settled for model in times) and all(
+        (high - low) / 2 <= PAIRED_WITHIN for low, high in (interval(logs, 0.95) for logs in ratios)
+    )
+
+
 def take_turns(
-    start: Callable[[int], AbstractContextManager[Sequence[Runner]]], seconds: float, advance: Advance = lambda _: None
-) -> list[list[Blocks]]:
+    start: Callable[[int], AbstractContextManager[Sequence[Runner]]], seconds: float, advance: Advance = lambda _: None,
+    enough: Callable[[Sequence[Sequence[Blocks]]], bool] = settled,
+) -> list[list[Blocks]]:  # fmt: skip
     """Times of every model, by process.
 
     Every process gives the same number of blocks of each model, in the order of the rounds.
@@ -92,6 +101,7 @@ def take_turns(
         start: gives the models, each loaded and warm in a new process; it is told how many times it was called.
         seconds: after which no further process is started, however wide the intervals are; two are always.
         advance: told of progress.
+        enough: asked of the times so far, once there are PROCESSES of each model, whether that will do.
     """
     times: list[list[Blocks]] = []
     begun = time.monotonic()
@@ -101,7 +111,7 @@ def take_turns(
             for model, blocks in zip(times, _one_process(runners, process), strict=True):
                 model.append(blocks)
         done, spent = process + 1, (time.monotonic() - begun) / seconds
-        if done >= 2 and (spent >= 1 or (done >= PROCESSES and _settled(times))):
+        if done >= 2 and (spent >= 1 or (done >= PROCESSES and enough(times))):
             break
         advance(min(1.0, max(spent, done / max(PROCESSES, done + 1))))
     return times
@@ -118,13 +128,6 @@ def _one_process(runners: Sequence[Runner], process: int) -> list[Blocks]:
             # The first run of several finds caches that the other model has left, and is no part of a steady state.
             blocks[i].append(runners[i].block(runs[i] + 1)[1:] if runs[i] > 1 else runners[i].block(1))
     return list(blocks)
-
-
-def _settled(times: list[list[Blocks]]) -> bool:
-    ratios = [log_ratios(model, times[0]) for model in times[1:]]
-    return all(latency(model).settled for model in times) and all(
-        (high - low) / 2 <= _PAIRED_WITHIN for low, high in (_interval(logs, 0.95) for logs in ratios)
-    )
 
 
 def latency(processes: Sequence[Blocks]) -> Latency:
@@ -169,8 +172,8 @@ def paired(path: str, against: str, logs: Array) -> Paired:
     noise is like, and symmetry is all that the test asks for: its level is exact. The ratio is Hodges and Lehmann's
     estimate, and the interval the test's own; with fewer than six processes, the range of what was seen.
     """
-    low, high = _interval(logs, 0.95)
-    surely_low, surely_high = _interval(logs, 0.99)
+    low, high = interval(logs, 0.95)
+    surely_low, surely_high = interval(logs, 0.99)
     enough = _rank(len(logs), 0.99) > 0
     return Paired(
         path=path,
@@ -189,7 +192,8 @@ def _walsh(values: Array) -> Array:
     return np.sort((values[first] + values[second]) / 2)
 
 
-def _interval(values: Array, confidence: float) -> tuple[float, float]:
+def interval(values: Array, confidence: float) -> tuple[float, float]:
+    """Of the middle of values that lie symmetrically about it, by Wilcoxon's signed-rank test."""
     means, rank = _walsh(values), max(1, _rank(len(values), confidence))
     return float(means[rank - 1]), float(means[-rank])
 

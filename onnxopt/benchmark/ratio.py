@@ -1,24 +1,52 @@
-"""Two models against each other, in speed alone."""
+"""Models against another one, in speed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxopt.benchmark.latency import Advance, Paired, log_ratios, paired, take_turns
+from onnxopt.benchmark.latency import (
+    PAIRED_WITHIN,
+    Advance,
+    Blocks,
+    Paired,
+    interval,
+    log_ratios,
+    paired,
+    take_turns,
+)
 from onnxopt.benchmark.worker import Feeds, workers
 
+_FAR = 4.0
+"""Times half its interval that a ratio may be away from one: how far is then of no interest."""
 
-def time_ratio(model: Path, against: Path, feeds: Sequence[Feeds], seconds: float, advance: Advance) -> Paired:
-    """How much slower `model` is, in fresh processes that take turns; see `onnxopt.benchmark.latency`.
+
+def time_ratios(
+    models: Sequence[Path], against: Path, feeds: Sequence[Feeds], seconds: float, advance: Advance
+) -> list[Paired]:
+    """How much slower each of `models` is, in fresh processes that take turns; see `onnxopt.benchmark.latency`.
 
     Arguments:
-        feeds: what both run on, in turns.
-        seconds: that it takes at most, where the ratio stays uncertain before.
+        feeds: what all run on, in turns.
+        seconds: that it takes at most, where a ratio stays uncertain before.
         advance: told of progress.
 
     Raises OnnxoptError where one does not load or run.
     """
-    pair = [(model, feeds), (against, feeds)]
-    times = take_turns(lambda process: workers(pair, None, process), seconds, advance)
-    return paired(str(model), str(against), log_ratios(*times))
+    every = [(path, feeds) for path in (*models, against)]
+    *times, others = take_turns(lambda process: workers(every, None, process), seconds, advance, _decided)
+    return [paired(str(path), str(against), log_ratios(one, others)) for path, one in zip(models, times, strict=True)]
+
+
+def time_ratio(model: Path, against: Path, feeds: Sequence[Feeds], seconds: float, advance: Advance) -> Paired:
+    """The same of a single one."""
+    return time_ratios([model], against, feeds, seconds, advance)[0]
+
+
+def _decided(times: Sequence[Sequence[Blocks]]) -> bool:
+    """Whether each ratio to the last model is known, or surely far from one."""
+    for model in times[:-1]:
+        low, high = interval(log_ratios(model, times[-1]), 0.95)
+        if (high - low) / 2 > max(PAIRED_WITHIN, abs(high + low) / 2 / _FAR):
+            return False
+    return True

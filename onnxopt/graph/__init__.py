@@ -12,7 +12,8 @@ from onnxopt.graph.macs import macs, parameters, weight_macs
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
-from onnxopt.graph.pairs import OPSET, Pair, equalized, is_equalized, is_for_value, raised, rounding
+from onnxopt.graph.modern import OPSET, convolve, raised
+from onnxopt.graph.pairs import Pair, equalized, is_equalized, is_for_value, rounding
 from onnxopt.graph.quantized import Quantized
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
@@ -35,6 +36,7 @@ __all__ = [
     "Users",
     "alone",
     "channel_peaks",
+    "convolve",
     "dialled",
     "embed",
     "equalize",

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper, version_converter
+from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.graph.modern import OPSET, version
 from onnxopt.graph.normal import fresh, subgraphs
 from onnxopt.graph.units import Unit, runs_in_integers, units
 from onnxopt.leaf import Array, Leaf, Scaled, step_of
 from onnxopt.plan import Step
 
-OPSET = 13
-"""The first version of the operators whose scales may differ by channel."""
-_IR = 7
-"""Version of the file format that goes with it."""
 _NAME, _EQUALIZE = "qdq", "equalize"
 _STANDARD = ("int8", "uint8")
 """What QuantizeLinear makes in that version; of 16 bits the runtime's own one does."""
@@ -107,26 +104,13 @@ def rounding(step: Step) -> Pair | None:
     return Pair.from_step(found[0]) if found else None
 
 
-def raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with operators of at least version `OPSET`; raises what ONNX's converter raises."""
-    if _version(model) >= OPSET:
-        return model
-    made = version_converter.convert_version(model, OPSET)
-    made.ir_version = max(made.ir_version, _IR)
-    return made
-
-
 def check(model: onnx.ModelProto, value: str) -> None:
     """Raises OnnxoptError where a value is not there to be rounded."""
-    if _version(model) < OPSET:
+    if version(model) < OPSET:
         raise OnnxoptError(f"plan, value {value!r}: qdq needs operators of version {OPSET}, here they are of version "
-                           f"{_version(model)}")  # fmt: skip
+                           f"{version(model)}")  # fmt: skip
     if not any(v.name == value for v in model.graph.input) and not any(value in n.output for n in model.graph.node):
         raise OnnxoptError(f"plan: no value is called {value!r}; `onnxopt plan` lists this model's")
-
-
-def _version(model: onnx.ModelProto) -> int:
-    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
 
 
 @dataclass(frozen=True, slots=True)

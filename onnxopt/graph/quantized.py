@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnxopt.graph.modern import version
 from onnxopt.graph.normal import fresh, subgraphs
 from onnxopt.leaf import Array
 
@@ -92,7 +93,7 @@ def insert(model: onnx.ModelProto, values: Mapping[str, Quantized]) -> None:
     The node that makes ``y`` makes ``y@float``, and what is made of that is called ``y``: who reads it, a branch or the
     user, need not be told.
     """
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = version(model)
     taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
     taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
     nodes: list[NodeProto] = []

@@ -10,6 +10,7 @@ from string import ascii_letters
 import onnx
 from google.protobuf.message import Message
 
+from onnxopt.graph.modern import version
 from onnxopt.graph.normal import subgraphs
 
 _RUNS = {
@@ -45,7 +46,7 @@ def strip(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
             tensor.ClearField("doc_string")
         for node in graph.node:
             _drop(node)
-            _drop_defaults(node, _opset(model))
+            _drop_defaults(node, version(model))
     kept = {value.name for graph in subgraphs(small.graph) for value in (*graph.input, *graph.output)}
     kept |= {tensor.name for tensor in small.graph.initializer if _is_weight(tensor)}
     kept |= {tensor.values.name for graph in subgraphs(small.graph) for tensor in graph.sparse_initializer}
@@ -67,10 +68,6 @@ def _drop(message: Message) -> None:
     for field, _ in message.ListFields():
         if field.name not in _RUNS[type(message)]:
             message.ClearField(field.name)
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((o.version for o in model.opset_import if o.domain in _STANDARD), default=0)
 
 
 def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
