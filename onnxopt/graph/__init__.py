@@ -1,7 +1,7 @@
 """The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
 
 from onnxopt.graph.alone import WEIGHT, alone
-from onnxopt.graph.dial import dialled, settings
+from onnxopt.graph.dial import dialled, probed, settings
 from onnxopt.graph.equalization import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.exposing import exposing
 from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
@@ -9,10 +9,10 @@ from onnxopt.graph.gradient import Gradient
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.macs import macs, parameters, weight_macs
+from onnxopt.graph.modern import OPSET, convolve, raised
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
-from onnxopt.graph.modern import OPSET, convolve, raised
 from onnxopt.graph.pairs import Pair, equalized, is_equalized, is_for_value, rounding
 from onnxopt.graph.quantized import Quantized
 from onnxopt.graph.strip import strip
@@ -52,6 +52,7 @@ __all__ = [
     "normalise",
     "parameters",
     "payload",
+    "probed",
     "raised",
     "read",
     "rounding",

@@ -1,12 +1,12 @@
-"""Models whose values can be rounded, each by a dial that is an input: one session hears what any rounding does."""
+"""Models whose values can be changed: rounded by dials that are inputs, or moved a little, to see what comes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxopt.graph.pairs import Pair
 from onnxopt.leaf import Array
@@ -22,13 +22,37 @@ def dialled(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
 
     All who read a value get what comes out, the user too; of the user's inputs, all nodes. Needs opset 11.
     """
-    wanted, made = dict.fromkeys(values), onnx.ModelProto()
+    made = _through(model, dict.fromkeys(values), _chain)
+    for name in dict.fromkeys(values):
+        for part in _PARTS:
+            made.graph.input.append(helper.make_tensor_value_info(f"{name}@{part}", TensorProto.FLOAT, []))
+    return made
+
+
+def probed(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A copy in which zeros of these shapes are added to values, and the zeros' names by that of the value.
+
+    The gradient with respect to a value's zeros is the one with respect to the value.
+    """
+    zeros = {name: f"{name}@zeros" for name in shapes}
+    made = _through(model, shapes, lambda value, x, y: [helper.make_node("Add", [x, zeros[value]], [y])])
+    made.graph.initializer.extend(
+        numpy_helper.from_array(np.zeros(shape, np.float32), zeros[name]) for name, shape in shapes.items()
+    )
+    return made, zeros
+
+
+def _through(
+    model: onnx.ModelProto, wanted: Iterable[str], chain: Callable[[str, str, str], list[NodeProto]]
+) -> onnx.ModelProto:
+    """A copy in which these values of the main graph pass through the nodes that `chain` makes from x to y."""
+    wanted, made = list(wanted), onnx.ModelProto()
     made.CopyFrom(model)
     nodes: list[NodeProto] = []
     inputs = {value.name for value in model.graph.input}
-    renamed = {name: f"{name}@dialled" for name in wanted if name in inputs}
+    renamed = {name: f"{name}@changed" for name in wanted if name in inputs}
     for name, new in renamed.items():
-        nodes += _chain(name, name, new)
+        nodes += chain(name, name, new)
     for original in model.graph.node:
         node = NodeProto.FromString(original.SerializeToString())
         for place, name in enumerate(node.input):
@@ -37,12 +61,9 @@ def dialled(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
         for place, name in enumerate(node.output):
             if name in wanted:
                 node.output[place] = f"{name}@exact"
-                nodes += _chain(name, node.output[place], name)
+                nodes += chain(name, node.output[place], name)
     del made.graph.node[:]
     made.graph.node.extend(nodes)
-    for name in wanted:
-        for part in _PARTS:
-            made.graph.input.append(helper.make_tensor_value_info(f"{name}@{part}", TensorProto.FLOAT, []))
     return made
 
 

@@ -55,14 +55,14 @@ def convolve(model: onnx.ModelProto) -> int:
     return made
 
 
-def _convolve(
-    norm: NodeProto, ranks: dict[str, int], tensors: dict[str, TensorProto], uses: dict[str, int]
-) -> bool:
+def _convolve(norm: NodeProto, ranks: dict[str, int], tensors: dict[str, TensorProto], uses: dict[str, int]) -> bool:
     attributes = {a.name: helper.get_attribute_value(a) for a in norm.attribute}
     constants = [tensors.get(name) for name in norm.input[1:5]]
     if ranks.get(norm.input[0]) != _IMAGES or attributes.get("training_mode") or len(norm.output) != 1:
         return False
-    if any(t is None or t.data_type != TensorProto.FLOAT for t in constants) or any(uses[n] != 1 for n in norm.input[1:3]):
+    if any(tensor is None or tensor.data_type != TensorProto.FLOAT for tensor in constants):
+        return False
+    if any(uses[name] != 1 for name in norm.input[1:3]):
         return False
     gamma, beta, mean, variance = (_values(tensor) for tensor in constants)
     scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))

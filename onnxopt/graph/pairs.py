@@ -69,6 +69,16 @@ class Pair:
         bounds = np.iinfo(self.type)
         return (bounds.min - self.zero) * self.scale, (bounds.max - self.zero) * self.scale
 
+    def error(self, x: Array) -> Array:
+        """What rounding adds to floats, [...] as x."""
+        low, high = (round(end / self.scale) for end in self.reach)
+        made = x * np.float32(1 / self.scale)
+        np.rint(made, out=made)
+        np.clip(made, low, high, out=made)
+        made *= np.float32(self.scale)
+        made -= x
+        return np.asarray(made)
+
     def step(self) -> Step:
         """As a plan has it."""
         return Step(_NAME, (("scale", self.scale), ("zero", self.zero), ("type", self.type)))
