@@ -45,8 +45,10 @@ _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
 """Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
-_BESIDE = 0.5
+_BESIDE = 0.7
 """Of the weights' noise, in power, what rounded values may make beside it where the contract is one for bytes."""
+_WORTH = 0.95
+"""Of a model's time: what saves less is not worth rounding values, which inputs unlike the data may exceed."""
 _NEAR, _RACERS = 1.1, 3
 """Times the fastest placement's time, as timed in this process, within which others are compared with it in fresh ones:
 where memory happens to lie makes so much. And how many are compared at most."""
@@ -177,7 +179,7 @@ class _Search:
                 continue
             seen.update(one.integers for one in choices)
             placement, self._time = self._compared(choices, wires)
-            if not (self._time.significant and self._time.ratio < 1):  # with less noise it would not be faster either
+            if not (self._time.significant and self._time.ratio < _WORTH):  # no faster with less noise either
                 return self._without(f"the model takes {self._time.ratio:.3f}x the time in integers "
                                      f"({self._time.low:.3f} to {self._time.high:.3f})")  # fmt: skip
             found = self._tried(placement, wires)
@@ -192,7 +194,7 @@ class _Search:
     def _allowed(self) -> tuple[float, tuple[float, ...]]:
         """Noise in power, and what shares of it rounded values may make, one after the other.
 
-        Where the contract is one for bytes, values may make half as much as the weights do there, or as much as is
+        Where the contract is one for bytes, values may make less than the weights do there, or as much as is
         allowed where nothing is asked for.
         """
         if self._best.error is None:

@@ -14,7 +14,7 @@ from math import inf, sqrt
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
+from scipy.sparse.csgraph import connected_components, maximum_flow
 
 _TOTAL = 2**28
 """What all costs together are scaled to: the flow is one of 32-bit integers."""
@@ -88,7 +88,10 @@ class Placer:
         return Placer(self._works, wires)
 
     def within(self, noise: float) -> Placement:
-        """The fastest that makes no more noise than this: the lowest price at which that is so."""
+        """A fast one that makes no more noise than this.
+
+        Prices only lead to placements that are best at some price; of the noise that is left then, more is bought.
+        """
         low, high = _LOW, _HIGH
         fastest = self.at(low)
         if fastest.noise <= noise:
@@ -100,10 +103,38 @@ class Placer:
             if found.noise <= noise:
                 best, high = (found if found.ms <= best.ms else best), middle
             else:
-                low = middle
+                fastest, low = found, middle
             if high / low < 1.01:
                 break
-        return best
+        return self._filled(best, fastest, noise)
+
+    def _filled(self, best: Placement, beyond: Placement, noise: float) -> Placement:
+        """With units, or groups of neighbours, of one that makes too much noise, as long as they save time."""
+        left = beyond.integers - best.integers
+        groups = [*self._neighbours(left), *(frozenset((i,)) for i in sorted(left))]
+        while True:
+            more = [self.of(best.integers | group) for group in groups if not group <= best.integers]
+            more = [one for one in more if one.noise <= noise and one.ms < best.ms]
+            if not more:
+                return best
+            best = min(more, key=lambda one: one.ms)
+
+    def _neighbours(self, units: frozenset[int]) -> list[frozenset[int]]:
+        """Parts of these units that values connect."""
+        count = len(self._works)
+        pairs = [
+            (wire.maker, reader)
+            for wire in self._wires
+            for reader in wire.readers
+            if wire.maker in units and reader in units
+        ]
+        rows, columns = np.array(pairs, np.int32).reshape(-1, 2).T
+        graph = csr_array((np.ones(len(pairs), np.int8), (rows, columns)), shape=(count, count))
+        _, labels = connected_components(graph, directed=False)
+        parts: dict[int, set[int]] = {}
+        for unit in sorted(units):
+            parts.setdefault(int(labels[unit]), set()).add(unit)
+        return [frozenset(part) for part in parts.values()]
 
     def at(self, price: float) -> Placement:
         """Least time and noise; `price` says how much of all time all noise is worth."""

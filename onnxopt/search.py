@@ -13,6 +13,8 @@ from math import exp, inf, log, log2, sqrt
 MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
 _STRIDE = 4.0
+_FLAT = 0.05
+"""Change of excess over a stride: with less, what is left is not the weights' noise."""
 _NARROW = 1.06
 """Slopes that are this near to each other give files that differ by about one percent."""
 
@@ -71,7 +73,7 @@ def meet_size(
     start: float,
     target: int,
     most: int = MOST_TRIALS,
-    within: float = 0.02,
+    within: float = 0.01,
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
     """The finest of at most `most` trials that has no more than `target` bytes; None where no slope gives that.
@@ -181,6 +183,8 @@ def _cross(
             best = trial
         if enough <= over <= 0 and enough < 0:
             return best
+        if rising and enough < 0 and high is not None and low is None and over > _FLAT > high[1] - over:
+            return best  # a finer slope changes nothing any more
         if (over > 0) == rising:
             high = (slope, over)
         else:

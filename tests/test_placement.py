@@ -79,3 +79,10 @@ def test_a_loud_value_stays_float() -> None:
     placer = Placer(works, wires)
     assert placer.within(2).integers == {0, 1}
     assert placer.within(0.5).integers == set()  # the second needs what the first makes
+
+
+def test_noise_that_no_price_spends_is_spent_all_the_same() -> None:
+    """All three are worth it at the same price."""
+    works = [Work(1, 0.1)] * 3
+    wires = [Wire(None, (i,), False, 1.0, 0, 0) for i in range(3)]
+    assert len(Placer(works, wires).within(2.5).integers) == 2

@@ -168,3 +168,15 @@ def test_gains_that_say_nothing_count_as_the_largest() -> None:
     assert {path for path, gain in gains.items() if gain == 8} == {"b", "dead", "broken", "nan", "unmeasured"}
     assert gains["a"] == 2
     assert 0 < gains["tiny"] < 1
+
+
+def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
+    """What other things than weights make stays: here 0.1."""
+    tried: list[Trial] = []
+
+    def measure(slope: float) -> Trial:
+        tried.append(Trial(slope, 1000, math.sqrt(0.1**2 + slope), None))
+        return tried[-1]
+
+    assert search.meet_error(measure, 0.01, 0.05) is None
+    assert len(tried) < MOST_TRIALS / 2

@@ -18,12 +18,13 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import realdata
 from generated import machine, markdown, rewrite
@@ -163,6 +164,21 @@ def race(model: str, files: Sequence[Path]) -> Times:
     return Times(latency(times[0]).mean_ms, pair(1, 0), *both)
 
 
+def training(model: str, labelled: bool = False) -> Callable[[], Iterator[Any]]:
+    """What both calibrate on. Of ImageNet there are 300 photographs, so those of Imagenette are taken, too."""
+    task = realdata.TASKS[model]
+    if task.read is not realdata.imagenet:
+        return task.batches("train", IMAGES, labelled)
+    parts = [realdata.imagenet("train").images, realdata.imagenette("train").images]
+    images = np.random.default_rng(0).permutation(np.concatenate(parts))
+
+    def start() -> Iterator[Any]:
+        for i in range(0, len(images), 32):
+            yield task.prepare(images[i : i + 32])
+
+    return start
+
+
 def optimize(model: str, baseline: int, output: Path) -> None:
     """`onnxopt optimize --for speed`, as a user would ask for it.
 
@@ -173,7 +189,7 @@ def optimize(model: str, baseline: int, output: Path) -> None:
     task = realdata.TASKS[model]
     labelled = task.stand_in is None and task.read is not realdata.imagenet
     contract = Contract(max_drop=0.5) if labelled else Contract(target_size=baseline // 2)
-    data = task.batches("train", IMAGES, labelled)
+    data = training(model, labelled)
     onnxopt.optimize(realdata.path_of(model), output, contract, data, max_ram=2**31, goal="speed")
 
 
@@ -207,7 +223,7 @@ class Work:
             self._make(self.ours, partial(optimize, self.model, row.baseline.size, self.ours), again)
             return
         self._inspect(self.source)
-        data = realdata.TASKS[self.model].batches("train", IMAGES)
+        data = training(self.model)
         for method, path in self.baselines.items():
             self._make(path, partial(int8, self.source, path, data, method), again)
 
