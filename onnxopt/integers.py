@@ -45,8 +45,8 @@ _SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 _DEARER = (1.0, 3.0, 10.0)
 """Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
-_BESIDE = 0.7
-"""Of the weights' noise, in power, what rounded values may make beside it where the contract is one for bytes."""
+_LOUDER = 1.5
+"""Times the noise of a file of the size that is asked for, what it may have with rounded values, too."""
 _WORTH = 0.95
 """Of a model's time: what saves less is not worth rounding values, which inputs unlike the data may exceed."""
 _NEAR, _RACERS = 1.1, 3
@@ -194,11 +194,11 @@ class _Search:
     def _allowed(self) -> tuple[float, tuple[float, ...]]:
         """Noise in power, and what shares of it rounded values may make, one after the other.
 
-        Where the contract is one for bytes, values may make less than the weights do there, or as much as is
-        allowed where nothing is asked for.
+        Where the contract is one for bytes, outputs may be louder than with the weights alone, or values make as much as
+        is allowed where nothing is asked for.
         """
         if self._best.error is None:
-            return max(self._tuner.error(self._best) ** 2 * _BESIDE, DEFAULT_ERROR**2), (1.0,)
+            return max(self._tuner.error(self._best) ** 2 * (_LOUDER**2 - 1), DEFAULT_ERROR**2), (1.0,)
         return self._best.error**2 * self._share, _SHARES
 
     def _fast(self, placer: Placer, wires: list[str], noise: float) -> list[Placement]:
