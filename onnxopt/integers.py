@@ -49,7 +49,7 @@ _LOUDER = 1.5
 """Times the noise of a file of the size that is asked for, what it may have with rounded values, too."""
 _WORTH = 0.95
 """Of a model's time: what saves less is not worth rounding values, which inputs unlike the data may exceed."""
-_NEAR, _RACERS = 1.1, 3
+_NEAR, _RACERS = 1.1, 4
 """Times the fastest placement's time, as timed in this process, within which others are compared with it in fresh ones:
 where memory happens to lie makes so much. And how many are compared at most."""
 _ELEMENTS = 2**18
@@ -194,8 +194,8 @@ class _Search:
     def _allowed(self) -> tuple[float, tuple[float, ...]]:
         """Noise in power, and what shares of it rounded values may make, one after the other.
 
-        Where the contract is one for bytes, outputs may be louder than with the weights alone, or values make as much as
-        is allowed where nothing is asked for.
+        Where the contract is one for bytes, outputs may be louder than with the weights alone; at least, values may make
+        what is allowed where nothing is asked for.
         """
         if self._best.error is None:
             return max(self._tuner.error(self._best) ** 2 * (_LOUDER**2 - 1), DEFAULT_ERROR**2), (1.0,)
@@ -207,8 +207,8 @@ class _Search:
 
         What a conversion costs is not known to the cut as it is: the runtime puts transpositions beside it, or none.
         """
-        options = {one.integers: one for one in (*(placer.dearer(times).within(noise) for times in _DEARER),
-                                                 placer.everything) if one.noise <= noise and one.integers}  # fmt: skip
+        found = [placer.everything] + [one for times in _DEARER for one in placer.dearer(times).choices(noise)]
+        options = {one.integers: one for one in found if one.noise <= noise and one.integers}
         choices = list(options.values())
         if not choices:
             return []

@@ -88,14 +88,18 @@ class Placer:
         return Placer(self._works, wires)
 
     def within(self, noise: float) -> Placement:
-        """A fast one that makes no more noise than this.
+        """A fast one that makes no more noise than this."""
+        return self.choices(noise)[1]
 
-        Prices only lead to placements that are best at some price; of the noise that is left then, more is bought.
+    def choices(self, noise: float) -> tuple[Placement, Placement]:
+        """The fastest that is best at some price and makes no more noise than this, and what it becomes with more units.
+
+        Prices jump from placement to placement, and may leave much of the noise unspent.
         """
         low, high = _LOW, _HIGH
         fastest = self.at(low)
         if fastest.noise <= noise:
-            return fastest
+            return fastest, fastest
         best = self.floats
         for _ in range(_HALVINGS):
             middle = sqrt(low * high)
@@ -106,7 +110,7 @@ class Placer:
                 fastest, low = found, middle
             if high / low < 1.01:
                 break
-        return self._filled(best, fastest, noise)
+        return best, self._filled(best, fastest, noise)
 
     def _filled(self, best: Placement, beyond: Placement, noise: float) -> Placement:
         """With units, or groups of neighbours, of one that makes too much noise, as long as they save time."""
