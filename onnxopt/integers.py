@@ -194,7 +194,7 @@ class _Search:
     def _allowed(self) -> tuple[float, tuple[float, ...]]:
         """Noise in power, and what shares of it rounded values may make, one after the other.
 
-        Where the contract is one for bytes, outputs may be louder than with the weights alone; at least, values may make
+        Where the contract is one for bytes, outputs may be louder than with the weights alone; values may always make
         what is allowed where nothing is asked for.
         """
         if self._best.error is None:

@@ -92,7 +92,7 @@ class Placer:
         return self.choices(noise)[1]
 
     def choices(self, noise: float) -> tuple[Placement, Placement]:
-        """The fastest that is best at some price and makes no more noise than this, and what it becomes with more units.
+        """The fastest that is best at some price and makes no more noise than this; and what more units make of it.
 
         Prices jump from placement to placement, and may leave much of the noise unspent.
         """
