@@ -47,7 +47,7 @@ _DEARER = (1.0, 3.0, 10.0)
 """Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
 _LOUDER = 1.5
 """Times the noise of a file of the size that is asked for, what it may have with rounded values, too."""
-_WORTH = 0.95
+_WORTH = 0.9
 """Of a model's time: what saves less is not worth rounding values, which inputs unlike the data may exceed."""
 _NEAR, _RACERS = 1.1, 4
 """Times the fastest placement's time, as timed in this process, within which others are compared with it in fresh ones:

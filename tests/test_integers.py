@@ -117,7 +117,11 @@ def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path,
 
 @pytest.mark.parametrize(
     ("share", "ratio", "reason"),
-    [(2.0, 0.5, "no node runs faster in integers"), (0.4, 1.1, "the model takes 1.100x the time in integers")],
+    [
+        (2.0, 0.5, "no node runs faster in integers"),
+        (0.4, 1.1, "the model takes 1.100x the time in integers"),
+        (0.4, 0.97, "the model takes 0.970x the time in integers"),
+    ],
 )
 def test_what_is_slower_as_a_whole_is_refused(
     source: Path, data: Path, machine: Machine, share: float, ratio: float, reason: str
@@ -130,6 +134,16 @@ def test_what_is_slower_as_a_whole_is_refused(
     assert not result.integers.kept
     assert result.integers.reason.startswith(reason)
     assert result.output.read_bytes() == content
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_size_is_met_in_integers(source: Path, data: Path) -> None:
+    size = source.stat().st_size // 4
+    output = source.with_name("small.onnx")
+    result = onnxopt.optimize(source, output, Contract(target_size=size), data=data, goal="speed")
+    assert result.integers is not None
+    assert result.integers.kept
+    assert output.stat().st_size <= size
 
 
 @pytest.mark.usefixtures("machine")
