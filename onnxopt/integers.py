@@ -207,8 +207,8 @@ class _Search:
 
         What a conversion costs is not known to the cut as it is: the runtime puts transpositions beside it, or none.
         """
-        found = [placer.everything] + [one for times in _DEARER for one in placer.dearer(times).choices(noise)]
-        options = {one.integers: one for one in found if one.noise <= noise and one.integers}
+        found = [one for times in _DEARER for one in placer.dearer(times).choices(noise)]
+        options = {one.integers: one for one in (*found, placer.everything) if one.noise <= noise and one.integers}
         choices = list(options.values())
         if not choices:
             return []

@@ -113,9 +113,9 @@ def test_only_what_is_not_known_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     source = tmp_path / "source.onnx"
     source.write_bytes(b"source")
     monkeypatch.setattr(realdata, "path_of", lambda model: source)
-    monkeypatch.setattr(realdata.Task, "batches", lambda self, part, count: None)
+    monkeypatch.setattr(realdata.Task, "batches", lambda self, part, count, labelled: None)
     monkeypatch.setattr(table_integers, "int8", lambda source, output, data, method: make(method, output))
-    monkeypatch.setattr(table_integers, "optimize", lambda model, output: make("ours", output))
+    monkeypatch.setattr(table_integers, "optimize", lambda model, baseline, output: make("ours", output))
     monkeypatch.setattr(table_integers, "inspect", lambda model, path: file(path.stat().st_size, len(path.name)))
     monkeypatch.setattr(table_integers, "race", race)
     parts = table_integers.PARTS
