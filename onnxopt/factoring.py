@@ -31,7 +31,7 @@ _LOUDER, _CHOICES = 1.25, 4
 how often chains are chosen."""
 _LESS_TRUST = 0.25
 """In chains, where the contract could not be met with those that were chosen."""
-_SECONDS = 90.0
+_SECONDS = 60.0
 """That two models are compared for at most; some 30 do where nothing else runs on the machine."""
 
 

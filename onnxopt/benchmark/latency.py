@@ -80,6 +80,10 @@ class Paired:
     enough: bool
     """Whether there were processes enough to find any difference at that level, which takes eight."""
 
+    def __str__(self) -> str:
+        sure = "" if self.significant else ": no significant difference"
+        return f"{self.ratio:.3f}x the time ({self.low:.3f} to {self.high:.3f}){sure}"
+
 
 def settled(times: Sequence[Sequence[Blocks]]) -> bool:
     """Whether nothing is to be expected of more processes: every mean and every ratio to the first is known."""

@@ -33,7 +33,6 @@ def _table(products: Sequence[Product]) -> Table:
 def _whole(blocks: Blocks) -> Iterator[str]:
     time = blocks.time
     if time is not None:
-        sure = "" if time.significant else ": no significant difference"
-        yield f"with them the model takes {time.ratio:.3f}x the time ({time.low:.3f} to {time.high:.3f}){sure}"
+        yield f"with them the model takes {time}"
     if not blocks.kept:
         yield f"no products on integers in blocks: {blocks.reason}"

@@ -57,7 +57,6 @@ def _refused(factoring: Factoring) -> Iterator[str]:
 def _whole(factoring: Factoring) -> Iterator[str]:
     time = factoring.time
     if time is not None:
-        sure = "" if time.significant else ": no significant difference"
-        yield f"with chains the model takes {time.ratio:.3f}x the time ({time.low:.3f} to {time.high:.3f}){sure}"
+        yield f"with chains the model takes {time}"
     if not factoring.kept:
         yield f"no chains for {factoring.goal}: {factoring.reason}"

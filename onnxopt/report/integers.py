@@ -43,7 +43,6 @@ def _table(floats: Sequence[Placed]) -> Table:
 def _whole(integers: Integers) -> Iterator[str]:
     time = integers.time
     if time is not None:
-        sure = "" if time.significant else ": no significant difference"
-        yield f"in integers the model takes {time.ratio:.3f}x the time ({time.low:.3f} to {time.high:.3f}){sure}"
+        yield f"in integers the model takes {time}"
     if not integers.kept:
         yield f"nothing in integers: {integers.reason}"
