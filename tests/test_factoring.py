@@ -21,6 +21,8 @@ from onnxopt.plan import Step
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 GOALS = ("size", "speed", "balanced")
