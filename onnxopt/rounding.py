@@ -109,9 +109,9 @@ def measure(
     rest = {name: grids[name] for name in grids if name not in heard}
     heard |= _listened(model, rest, data, sum(elements for _, elements in seen.values()), advance)
     found = {}
-    for name, noises in heard.items():
-        method = min(noises, key=lambda one: noises[one])
-        found[name] = Rounded(grids[name][method], method, noises[method], seen[name][1])
+    for name, grid in grids.items():
+        method = min(heard[name], key=lambda one: heard[name][one])
+        found[name] = Rounded(grid[method], method, heard[name][method], seen[name][1])
     apart = sum(one.noise for one in found.values())
     listener = Listener(model, list(found), data, _LISTEN)
     together = listener.noise({name: one.pair for name, one in found.items()})
@@ -166,7 +166,10 @@ def _slopes(
                 for method, pair in grids[name].items():
                     found[name][method] += float(np.vdot(g, pair.error(x))) ** 2
         advance(min(1.0, (seed + 1) / samples))
-    return {name: {method: noise / signal for method, noise in found[name].items()} for name in reached if signal}
+    usable = [
+        name for name in found if signal > 0 and name in reached and np.isfinite(list(found[name].values())).all()
+    ]
+    return {name: {method: noise / signal for method, noise in found[name].items()} for name in usable}
 
 
 def _listened(
