@@ -45,15 +45,7 @@ def histograms(model: onnx.ModelProto, values: Sequence[str], data: Data) -> dic
 
     Values that are no floats are left out.
     """
-    inputs = {value.name for value in model.graph.input}
-    names = [name for name in values if name not in inputs]
-    session = quiet_session(exposing(model, names)) if names else None
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        made = session.run(names, dict(feeds)) if session else []
-        every = {**feeds, **dict(zip(names, made, strict=True))}
-        return {name: array for name in values if (array := np.asarray(every[name])).dtype == np.float32}
-
+    run = _runner(model, values)
     sample = one_sample(model, data)
     first = run(sample.feeds)
     size = sum(array.nbytes for array in first.values()) // sample.size
@@ -64,6 +56,20 @@ def histograms(model: onnx.ModelProto, values: Sequence[str], data: Data) -> dic
         for name, array in run(feeds).items():
             found[name][0].add(array)
     return found
+
+
+def _runner(model: onnx.ModelProto, values: Sequence[str]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """Gives values of the main graph, the user's inputs too, for feeds; those that are no floats are left out."""
+    inputs = {value.name for value in model.graph.input}
+    names = [name for name in values if name not in inputs]
+    session = quiet_session(exposing(model, names)) if names else None
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        made = session.run(names, dict(feeds)) if session else []
+        every = {**feeds, **dict(zip(names, made, strict=True))}
+        return {name: array for name in values if (array := np.asarray(every[name])).dtype == np.float32}
+
+    return run
 
 
 class Listener:
@@ -140,17 +146,11 @@ def _slopes(
     gradient reaches are left out.
     """
     sample = one_sample(model, data)
-    inputs = {value.name for value in model.graph.input}
-    names = [name for name in grids if name not in inputs]
-    session = quiet_session(exposing(model, names)) if names else None
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        made = session.run(names, dict(feeds)) if session else []
-        return {**{name: feeds[name] for name in grids if name in feeds}, **dict(zip(names, made, strict=True))}
-
-    probe, zeros = probed(model, {name: array.shape for name, array in run(sample.feeds).items()})
+    run = _runner(model, list(grids))
+    first = run(sample.feeds)
+    probe, zeros = probed(model, {name: array.shape for name, array in first.items()})
     gradient = Gradient(probe, list(zeros.values()))
-    work = sum(array.size * (2 + len(grids[name])) for name, array in run(sample.feeds).items())
+    work = sum(array.size * (2 + len(grids[name])) for name, array in first.items())
     samples = max(8, min(_LISTEN, _WORK // max(1, work)))
     found = {name: dict.fromkeys(grids[name], 0.0) for name in grids}
     reached, signal = set[str](), 0.0

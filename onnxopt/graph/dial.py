@@ -74,8 +74,7 @@ def settings(values: Iterable[str], pairs: Mapping[str, Pair]) -> dict[str, Arra
         pair = pairs.get(value)
         parts = (_OFF, -_MOST, _MOST, 1 / _OFF)
         if pair is not None:
-            low, high = pair.reach
-            parts = (1 / pair.scale, round(low / pair.scale), round(high / pair.scale), pair.scale)
+            parts = (1 / pair.scale, *pair.levels, pair.scale)
         feeds.update({f"{value}@{part}": np.asarray(x, np.float32) for part, x in zip(_PARTS, parts, strict=True)})
     return feeds
 

@@ -66,15 +66,20 @@ class Pair:
     @property
     def reach(self) -> tuple[float, float]:
         """The lowest and the highest value that the grid has."""
+        low, high = self.levels
+        return low * self.scale, high * self.scale
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """The same in steps of the scale."""
         bounds = np.iinfo(self.type)
-        return (bounds.min - self.zero) * self.scale, (bounds.max - self.zero) * self.scale
+        return int(bounds.min) - self.zero, int(bounds.max) - self.zero
 
     def error(self, x: Array) -> Array:
         """What rounding adds to floats, [...] as x."""
-        low, high = (round(end / self.scale) for end in self.reach)
         made = x * np.float32(1 / self.scale)
         np.rint(made, out=made)
-        np.clip(made, low, high, out=made)
+        np.clip(made, *self.levels, out=made)
         made *= np.float32(self.scale)
         made -= x
         return np.asarray(made)
