@@ -5,11 +5,14 @@ Fetched once from the npm registry and the Python package index into build/runti
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import onnxopt
 from onnxopt import native
 from onnxopt.graph import Quantized
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runtimes")]  # they share environments
+pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parent.parent / "build" / "runtimes"
 NPM = ("1.17.3", "1.19.2", "1.21.0")
@@ -70,30 +73,50 @@ def fetched(command: list[str], cwd: Path) -> None:
         unreachable(error)
 
 
+@contextmanager
+def alone_with(name: str) -> Iterator[None]:
+    """Tests run in several processes: one fetches, the others wait for it."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
 def c_library(version: str) -> Path:
     if not sys.platform.startswith("linux") or os.uname().machine != "x86_64":
         pytest.skip("the package is unpacked for Linux on x86-64 only")
     library = FOLDER / f"libonnxruntime.so.{version}"
-    if not library.exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        npm = shutil.which("npm")
-        if npm is None:
-            unreachable("npm is not installed")
-        assert npm is not None
-        fetched([npm, "pack", f"onnxruntime-node@{version}"], FOLDER)
-        archive = FOLDER / f"onnxruntime-node-{version}.tgz"
-        with tarfile.open(archive) as package:
-            names = [n for n in package.getnames() if "/linux/x64/libonnxruntime.so" in n]
-            content = package.extractfile(names[0])
-            assert content is not None
-            library.write_bytes(content.read())
-        archive.unlink()
+    with alone_with(library.name):
+        if not library.exists():
+            unpack_c_library(version, library)
     return library
+
+
+def unpack_c_library(version: str, library: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        unreachable("npm is not installed")
+    assert npm is not None
+    fetched([npm, "pack", f"onnxruntime-node@{version}"], FOLDER)
+    archive = FOLDER / f"onnxruntime-node-{version}.tgz"
+    with tarfile.open(archive) as package:
+        names = [n for n in package.getnames() if "/linux/x64/libonnxruntime.so" in n]
+        content = package.extractfile(names[0])
+        assert content is not None
+        unfinished = library.with_suffix(".part")
+        unfinished.write_bytes(content.read())
+        unfinished.rename(library)
+    archive.unlink()
 
 
 def python_with(version: str) -> Path:
     """An interpreter that has this onnxruntime, and what onnxopt imports."""
     folder = FOLDER / f"python-{version}"
+    with alone_with(folder.name):
+        return environment(version, folder)
+
+
+def environment(version: str, folder: Path) -> Path:
     python = folder / "bin" / "python"
     done = folder / "complete"
     if not done.exists():
