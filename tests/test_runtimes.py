@@ -77,7 +77,7 @@ def fetched(command: list[str], cwd: Path) -> None:
 def alone_with(name: str) -> Iterator[None]:
     """Tests run in several processes: one fetches, the others wait for it."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with open(FOLDER / f"{name}.lock", "w") as lock:
+    with (FOLDER / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         yield
 
