@@ -19,10 +19,11 @@ from onnxopt.contract import Contract
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
 from onnxopt.engine import Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
-from onnxopt.graph import Source, is_compressed, is_equalized, is_for_value, read
+from onnxopt.graph import Source, is_compressed, is_equalized, is_for_value, read, rounding
 from onnxopt.overrides import Overrides
 from onnxopt.plan import Plan
 from onnxopt.recipes import Recipe
+from onnxopt.rectifiers import hasten
 from onnxopt.reference import Reference
 from onnxopt.result import Check, Result, Stage
 from onnxopt.search import Trial
@@ -118,10 +119,12 @@ def optimize(
             return _finish(engine, Plan(source.sha256), Path(output), started)
         tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
         tuner.calibrate(data, evaluation)
+        report: dict[str, Any] = {}
+        if wish is not None and wish.goal and wish.goal.timed:
+            report["rectifiers"] = hasten(tuner, engine.progress)
         best, met = tuner.run()
         if not met and not allow_miss:
             raise Missed(tuner.nearest(best))
-        report: dict[str, Any] = {}
         if wish is not None and met:
             with ways_to(tuner, best, wish, engine.progress) as ways:
                 for way in ways:
@@ -169,9 +172,10 @@ def apply(
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
     with _engine(source, not plan.steps, prefer, max_ram, progress) as engine:
-        if any(map(is_for_value, plan.steps.values())):
+        values = {value: step for value, step in plan.steps.items() if is_for_value(step)}
+        equalized = {value for value, step in values.items() if is_equalized(step)}
+        if equalized or any(rounding(step) for step in values.values()):
             engine.modernise()
-        equalized = {value for value, step in plan.steps.items() if is_equalized(step)}
         chains = manager.chains_of(plan)
         if not plan.data:
             engine.factor(chains)

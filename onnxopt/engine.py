@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,11 +34,13 @@ from onnxopt.graph import (
     convolve,
     embed,
     equalize,
-    equalized,
+    is_for_value,
     neighbours,
     normalise,
     raised,
+    rectifiers,
     split,
+    step_of_value,
     strip,
     weight_macs,
     wrap,
@@ -111,6 +113,8 @@ class Engine:
         """Values whose channels were made alike."""
         self._convolved = False
         """Whether batch normalizations were made convolutions."""
+        self._spread: tuple[str, ...] = ()
+        """Values that convolutions make in the place of a PRelu."""
         self._rounded: dict[str, Step] = {}
         """Of values that are integers between nodes."""
         self._integers: dict[str, int] = {}
@@ -169,9 +173,22 @@ class Engine:
         self._rounded = {value: pair.step() for value, pair in rounded.items()}
         self._integers = {**dict.fromkeys(biases, 0), **dict.fromkeys(weights, bits)}
 
+    @property
+    def rectifiers(self) -> list[str]:
+        """Values that depthwise convolutions can make in the place of a PRelu."""
+        return rectifiers(self.graph.model)
+
+    def spread(self, values: Iterable[str]) -> None:
+        """From now on plans have depthwise convolutions make these values."""
+        self._spread = tuple(values)
+
     def plain(self, plan: Plan) -> bytes:
-        """A plan carried out as a model that needs nothing of ours, its nodes called as in the graph."""
-        manager.run(self.graph, plan, self.statistics)
+        """A plan carried out as a model that needs nothing of ours, its nodes called as in the graph.
+
+        What was decided on rectifiers is done, too.
+        """
+        steps = plan.steps | self._values({value: step for value, step in plan.steps.items() if is_for_value(step)})
+        manager.run(self.graph, replace(plan, steps=steps), self.statistics)
         inner, leaves = self.graph.export()
         embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
         return bytes(inner.SerializeToString())
@@ -204,6 +221,7 @@ class Engine:
         It has the statistics as long as this one is open.
         """
         other = Engine(self.source, False, self._prefer, self._max_ram, progress, self._detailed)
+        other.spread(self._spread)
         other.statistics, other.data, other._macs = self._unfactored or self.statistics, self.data, dict(self._macs)
         return other
 
@@ -216,8 +234,13 @@ class Engine:
         """Every decision at one slope."""
         decided = manager.steps(self.sites, slope, overrides)
         decided = manager.integers(decided, self._integers)
-        values = {value: equalized(self._rounded.get(value)) for value in self._equalized}
-        return Plan(self.source.sha256, {**self._factored.steps, **decided, **self._rounded, **values}, self.data)
+        steps = {**self._factored.steps, **decided, **self._values(self._rounded)}
+        return Plan(self.source.sha256, steps, self.data)
+
+    def _values(self, rounded: Mapping[str, Step]) -> dict[str, Step]:
+        """What is decided on values, these roundings among it."""
+        every = dict.fromkeys((*rounded, *self._spread, *self._equalized))
+        return {one: step_of_value(one in self._equalized, one in self._spread, rounded.get(one)) for one in every}
 
     def build(self, plan: Plan, advance: Advance) -> Built:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not

@@ -306,7 +306,7 @@ class _Search:
             of.update(dict.fromkeys(graph.node[unit.first].output, i))
         found: dict[int, float] = {}
         for node, ms in time_by_node(model, self._sample).items():
-            name = re.sub(r"(_nchwc|_token_\d+|@float)+$", "", node.removeprefix("fused "))
+            name = re.sub(r"(_nchwc|_token_\d+|@float|@\d)+$", "", node.removeprefix("fused "))
             if name in of:
                 found[of[name]] = found.get(of[name], 0.0) + ms
         return found

@@ -12,7 +12,7 @@ import numpy as np
 from onnxopt.calibration import Statistics
 from onnxopt.errors import OnnxoptError
 from onnxopt.events import Chain, Event
-from onnxopt.graph import Graph, Site, is_for_value, rounding
+from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
 from onnxopt.leaf import Array, relative_error, values_of
 from onnxopt.overrides import Overrides
 from onnxopt.passes import PASSES, STRUCTURAL, Pass, Skip
@@ -166,7 +166,11 @@ def run(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | Non
     passes |= _members(graph, passes, sites, statistics)
     graph.reset()
     for value, step in plan.steps.items():
-        if is_for_value(step) and (pair := rounding(step)) is not None:
+        if not is_for_value(step):
+            continue
+        if is_depthwise(step):
+            graph.spread(value)
+        if (pair := rounding(step)) is not None:
             graph.pair(value, pair)
     events = []
     for path in passes:

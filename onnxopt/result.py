@@ -154,6 +154,17 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
+class Rectifiers:
+    """What became of PRelu nodes that may be depthwise convolutions instead."""
+
+    kept: bool
+    """Whether they are."""
+    nodes: int
+    time: Paired
+    """The whole model with convolutions against without, as `onnxopt benchmark` compares two."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
 
@@ -206,6 +217,8 @@ class Result:
     """None where nothing was to run in integers."""
     blocks: Blocks | None = None
     """None where time did not count."""
+    rectifiers: Rectifiers | None = None
+    """None where time did not count, or the model has none."""
     command: str = ""
     """The command line, quoted for a shell; empty where there was none."""
     table: dict[str, Any] | None = None

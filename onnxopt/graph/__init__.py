@@ -13,11 +13,13 @@ from onnxopt.graph.modern import OPSET, convolve, raised
 from onnxopt.graph.nodes import Users
 from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
-from onnxopt.graph.pairs import Pair, equalized, is_equalized, is_for_value, rounding
+from onnxopt.graph.pairs import Pair
 from onnxopt.graph.quantized import Quantized
+from onnxopt.graph.rectifiers import rectifiers
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
 from onnxopt.graph.units import Kind, Unit, is_quantized, runs_in_integers, units
+from onnxopt.graph.values import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 
 __all__ = [
     "OPSET",
@@ -40,9 +42,9 @@ __all__ = [
     "dialled",
     "embed",
     "equalize",
-    "equalized",
     "exposing",
     "is_compressed",
+    "is_depthwise",
     "is_equalized",
     "is_for_value",
     "is_quantized",
@@ -55,10 +57,12 @@ __all__ = [
     "probed",
     "raised",
     "read",
+    "rectifiers",
     "rounding",
     "runs_in_integers",
     "settings",
     "split",
+    "step_of_value",
     "strip",
     "trace",
     "units",

@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import blocked, chains
 from onnxopt.graph import pairs as qdq
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normal import hoist, subgraphs
 from onnxopt.graph.pairs import Pair
 from onnxopt.graph.quantized import Quantized, insert
+from onnxopt.graph.rectifiers import rectifiers, spread
 from onnxopt.leaf import STORABLE, Array, Leaf, Scaled, values_of
 
 MIN_QUANTIZED = 16
@@ -59,6 +61,8 @@ class Graph:
         self.leaves: dict[str, Leaf] = {}
         self.quantized: dict[str, Quantized] = {}
         self.pairs: dict[str, Pair] = {}
+        self.depthwise: set[str] = set()
+        """What rectifiers make that shall be convolutions."""
         self.integers: set[str] = set()
         """Weights that the model shall have as integers."""
         self._tensors = {t.name: t for t in model.graph.initializer}
@@ -117,6 +121,7 @@ class Graph:
         self.leaves.clear()
         self.quantized.clear()
         self.pairs.clear()
+        self.depthwise.clear()
         self.integers.clear()
         self._adjusted.clear()
 
@@ -135,6 +140,15 @@ class Graph:
         """
         qdq.check(self.model, value)
         self.pairs[value] = how
+
+    def spread(self, value: str) -> None:
+        """The PRelu that makes this value shall be depthwise convolutions, which compute the same.
+
+        Raises OnnxoptError where there is none, or its slopes are not those of channels.
+        """
+        if value not in rectifiers(self.model):
+            raise OnnxoptError(f"plan, value {value!r}: no PRelu with slopes by channel makes it of images")
+        self.depthwise.add(value)
 
     def keep_integers(self, path: str) -> None:
         """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""
@@ -174,6 +188,7 @@ class Graph:
                 _copy_field(inner.graph, field.name, value)
         inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
+        spread(inner, self.depthwise)
         blocked.insert(inner, leaves)
         insert(inner, self.quantized)
         if self.pairs:

@@ -15,7 +15,7 @@ OPSET = 13
 """The first version of the operators whose scales may differ by channel."""
 _IR = 7
 """Version of the file format that goes with it."""
-_IMAGES = 4
+IMAGES = 4
 """Dimensions."""
 
 
@@ -44,10 +44,10 @@ def convolve(model: onnx.ModelProto) -> int:
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization" and not node.domain]
     if not norms:
         return 0
-    ranks, tensors, uses = _ranks(model), {t.name: t for t in model.graph.initializer}, _uses(model)
+    known, tensors, uses = ranks(model), {t.name: t for t in model.graph.initializer}, _uses(model)
     fed = {value.name for value in model.graph.input}
     read = {name for node in norms for name in node.input[3:]}
-    made = sum(_convolve(node, ranks, tensors, uses) for node in norms if fed.isdisjoint(node.input[1:]))
+    made = sum(_convolve(node, known, tensors, uses) for node in norms if fed.isdisjoint(node.input[1:]))
     left = read - _uses(model).keys()
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name in left:
@@ -55,10 +55,10 @@ def convolve(model: onnx.ModelProto) -> int:
     return made
 
 
-def _convolve(norm: NodeProto, ranks: dict[str, int], tensors: dict[str, TensorProto], uses: dict[str, int]) -> bool:
+def _convolve(norm: NodeProto, known: dict[str, int], tensors: dict[str, TensorProto], uses: dict[str, int]) -> bool:
     attributes = {a.name: helper.get_attribute_value(a) for a in norm.attribute}
     constants = [tensors.get(name) for name in norm.input[1:5]]
-    if ranks.get(norm.input[0]) != _IMAGES or attributes.get("training_mode") or len(norm.output) != 1:
+    if known.get(norm.input[0]) != IMAGES or attributes.get("training_mode") or len(norm.output) != 1:
         return False
     if any(tensor is None or tensor.data_type != TensorProto.FLOAT for tensor in constants):
         return False
@@ -81,7 +81,7 @@ def _values(tensor: TensorProto | None) -> Array:
     return np.asarray(numpy_helper.to_array(tensor), np.float64)
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+def ranks(model: onnx.ModelProto) -> dict[str, int]:
     """Numbers of dimensions, of what is known to have any."""
     try:
         graph = shape_inference.infer_shapes(model).graph

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -20,7 +21,6 @@ from onnxopt.graph.units import Unit, runs_in_integers, units
 from onnxopt.leaf import Array, Leaf, Scaled, step_of
 from onnxopt.plan import Step
 
-_NAME, _EQUALIZE = "qdq", "equalize"
 _STANDARD = ("int8", "uint8")
 """What QuantizeLinear makes in that version; of 16 bits the runtime's own one does."""
 _TYPES = (*_STANDARD, "int16", "uint16")
@@ -31,6 +31,8 @@ _OWN = "com.microsoft"
 class Pair:
     """A value x becomes ``scale (q - zero)`` with ``q = round(x / scale) + zero``, saturating at the type's bounds."""
 
+    NAME: ClassVar[str] = "qdq"
+    """Of its step."""
     scale: float
     """A float32 number."""
     zero: int
@@ -86,7 +88,7 @@ class Pair:
 
     def step(self) -> Step:
         """As a plan has it."""
-        return Step(_NAME, (("scale", self.scale), ("zero", self.zero), ("type", self.type)))
+        return Step(self.NAME, (("scale", self.scale), ("zero", self.zero), ("type", self.type)))
 
     @classmethod
     def from_step(cls, step: Step) -> Pair:
@@ -96,27 +98,6 @@ class Pair:
             return cls(float(given.pop("scale")), int(given.pop("zero")), str(given.pop("type")), **given)
         except (KeyError, TypeError, ValueError) as error:
             raise OnnxoptError(f"step {step}: {error}; expected qdq{{scale=...,zero=...,type=...}}") from error
-
-
-def equalized(step: Step | None) -> Step:
-    """The step of a value whose channels were made alike, before it is rounded as this step has it."""
-    return Step(_EQUALIZE, (), step)
-
-
-def is_for_value(step: Step) -> bool:
-    """Whether a plan's step is for a value, not for a weight."""
-    return step.name in (_NAME, _EQUALIZE)
-
-
-def is_equalized(step: Step) -> bool:
-    """Whether a value's channels are to be made alike."""
-    return step.name == _EQUALIZE
-
-
-def rounding(step: Step) -> Pair | None:
-    """How a value's step rounds it. Raises OnnxoptError where that is no grid."""
-    found = [one for one in step if one.name != _EQUALIZE]
-    return Pair.from_step(found[0]) if found else None
 
 
 def check(model: onnx.ModelProto, value: str) -> None:

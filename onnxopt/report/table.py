@@ -17,7 +17,7 @@ from onnxopt.plan import Step
 from onnxopt.report.blocks import print_blocks
 from onnxopt.report.factoring import print_factoring
 from onnxopt.report.integers import print_integers
-from onnxopt.result import Result
+from onnxopt.result import Rectifiers, Result
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
 """Columns of a terminal; of a weight's name there, and all that a wider one has more; of a bar."""
@@ -72,6 +72,9 @@ def print_result(console: Console, result: Result) -> None:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
+    if result.rectifiers:
+        console.print(_rectifiers(result.rectifiers), highlight=False)
+        console.print()
     if result.integers:
         print_integers(console, result.integers)
         console.print()
@@ -103,6 +106,12 @@ def _headline(result: Result) -> Text:
         f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, ",
         (f"{ratio:.2f}x smaller than fp32", "green"), f", {half:.2f}x than fp16", style="bold",
     )  # fmt: skip
+
+
+def _rectifiers(found: Rectifiers) -> Text:
+    """What they are now, and what that does to the model's time."""
+    done = f"{found.nodes} PRelu run as depthwise convolutions" if found.kept else f"{found.nodes} PRelu stay"
+    return Text(f"{done}: {found.time}", style="bold" if found.kept else "yellow")
 
 
 def _facts(result: Result) -> RenderableType:

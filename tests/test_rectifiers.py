@@ -1,0 +1,125 @@
+"""PRelu as depthwise convolutions: the same outputs, in the file where time is saved; the clock is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxopt
+from onnxopt import Contract, OnnxoptError, blocks, factoring, integers, rectifiers
+from onnxopt.benchmark import Paired
+from onnxopt.cleanup import clean
+from onnxopt.graph import Graph, embed, normalise
+from onnxopt.leaf import tensor_of
+
+X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+def model(slopes: tuple[int, ...] = (8, 1, 1), opset: int = 13, outputs: int = 8) -> onnx.ModelProto:
+    """conv -> prelu "bent" -> conv, with slopes below 0 and above 1."""
+    rng = np.random.default_rng(0)
+    w1, w2 = (rng.standard_normal(s).astype(np.float32) for s in ((outputs, 3, 3, 3), (4, outputs, 3, 3)))
+    slope = rng.uniform(-1, 2, slopes).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["straight"], "first"),
+        helper.make_node("PRelu", ["straight", "slope"], ["bent"], "prelu"),
+        helper.make_node("Conv", ["bent", "w2"], ["y"], "second"),
+    ]
+    tensors = [numpy_helper.from_array(a, name) for a, name in ((w1, "w1"), (slope, "slope"), (w2, "w2"))]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", c, "h", "w"]) for name, c in (("x", 3), ("y", 4))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def data() -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(2)
+    yield from (rng.standard_normal((8, 3, 8, 8)).astype(np.float32) for _ in range(8))
+
+
+def run(one: onnx.ModelProto, x: np.ndarray = X) -> np.ndarray:
+    session = onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
+    copy = onnx.ModelProto.FromString(one.SerializeToString())
+    normalise(copy)
+    graph = Graph(copy)
+    graph.spread(value)
+    made, leaves = graph.export()
+    embed(made, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+    return made
+
+
+@pytest.mark.parametrize("opset", [9, 13, 21])
+@pytest.mark.parametrize("slopes", [(8, 1, 1), (1, 8, 1, 1)])
+def test_convolutions_compute_the_same(slopes: tuple[int, ...], opset: int) -> None:
+    one = model(slopes, opset)
+    made = convolved(one)
+    assert [node.op_type for node in made.graph.node].count("PRelu") == 0
+    np.testing.assert_allclose(run(made), run(one), rtol=1e-5, atol=1e-5)
+    onnx.checker.check_model(made)
+
+
+@pytest.mark.parametrize("slopes", [(8, 1, 6), (1, 1, 1), (1, 1, 6)])
+def test_other_slopes_stay(slopes: tuple[int, ...]) -> None:
+    """Of pixels, or one for all."""
+    with pytest.raises(OnnxoptError, match="'bent': no PRelu with slopes by channel"):
+        convolved(model(slopes, outputs=8))
+
+
+def test_one_slope_is_a_leaky_relu() -> None:
+    one = model((1, 1, 1))
+    normalise(one)
+    made, changed = clean(one)
+    assert changed["prelu_scalar"] == 1
+    assert [node.op_type for node in made.graph.node] == ["Conv", "LeakyRelu", "Conv"]
+    np.testing.assert_array_equal(run(made), run(one))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What convolutions take of the time without."""
+    says = {"ratio": 0.5}
+
+    def time_ratio(path: Path, against: Path, *_: object) -> Paired:
+        ops = [{node.op_type for node in onnx.load(one).graph.node} for one in (path, against)]
+        assert ["PRelu" in one for one in ops] == [False, True]
+        return Paired("a", "b", says["ratio"], says["ratio"], says["ratio"], True, True)
+
+    monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
+    for module in (integers, factoring, blocks):
+        monkeypatch.setattr(module, "milliseconds", lambda models, feeds: [1.0] * len(models))
+    return says
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.5])
+def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, float], ratio: float) -> None:
+    clock["ratio"] = ratio
+    path, output = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(model(), path)
+    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
+    assert done.rectifiers is not None
+    assert (done.rectifiers.kept, done.rectifiers.nodes) == (ratio < 1, 1)
+    plain = onnxopt.decompress(output)
+    assert any(node.op_type == "PRelu" for node in plain.graph.node) == (ratio > 1)
+    assert ("bent" in done.plan.steps) == (ratio < 1)
+    error = np.linalg.norm(run(plain) - run(model())) / np.linalg.norm(run(model()))
+    assert error < 0.1
+
+
+def test_a_plan_repeats_it(tmp_path: Path, clock: dict[str, float]) -> None:
+    """In the same bytes."""
+    path, output, again = tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
+    onnx.save(model(), path)
+    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
+    onnxopt.apply(path, done.plan, again, data)
+    assert again.read_bytes() == output.read_bytes()
