@@ -16,6 +16,7 @@ from onnxopt.alternatives import InBlocks, in_blocks
 from onnxopt.benchmark import Paired, milliseconds, time_ratio
 from onnxopt.calibration import one_sample
 from onnxopt.choice import Alternative, Chooser, Goal, Layer, Part
+from onnxopt.contract import DEFAULT_ERROR
 from onnxopt.data import Array
 from onnxopt.engine import LARGEST_INLINE, Engine, Progress
 from onnxopt.passes import Skip
@@ -55,7 +56,7 @@ def blocked(tuner: Tuner, best: Trial, progress: Progress) -> Iterator[Found]:
 
     Raises OnnxoptError where the model with them does not run.
     """
-    if tuner.calibration is None or best.error is None:
+    if tuner.calibration is None:
         yield _without(tuner, best, "the model does not run, so nothing is known of its layers")
         return
     if tuner.engine.source.size > LARGEST_INLINE:
@@ -63,7 +64,8 @@ def blocked(tuner: Tuner, best: Trial, progress: Progress) -> Iterator[Found]:
         return
     sample = one_sample(tuner.engine.graph.model, tuner.calibration).feeds
     offered = _offered(tuner, sample, progress)
-    steps = _chosen(offered, best.error)
+    noise = max(tuner.error(best), DEFAULT_ERROR) if best.error is None else best.error  # a size bounds none
+    steps = _chosen(offered, noise)
     products = tuple(_products(offered, steps))
     if not steps:
         yield _without(tuner, best, "no product is faster on integers in blocks", products)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,3 +19,12 @@ def _no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_configure() -> None:
+    """Of as many processes as cores each has its own: pools of threads that wait for one another take longer."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) == len(cores):
+            os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})

@@ -40,12 +40,12 @@ def large() -> onnx.ModelProto:
 
 
 @contextmanager
-def searched(folder: Path, rules: str = "") -> Iterator[tuple[Tuner, Any]]:
+def searched(folder: Path, rules: str = "", contract: Contract | None = None) -> Iterator[tuple[Tuner, Any]]:
     """A tuner that has found the coarsest file of little noise."""
     onnx.save(large(), folder / "m.onnx")
     np.save(folder / "x.npy", weights(256, 128, seed=5) @ weights(128, 128, seed=6) * 0.1)
     engine = Engine(read(folder / "m.onnx"), False, "balanced", 2**30, lambda what, share: None)
-    tuner = Tuner(engine, Contract(error=0.1), Overrides.parse(rules))
+    tuner = Tuner(engine, contract or Contract(error=0.1), Overrides.parse(rules))
     tuner.calibrate(folder / "x.npy", None)
     best, met = tuner.run()
     assert met
@@ -93,6 +93,18 @@ def test_what_saves_time_alone_and_together_is_in_the_file(tmp_path: Path, monke
         assert "nbits" not in str(tuner.plan(best).steps)
     assert [ops(made).count("MatMulNBits") for made in seen[-1]] == [2, 0]
     assert ops(seen[-1][1]) == [node.op_type for node in large().graph.node]
+
+
+def test_a_size_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That bounds no noise: products may make as much as a file of that size has."""
+    clocks(monkeypatch, [1.0, 0.9, 0.9, 0.5, 0.6], 0.6)
+    with (
+        searched(tmp_path, contract=Contract(target_size=80_000)) as (tuner, best),
+        blocks.blocked(tuner, best, lambda what, share: None) as found,
+    ):
+        (attempt,) = found.attempts()
+        assert attempt.blocks.kept
+        assert attempt.best.size <= 80_000
 
 
 @pytest.mark.parametrize(

@@ -109,33 +109,25 @@ def unpack_c_library(version: str, library: Path) -> None:
     archive.unlink()
 
 
-def python_with(version: str) -> Path:
-    """An interpreter that has this onnxruntime, and what onnxopt imports."""
-    folder = FOLDER / f"python-{version}"
+def packages(version: str) -> Path:
+    """A folder to import this onnxruntime from, before all else that this interpreter has."""
+    folder = FOLDER / f"onnxruntime-{version}"
     with alone_with(folder.name):
-        return environment(version, folder)
+        if not folder.exists():
+            unfinished = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            wanted = [f"onnxruntime=={version}", *(["numpy<2"] if version < "1.19" else [])]
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unfinished)]
+            fetched([*pip, *wanted], FOLDER)
+            unfinished.rename(folder)
+    return folder
 
 
-def environment(version: str, folder: Path) -> Path:
-    python = folder / "bin" / "python"
-    done = folder / "complete"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        numpy = "numpy<2" if version < "1.19" else "numpy"
-        wanted = [
-            f"onnxruntime=={version}",
-            numpy,
-            "onnx>=1.16",
-            "onnx-graphsurgeon",
-            "pillow",
-            "psutil",
-            "rich",
-            "scipy",
-            "typer",
-        ]
-        fetched([str(python), "-m", "pip", "install", "--quiet", *wanted], FOLDER)
-        done.touch()
-    return python
+def python_with(version: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What this interpreter says, with this onnxruntime."""
+    path = os.pathsep.join(map(str, (packages(version), Path(onnxopt.__file__).parent.parent)))
+    command, env = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -153,33 +145,14 @@ def test_c_library(program: Path, tmp_path: Path, version: str, registering: boo
     run_model.check(run_model.run(program, c_library(version), path, library), model)
 
 
-def package_alone(folder: Path) -> Path:
-    """A folder to import onnxopt from, without the other packages beside it in site-packages."""
-    package, information = folder / "onnxopt", folder / "onnxopt-0.dist-info"
-    package.mkdir(parents=True)
-    for item in Path(onnxopt.__file__).parent.iterdir():
-        if item.name != "lib":
-            (package / item.name).symlink_to(item)
-    (package / "lib").symlink_to(native.library_path().parent)
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxopt\nVersion: 0\n")
-    return folder
-
-
 def in_python(version: str, way: str, tmp_path: Path, file: bytes) -> subprocess.CompletedProcess[str]:
     (tmp_path / "model.onnx").write_bytes(file)
     rng = np.random.default_rng(1)
     np.save(tmp_path / "image.npy", rng.random((2, 3, 9, 9), np.float32))
     np.save(tmp_path / "x.npy", rng.random((2, 32), np.float32))
     files = [str(tmp_path / name) for name in ("image.npy", "x.npy", "out.npz")]
-    return subprocess.run(
-        [str(python_with(version)), "-c", SCRIPT, str(tmp_path / "model.onnx"), way, *files],
-        env={**os.environ, "PYTHONPATH": str(package_alone(tmp_path / "package"))},
-        cwd=tmp_path,  # python -c imports from there first
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # python -c imports from the working directory first
+    return python_with(version, "-c", SCRIPT, str(tmp_path / "model.onnx"), way, *files, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("way", ["load", "register"])
@@ -256,9 +229,7 @@ def test_wheel_runs_integers(tmp_path: Path, version: str, bits: int) -> None:
     assert done.integers is not None and done.integers.kept
     np.save(tmp_path / "x.npy", X)
     files = [str(tmp_path / name) for name in ("model.onnx", "x.npy", "y.npy")]
-    command = [str(python_with(version)), "-c", RUN, *files]
-    env = {**os.environ, "PYTHONPATH": str(package_alone(tmp_path / "package"))}
-    ran = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = python_with(version, "-c", RUN, *files, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     (wanted,) = onnxopt.load(tmp_path / "model.onnx").run(None, {"x": X})
     got = np.load(tmp_path / "y.npy")
@@ -268,15 +239,13 @@ def test_wheel_runs_integers(tmp_path: Path, version: str, bits: int) -> None:
 
 def test_environment_kept_private_is_explained(tmp_path: Path) -> None:
     """Whoever registers the library by hand on an old wheel is told what to do."""
-    python = python_with("1.19.2")
     path = tmp_path / "model.onnx"
     path.write_bytes(compressed(two_outputs()))
     script = (
         "import onnxruntime, sys\noptions = onnxruntime.SessionOptions()\n"
         "options.register_custom_ops_library(sys.argv[1])\nonnxruntime.InferenceSession(sys.argv[2], options)"
     )
-    command = [str(python), "-c", script, str(native.library_path()), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python_with("1.19.2", "-c", script, str(native.library_path()), str(path), cwd=tmp_path)
     assert done.returncode != 0
     assert "onnxopt.load(path)" in done.stderr and "onnxopt_create_session" in done.stderr
 

@@ -1,14 +1,15 @@
 """Our integer models in the oldest runtime that is supported, against the newest; a table of docs/integers.md.
 
-    python tools/oldest_runtime.py --python build/runtimes/python-1.17.3/bin/python
+    python tools/oldest_runtime.py --packages build/runtimes/onnxruntime-1.17.3
 
-The files are those that tools/table_integers.py made, decompressed; the interpreter needs numpy and onnxruntime, as
-tests/test_runtimes.py has them. Images are the first of the test part.
+The files are those that tools/table_integers.py made, decompressed; the folder is one that tests/test_runtimes.py
+fetches packages into. Images are the first of the test part.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import onnxopt
 from onnxopt.stats import output_error
 
 START = "<!-- table:oldest -->"
-PYTHON = Path(__file__).resolve().parents[1] / "build" / "runtimes" / "python-1.17.3" / "bin" / "python"
+PACKAGES = Path(__file__).resolve().parents[1] / "build" / "runtimes" / "onnxruntime-1.17.3"
 IMAGES = 200
 RUN = """
 import sys
@@ -38,7 +39,7 @@ print(onnxruntime.__version__)
 """
 
 
-def row(model: str, python: Path) -> list[str]:
+def row(model: str, packages: Path) -> list[str]:
     """One model; raises what the checker raises, and where the old runtime fails."""
     task = realdata.TASKS[model]
     x = task.prepare(task.read("test").images[:IMAGES])
@@ -47,8 +48,9 @@ def row(model: str, python: Path) -> list[str]:
         onnxopt.decompress(FOLDER / f"{model}.onnxopt.onnx", plain)
         onnx.checker.check_model(str(plain), full_check=True)
         np.save(inputs, x)
-        command = [str(python), "-c", RUN, *map(str, (plain, inputs, outputs))]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", RUN, *map(str, (plain, inputs, outputs))]
+        env = {**os.environ, "PYTHONPATH": str(packages)}
+        done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
         session = onnxruntime.InferenceSession(str(plain), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         newest = np.concatenate([session.run(None, {name: one[None]})[0] for one in x])
@@ -61,10 +63,10 @@ def row(model: str, python: Path) -> list[str]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Integer models in the oldest runtime; rewrites docs/integers.md.")
-    parser.add_argument("--python", type=Path, default=PYTHON, help="an interpreter that has it")
+    parser.add_argument("--packages", type=Path, default=PACKAGES, help="a folder that has it")
     parser.add_argument("--print", action="store_true", help="print the table, leave docs/integers.md alone")
     arguments = parser.parse_args()
-    rows = [row(model, arguments.python) for model in MODELS if (FOLDER / f"{model}.onnxopt.onnx").is_file()]
+    rows = [row(model, arguments.packages) for model in MODELS if (FOLDER / f"{model}.onnxopt.onnx").is_file()]
     text = markdown(["model", "oldest", "newest", "the same first class", "noise/signal"], "lllrr", rows)
     if arguments.print:
         print(text)
