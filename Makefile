@@ -58,7 +58,7 @@ pytest: build/installed-dev
 	$(BIN)/pytest
 
 pytest-all: build/installed-dev
-	$(BIN)/pytest -m "not alone" -n $(JOBS) --durations=10
+	$(BIN)/pytest -m "not alone" -n $(JOBS) --dist worksteal --durations=10
 	$(BIN)/pytest -m alone --durations=5
 
 # Rewrites the generated tables in README.md.
