@@ -55,7 +55,8 @@ native-test:
 	ctest --test-dir build/sanitized --output-on-failure
 
 pytest: build/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow and not alone" -n $(JOBS) --dist worksteal
+	$(BIN)/pytest -m "alone and not slow"
 
 pytest-all: build/installed-dev
 	$(BIN)/pytest -m "not alone" -n $(JOBS) --dist worksteal --durations=10
