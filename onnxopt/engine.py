@@ -38,7 +38,6 @@ from onnxopt.graph import (
     neighbours,
     normalise,
     raised,
-    rectifiers,
     split,
     step_of_value,
     strip,
@@ -173,11 +172,6 @@ class Engine:
         self._rounded = {value: pair.step() for value, pair in rounded.items()}
         self._integers = {**dict.fromkeys(biases, 0), **dict.fromkeys(weights, bits)}
 
-    @property
-    def rectifiers(self) -> list[str]:
-        """Values that depthwise convolutions can make in the place of a PRelu."""
-        return rectifiers(self.graph.model)
-
     def spread(self, values: Iterable[str]) -> None:
         """From now on plans have depthwise convolutions make these values."""
         self._spread = tuple(values)
@@ -240,7 +234,10 @@ class Engine:
     def _values(self, rounded: Mapping[str, Step]) -> dict[str, Step]:
         """What is decided on values, these roundings among it."""
         every = dict.fromkeys((*rounded, *self._spread, *self._equalized))
-        return {one: step_of_value(one in self._equalized, one in self._spread, rounded.get(one)) for one in every}
+        return {
+            one: step_of_value(rounded.get(one), equalized=one in self._equalized, depthwise=one in self._spread)
+            for one in every
+        }
 
     def build(self, plan: Plan, advance: Advance) -> Built:
         """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxopt.benchmark import time_ratio
+from onnxopt.benchmark import Paired, time_ratio
 from onnxopt.calibration import one_sample
-from onnxopt.engine import LARGEST_INLINE, Progress
+from onnxopt.data import Array
+from onnxopt.engine import LARGEST_INLINE, Engine, Progress
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import step_of_value
 from onnxopt.plan import Plan
 from onnxopt.result import Rectifiers
 from onnxopt.tuner import Tuner
@@ -18,23 +22,33 @@ _SECONDS = 60.0
 
 
 def hasten(tuner: Tuner, progress: Progress) -> Rectifiers | None:
-    """From now on the tuner's plans have depthwise convolutions for PRelu, where that saves time; None without any.
-
-    Raises OnnxoptError where the model with them does not run.
-    """
+    """From now on the tuner's plans have depthwise convolutions for PRelu, where that saves time; None without any."""
     engine = tuner.engine
-    values = engine.rectifiers
+    values = engine.graph.rectifiers
     if not values or tuner.calibration is None or engine.source.size > LARGEST_INLINE:
         return None
-    sample = one_sample(engine.graph.model, tuner.calibration).feeds
+    try:
+        time = _compared(tuner.engine, values, one_sample(engine.graph.model, tuner.calibration).feeds, progress)
+    except OnnxoptError as error:
+        return Rectifiers(False, len(values), str(error), None)
+    if not (time.significant and time.ratio < 1):
+        reason = f"the model takes {time.ratio:.3f}x the time with convolutions ({time.low:.3f} to {time.high:.3f})"
+        return Rectifiers(False, len(values), reason, time)
+    engine.spread(values)
+    return Rectifiers(True, len(values), "", time)
+
+
+def _compared(engine: Engine, values: Sequence[str], sample: Mapping[str, Array], progress: Progress) -> Paired:
+    """The time of the whole model with convolutions against without."""
+
+    def advance(share: float) -> None:
+        progress("running in turns, with convolutions for PRelu and without", 0.4 * share)
+
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder) / "convolutions.onnx", Path(folder) / "rectifiers.onnx"
-        for path, chosen in zip(paths, (values, []), strict=True):
-            engine.spread(chosen)
-            path.write_bytes(engine.plain(Plan(engine.source.sha256)))
-        found = time_ratio(*paths, [dict(sample)], _SECONDS, lambda share: progress(
-            "running in turns, with convolutions for PRelu and without", 0.4 * share))  # fmt: skip
-    time = replace(found, path="with convolutions for PRelu", against="without")
-    kept = time.significant and time.ratio < 1
-    engine.spread(values if kept else ())
-    return Rectifiers(kept, len(values), time)
+        for path, chosen in zip(paths, (values, ()), strict=True):
+            path.write_bytes(
+                engine.plain(Plan(engine.source.sha256, dict.fromkeys(chosen, step_of_value(depthwise=True))))
+            )
+        found = time_ratio(*paths, [dict(sample)], _SECONDS, advance)
+    return replace(found, path="with convolutions for PRelu", against="without")

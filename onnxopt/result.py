@@ -160,8 +160,11 @@ class Rectifiers:
     kept: bool
     """Whether they are."""
     nodes: int
-    time: Paired
-    """The whole model with convolutions against without, as `onnxopt benchmark` compares two."""
+    reason: str
+    """Why they are not; empty where they are."""
+    time: Paired | None
+    """The whole model with convolutions against without, as `onnxopt benchmark` compares two; None where it does not
+    run with them."""
 
 
 @dataclass(frozen=True, slots=True)

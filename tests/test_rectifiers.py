@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,13 @@ import onnxopt
 from onnxopt import Contract, OnnxoptError, blocks, factoring, integers, rectifiers
 from onnxopt.benchmark import Paired
 from onnxopt.cleanup import clean
-from onnxopt.graph import Graph, embed, normalise
+from onnxopt.engine import Engine
+from onnxopt.graph import Graph, embed, normalise, read
 from onnxopt.leaf import tensor_of
+from onnxopt.overrides import Overrides
+from onnxopt.report import html
+from onnxopt.report.json import to_json
+from onnxopt.tuner import Tuner
 
 X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
@@ -116,8 +122,28 @@ def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, floa
     plain = onnxopt.decompress(output)
     assert any(node.op_type == "PRelu" for node in plain.graph.node) == (ratio > 1)
     assert ("bent" in done.plan.steps) == (ratio < 1)
+    assert bool(done.rectifiers.reason) == (ratio > 1)
+    assert ("1 PRelu run as" in html.render(json.loads(to_json(done)))) == (ratio < 1)
     error = np.linalg.norm(run(plain) - run(model())) / np.linalg.norm(run(model()))
     assert error < 0.1
+
+
+def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_ratio(path: Path, *_: object) -> Paired:
+        raise OnnxoptError(f"{path}: does not load")
+
+    monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
+    path = tmp_path / "model.onnx"
+    onnx.save(model(), path)
+    engine = Engine(read(path), False, "balanced", 2**30, lambda what, share: None)
+    tuner = Tuner(engine, Contract(error=0.05), Overrides())
+    tuner.calibrate(data, None)
+    found = rectifiers.hasten(tuner, lambda what, share: None)
+    assert found is not None
+    assert not found.kept
+    assert "does not load" in found.reason
+    assert "bent" not in engine.plan(1.0, Overrides()).steps
+    engine.close(keep=False)
 
 
 def test_a_plan_repeats_it(tmp_path: Path, clock: dict[str, float]) -> None:

@@ -15,7 +15,6 @@ from onnxopt.graph.normal import normalise
 from onnxopt.graph.outer import embed, join, split, wrap
 from onnxopt.graph.pairs import Pair
 from onnxopt.graph.quantized import Quantized
-from onnxopt.graph.rectifiers import rectifiers
 from onnxopt.graph.strip import strip
 from onnxopt.graph.trace import Kernel, trace
 from onnxopt.graph.units import Kind, Unit, is_quantized, runs_in_integers, units
@@ -57,7 +56,6 @@ __all__ = [
     "probed",
     "raised",
     "read",
-    "rectifiers",
     "rounding",
     "runs_in_integers",
     "settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -146,9 +147,14 @@ class Graph:
 
         Raises OnnxoptError where there is none, or its slopes are not those of channels.
         """
-        if value not in rectifiers(self.model):
+        if value not in self.rectifiers:
             raise OnnxoptError(f"plan, value {value!r}: no PRelu with slopes by channel makes it of images")
         self.depthwise.add(value)
+
+    @cached_property
+    def rectifiers(self) -> list[str]:
+        """Values that depthwise convolutions can make in the place of a PRelu."""
+        return rectifiers(self.model)
 
     def keep_integers(self, path: str) -> None:
         """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""

@@ -15,7 +15,7 @@ from onnxopt.plan import Step
 _EQUALIZE, _DEPTHWISE = "equalize", "depthwise"
 
 
-def step_of_value(equalized: bool, depthwise: bool, rounding: Step | None) -> Step:
+def step_of_value(rounding: Step | None = None, *, equalized: bool = False, depthwise: bool = False) -> Step:
     """All that is decided on one value; at least one thing is."""
     step = rounding
     for name, wanted in ((_DEPTHWISE, depthwise), (_EQUALIZE, equalized)):

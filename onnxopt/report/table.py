@@ -110,8 +110,9 @@ def _headline(result: Result) -> Text:
 
 def _rectifiers(found: Rectifiers) -> Text:
     """What they are now, and what that does to the model's time."""
-    done = f"{found.nodes} PRelu run as depthwise convolutions" if found.kept else f"{found.nodes} PRelu stay"
-    return Text(f"{done}: {found.time}", style="bold" if found.kept else "yellow")
+    if found.kept:
+        return Text(f"{found.nodes} PRelu run as depthwise convolutions: {found.time}", style="bold")
+    return Text(f"{found.nodes} PRelu stay: {found.reason}", style="yellow")
 
 
 def _facts(result: Result) -> RenderableType:
