@@ -17,9 +17,10 @@ from onnxopt import Contract, OnnxoptError, blocks, factoring, integers, rectifi
 from onnxopt.benchmark import Paired
 from onnxopt.cleanup import clean
 from onnxopt.engine import Engine
-from onnxopt.graph import Graph, embed, normalise, read
+from onnxopt.graph import Graph, Pair, embed, normalise, read
 from onnxopt.leaf import tensor_of
 from onnxopt.overrides import Overrides
+from onnxopt.plan import Plan, Step
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 from onnxopt.tuner import Tuner
@@ -144,6 +145,32 @@ def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "does not load" in found.reason
     assert "bent" not in engine.plan(1.0, Overrides()).steps
     engine.close(keep=False)
+
+
+def test_integers_read_what_convolutions_make(tmp_path: Path) -> None:
+    """A layer in integers behind them gets the same numbers."""
+    path = tmp_path / "model.onnx"
+    onnx.save(model(), path)
+    engine = Engine(read(path), False, "balanced", 2**30, lambda what, share: None)
+    engine.modernise()
+    steps = {
+        "w2": Step.parse("fixedpoint{bits=7} > integers"),
+        "bent": Pair.over(-20, 40, "uint8").step(),
+        "y": Pair.over(-150, 150, "uint8").step(),
+    }
+    made = []
+    for values in ([], ["bent"]):
+        engine.spread(values)
+        made.append(onnx.load_model_from_string(engine.plain(Plan(engine.source.sha256, steps))))
+    engine.close(keep=False)
+    for one, prelu in zip(made, (True, False), strict=True):
+        ops = [node.op_type for node in one.graph.node]
+        assert ops.count("DequantizeLinear") >= 3
+        assert ("PRelu" in ops) == prelu
+    without, convolutions = (run(one) for one in made)
+    assert np.mean(without != convolutions) < 0.02  # sums that two kernels round to either side of a half
+    assert np.abs(without - convolutions).max() < 2
+    assert np.linalg.norm(convolutions - run(model())) < 0.1 * np.linalg.norm(convolutions)
 
 
 def test_a_plan_repeats_it(tmp_path: Path, clock: dict[str, float]) -> None:
