@@ -13,8 +13,8 @@ from math import exp, inf, log, log2, sqrt
 MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
 _STRIDE = 4.0
-_FLAT = 0.05
-"""Change of excess over a stride: with less, what is left is not the weights' noise."""
+_FLAT, _STRIDES = 0.05, 2
+"""Change of excess over so many strides, each of them: with less, what is left is not the weights' noise."""
 _NARROW = 1.06
 """Slopes that are this near to each other give files that differ by about one percent."""
 
@@ -175,7 +175,7 @@ def _cross(
     low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
     high: tuple[float, float] | None = None
     best: Trial | None = None
-    slope = start
+    slope, flat = start, 0
     for _ in range(most):
         trial = measure(slope)
         over = excess(trial)
@@ -183,8 +183,10 @@ def _cross(
             best = trial
         if enough <= over <= 0 and enough < 0:
             return best
-        if rising and enough < 0 and high is not None and low is None and over > _FLAT > high[1] - over:
-            return best  # a finer slope changes nothing any more
+        if rising and enough < 0 and high is not None and low is None:
+            flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0
+            if flat == _STRIDES:
+                return best  # a finer slope changes nothing any more
         if (over > 0) == rising:
             high = (slope, over)
         else:

@@ -180,3 +180,11 @@ def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
 
     assert search.meet_error(measure, 0.01, 0.05) is None
     assert len(tried) < MOST_TRIALS / 2
+
+
+def test_an_error_that_rises_once_on_its_way_down_is_no_floor() -> None:
+    """As a detector's was on made-up images, where its outputs are nearly zero."""
+    seen = iter((0.638, 3.957, 0.293, 0.156, 0.155, 0.071, 0.033, 0.039, 0.027, 0.030, 0.0199))
+    best = search.meet_error(lambda slope: Trial(slope, 1000, next(seen), None), 0.01, 0.02)
+    assert best is not None
+    assert best.error == 0.0199
