@@ -28,7 +28,7 @@ def hasten(tuner: Tuner, progress: Progress) -> Rectifiers | None:
     if not values or tuner.calibration is None or engine.source.size > LARGEST_INLINE:
         return None
     try:
-        time = _compared(tuner.engine, values, one_sample(engine.graph.model, tuner.calibration).feeds, progress)
+        time = _compared(engine, values, one_sample(engine.graph.model, tuner.calibration).feeds, progress)
     except OnnxoptError as error:
         return Rectifiers(False, len(values), str(error), None)
     if not (time.significant and time.ratio < 1):

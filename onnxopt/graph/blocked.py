@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxopt.graph.normal import fresh, subgraphs
+from onnxopt.graph.normal import fresh, names_taken, set_nodes, subgraphs
 from onnxopt.leaf import Blocked, Leaf
 
 _DOMAIN = "com.microsoft"
@@ -58,8 +58,7 @@ def insert(model: onnx.ModelProto, leaves: dict[str, Leaf]) -> None:
     blocked = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, Blocked)}
     if not blocked:
         return
-    taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
-    taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
+    taken = names_taken(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -76,9 +75,7 @@ def insert(model: onnx.ModelProto, leaves: dict[str, Leaf]) -> None:
         added.name = scales
         _describe(added, TensorProto.FLOAT, stored.index.shape)
         nodes += _product(model, node, leaf, scales, taken)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model.graph, nodes)
     if all(one.domain != _DOMAIN for one in model.opset_import):
         model.opset_import.add(domain=_DOMAIN, version=1)
 

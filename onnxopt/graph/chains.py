@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normal import names_taken, set_nodes, subgraphs
 from onnxopt.leaf import Array
 
 Chain = Callable[[NodeProto], list[NodeProto]]
@@ -37,8 +37,7 @@ def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], cha
     Raises OnnxoptError, before anything is changed, where a name of the chains is taken.
     """
     initializers = {t.name: t for t in model.graph.initializer}
-    taken = {*initializers, *(value.name for value in model.graph.input)}
-    taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
+    taken = names_taken(model)
     replaced = users(model, path)
     chains = [chain(node) for node in replaced]
     made = [name for nodes in chains for node in nodes[:-1] for name in node.output]
@@ -48,11 +47,11 @@ def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], cha
     left = {name for node in replaced for name in node.input}
     waiting = iter(chains)
     nodes = [one for node in model.graph.node for one in (next(waiting) if path in node.input else [node])]
-    _set_nodes(model.graph, nodes)
+    set_nodes(model.graph, nodes)
     left -= {name for graph in subgraphs(model.graph) for node in graph.node for name in node.input}
     left -= {value.name for graph in subgraphs(model.graph) for value in graph.output}
     # What only the replaced nodes read: a Flatten that their chains look through.
-    _set_nodes(model.graph, [node for node in model.graph.node if not left.issuperset(node.output)])
+    set_nodes(model.graph, [node for node in model.graph.node if not left.issuperset(node.output)])
     for name, array in tensors.items():
         tensor = initializers.get(name) or model.graph.initializer.add()
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
@@ -210,9 +209,3 @@ def _along(attribute: onnx.AttributeProto, axes: Collection[int]) -> onnx.Attrib
     rank = len(attribute.ints) // (2 if attribute.name == "pads" else 1)
     values = [v if i % rank in axes else neutral[attribute.name] for i, v in enumerate(attribute.ints)]
     return helper.make_attribute(attribute.name, values) if axes else None
-
-
-def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[NodeProto]) -> None:
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -40,6 +40,20 @@ def fresh(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}.{number}"
     taken.add(name)
     return name
+
+
+def names_taken(model: onnx.ModelProto) -> set[str]:
+    """What a new value of the model cannot be called."""
+    taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
+    taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
+    return taken
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """The graph has these nodes from now on, some of which it may have had before."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def normalise(model: onnx.ModelProto) -> None:

@@ -16,7 +16,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.modern import OPSET, version
-from onnxopt.graph.normal import fresh, subgraphs
+from onnxopt.graph.normal import fresh, names_taken, subgraphs
 from onnxopt.graph.units import Unit, runs_in_integers, units
 from onnxopt.leaf import Array, Leaf, Scaled, step_of
 from onnxopt.plan import Step
@@ -148,9 +148,7 @@ class _Surgery:
         running = {i: one for i, one in self._units.items() if runs_in_integers(one, pairs, weights)}
         self._running = running
         self._made = {unit.output for unit in running.values() if unit.output in pairs}
-        graph = model.graph
-        self._taken = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        self._taken.update(name for one in subgraphs(graph) for node in one.node for name in node.output)
+        self._taken = names_taken(model)
         self._named: dict[str, str] = {}
         """What constants are called, by what they hold."""
         self._small: dict[str, Array] = {}

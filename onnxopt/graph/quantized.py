@@ -11,7 +11,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxopt.graph.modern import version
-from onnxopt.graph.normal import fresh, subgraphs
+from onnxopt.graph.normal import fresh, names_taken, set_nodes
 from onnxopt.leaf import Array
 
 _TYPES = ((np.dtype("int8"), 10), (np.dtype("uint8"), 10), (np.dtype("int16"), 21), (np.dtype("uint16"), 21))
@@ -94,8 +94,7 @@ def insert(model: onnx.ModelProto, values: Mapping[str, Quantized]) -> None:
     user, need not be told.
     """
     opset = version(model)
-    taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
-    taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
+    taken = names_taken(model)
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         nodes.append(node)
@@ -105,9 +104,7 @@ def insert(model: onnx.ModelProto, values: Mapping[str, Quantized]) -> None:
                 node.output[index] = chain[0].input[0]
                 nodes += chain
                 model.graph.initializer.extend(constants)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model.graph, nodes)
 
 
 def _chain(value: str, wanted: list[_Operation], taken: set[str]) -> tuple[list[NodeProto], list[TensorProto]]:

@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxopt.graph.modern import IMAGES, ranks
-from onnxopt.graph.normal import fresh, subgraphs
+from onnxopt.graph.normal import fresh, names_taken, set_nodes
 
 
 def rectifiers(model: onnx.ModelProto) -> list[str]:
@@ -43,22 +43,20 @@ def spread(model: onnx.ModelProto, values: Collection[str]) -> None:
     """Makes convolutions of the PRelu nodes that make these values, in place."""
     if not values:
         return
-    taken = {name for graph in subgraphs(model.graph) for node in graph.node for name in node.output}
-    taken |= {tensor.name for tensor in model.graph.initializer} | {value.name for value in model.graph.input}
+    taken = names_taken(model)
     channels = {tensor.name: prod(tensor.dims) for tensor in model.graph.initializer}
     one = fresh("@one", taken)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), one))
-    nodes = []
+    nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.op_type != "PRelu" or node.output[0] not in values:
-            nodes.append(NodeProto.FromString(node.SerializeToString()))
+            nodes.append(node)
             continue
         shape = fresh(f"{node.output[0]}@shape", taken)
         dims = np.array([channels[node.input[1]], 1, 1, 1], np.int64)
         model.graph.initializer.append(numpy_helper.from_array(dims, shape))
         nodes += _pieces(node, shape, one, int(dims[0]), taken)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    set_nodes(model.graph, nodes)
 
 
 def _pieces(node: NodeProto, shape: str, one: str, channels: int, taken: set[str]) -> Iterator[NodeProto]:
