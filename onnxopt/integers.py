@@ -232,9 +232,9 @@ class _Search:
         return Found(self._other, best, self._result(placement, best, ""))
 
     def _place(self, placement: Placement, wires: list[str]) -> None:
-        inside = [self._units[i] for i in placement.integers]
-        weights = {unit.weight for unit in inside if unit.weight is not None}
-        biases = {unit.bias for unit in inside if unit.bias is not None}
+        inside = [self._units[i] for i in sorted(placement.integers)]
+        weights = [unit.weight for unit in inside if unit.weight is not None]
+        biases = [unit.bias for unit in inside if unit.bias is not None]
         self._engine.place(self._pairs(placement, wires), weights, biases, self._target.bits)
 
     def _pairs(self, placement: Placement, wires: list[str]) -> dict[str, Pair]:
@@ -288,7 +288,7 @@ class _Search:
         steps: dict[str, Step] = {}
         if placement is not None:
             grid = Step("fixedpoint", (("bits", 7),), Step("integers"))
-            weights = [unit.weight for i in placement.integers if (unit := self._units[i]).weight is not None]
+            weights = [unit.weight for i in sorted(placement.integers) if (unit := self._units[i]).weight is not None]
             steps = {weight: grid for weight in weights if weight is not None}
             kind = Target.of(None).activations  # times are this machine's, and so must the kernels be
             steps |= {v: Pair.over(*pair.reach, kind).step() for v, pair in self._pairs(placement, wires).items()}

@@ -1,0 +1,60 @@
+"""A change that is to change no behaviour changes no byte: plans and files of every goal, against recorded digests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import realdata
+import replaying
+
+KNOWN = json.loads(replaying.RECORDED.read_text()).get(replaying.environment())
+recorded_here = pytest.mark.skipif(
+    KNOWN is None,
+    reason=f"nothing is recorded for {replaying.environment()}; `python tests/replaying.py --record` of a commit that "
+    "is known to be good does it",
+)
+
+
+def _replays(name: str, goal: str, folder: Path) -> None:
+    got = replaying.replayed(replaying.made(name, folder), goal, folder, replaying.data_for(name, folder))
+    assert got == KNOWN[f"{name} {goal}"]
+
+
+@recorded_here
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", replaying.GOALS)
+@pytest.mark.parametrize("name", replaying.MODELS)
+def test_models_of_our_own(name: str, goal: str, tmp_path: Path) -> None:
+    _replays(name, goal, tmp_path)
+
+
+@recorded_here
+@pytest.mark.skipif(
+    not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", replaying.GOALS)
+@pytest.mark.parametrize("name", ["lenet5", "kws_dscnn"])
+def test_real_models(name: str, goal: str, tmp_path: Path) -> None:
+    """Two of the six that `python tests/replaying.py --check --shared` replays, which takes minutes."""
+    _replays(name, goal, tmp_path)
+
+
+@pytest.mark.parametrize("goal", ["speed", "activations", "size"])
+def test_other_hashes_give_the_same_bytes(goal: str, tmp_path: Path) -> None:
+    """Sets of strings are in another order in every process; nothing may follow it."""
+    script = (
+        "import json, sys, pathlib, replaying; folder = pathlib.Path(sys.argv[2]); "
+        "print(json.dumps(replaying.replayed(replaying.made('residual', folder), sys.argv[1], folder)))"
+    )
+    found = []
+    for seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(replaying.HERE)}
+        command = [sys.executable, "-c", script, goal, str(tmp_path)]
+        found.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert found[0] == found[1]
