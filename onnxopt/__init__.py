@@ -3,12 +3,12 @@
 from importlib.metadata import version
 
 from onnxopt.api import apply, optimize, plan
-from onnxopt.archive import decompress, inspect, verify
-from onnxopt.contract import Contract
 from onnxopt.errors import Missed, OnnxoptError
-from onnxopt.evaluation import Evaluation, evaluate
-from onnxopt.result import Result
-from onnxopt.runtime import load, register
+from onnxopt.measure.evaluation import Evaluation, evaluate
+from onnxopt.results.result import Result
+from onnxopt.runtime.archive import decompress, inspect, verify
+from onnxopt.runtime.session import load, register
+from onnxopt.spec.contract import Contract
 
 __version__ = version("onnxopt")
 

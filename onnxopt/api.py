@@ -14,21 +14,25 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from onnxopt import manager, memory, native, search
-from onnxopt.contract import Contract
+from onnxopt import native
+from onnxopt.build import execute_plan
+from onnxopt.build.workspace import Workspace
 from onnxopt.data import CannotRun, Spec, input_scale, quiet_session, synthetic
-from onnxopt.engine import Engine, Progress
 from onnxopt.errors import Missed, OnnxoptError, first_line
 from onnxopt.graph import Source, is_compressed, is_equalized, is_for_value, read, rounding
-from onnxopt.overrides import Overrides
-from onnxopt.plan import Plan
-from onnxopt.recipes import Recipe
-from onnxopt.rectifiers import hasten
-from onnxopt.reference import Reference
-from onnxopt.result import Check, Result, Stage
-from onnxopt.search import Trial
-from onnxopt.tuner import Tuner
-from onnxopt.ways import ANOTHER, said, ways_to, wish_of
+from onnxopt.measure import memory
+from onnxopt.results.result import Check, Result, Stage
+from onnxopt.search import slope as search
+from onnxopt.search.contract_search import ContractSearch
+from onnxopt.search.evaluator import Evaluator
+from onnxopt.search.slope import Trial
+from onnxopt.spec.contract import Contract
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Plan
+from onnxopt.spec.progress import Progress
+from onnxopt.spec.recipes import Recipe
+from onnxopt.strategies.prelu import hasten
+from onnxopt.strategies.ways import ANOTHER, said, ways_to, wish_of
 
 MAX_RAM = 2**29
 """Bytes that statistics may take at a time, where the user does not say."""
@@ -55,7 +59,7 @@ def plan(
     with _engine(_plain(model), lossless, "balanced", max_ram, progress) as engine:
         if lossless:
             return Plan(engine.source.sha256)
-        tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
+        tuner = ContractSearch(engine, contract, overrides or Overrides(), recipe)
         tuner.calibrate(data, None)
         best, met = tuner.run()
         if not met:
@@ -117,7 +121,7 @@ def optimize(
     with _engine(source, lossless, prefer, max_ram, progress, detailed) as engine:
         if lossless:
             return _finish(engine, Plan(source.sha256), Path(output), started)
-        tuner = Tuner(engine, contract, overrides or Overrides(), recipe)
+        tuner = ContractSearch(engine, contract, overrides or Overrides(), recipe)
         tuner.calibrate(data, evaluation)
         report: dict[str, Any] = {}
         if wish is not None and wish.goal and wish.goal.timed:
@@ -176,11 +180,11 @@ def apply(
         equalized = {value for value, step in values.items() if is_equalized(step)}
         if equalized or any(rounding(step) for step in values.values()):
             engine.modernise()
-        chains = manager.chains_of(plan)
+        chains = execute_plan.chains_of(plan)
         if not plan.data:
-            engine.factor(chains)
+            engine.factorise(chains)
             return _finish(engine, plan, Path(output), started)
-        tuner = Tuner(engine, Contract(), Overrides())
+        tuner = ContractSearch(engine, Contract(), Overrides())
         tuner.calibrate(data, None, chains, equalized)
         if engine.data != plan.data:
             raise OnnxoptError(
@@ -192,9 +196,9 @@ def apply(
 @contextmanager
 def _engine(
     source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress | None, detailed: bool = False
-) -> Iterator[Engine]:
+) -> Iterator[Workspace]:
     """What it measured is forgotten once all went well, and kept for another try where it did not."""
-    engine = Engine(source, lossless, prefer, max_ram, progress or (lambda what, share: None), detailed)
+    engine = Workspace(source, lossless, prefer, max_ram, progress or (lambda what, share: None), detailed)
     try:
         yield engine
     except BaseException:
@@ -212,11 +216,11 @@ def _plain(model: str | os.PathLike[str]) -> Source:
 
 
 def _finish(
-    engine: Engine,
+    engine: Workspace,
     plan: Plan,
     output: Path,
     started: float,
-    tuner: Tuner | None = None,
+    tuner: ContractSearch | None = None,
     contract: Contract | None = None,
     kept: Trial | None = None,
     met: bool = True,
@@ -241,7 +245,7 @@ def _finish(
     engine.progress(writing, 0.9)
     built = engine.build(plan, lambda share: engine.progress(writing, 0.9 + 0.05 * share))
     checked: Check | None = None
-    reference: Reference | None = None
+    reference: Evaluator | None = None
     not_checked, most = "", contract.max_drop if contract else None
 
     def check(path: Path) -> None:
@@ -297,7 +301,7 @@ def _finish(
     )
 
 
-def _stages(engine: Engine, plan: Plan, last: Stage, reference: Reference | None) -> tuple[Stage, ...]:
+def _stages(engine: Workspace, plan: Plan, last: Stage, reference: Evaluator | None) -> tuple[Stage, ...]:
     """Of a plan whose `last` is known; none where it has one stage only."""
     names = max(([one.name for one in step] for step in plan.steps.values()), key=len, default=[])
     stages = []
@@ -310,15 +314,15 @@ def _stages(engine: Engine, plan: Plan, last: Stage, reference: Reference | None
     return tuple(stages) if len(stages) > 1 else ()
 
 
-def _reference(engine: Engine, tuner: Tuner | None) -> tuple[str, Reference]:
+def _reference(engine: Workspace, tuner: ContractSearch | None) -> tuple[str, Evaluator]:
     """The original on what the file is checked on, and the name of that. Raises CannotRun where the original does."""
     if tuner:
         if tuner.check is None:
             raise CannotRun(tuner.not_calibrated)
-        return tuner.check.name, Reference(tuner.session, tuner.check, tuner.metric)
+        return tuner.check.name, Evaluator(tuner.session, tuner.check, tuner.metric)
     try:
         session = quiet_session(str(engine.source.path))
         data = synthetic(session, input_scale(engine.source.model), _CHECKED)
-        return data.name, Reference(session, data)
+        return data.name, Evaluator(session, data)
     except Exception as error:  # our CannotRun, or whatever the runtime says about the user's own model
         raise CannotRun(first_line(error)) from error

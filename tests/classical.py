@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import realdata
 
-from onnxopt.cache import Cache
-from onnxopt.calibration import Statistics, calibrate
-from onnxopt.cleanup import clean
+from onnxopt.calibration.cache import Cache
+from onnxopt.calibration.collect import Statistics, calibrate
+from onnxopt.calibration.stats import Stats
 from onnxopt.data import open_data, quiet_session
+from onnxopt.encoding import values_of
 from onnxopt.graph import Graph, Site, normalise
-from onnxopt.leaf import values_of
+from onnxopt.graph.cleanup import clean
 from onnxopt.passes import Pass
-from onnxopt.stats import Stats
 
 Array = np.ndarray[Any, Any]
 

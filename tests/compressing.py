@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnxopt import container
+from onnxopt.build import container
+from onnxopt.calibration.stats import Stats
 from onnxopt.graph import Graph, Quantized, normalise, split, wrap
-from onnxopt.passes.nbits import NBits
-from onnxopt.stats import Stats
+from onnxopt.passes.quantise.nbits import NBits
 
 
 def compressed(

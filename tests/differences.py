@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.graph.gradient import Gradient
+from onnxopt.graph.autodiff import Gradient
 
 Array = np.ndarray[Any, Any]
 node = helper.make_node

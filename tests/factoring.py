@@ -12,10 +12,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import helper
 
+from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
 from onnxopt.data import quiet_session
 from onnxopt.graph import Graph, normalise
 from onnxopt.passes import Structural
-from onnxopt.stats import Moments, Stats, factor
 
 Array = np.ndarray[Any, Any]
 FULL = 1e-5
@@ -72,7 +72,7 @@ def statistics(graph: Graph, path: str, x: Array) -> Stats:
     rows = linear.inputs(x, 10**9, np.random.default_rng(0)).astype(np.float64)
     mean = rows.mean(1)
     centred = rows - mean[:, None] if linear.bias else rows
-    feedback, variance = factor(centred.swapaxes(1, 2) @ centred / rows.shape[1], 1e-6)
+    feedback, variance = cholesky_feedback(centred.swapaxes(1, 2) @ centred / rows.shape[1], 1e-6)
     power = np.square(centred).mean(1).astype(np.float32)
     moments = Moments(mean, power, feedback, variance, rows[:, :0].astype(np.float32))
     outputs = centred @ linear.matrix(graph.values(path)).swapaxes(1, 2)

@@ -28,9 +28,13 @@ from test_pairs import residual
 from test_rectifiers import model as prelu
 
 import onnxopt
-from onnxopt import Contract, OnnxoptError, blocks, factoring, integers, rectifiers
-from onnxopt.benchmark import Paired
-from onnxopt.recipes import Recipe
+from onnxopt import Contract, OnnxoptError
+from onnxopt.measure.benchmark import SpeedRatio
+from onnxopt.spec.recipes import Recipe
+from onnxopt.strategies import int8 as integers
+from onnxopt.strategies import low_rank as factoring
+from onnxopt.strategies import prelu as rectifiers
+from onnxopt.strategies import weight_only as blocks
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tools"))
@@ -94,15 +98,15 @@ class Clock:
             found[node.name] = found.get(node.name, 0.0) + ms
         return found
 
-    def ratios(self, paths: Sequence[Path], against: Path, *_: object) -> list[Paired]:
+    def ratios(self, paths: Sequence[Path], against: Path, *_: object) -> list[SpeedRatio]:
         *times, whole = self.milliseconds([path.read_bytes() for path in (*paths, against)], {})
         return [self._paired(str(path), str(against), ms / whole) for path, ms in zip(paths, times, strict=True)]
 
-    def ratio(self, path: Path, against: Path, *_: object) -> Paired:
+    def ratio(self, path: Path, against: Path, *_: object) -> SpeedRatio:
         return self.ratios([path], against)[0]
 
-    def _paired(self, path: str, against: str, ratio: float) -> Paired:
-        return Paired(path, against, ratio, 0.99 * ratio, 1.01 * ratio, abs(ratio - 1) > 0.01, True)
+    def _paired(self, path: str, against: str, ratio: float) -> SpeedRatio:
+        return SpeedRatio(path, against, ratio, 0.99 * ratio, 1.01 * ratio, abs(ratio - 1) > 0.01, True)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from attacks.make_attacks import HERE, attacks
 from onnx import TensorProto, helper
 
 import onnxopt
-from onnxopt import cli, container, native
+from onnxopt import cli, native
+from onnxopt.build import container
 from onnxopt.errors import ContainerError
 from onnxopt.graph import wrap
 

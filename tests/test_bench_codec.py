@@ -14,8 +14,9 @@ import bench_codec
 from bench_codec import Setting, Size
 from generated import END, rewrite
 
-from onnxopt import container, native
-from onnxopt.leaf import Scaled
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import Affine
 
 
 def weight(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -52,7 +53,7 @@ def test_entropy_of_known_distributions() -> None:
 @pytest.mark.parametrize("shape", [(64, 16, 3, 3), (1100, 1000)])
 def test_the_writers_choice_is_what_the_container_holds(shape: tuple[int, ...]) -> None:
     w, setting = weight(*shape), Setting(0, 4)
-    leaf = Scaled(bench_codec.integers(w, 0, setting).reshape(shape), np.zeros(1, np.int16), 0, np.dtype(np.float32))
+    leaf = Affine(bench_codec.integers(w, 0, setting).reshape(shape), np.zeros(1, np.int16), 0, np.dtype(np.float32))
     with native.Container(container.write(b"", {"w": leaf}, "")) as stored:
         assert bench_codec.tensor_size(w, 0, setting).chosen == stored.entries[-1].coded_size
 

@@ -21,12 +21,12 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from onnxopt import OnnxoptError, cli
-from onnxopt.benchmark import Latency, benchmark, milliseconds, time_ratio
-from onnxopt.benchmark.energy import Rapl
-from onnxopt.benchmark.latency import PROCESSES, latency, log_ratios, paired, take_turns
-from onnxopt.benchmark.machine import cpu
-from onnxopt.benchmark.profile import time_by_op
-from onnxopt.benchmark.worker import Worker
+from onnxopt.measure.benchmark import Latency, benchmark, milliseconds, time_ratio
+from onnxopt.measure.benchmark.energy import Rapl
+from onnxopt.measure.benchmark.latency import PROCESSES, latency, log_ratios, paired, take_turns
+from onnxopt.measure.benchmark.machine import cpu
+from onnxopt.measure.benchmark.profile import time_by_op
+from onnxopt.measure.benchmark.worker import Worker
 from onnxopt.report.benchmark import words
 
 pytestmark = pytest.mark.alone

@@ -14,13 +14,14 @@ import pytest
 from builders import model, weights
 from onnx import helper
 
-from onnxopt import blocks, manager
-from onnxopt.benchmark import Paired
-from onnxopt.contract import Contract
-from onnxopt.engine import Engine
+from onnxopt.build import execute_plan
+from onnxopt.build.workspace import Workspace
 from onnxopt.graph import read
-from onnxopt.overrides import Overrides
-from onnxopt.tuner import Tuner
+from onnxopt.measure.benchmark import SpeedRatio
+from onnxopt.search.contract_search import ContractSearch
+from onnxopt.spec.contract import Contract
+from onnxopt.spec.overrides import Overrides
+from onnxopt.strategies import weight_only as blocks
 
 Array = np.ndarray[Any, Any]
 
@@ -40,12 +41,12 @@ def large() -> onnx.ModelProto:
 
 
 @contextmanager
-def searched(folder: Path, rules: str = "", contract: Contract | None = None) -> Iterator[tuple[Tuner, Any]]:
+def searched(folder: Path, rules: str = "", contract: Contract | None = None) -> Iterator[tuple[ContractSearch, Any]]:
     """A tuner that has found the coarsest file of little noise."""
     onnx.save(large(), folder / "m.onnx")
     np.save(folder / "x.npy", weights(256, 128, seed=5) @ weights(128, 128, seed=6) * 0.1)
-    engine = Engine(read(folder / "m.onnx"), False, "balanced", 2**30, lambda what, share: None)
-    tuner = Tuner(engine, contract or Contract(error=0.1), Overrides.parse(rules))
+    engine = Workspace(read(folder / "m.onnx"), False, "balanced", 2**30, lambda what, share: None)
+    tuner = ContractSearch(engine, contract or Contract(error=0.1), Overrides.parse(rules))
     tuner.calibrate(folder / "x.npy", None)
     best, met = tuner.run()
     assert met
@@ -64,9 +65,9 @@ def clocks(monkeypatch: pytest.MonkeyPatch, times: Sequence[float], ratio: float
         seen.append(list(models))
         return list(times)
 
-    def time_ratio(path: Path, against: Path, *_: object) -> Paired:
+    def time_ratio(path: Path, against: Path, *_: object) -> SpeedRatio:
         seen.append([path.read_bytes(), against.read_bytes()])
-        return Paired(str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, True, True)
+        return SpeedRatio(str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, True, True)
 
     monkeypatch.setattr(blocks, "milliseconds", milliseconds)
     monkeypatch.setattr(blocks, "time_ratio", time_ratio)
@@ -133,4 +134,4 @@ def test_what_rules_decide_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.
     ):
         (attempt,) = found.attempts()
         assert [one.path for one in attempt.blocks.layers] == ["w2"]
-        assert manager.has_slope(attempt.tuner.plan(attempt.best))
+        assert execute_plan.has_slope(attempt.tuner.plan(attempt.best))

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import onnxopt
-from onnxopt import OnnxoptError, calibration
-from onnxopt.cache import Cache
-from onnxopt.calibration import Statistics
+from onnxopt import OnnxoptError
+from onnxopt.calibration import collect
+from onnxopt.calibration.cache import Cache
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
 from onnxopt.data import input_scale, open_data, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
-from onnxopt.stats import Moments, Stats, factor
 
 Array = np.ndarray[Any, Any]
 MUCH = 2**30
@@ -44,7 +45,7 @@ class Calibrated:
 
     def measure(self, max_ram: int) -> Statistics:
         self.cache = Cache(str(self.folder))
-        return calibration.calibrate(
+        return collect.calibrate(
             self.graph, list(self.sites.values()), self.data, self.cache, max_ram, self.told.append
         )
 
@@ -58,10 +59,10 @@ class Calibrated:
 
     def values(self, name: str, samples: Array) -> Array:
         """What the model computes for `name`."""
-        exposing = onnx.ModelProto()
-        exposing.CopyFrom(self.graph.model)
-        exposing.graph.output.add(name=name)
-        return np.asarray(quiet_session(exposing.SerializeToString()).run([name], {"x": samples})[0])
+        expose = onnx.ModelProto()
+        expose.CopyFrom(self.graph.model)
+        expose.graph.output.add(name=name)
+        return np.asarray(quiet_session(expose.SerializeToString()).run([name], {"x": samples})[0])
 
 
 def vectors(samples: int, width: int) -> Array:
@@ -89,7 +90,7 @@ def test_with_feedback_errors_cost_what_the_second_moment_says(inputs: int, grou
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((groups, 3 * inputs, inputs)) @ rng.standard_normal((groups, inputs, inputs))
     second, damping = x.swapaxes(1, 2) @ x / (3 * inputs), 0.01
-    feedback, variance = factor(second.copy(), damping)
+    feedback, variance = cholesky_feedback(second.copy(), damping)
     assert not np.tril(feedback).any()
     own = rng.standard_normal((groups, 5, inputs))
     whole = own - own @ feedback  # what each column was given by those before was taken off its error
@@ -106,7 +107,7 @@ def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-4, atol=1e-5)
     second = x.T @ x / len(x)  # no bias follows, so the mean counts
     np.testing.assert_allclose(moments.power[0], np.diag(second), rtol=1e-4)
-    feedback, variance = factor(second[None].copy(), calibration.DAMPING)
+    feedback, variance = cholesky_feedback(second[None].copy(), collect.DAMPING)
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-2)
     assert moments.feedback is not None
     np.testing.assert_allclose(moments.feedback, feedback, rtol=1e-2, atol=1e-3)
@@ -183,8 +184,8 @@ def same(a: Stats, b: Stats, gains: float = 1e-3) -> None:
 
 def test_memory_changes_nothing_but_the_number_of_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
-    measure = calibration._measure_inputs
-    monkeypatch.setattr(calibration, "_measure_inputs", lambda *a: (runs.append(len(a[1])), measure(*a)))
+    measure = collect._measure_inputs
+    monkeypatch.setattr(collect, "_measure_inputs", lambda *a: (runs.append(len(a[1])), measure(*a)))
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     much = Calibrated(cnn(), samples, tmp_path / "much")
     assert runs == [3]
@@ -204,10 +205,10 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
 
 
 def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_HOLD_BACK", 1)  # none: which ones depends on how they are cut
+    monkeypatch.setattr(collect, "_HOLD_BACK", 1)  # none: which ones depends on how they are cut
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     whole = Calibrated(cnn(), samples, tmp_path / "whole")
-    monkeypatch.setattr(calibration, "_PIECE", 1)
+    monkeypatch.setattr(collect, "_PIECE", 1)
     cut = Calibrated(cnn(), samples, tmp_path / "cut")
     for path in ("w1", "w2", "w3"):
         same(whole.of(path), cut.of(path), gains=0.3)  # estimated by a random projection for each piece
@@ -220,9 +221,9 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     def none(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(calibration, "_measure_inputs", none)
-    monkeypatch.setattr(calibration.Probe, "error", none)
-    monkeypatch.setattr(calibration, "Gradient", none)
+    monkeypatch.setattr(collect, "_measure_inputs", none)
+    monkeypatch.setattr(collect.Probe, "error", none)
+    monkeypatch.setattr(collect, "Gradient", none)
     wanted = {path: found.of(path).gain for path in found.sites}
     found.cache.close(keep=True)
     again = found.measure(MUCH)
@@ -277,7 +278,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         onnxopt.optimize(source, other, progress=interrupt)
     assert list((tmp_path / "cache").rglob("*.npz"))
     assert not other.exists()
-    monkeypatch.setattr(calibration, "_measure_inputs", None)  # nobody needs it any more
+    monkeypatch.setattr(collect, "_measure_inputs", None)  # nobody needs it any more
     onnxopt.optimize(source, other)
     assert other.read_bytes() == small.read_bytes()
     assert not list((tmp_path / "cache" / "onnxopt").iterdir())
@@ -389,7 +390,7 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
     graph = Graph(made)
     data = synthetic(quiet_session(made.SerializeToString()), input_scale(made), 32)
     sites = list(graph.sites())
-    statistics = calibration.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
+    statistics = collect.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
     for site in sites:
         stats = statistics.of(site, graph.values(site.path))
         assert np.isfinite(stats.gain)

@@ -13,17 +13,18 @@ from classical import Array, Calibrated, applied, entropy, matrices, needs_data,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt import container, manager, native
+from onnxopt import encoding, native
+from onnxopt.build import container, execute_plan
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import Encoding, values_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Site
-from onnxopt.kmeans import Init, cluster, even
-from onnxopt.leaf import Leaf, Shared, values_of
 from onnxopt.passes import PASSES, Pass, Skip
-from onnxopt.passes.codebook import Codebook
-from onnxopt.passes.fixedpoint import FixedPoint
-from onnxopt.passes.prune import Prune
-from onnxopt.plan import Plan, Step
-from onnxopt.stats import Stats
+from onnxopt.passes.math.kmeans import Init, cluster, even
+from onnxopt.passes.quantise.codebook import Codebook
+from onnxopt.passes.quantise.fixedpoint import FixedPoint
+from onnxopt.passes.quantise.prune import Prune
+from onnxopt.spec.plan import Plan, Step
 
 INITS = st.sampled_from(get_args(Init))
 FINE = 1e-3
@@ -181,7 +182,7 @@ def test_ten_million_weights_take_seconds() -> None:
 # ---- the pass ------------------------------------------------------------------------------------------------------
 
 
-def leaf_of(w: Array, *passes: Pass) -> Leaf:
+def leaf_of(w: Array, *passes: Pass) -> Encoding:
     graph, site = one_weight(w)
     for one in passes:
         one.apply(graph, site, Stats())
@@ -200,8 +201,8 @@ def test_a_grid_is_stored_as_a_table(w: Array, k: int, grid: float) -> None:
     check_table(leaf_of(w, Codebook(k, grid=grid)), w, k)
 
 
-def check_table(leaf: Leaf, w: Array, k: int) -> None:
-    assert isinstance(leaf, Shared)
+def check_table(leaf: Encoding, w: Array, k: int) -> None:
+    assert isinstance(leaf, encoding.Codebook)
     assert leaf.table.dtype == w.dtype
     assert len(np.unique(leaf.table)) == len(leaf.table) <= k
     assert leaf.index.shape == w.shape
@@ -236,11 +237,11 @@ def test_passes_in_any_order(steps: tuple[Pass, ...]) -> None:
 @pytest.mark.parametrize("keep", [1.0, 0.12])
 def test_its_bits_are_the_files(price: float, keep: float) -> None:
     leaf = leaf_of(weights(500, 800), Prune(keep=keep), Codebook(entropy=price))
-    assert isinstance(leaf, Shared)
+    assert isinstance(leaf, encoding.Codebook)
     assert coded_bits(leaf) == pytest.approx(entropy(leaf.index), rel=0.01)
 
 
-def coded_bits(leaf: Leaf) -> float:
+def coded_bits(leaf: Encoding) -> float:
     """Bits a weight of the container's entry."""
     with native.Container(container.write(b"", {"w": leaf}, "{}")) as stored:
         (entry,) = (entry for entry in stored.entries if entry.name == "w")
@@ -337,16 +338,16 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
     for price in (1e-11, 1e-10, 1e-9):
         found.applied(site, Codebook(hessian=True, entropy=price))
         leaf = found.graph.leaf(site.path)
-        assert isinstance(leaf, Shared)
+        assert isinstance(leaf, encoding.Codebook)
         assert coded_bits(leaf) <= 1.01 * entropy(leaf.index), price
 
 
 # ---- one table for several weights ---------------------------------------------------------------------------------
 
 
-def run_plan(found: Calibrated, step: str) -> dict[str, Leaf]:
+def run_plan(found: Calibrated, step: str) -> dict[str, Encoding]:
     steps = {site.path: Step.parse(step) for site in found.sites}
-    manager.run(found.graph, Plan("", steps), found.statistics)
+    execute_plan.run(found.graph, Plan("", steps), found.statistics)
     return {site.path: found.graph.leaf(site.path) for site in found.sites}
 
 
@@ -357,8 +358,8 @@ def test_a_group_shares_one_table(before: str, how: str, tmp_path: Path) -> None
     alone = run_plan(found, f"{before}codebook{{{how}}}")
     leaves = run_plan(found, f'{before}codebook{{{how},group="all"}}')
     first, second = leaves.values()
-    assert isinstance(first, Shared)
-    assert isinstance(second, Shared)
+    assert isinstance(first, encoding.Codebook)
+    assert isinstance(second, encoding.Codebook)
     assert first.table.tobytes() == second.table.tobytes()
     counts = sum(np.bincount(leaf.index.ravel(), minlength=len(first.table)) for leaf in (first, second))
     assert (counts > 0).all()
@@ -386,7 +387,7 @@ def test_groups_of_other_names_keep_apart(tmp_path: Path) -> None:
     found = small(tmp_path)
     first, second = found.sites
     steps = {first.path: Step.parse('codebook{k=8,group="a"}'), second.path: Step.parse('codebook{k=8,group="b"}')}
-    manager.run(found.graph, Plan("", steps), found.statistics)
+    execute_plan.run(found.graph, Plan("", steps), found.statistics)
     for site in found.sites:
         index, table = cluster(found.graph.values(site.path).astype(np.float64), 8)
         np.testing.assert_allclose(values_of(found.graph.leaf(site.path)), table[index], rtol=1e-6)

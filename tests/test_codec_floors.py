@@ -21,7 +21,8 @@ import realdata
 from bench_codec import RANS_GOAL, Setting, goal
 
 import onnxopt
-from onnxopt import container, native
+from onnxopt import native
+from onnxopt.build import container
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import train_digits
 
 from onnxopt import Contract, OnnxoptError, cli
-from onnxopt.compare import ENGINE, Systems, compare, front
-from onnxopt.recipes import Recipe
 from onnxopt.report.compare import render
-from onnxopt.search import Trial
+from onnxopt.search.slope import Trial
+from onnxopt.spec.recipes import Recipe
+from onnxopt.studies.compare import ENGINE, Systems, compare, front
 
 pytestmark = pytest.mark.slow
 

@@ -13,18 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxopt import container, native
-from onnxopt.leaf import STORABLE, Leaf, Scaled, Shared, nearest_log_step, step_of, values_of
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, nearest_log_step, step_of, values_of
 
 
-def read_back(leaves: dict[str, Leaf], **options: str) -> native.Container:
+def read_back(leaves: dict[str, Encoding], **options: str) -> native.Container:
     return native.Container(container.write(b"model", leaves, "{}", **options))
 
 
-def scaled(shape: tuple[int, ...], axis: int, dtype: str = "float32", seed: int = 0) -> Scaled:
+def scaled(shape: tuple[int, ...], axis: int, dtype: str = "float32", seed: int = 0) -> Affine:
     rng = np.random.default_rng(seed)
     q = np.rint(rng.laplace(0, 4, shape)).astype(np.int32)
-    return Scaled(q, rng.integers(-40, 20, shape[axis]).astype(np.int16), axis, np.dtype(dtype))
+    return Affine(q, rng.integers(-40, 20, shape[axis]).astype(np.int16), axis, np.dtype(dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
@@ -41,13 +42,13 @@ def test_scaled_values_are_what_the_leaf_says(shape: tuple[int, ...], axis: int,
 
 def test_one_scale_may_serve_all() -> None:
     q = np.arange(-50, 50, dtype=np.int32)
-    leaf = Scaled(q, np.array([-7], np.int16), 0, np.dtype(np.float32))
+    leaf = Affine(q, np.array([-7], np.int16), 0, np.dtype(np.float32))
     assert read_back({"b": leaf}).decode()["b"].tobytes() == leaf.values().tobytes()
 
 
 def test_equal_scales_are_stored_once() -> None:
     one, other = scaled((16, 9), 0), scaled((16, 9), 0, seed=1)
-    bias = Scaled(np.arange(16, dtype=np.int32), one.k, 0, np.dtype(np.float32))
+    bias = Affine(np.arange(16, dtype=np.int32), one.k, 0, np.dtype(np.float32))
     stored = read_back({"w": one, "v": other, "b": bias})
     assert [entry.hidden for entry in stored.entries] == [True, False, True, False, False]
     assert stored.decode()["b"].tobytes() == bias.values().tobytes()
@@ -56,7 +57,7 @@ def test_equal_scales_are_stored_once() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_shared_values_come_from_the_table(dtype: str) -> None:
     rng = np.random.default_rng(0)
-    leaf = Shared(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
+    leaf = Codebook(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
     assert read_back({"w": leaf}).decode()["w"].tobytes() == leaf.values().tobytes()
 
 
@@ -65,10 +66,10 @@ def test_shared_values_come_from_the_table(dtype: str) -> None:
 def test_any_density_comes_back(values: np.ndarray[Any, np.dtype[np.int32]], prefer: str) -> None:
     """As integers, as a grid, and as shared values."""
     index, table = np.unique(values % 256, return_inverse=True)[::-1]
-    leaves: dict[str, Leaf] = {
+    leaves: dict[str, Encoding] = {
         "integers": np.resize(values, (2, values.size)),
-        "grid": Scaled(values >> 8, np.zeros(1, np.int16), 0, np.dtype(np.float32)),
-        "shared": Shared(index.reshape(values.shape).astype(np.int32), table.astype(np.float32)),
+        "grid": Affine(values >> 8, np.zeros(1, np.int16), 0, np.dtype(np.float32)),
+        "shared": Codebook(index.reshape(values.shape).astype(np.int32), table.astype(np.float32)),
     }
     got = read_back(leaves, prefer=prefer).decode()
     assert all(got[name].tobytes() == values_of(leaf).tobytes() for name, leaf in leaves.items())
@@ -95,7 +96,7 @@ def test_names_plan_and_model_are_kept() -> None:
 
 
 def test_values_crc_is_that_of_the_decoded_weights() -> None:
-    leaves: dict[str, Leaf] = {"w": scaled((30, 40), 0), "x": weights(70)}
+    leaves: dict[str, Encoding] = {"w": scaled((30, 40), 0), "x": weights(70)}
     stored = read_back(leaves)
     crc = 0
     for leaf in leaves.values():
@@ -105,12 +106,12 @@ def test_values_crc_is_that_of_the_decoded_weights() -> None:
 
 @pytest.mark.parametrize("prefer", native.PREFERENCES)
 def test_two_writes_give_the_same_bytes(prefer: str) -> None:
-    leaves: dict[str, Leaf] = {"w": scaled((200, 300), 0), "x": weights(70, 80)}
+    leaves: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": weights(70, 80)}
     assert container.write(b"m", leaves, "{}", prefer) == container.write(b"m", leaves, "{}", prefer)
 
 
 def test_preferences_keep_their_word() -> None:
-    leaves: dict[str, Leaf] = {"w": scaled((400, 500), 0)}
+    leaves: dict[str, Encoding] = {"w": scaled((400, 500), 0)}
     sizes = {prefer: len(container.write(b"m", leaves, "{}", prefer)) for prefer in native.PREFERENCES}
     assert sizes["smallest"] <= sizes["balanced"] <= sizes["fastest"]
 

@@ -114,9 +114,9 @@ INTERRUPTED = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start its background jobs deaf to it
 from onnxopt.cli import main
-from onnxopt.engine import Engine
+from onnxopt.build.workspace import Workspace
 
-load, wanted = Engine.load, sys.argv.pop(1)
+load, wanted = Workspace.load, sys.argv.pop(1)
 
 def slow(engine, path):
     if path.suffix == wanted:
@@ -124,7 +124,7 @@ def slow(engine, path):
         time.sleep(60)
     return load(engine, path)
 
-Engine.load = slow
+Workspace.load = slow
 main()
 """
 

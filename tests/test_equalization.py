@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.data import quiet_session
-from onnxopt.graph import exposing
-from onnxopt.graph.equalization import channel_peaks, equalize, neighbours
+from onnxopt.graph import expose
+from onnxopt.graph.rewrite.equalise import channel_peaks, equalize, neighbours
 
 Array = np.ndarray[Any, Any]
 Made = tuple[onnx.ModelProto, Array]
@@ -102,7 +102,7 @@ def copied(made: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def run(made: onnx.ModelProto, x: Array, value: str = "y") -> Array:
-    return np.asarray(quiet_session(exposing(made, [value])).run(None, {"x": x})[0])
+    return np.asarray(quiet_session(expose(made, [value])).run(None, {"x": x})[0])
 
 
 def equalized(made: onnx.ModelProto, x: Array) -> tuple[onnx.ModelProto, int]:

@@ -29,9 +29,9 @@ import onnxopt
 from onnxopt import cli
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
-from onnxopt.evaluation import Classification, Evaluation, evaluate
-from onnxopt.evaluation.classification import Counts, answers
-from onnxopt.evaluation.intervals import paired, share
+from onnxopt.measure.evaluation import Classification, Evaluation, evaluate
+from onnxopt.measure.evaluation.classification import Counts, answers
+from onnxopt.measure.evaluation.intervals import paired, share
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 

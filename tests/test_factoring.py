@@ -15,11 +15,14 @@ from builders import model, weights
 from onnx import helper
 
 import onnxopt
-from onnxopt import Contract, Missed, OnnxoptError, Result, api, blocks, cli, factoring, integers
-from onnxopt.benchmark import Paired
-from onnxopt.plan import Step
+from onnxopt import Contract, Missed, OnnxoptError, Result, api, cli
+from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.report import html
 from onnxopt.report.json import to_json
+from onnxopt.spec.plan import Step
+from onnxopt.strategies import int8 as integers
+from onnxopt.strategies import low_rank as factoring
+from onnxopt.strategies import weight_only as blocks
 
 pytestmark = pytest.mark.slow
 
@@ -76,11 +79,13 @@ class Machine:
         graphs = [onnx.ModelProto.FromString(content).graph for content in models]
         return [1e-6 * sum(int(np.prod(t.dims)) for t in g.initializer) + self.layer * len(g.node) for g in graphs]
 
-    def time_ratio(self, path: Path, against: Path, feeds: object, seconds: float, advance: object) -> Paired:
+    def time_ratio(self, path: Path, against: Path, feeds: object, seconds: float, advance: object) -> SpeedRatio:
         names = {t.name for t in onnx.load(path).graph.initializer}
         self.compared.append({name for name in names if "@" in name})
         ratio = self.ratios.pop(0) if len(self.ratios) > 1 else self.ratios[0]
-        return Paired(str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, ratio < 0.99 or ratio > 1.01, True)
+        return SpeedRatio(
+            str(path), str(against), ratio, ratio - 0.01, ratio + 0.01, ratio < 0.99 or ratio > 1.01, True
+        )
 
 
 @pytest.fixture
@@ -92,7 +97,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(integers, "milliseconds", one.milliseconds)
     monkeypatch.setattr(blocks, "milliseconds", lambda models, feeds: [1.0] * len(models))
     monkeypatch.setattr(
-        integers, "time_ratios", lambda *_: [Paired("in integers", "in floats", 1.0, 0.9, 1.1, False, True)]
+        integers, "time_ratios", lambda *_: [SpeedRatio("in integers", "in floats", 1.0, 0.9, 1.1, False, True)]
     )
     return one
 
@@ -228,7 +233,7 @@ def test_a_given_size_gets_less_noise(low_rank: Path, data: Path) -> None:
 
 
 def test_what_the_user_decided_is_no_layer_to_choose_for(low_rank: Path, data: Path) -> None:
-    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "wide"\nmax_bits = 6')
+    rules = onnxopt.spec.overrides.Overrides.parse('[[rule]]\nmatch = "wide"\nmax_bits = 6')
     result = optimized(low_rank, data, "size", overrides=rules)
     assert result.factoring is not None
     assert [one.path for one in result.factoring.layers] == ["narrow"]
@@ -236,7 +241,7 @@ def test_what_the_user_decided_is_no_layer_to_choose_for(low_rank: Path, data: P
 
 def test_chains_of_rules_stay(low_rank: Path, data: Path) -> None:
     """A rule's chain for the narrow layer, and one that is chosen for the wide one."""
-    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "narrow"\nstep = "svd{rank=9}"')
+    rules = onnxopt.spec.overrides.Overrides.parse('[[rule]]\nmatch = "narrow"\nstep = "svd{rank=9}"')
     result = optimized(low_rank, data, "size", overrides=rules)
     assert result.factoring is not None
     assert result.factoring.kept
@@ -252,7 +257,7 @@ def test_chains_of_rules_stay(low_rank: Path, data: Path) -> None:
 def test_contradictions(low_rank: Path, tmp_path: Path) -> None:
     for more, message in (
         ({"lossless": True}, "--lossless and --for contradict"),
-        ({"recipe": onnxopt.recipes.Recipe.open("deep-compression")}, "--recipe and --for contradict"),
+        ({"recipe": onnxopt.spec.recipes.Recipe.open("deep-compression")}, "--recipe and --for contradict"),
     ):
         with pytest.raises(OnnxoptError, match=message):
             onnxopt.optimize(low_rank, tmp_path / "small.onnx", goal="size", **more)  # type: ignore[arg-type]

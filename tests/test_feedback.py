@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnxopt import manager, native
-from onnxopt.cache import Cache
-from onnxopt.calibration import Statistics, calibrate
+from onnxopt import native
+from onnxopt.build import execute_plan
+from onnxopt.calibration.cache import Cache
+from onnxopt.calibration.collect import Statistics, calibrate
+from onnxopt.calibration.stats import Stats
 from onnxopt.data import open_data, quiet_session
+from onnxopt.encoding import Affine, step_of, values_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, normalise
-from onnxopt.leaf import Scaled, step_of, values_of
-from onnxopt.passes.feedback import _RATE, Feedback
-from onnxopt.plan import Plan, Step
-from onnxopt.stats import Stats
+from onnxopt.passes.quantise.feedback import _RATE, Feedback
+from onnxopt.spec.plan import Plan, Step
 
 Array = np.ndarray[Any, Any]
 
@@ -51,15 +52,15 @@ def noise(error: Array, stats: Stats) -> float:
     return float(np.square(made).sum() * stats.gain)
 
 
-def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Scaled:
+def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Affine:
     graph.reset()
     decision.apply(graph, site, stats)
     leaf = graph.leaves[site.path]
-    assert isinstance(leaf, Scaled)
+    assert isinstance(leaf, Affine)
     return leaf
 
 
-def steps_of(leaf: Scaled) -> Array:
+def steps_of(leaf: Affine) -> Array:
     """The step of every weight."""
     shape = [-1 if axis == leaf.axis else 1 for axis in range(leaf.q.ndim)]
     return np.broadcast_to(step_of(leaf.k).astype(np.float64).reshape(shape), leaf.q.shape)
@@ -93,7 +94,7 @@ def test_the_promise_is_kept(measured: tuple[Graph, Statistics], slope: float) -
     graph, statistics = measured
     graph.reset()
     plan = Plan("", {site.path: Feedback(slope).step() for site in graph.sites()})
-    promised = [event for event in manager.run(graph, plan, statistics) if event.predicted is not None]
+    promised = [event for event in execute_plan.run(graph, plan, statistics) if event.predicted is not None]
     assert promised
     for event in promised:
         assert event.predicted is not None
@@ -106,7 +107,7 @@ def test_finer_slopes_make_less_noise(measured: tuple[Graph, Statistics]) -> Non
     for path in [site.path for site in graph.sites()]:
         found = []
         for slope in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
-            (event,) = manager.run(graph, Plan("", {path: Feedback(slope).step()}), statistics)
+            (event,) = execute_plan.run(graph, Plan("", {path: Feedback(slope).step()}), statistics)
             found.append(event.error)
         assert found == sorted(found, reverse=True), path
 
@@ -142,8 +143,8 @@ def test_integers_keep_to_max_bits(bits: int, slope: float, seed: int) -> None:
 def test_max_bits_hold_with_statistics_too(measured: tuple[Graph, Statistics], bits: int) -> None:
     graph, statistics = measured
     plan = Plan("", {site.path: Step("feedback", (("slope", 1e-12), ("max_bits", bits))) for site in graph.sites()})
-    manager.run(graph, plan, statistics)
-    leaves = {path: leaf for path, leaf in graph.leaves.items() if isinstance(leaf, Scaled)}
+    execute_plan.run(graph, plan, statistics)
+    leaves = {path: leaf for path, leaf in graph.leaves.items() if isinstance(leaf, Affine)}
     assert leaves
     for path, leaf in leaves.items():
         assert np.abs(leaf.q).max() < 2 ** (bits - 1), path
@@ -159,7 +160,7 @@ def test_what_cannot_be_quantized_is_left_with_a_reason(values: Array, reason: s
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     made = model([node], {"w": values.astype(np.float32)}, {"x": ["n", 8]}, {"y": ["n", 8]})
     graph = Graph(made)
-    (event,) = manager.run(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
+    (event,) = execute_plan.run(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
     assert reason in event.reason
     assert not graph.leaves
 

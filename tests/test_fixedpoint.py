@@ -11,14 +11,15 @@ from classical import Array, applied, matrices, one_weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxopt import encoding
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import Affine
 from onnxopt.errors import OnnxoptError
-from onnxopt.leaf import Scaled, Shared
 from onnxopt.passes import PASSES, Skip
-from onnxopt.passes.codebook import Codebook
-from onnxopt.passes.fixedpoint import FixedPoint
-from onnxopt.passes.prune import Prune
-from onnxopt.plan import Step
-from onnxopt.stats import Stats
+from onnxopt.passes.quantise.codebook import Codebook
+from onnxopt.passes.quantise.fixedpoint import FixedPoint
+from onnxopt.passes.quantise.prune import Prune
+from onnxopt.spec.plan import Step
 
 
 def reference(values: list[float], bits: int) -> list[Fraction]:
@@ -49,7 +50,7 @@ def test_steps_of_eight_bits(largest: float, step: float) -> None:
     graph, site = one_weight(w)
     FixedPoint(8).apply(graph, site, Stats())
     leaf = graph.leaf("w")
-    assert isinstance(leaf, Scaled)
+    assert isinstance(leaf, Affine)
     assert leaf.q.flat[0] == -round(largest / step)
     assert leaf.values().flat[0] == -round(largest / step) * step
 
@@ -70,7 +71,7 @@ def test_zeros_stay_zeros_and_tables_stay_tables() -> None:
     for one in (Prune(keep=0.3), Codebook(16), FixedPoint(6)):
         one.apply(graph, site, Stats())
     leaf = graph.leaf("w")
-    assert isinstance(leaf, Shared)
+    assert isinstance(leaf, encoding.Codebook)
     assert not leaf.values()[pruned == 0].any()
     shared = applied(w, Prune(keep=0.3), Codebook(16))
     assert (leaf.values() == applied(shared, FixedPoint(6))).all()

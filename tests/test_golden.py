@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from golden import values
 
-from onnxopt import container, native
-from onnxopt.leaf import values_of
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import values_of
 
 NAMES = sorted(values.files())
 

@@ -12,9 +12,9 @@ from builders import FLOAT, branches, lstm, mlp, weights
 from differences import build, check, node, opened, project, session, shift, slopes, spread
 from onnx import TensorProto, numpy_helper
 
+from onnxopt.calibration.stats import Probe
 from onnxopt.graph import normalise
-from onnxopt.graph.gradient import Gradient
-from onnxopt.stats import Probe
+from onnxopt.graph.autodiff import Gradient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from onnxopt.graph.gradient.tape import RULES
+from onnxopt.graph.autodiff.tape import RULES
 
 TESTED: set[str] = set()
 

@@ -12,10 +12,10 @@ from builders import ALL, cnn, mlp, model, weights, zipmap
 from onnx import helper
 
 from onnxopt import Contract, OnnxoptError, decompress, load, optimize, verify
-from onnxopt.cleanup import clean
 from onnxopt.data import quiet_session, runnable_feeds
 from onnxopt.graph import normalise, read, split
-from onnxopt.overrides import Overrides
+from onnxopt.graph.cleanup import clean
+from onnxopt.spec.overrides import Overrides
 
 
 def outputs(source: onnx.ModelProto | Path) -> list[object]:
@@ -271,7 +271,7 @@ def test_float16_models_stay_float16(tmp_path: Path) -> None:
 def test_a_container_too_large_for_protobuf_lies_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxopt.engine.LARGEST_INLINE", 1000)
+    monkeypatch.setattr("onnxopt.build.workspace.LARGEST_INLINE", 1000)
     source, small, plain = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "plain.onnx"
     onnx.save(mlp(128), source)
     result = optimize(source, small)

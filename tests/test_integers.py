@@ -16,11 +16,14 @@ from onnx import helper
 from test_pairs import X, kernels, residual
 
 import onnxopt
-from onnxopt import Contract, Missed, OnnxoptError, Result, blocks, cli, factoring, integers
-from onnxopt.benchmark import Paired
+from onnxopt import Contract, Missed, OnnxoptError, Result, cli
+from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.report import html
 from onnxopt.report.json import to_json
-from onnxopt.target import TARGETS, Target
+from onnxopt.spec.target import TARGETS, Target
+from onnxopt.strategies import int8 as integers
+from onnxopt.strategies import low_rank as factoring
+from onnxopt.strategies import weight_only as blocks
 
 Array = np.ndarray[Any, Any]
 
@@ -45,10 +48,10 @@ class Machine:
 
     def time_ratios(
         self, paths: Sequence[Path], against: Path, feeds: object, seconds: float, advance: object
-    ) -> list[Paired]:
+    ) -> list[SpeedRatio]:
         ratio = self.ratio
         bounds = ratio - 0.01, ratio + 0.01, abs(ratio - 1) > 0.01, True
-        return [Paired(str(path), str(against), ratio, *bounds) for path in paths]
+        return [SpeedRatio(str(path), str(against), ratio, *bounds) for path in paths]
 
 
 @pytest.fixture
@@ -78,12 +81,12 @@ def optimized(source: Path, data: Path | None, error: float = 0.1, **more: Any) 
     return onnxopt.optimize(source, source.with_name("small.onnx"), Contract(error=error), data=data, **more)
 
 
-def plain(result: Result) -> onnx.ModelProto:
+def to_plain_model(result: Result) -> onnx.ModelProto:
     return onnxopt.decompress(result.output)
 
 
 def types(result: Result) -> dict[str, int]:
-    return {tensor.name: tensor.data_type for tensor in plain(result).graph.initializer}
+    return {tensor.name: tensor.data_type for tensor in to_plain_model(result).graph.initializer}
 
 
 def running(result: Result) -> set[str]:
@@ -100,7 +103,7 @@ def test_layers_run_in_integers_where_that_is_faster(source: Path, data: Path, t
     assert {"conv1", "conv2", "add", "depthwise", "gemm"} <= running(result)
     assert found.time is not None and found.time.ratio == 0.5
     assert result.check is not None and result.check.found.error <= 0.1
-    counted = kernels(plain(result), tmp_path)
+    counted = kernels(to_plain_model(result), tmp_path)
     assert counted["QLinearConv"] == 3 and counted["QGemm"] == 1 and not counted["Conv"]
     assert {types(result)[name] for name in ("w1", "w2", "w3", "w4")} == {onnx.TensorProto.INT8}
     assert result.factoring is None  # no few layers take all the time
@@ -161,10 +164,10 @@ def test_activations_round_every_layer(source: Path, data: Path, target: str, bi
     assert found is not None and found.kept and not found.goal and found.time is None
     assert found.type == TARGETS[target].activations.replace("8", str(bits))
     assert running(result) == {one.path for one in found.layers}
-    weight = max(float(np.abs(onnx.numpy_helper.to_array(t)).max()) for t in plain(result).graph.initializer
+    weight = max(float(np.abs(onnx.numpy_helper.to_array(t)).max()) for t in to_plain_model(result).graph.initializer
                  if t.name in ("w1", "w2", "w3", "w4"))  # fmt: skip
     assert weight < 2 ** (TARGETS[target].bits - 1)
-    onnx.checker.check_model(plain(result))
+    onnx.checker.check_model(to_plain_model(result))
 
 
 @pytest.mark.slow
@@ -191,7 +194,7 @@ def test_a_contract_that_cannot_be_met_writes_nothing(source: Path, data: Path) 
 
 
 def test_what_the_user_decided_stays_float(source: Path, data: Path) -> None:
-    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "w2"\nskip = true')
+    rules = onnxopt.spec.overrides.Overrides.parse('[[rule]]\nmatch = "w2"\nskip = true')
     result = optimized(source, data, activations=8, overrides=rules)
     assert "conv2" not in running(result)
     assert types(result)["w2"] == onnx.TensorProto.FLOAT
@@ -210,7 +213,7 @@ def test_old_operators_are_brought_up_to_date(tmp_path: Path) -> None:
     onnx.save(old, tmp_path / "old.onnx")
     result = optimized(tmp_path / "old.onnx", None, activations=8)
     assert {"conv1", "conv2", "gemm"} <= running(result)
-    assert max(one.version for one in plain(result).opset_import) >= 13
+    assert max(one.version for one in to_plain_model(result).opset_import) >= 13
 
 
 @pytest.mark.parametrize("make", [branches, cnn])
@@ -235,12 +238,12 @@ def test_transformer_like_products_take_integers(tmp_path: Path) -> None:
     onnx.save(model(nodes, tensors, {"x": ["n", 5, 32]}, {"y": ["n", 5, 16]}), tmp_path / "product.onnx")
     result = optimized(tmp_path / "product.onnx", None, activations=8)
     assert running(result) == {"first", "second"}
-    counted = kernels(plain(result), tmp_path)
+    counted = kernels(to_plain_model(result), tmp_path)
     assert counted["MatMul"] == 0
 
 
 def test_a_model_in_integers_is_never_rounded_again(source: Path, data: Path, tmp_path: Path) -> None:
-    onnx.save(plain(optimized(source, data, activations=8)), tmp_path / "pairs.onnx")
+    onnx.save(to_plain_model(optimized(source, data, activations=8)), tmp_path / "pairs.onnx")
     result = optimized(tmp_path / "pairs.onnx", data, goal="speed")
     assert result.integers is not None
     assert result.integers.reason == "it has integers already, which are kept as they are"
@@ -292,7 +295,7 @@ def test_the_command_and_the_page(
 
 
 def test_parts_of_chains_run_in_integers(source: Path, data: Path) -> None:
-    rules = onnxopt.overrides.Overrides.parse('[[rule]]\nmatch = "w1"\nstep = "svd{rank=6}"')
+    rules = onnxopt.spec.overrides.Overrides.parse('[[rule]]\nmatch = "w1"\nstep = "svd{rank=6}"')
     result = optimized(source, data, 0.3, activations=8, overrides=rules)
     assert {"conv2", "depthwise", "gemm"} <= running(result)
     assert {"w1@u", "w1@v"} <= {event.path for event in result.events}

@@ -43,10 +43,10 @@ def check(made: onnx.ModelProto, x: Array, y: str = "y", path: str = "w") -> Non
     assert back.shape == w.shape
     assert np.array_equal(back, w)
     found = products(linear, w, x)
-    exposing = onnx.ModelProto()
-    exposing.CopyFrom(made)
-    exposing.graph.output.add(name=y)
-    wanted = quiet_session((made if y == "y" else exposing).SerializeToString()).run([y], {"x": x})[0]
+    expose = onnx.ModelProto()
+    expose.CopyFrom(made)
+    expose.graph.output.add(name=y)
+    wanted = quiet_session((made if y == "y" else expose).SerializeToString()).run([y], {"x": x})[0]
     wanted = np.moveaxis(wanted, linear.channel_axis, -1)
     if found.shape[1] != wanted.shape[-1]:  # a batch of weights: the outputs of all of them lie on one axis
         found = found.reshape(-1, wanted.shape[-1])

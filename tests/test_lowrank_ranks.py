@@ -14,18 +14,18 @@ from factoring import Array, convolutions, correlated, factored, graph_of, one_n
 from hypothesis import assume, given, settings
 from onnx import helper
 
-from onnxopt import manager
-from onnxopt.calibration import Statistics
+from onnxopt.build import execute_plan
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Stats
 from onnxopt.errors import OnnxoptError
-from onnxopt.events import Chain
 from onnxopt.graph import macs
 from onnxopt.passes import STRUCTURAL, Skip, Structural
-from onnxopt.passes.spatial import Spatial
+from onnxopt.passes.low_rank.spatial import Spatial
+from onnxopt.passes.low_rank.svd import Svd
+from onnxopt.passes.low_rank.tucker import Tucker
 from onnxopt.passes.structural import Form
-from onnxopt.passes.svd import Svd
-from onnxopt.passes.tucker import Tucker
-from onnxopt.plan import Step
-from onnxopt.stats import Stats
+from onnxopt.results.events import Chain
+from onnxopt.spec.plan import Step
 
 LAYERS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any], list[Structural]]] = {
     "conv": ("Conv", (40, 6, 7, 7), (8, 6, 3, 3), {"pads": [1, 1, 1, 1]}, [Svd(3), Tucker(3, 5), Spatial(4)]),
@@ -45,7 +45,7 @@ def layer(name: str, bias: bool = False) -> tuple[onnx.ModelProto, Array, Stats]
 def settled(made: onnx.ModelProto, step: str, stats: Stats | None = None) -> str:
     graph = graph_of(made)
     site = next(site for site in graph.sites() if site.path == "w")
-    return str(manager.settled(graph, site, Step.parse(step), stats or Stats()))
+    return str(execute_plan.settled(graph, site, Step.parse(step), stats or Stats()))
 
 
 def decision(text: str) -> Structural:
@@ -242,7 +242,7 @@ def test_matrices_have_no_rows_and_columns() -> None:
 def test_what_is_carried_out_has_its_ranks() -> None:
     """So that a plan repeats it, whatever else would be chosen then."""
     graph = graph_of(conv_of(of_ranks(4, 7)))
-    done = manager.factor(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
+    done = execute_plan.factorise(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
     assert {path: str(step) for path, step in done.steps.items()} == {"w": "tucker{in=4,out=7}"}
     assert done.events[0].step == "tucker{in=4,out=7}"
     assert done.parts == {"w@in", "w@core", "w@out"}

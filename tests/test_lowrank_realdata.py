@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from onnxopt.passes import Structural
-from onnxopt.passes.spatial import Spatial
-from onnxopt.passes.svd import Svd
-from onnxopt.passes.tucker import Tucker
+from onnxopt.passes.low_rank.spatial import Spatial
+from onnxopt.passes.low_rank.svd import Svd
+from onnxopt.passes.low_rank.tucker import Tucker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata

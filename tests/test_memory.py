@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import psutil
 
-from onnxopt import memory
+from onnxopt.measure import memory
 
 
 def test_a_peak_is_kept() -> None:
@@ -21,6 +21,6 @@ def test_a_peak_is_kept() -> None:
 
 def test_a_parents_memory_is_not_the_childs() -> None:
     held = np.ones(2**26)  # 512 MiB, more than libraries take
-    command = [sys.executable, "-P", "-c", "from onnxopt import memory; print(memory.peak())"]
+    command = [sys.executable, "-P", "-c", "from onnxopt.measure import memory; print(memory.peak())"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert 2**20 < int(printed) < held.nbytes

@@ -14,7 +14,7 @@ from onnx import helper
 import onnxopt
 from onnxopt import Contract
 from onnxopt.data import quiet_session
-from onnxopt.graph.modern import OPSET, convolve, raised, version
+from onnxopt.graph.rewrite.opset import OPSET, batchnorm_to_conv, raise_opset, version
 
 Array = np.ndarray[Any, Any]
 CHANNELS = 16
@@ -59,7 +59,7 @@ def run(made: onnx.ModelProto, x: Array = X) -> Array:
 
 def test_norms_of_images_become_convolutions_of_the_same_function() -> None:
     made, wanted = preactivated(), run(preactivated())
-    assert convolve(made) == 2
+    assert batchnorm_to_conv(made) == 2
     assert [node.op_type for node in made.graph.node].count("Conv") == 5
     np.testing.assert_allclose(run(made), wanted, atol=1e-5 * np.abs(wanted).max())
     names = {tensor.name for tensor in made.graph.initializer}
@@ -86,14 +86,14 @@ def test_others_stay(case: str) -> None:
     else:
         made.graph.input.append(helper.make_tensor_value_info("gamma", onnx.TensorProto.FLOAT, [CHANNELS]))
     before = made.SerializeToString()
-    assert convolve(made) == 0
+    assert batchnorm_to_conv(made) == 0
     assert made.SerializeToString() == before
 
 
 def test_old_operators_are_raised() -> None:
     old = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 4]}, {"y": ["n", 4]}, opset=9)
     assert version(old) == 9
-    assert version(raised(old)) >= OPSET
+    assert version(raise_opset(old)) >= OPSET
 
 
 def test_a_network_with_norms_runs_in_integers_and_its_plan_repeats_it(tmp_path: Path) -> None:

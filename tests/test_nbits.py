@@ -16,17 +16,18 @@ from classical import one_weight
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
-from onnxopt import container, native
-from onnxopt.alternatives import in_blocks
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
+from onnxopt.encoding import Blockwise, step_of, values_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, embed, normalise
-from onnxopt.leaf import Blocked, step_of, values_of
-from onnxopt.overrides import Overrides
 from onnxopt.passes import Skip
-from onnxopt.passes.nbits import NBits
-from onnxopt.passes.prune import Prune
-from onnxopt.plan import Step
-from onnxopt.stats import Moments, Stats, factor
+from onnxopt.passes.quantise.nbits import NBits
+from onnxopt.passes.quantise.prune import Prune
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Step
+from onnxopt.strategies.layer_candidates import weight_only_options
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +59,7 @@ def exact(*shape: int, seed: int = 0) -> Array:
 
 def dequantized(leaf: Any) -> Array:
     """[outputs, inputs], element by element as the operator's page has it."""
-    assert isinstance(leaf, Blocked)
+    assert isinstance(leaf, Blockwise)
     codes, scales = leaf.packed(), np.asarray(leaf.scales(1.0).values())
     outputs, blocks, _ = codes.shape
     w = np.zeros((outputs, blocks * leaf.block))
@@ -117,7 +118,7 @@ def test_rounding_is_at_most_half_a_step_that_is_nearly_as_fine_as_can_be(bits: 
     graph, site = one_weight(w)
     NBits(bits).apply(graph, site, Stats())
     leaf = graph.leaf("w")
-    assert isinstance(leaf, Blocked)
+    assert isinstance(leaf, Blockwise)
     step, error = step_of(leaf.k)[:, 0], np.abs(w - leaf.values())
     saturated = np.abs(leaf.q.T) > 2 ** (bits - 1) - 2
     assert (error <= step / 2 * 1.0001)[~saturated].all()
@@ -132,7 +133,7 @@ def correlated(inputs: int, seed: int = 0) -> tuple[Moments, Array]:
     seen, held = x[: 5 * inputs], x[5 * inputs :]
     second = (seen.T.astype(np.float64) @ seen / len(seen))[None]
     power = np.diagonal(second, axis1=1, axis2=2).astype(np.float32)
-    feedback, variance = factor(second.copy(), 0.01)
+    feedback, variance = cholesky_feedback(second.copy(), 0.01)
     return Moments(np.zeros((1, inputs)), power, feedback, variance, held[None]), held
 
 
@@ -255,7 +256,7 @@ def test_a_layer_is_timed_with_integers_and_without() -> None:
         return [5.0, 1.0, 2.0, 3.0, 4.0]
 
     sample = {"x": np.zeros((5, 64), np.float32)}
-    found = in_blocks(graph, sites["fc2"], Stats(0.5, linear, moments, 2.0), sample, clock)
+    found = weight_only_options(graph, sites["fc2"], Stats(0.5, linear, moments, 2.0), sample, clock)
     assert [(str(one.step), one.ms_before, one.ms) for one in found] == [
         ("nbits{block=128}", 5, 1), ("nbits", 5, 2), ("nbits{bits=8,block=128}", 5, 3), ("nbits{bits=8}", 5, 4),
     ]  # fmt: skip
@@ -269,7 +270,7 @@ def test_a_layer_is_timed_with_integers_and_without() -> None:
     assert max(errors[2:]) < 0.05
     assert not graph.leaves
     with pytest.raises(Skip, match="no matrix product is known"):
-        in_blocks(graph, sites["fc2"], Stats(), sample, clock)
+        weight_only_options(graph, sites["fc2"], Stats(), sample, clock)
 
 
 def test_optimize_takes_the_step_and_decompress_gives_a_plain_model(tmp_path: Path) -> None:

@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata
 
 import onnxopt
-from onnxopt import manager
-from onnxopt.calibration import Statistics
+from onnxopt.build import execute_plan
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Stats
 from onnxopt.data import input_scale, quiet_session, synthetic
+from onnxopt.encoding import values_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Quantized, normalise
-from onnxopt.leaf import values_of
-from onnxopt.overrides import Overrides
 from onnxopt.passes import PASSES, Skip
-from onnxopt.passes.outputs import Outputs
-from onnxopt.plan import Plan, Step
-from onnxopt.stats import Stats
+from onnxopt.passes.quantise.outputs import Outputs
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Plan, Step
 
 Array = np.ndarray[Any, Any]
 OPSETS = (8, 10, 11, 13, 17, 21)
@@ -269,7 +269,7 @@ def test_every_decision_leaves_a_valid_model(name: str, tmp_path: Path) -> None:
             assert Outputs.from_step(Step.parse(str(decision.step()))) == decision
             plan, exported = Plan("", {site.path: decision.step()}), []
             for _ in range(2):
-                (event,) = manager.run(found.graph, plan, found.statistics)
+                (event,) = execute_plan.run(found.graph, plan, found.statistics)
                 assert (event.step, event.reason, event.error) == (str(decision.step()), "", 0)
                 exported.append(embedded(found.graph).SerializeToString(deterministic=True))
             assert exported[0] == exported[1]
@@ -307,7 +307,7 @@ def test_without_a_range_there_is_no_grid(peaks: dict[str, float], reason: str) 
     with pytest.raises(Skip, match=reason):
         Outputs(8).apply(graph, site, Stats(peaks=lambda: peaks))
     assert not graph.quantized
-    (event,) = manager.run(graph, Plan("", {"w": Step.parse("outputs{bits=8}")}), Statistics(None, {}, {}))
+    (event,) = execute_plan.run(graph, Plan("", {"w": Step.parse("outputs{bits=8}")}), Statistics(None, {}, {}))
     assert (event.step, event.reason) == ("lossless", "the range of the layer's outputs was not measured")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.overrides import Override, Overrides
-from onnxopt.plan import Step
+from onnxopt.spec.overrides import Override, Overrides
+from onnxopt.spec.plan import Step
 
 RULES = """
 [[rule]]

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxopt.data import quiet_session
+from onnxopt.encoding import Affine, values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Graph, Kind, Pair, dialled, embed, settings, units
-from onnxopt.leaf import Scaled, values_of
-from onnxopt.plan import Step
+from onnxopt.graph import Graph, QdqSupport, QuantParams, embed, fused_ops, settings, with_fake_quant
+from onnxopt.spec.plan import Step
 
 Array = np.ndarray[Any, Any]
 
@@ -53,12 +53,12 @@ def residual() -> onnx.ModelProto:
 X = np.random.default_rng(0).standard_normal((4, 8, 12, 12)).astype(np.float32)
 
 
-def grid(w: Array, axis: int) -> Scaled:
+def grid(w: Array, axis: int) -> Affine:
     """Of 8 bits at most."""
     others = tuple(i for i in range(w.ndim) if i != axis)
     k = np.ceil(np.log2(np.abs(w).max(others) / 127) * 4).astype(np.int16)
     shape = [-1 if i == axis else 1 for i in range(w.ndim)]
-    return Scaled(np.rint(w / 2.0 ** (k.reshape(shape) / 4)).astype(np.int32), k, axis, np.dtype("float32"))
+    return Affine(np.rint(w / 2.0 ** (k.reshape(shape) / 4)).astype(np.int32), k, axis, np.dtype("float32"))
 
 
 def values(made: onnx.ModelProto, names: list[str], x: Array) -> dict[str, Array]:
@@ -73,16 +73,16 @@ def in_integers(
 ) -> tuple[onnx.ModelProto, Graph]:
     """All units that can, but those called `floats`, run in integers; a plain model."""
     graph = graph_of(made)
-    every = units(graph.model)
-    wanted = [unit for unit in every if unit.kind is not Kind.FLOAT and unit.name not in floats]
+    every = fused_ops(graph.model)
+    wanted = [unit for unit in every if unit.kind is not QdqSupport.NONE and unit.name not in floats]
     names = list(dict.fromkeys(name for unit in wanted for name in (*unit.inputs, unit.output)))
     names = [name for name in names if name not in {v.name for v in graph.model.graph.output}]
     seen = values(graph.model, [name for name in names if name != "x"], x) | {"x": x}
     for unit in every:
-        if unit.kind is Kind.MOVING:
+        if unit.kind is QdqSupport.PASSTHROUGH:
             seen[unit.output] = seen[unit.inputs[0]]
     for name in names:
-        graph.pair(name, Pair.over(min(0.0, float(seen[name].min())), max(0.0, float(seen[name].max())), kind))
+        graph.pair(name, QuantParams.over(min(0.0, float(seen[name].min())), max(0.0, float(seen[name].max())), kind))
     for unit in wanted:
         if unit.weight is not None:
             axis = next(site.axis for site in graph.sites() if site.path == unit.weight)
@@ -110,7 +110,7 @@ def expected(graph: Graph, x: Array) -> Array:
     for tensor in plain.graph.initializer:
         if tensor.name in graph.integers:
             tensor.CopyFrom(onnx.numpy_helper.from_array(values_of(graph.leaf(tensor.name)), tensor.name))
-    session = quiet_session(dialled(plain, graph.pairs).SerializeToString())
+    session = quiet_session(with_fake_quant(plain, graph.pairs).SerializeToString())
     (y,) = session.run(["y"], {"x": x, **settings(graph.pairs, graph.pairs)})
     return np.asarray(y)
 
@@ -166,7 +166,7 @@ def test_users_outputs_and_inputs_keep_their_names_and_types() -> None:
     made = model(nodes, {"w": weights(8, 8, 3, 3)}, {"x": ["n", 8, 12, 12]}, {"y": None, "z": None})
     graph = graph_of(made)
     for name in ("x", "y", "z"):
-        graph.pair(name, Pair(0.1, 0 if name != "x" else 128, "uint8"))
+        graph.pair(name, QuantParams(0.1, 0 if name != "x" else 128, "uint8"))
     graph.store("w", grid(graph.values("w"), 0))
     graph.keep_integers("w")
     inner, leaves = graph.export()
@@ -179,17 +179,17 @@ def test_users_outputs_and_inputs_keep_their_names_and_types() -> None:
 def test_nothing_of_it_is_left_after_reset() -> None:
     graph = graph_of(residual())
     before = graph.export()[0].SerializeToString(deterministic=True)
-    graph.pair("x", Pair(0.1, 128, "uint8"))
+    graph.pair("x", QuantParams(0.1, 128, "uint8"))
     graph.reset()
     assert graph.export()[0].SerializeToString(deterministic=True) == before
 
 
 def test_units_end_with_their_rectifier() -> None:
-    found = {unit.name: unit for unit in units(graph_of(residual()).model)}
+    found = {unit.name: unit for unit in fused_ops(graph_of(residual()).model)}
     assert found["conv1"].output == "r1" and found["depthwise"].output == "r3" and found["add"].output == "r2"
     assert "relu1" not in found and "clip" not in found
-    assert found["pool"].kind is found["pad"].kind is found["flatten"].kind is Kind.MOVING
-    assert found["gemm"].kind is Kind.OPEN
+    assert found["pool"].kind is found["pad"].kind is found["flatten"].kind is QdqSupport.PASSTHROUGH
+    assert found["gemm"].kind is QdqSupport.FLOAT_OUTPUT
 
 
 def test_strange_layers_stay_floats() -> None:
@@ -204,19 +204,19 @@ def test_strange_layers_stay_floats() -> None:
     tensors = {"w": weights(8, 8, 1, 1), "c": weights(8, 1, 1), "g": weights(8, 8),
                "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "one": np.float32(1)}  # fmt: skip
     made = model(nodes, tensors, {"x": ["n", 8, 4, 4], "f": ["n", 8]}, dict.fromkeys("dehi"))
-    assert all(unit.kind is Kind.FLOAT for unit in units(graph_of(made).model))
+    assert all(unit.kind is QdqSupport.NONE for unit in fused_ops(graph_of(made).model))
 
 
 @given(st.floats(-1e4, 0, width=32), st.floats(0, 1e4, width=32), st.sampled_from(["uint8", "int8", "uint16"]))
 def test_a_grid_holds_zero_and_its_range(low: float, high: float, kind: str) -> None:
-    pair = Pair.over(low, high, kind)
+    pair = QuantParams.over(low, high, kind)
     step = pair.scale
     assert pair.reach[0] <= 0 <= pair.reach[1]
     assert pair.reach[0] <= low + step and pair.reach[1] >= high - step
     if low == 0 and high > 1e-3:
         steps = np.iinfo(kind).max - np.iinfo(kind).min
         assert np.float32(steps) * np.float32(pair.scale) <= np.float32(high)  # or the runtime keeps the rectifier
-    assert Pair.from_step(Step.parse(str(pair.step()))) == pair
+    assert QuantParams.from_step(Step.parse(str(pair.step()))) == pair
 
 
 @pytest.mark.parametrize("arguments", ["", "1,300,uint8", "0,0,int8", "1,0,int4", "1,0,int8,1"])
@@ -224,13 +224,13 @@ def test_a_bad_step_says_what_is_wrong(arguments: str) -> None:
     values = zip(("scale", "zero", "type", "more"), arguments.split(","), strict=False)
     text = ",".join(f'{key}="{value}"' if key == "type" else f"{key}={value}" for key, value in values if value)
     with pytest.raises(OnnxoptError, match="qdq"):
-        Pair.from_step(Step.parse(f"qdq{{{text}}}" if text else "qdq"))
+        QuantParams.from_step(Step.parse(f"qdq{{{text}}}" if text else "qdq"))
 
 
 def test_an_unknown_value_and_old_operators_are_refused() -> None:
     with pytest.raises(OnnxoptError, match="no value is called"):
-        graph_of(residual()).pair("nothing", Pair(0.1, 0, "uint8"))
+        graph_of(residual()).pair("nothing", QuantParams(0.1, 0, "uint8"))
     old = residual()
     old.opset_import[0].version = 11
     with pytest.raises(OnnxoptError, match="operators of version 13"):
-        graph_of(old).pair("x", Pair(0.1, 0, "uint8"))
+        graph_of(old).pair("x", QuantParams(0.1, 0, "uint8"))

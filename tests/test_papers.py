@@ -14,11 +14,11 @@ from rich.console import Console
 
 import onnxopt
 from onnxopt import OnnxoptError, cli
-from onnxopt.events import Event
-from onnxopt.recipes import Recipe
-from onnxopt.relative_index import Sizes
+from onnxopt.passes.math.relative_index import Sizes
 from onnxopt.report import classical, html
 from onnxopt.report.json import to_json
+from onnxopt.results.events import Event
+from onnxopt.spec.recipes import Recipe
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 STEPS = """

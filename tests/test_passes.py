@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from builders import ALL
 
-from onnxopt import manager
-from onnxopt.calibration import Statistics
+from onnxopt.build import execute_plan
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import relative_error, values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.events import Event
 from onnxopt.graph import Graph, Site, normalise
-from onnxopt.leaf import relative_error, values_of
 from onnxopt.passes import QUANTIZING, Pass, base
-from onnxopt.plan import Plan, Step
-from onnxopt.stats import Stats
+from onnxopt.results.events import Event
+from onnxopt.spec.plan import Plan, Step
 
 
 def graph_of(name: str) -> Graph:
@@ -26,7 +26,7 @@ def graph_of(name: str) -> Graph:
 
 
 def run(graph: Graph, plan: Plan) -> list[Event]:
-    return manager.run(graph, plan, Statistics(None, {}, {}))
+    return execute_plan.run(graph, plan, Statistics(None, {}, {}))
 
 
 def cases() -> Iterator[object]:

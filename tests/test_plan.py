@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.plan import Plan, Step
+from onnxopt.spec.plan import Plan, Step
 
 scalars = (
     st.booleans()

@@ -11,14 +11,15 @@ from classical import Array, Calibrated, applied, matrices, needs_data, one_weig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxopt import encoding
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import Affine, values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.leaf import Scaled, Shared, values_of
 from onnxopt.passes import PASSES, Skip
-from onnxopt.passes.codebook import Codebook
-from onnxopt.passes.fixedpoint import FixedPoint
-from onnxopt.passes.prune import Prune
-from onnxopt.plan import Step
-from onnxopt.stats import Stats
+from onnxopt.passes.quantise.codebook import Codebook
+from onnxopt.passes.quantise.fixedpoint import FixedPoint
+from onnxopt.passes.quantise.prune import Prune
+from onnxopt.spec.plan import Step
 
 
 @given(matrices(), st.floats(0.001, 1))
@@ -63,7 +64,7 @@ def test_what_is_quantized_stays_so(grid: FixedPoint | Codebook, decision: Prune
     for one in (grid, decision):
         one.apply(graph, site, Stats())
     leaf = graph.leaf("w")
-    assert isinstance(leaf, Scaled | Shared)
+    assert isinstance(leaf, Affine | encoding.Codebook)
     got = leaf.values()
     assert ((got == before) | (got == 0)).all()
     assert 0 < np.count_nonzero(got) < np.count_nonzero(before)
@@ -74,7 +75,7 @@ def test_a_table_has_one_zero_however_often_it_is_pruned() -> None:
     for one in (Codebook(8), Prune(keep=0.8), Prune(keep=0.4), Prune(keep=0.1)):
         one.apply(graph, site, Stats())
     leaf = graph.leaf("w")
-    assert isinstance(leaf, Shared)
+    assert isinstance(leaf, encoding.Codebook)
     assert np.count_nonzero(leaf.table == 0) == 1
     assert np.count_nonzero(leaf.values()) >= 0.1 * 64 * 48
 

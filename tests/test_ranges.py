@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt.ranges import Histogram, Range, candidates, error
+from onnxopt.calibration.range_estimators import Histogram, Range, candidates, error
 
 Array = npt.NDArray[Any]
 METHODS = {"minmax", "percentile", "entropy", "mse"}

@@ -20,7 +20,7 @@ import table_models
 
 import onnxopt
 from onnxopt import Contract
-from onnxopt.contract import MADE_UP_ERROR
+from onnxopt.spec.contract import SYNTHETIC_ERROR
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
@@ -58,7 +58,7 @@ def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
     assert row.metric_before == pytest.approx(original, abs=0.06)
     assert row.identical
     assert row.noise is not None
-    assert row.noise <= MADE_UP_ERROR
+    assert row.noise <= SYNTHETIC_ERROR
     assert row.ratio >= least_ratio
     assert row.loss <= most_loss + 1e-9
 
@@ -78,7 +78,7 @@ def test_other_models_are_never_larger_and_stay_close(model: str, tmp_path: Path
     row = table_models.measure(model, tmp_path)
     assert row.identical
     assert row.noise is not None
-    assert row.noise <= MADE_UP_ERROR
+    assert row.noise <= SYNTHETIC_ERROR
     assert row.bytes_after <= row.bytes_before
     assert row.error <= MOST_OUTPUT_ERROR
     assert row.loss <= 1.0 + 1e-9

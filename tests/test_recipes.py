@@ -18,10 +18,12 @@ import realdata
 import train_digits
 
 import onnxopt
-from onnxopt import Contract, Missed, OnnxoptError, recipes, search
+from onnxopt import Contract, Missed, OnnxoptError
 from onnxopt.graph import weight_macs
-from onnxopt.plan import Step
-from onnxopt.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
+from onnxopt.search import slope as search
+from onnxopt.spec import recipes
+from onnxopt.spec.plan import Step
+from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 RULE = '[[rule]]\nop = "Gemm"\naxes = 2\n'

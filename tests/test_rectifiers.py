@@ -13,17 +13,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
-from onnxopt import Contract, OnnxoptError, blocks, factoring, integers, rectifiers
-from onnxopt.benchmark import Paired
-from onnxopt.cleanup import clean
-from onnxopt.engine import Engine
-from onnxopt.graph import Graph, Pair, embed, normalise, read
-from onnxopt.leaf import tensor_of
-from onnxopt.overrides import Overrides
-from onnxopt.plan import Plan, Step
+from onnxopt import Contract, OnnxoptError
+from onnxopt.build.workspace import Workspace
+from onnxopt.encoding import tensor_of
+from onnxopt.graph import Graph, QuantParams, embed, normalise, read
+from onnxopt.graph.cleanup import clean
+from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.report import html
 from onnxopt.report.json import to_json
-from onnxopt.tuner import Tuner
+from onnxopt.search.contract_search import ContractSearch
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Plan, Step
+from onnxopt.strategies import int8 as integers
+from onnxopt.strategies import low_rank as factoring
+from onnxopt.strategies import prelu as rectifiers
+from onnxopt.strategies import weight_only as blocks
 
 X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
@@ -60,7 +64,7 @@ def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
     copy = onnx.ModelProto.FromString(one.SerializeToString())
     normalise(copy)
     graph = Graph(copy)
-    graph.spread(value)
+    graph.prelu_as_convs(value)
     made, leaves = graph.export()
     embed(made, {name: tensor_of(leaf) for name, leaf in leaves.items()})
     return made
@@ -97,13 +101,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What convolutions take of the time without."""
     says = {"ratio": 0.5}
 
-    def time_ratio(path: Path, against: Path, *_: object) -> Paired:
+    def time_ratio(path: Path, against: Path, *_: object) -> SpeedRatio:
         ops = [{node.op_type for node in onnx.load(one).graph.node} for one in (path, against)]
         assert ["PRelu" in one for one in ops] == [False, True]
-        return Paired("a", "b", says["ratio"], says["ratio"], says["ratio"], True, True)
+        return SpeedRatio("a", "b", says["ratio"], says["ratio"], says["ratio"], True, True)
 
-    def time_ratios(paths: list[Path], *_: object) -> list[Paired]:
-        return [Paired("a", "b", 1.0, 0.9, 1.1, False, True) for _ in paths]
+    def time_ratios(paths: list[Path], *_: object) -> list[SpeedRatio]:
+        return [SpeedRatio("a", "b", 1.0, 0.9, 1.1, False, True) for _ in paths]
 
     monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
     monkeypatch.setattr(integers, "time_ratios", time_ratios)  # and nothing else saves any
@@ -130,14 +134,14 @@ def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, floa
 
 
 def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def time_ratio(path: Path, *_: object) -> Paired:
+    def time_ratio(path: Path, *_: object) -> SpeedRatio:
         raise OnnxoptError(f"{path}: does not load")
 
     monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
     path = tmp_path / "model.onnx"
     onnx.save(model(), path)
-    engine = Engine(read(path), False, "balanced", 2**30, lambda what, share: None)
-    tuner = Tuner(engine, Contract(error=0.05), Overrides())
+    engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
+    tuner = ContractSearch(engine, Contract(error=0.05), Overrides())
     tuner.calibrate(data, None)
     found = rectifiers.hasten(tuner, lambda what, share: None)
     assert found is not None
@@ -151,17 +155,17 @@ def test_integers_read_what_convolutions_make(tmp_path: Path) -> None:
     """A layer in integers behind them gets the same numbers."""
     path = tmp_path / "model.onnx"
     onnx.save(model(), path)
-    engine = Engine(read(path), False, "balanced", 2**30, lambda what, share: None)
+    engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
     engine.modernise()
     steps = {
         "w2": Step.parse("fixedpoint{bits=7} > integers"),
-        "bent": Pair.over(-20, 40, "uint8").step(),
-        "y": Pair.over(-150, 150, "uint8").step(),
+        "bent": QuantParams.over(-20, 40, "uint8").step(),
+        "y": QuantParams.over(-150, 150, "uint8").step(),
     }
     made = []
     for values in ([], ["bent"]):
-        engine.spread(values)
-        made.append(onnx.load_model_from_string(engine.plain(Plan(engine.source.sha256, steps))))
+        engine.prelu_as_convs(values)
+        made.append(onnx.load_model_from_string(engine.to_plain_model(Plan(engine.source.sha256, steps))))
     engine.close(keep=False)
     for one, prelu in zip(made, (True, False), strict=True):
         ops = [node.op_type for node in one.graph.node]

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxopt import native
-from onnxopt.leaf import Scaled, Shared
-from onnxopt.relative_index import decode, encode, huffman_bits, sizes
+from onnxopt.encoding import Affine, Codebook
+from onnxopt.passes.math.relative_index import decode, encode, huffman_bits, sizes
 
 
-def grid(q: Array) -> Scaled:
-    return Scaled(q.astype(np.int32), np.zeros(1, np.int16), 0, np.dtype(np.float32))
+def grid(q: Array) -> Affine:
+    return Affine(q.astype(np.int32), np.zeros(1, np.int16), 0, np.dtype(np.float32))
 
 
 @given(sparse(), st.integers(1, 8))
@@ -86,9 +86,9 @@ def test_sizes_by_hand() -> None:
 
 def test_the_zero_of_a_table_is_what_is_not_stored() -> None:
     q = np.array([[2, 1, 1, 1], [1, 0, 1, 1]], np.int32)
-    found = sizes(Shared(q, np.array([0.5, 0.0, 0.25], np.float32)), 4)
+    found = sizes(Codebook(q, np.array([0.5, 0.0, 0.25], np.float32)), 4)
     assert (found.kept, found.tokens, found.table_bits) == (2, 2, 96)
-    without = sizes(Shared(q, np.array([0.5, 1.0, 0.25], np.float32)), 4)
+    without = sizes(Codebook(q, np.array([0.5, 1.0, 0.25], np.float32)), 4)
     assert (without.kept, without.gap_bits, without.huffman_gap_bits) == (8, 0, 0)  # nothing is pruned: no index
     floats = sizes(np.array([0.5, 0.0, 0.0, 1.0], np.float32), 4)
     assert (floats.kept, floats.value_bits, floats.huffman_value_bits) == (2, 32, 64)

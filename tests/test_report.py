@@ -20,10 +20,10 @@ from hypothesis.extra import numpy as hnp
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError, cli
-from onnxopt.events import Histogram
-from onnxopt.overrides import Overrides
 from onnxopt.report import html
 from onnxopt.report.json import to_json
+from onnxopt.results.events import Histogram
+from onnxopt.spec.overrides import Overrides
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -75,7 +75,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def plain(result: onnxopt.Result) -> Plain:
+def to_plain_model(result: onnxopt.Result) -> Plain:
     return dict(json.loads(to_json(result)))
 
 
@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def digits(folder: Path) -> Plain:
-    return plain(onnxopt.optimize(DIGITS, folder / "digits.onnx"))
+    return to_plain_model(onnxopt.optimize(DIGITS, folder / "digits.onnx"))
 
 
 BENCHMARK: Plain = {
@@ -176,7 +176,7 @@ def test_names_are_text(digits: Plain) -> None:
 
 def test_nodes_before_and_after_clean_ups(folder: Path) -> None:
     onnx.save(cnn(norm=True), folder / "cnn.onnx")
-    result = plain(onnxopt.optimize(folder / "cnn.onnx", folder / "small.onnx"))
+    result = to_plain_model(onnxopt.optimize(folder / "cnn.onnx", folder / "small.onnx"))
     folded = [event for event in result["events"] if event["path"].endswith("@bn")]
     assert folded
     for event in folded:
@@ -207,7 +207,7 @@ def test_contracts(contract: Contract | None, lossless: bool, words: tuple[str, 
     np.savez(folder / "data.npz", **{taken.name: rng.random((256, *taken.shape[1:]), np.float32)})
     data = str(folder / "data.npz") if contract and contract.max_drop else None
     result = onnxopt.optimize(DIGITS, folder / "out.onnx", contract, data, lossless=lossless, allow_miss=True)
-    text = Page(html.render(plain(result))).text
+    text = Page(html.render(to_plain_model(result))).text
     for word in words:
         assert word in text, word
 
@@ -217,7 +217,7 @@ def test_a_copy_of_the_source(folder: Path) -> None:
         '<ir_version: 9, opset_import: ["" : 17]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }'
     )
     onnx.save(model, folder / "tiny.onnx")
-    text = Page(html.render(plain(onnxopt.optimize(folder / "tiny.onnx", folder / "same.onnx")))).text
+    text = Page(html.render(to_plain_model(onnxopt.optimize(folder / "tiny.onnx", folder / "same.onnx")))).text
     assert "unchanged" in text
     assert "compressing saves nothing" in text
 
@@ -328,7 +328,7 @@ def test_layers_that_became_chains_have_a_table(folder: Path) -> None:
         '[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=24}"\n'
         '[[rule]]\nmatch = "conv2.weight"\nstep = "tucker{in=12,out=24}"\n'
     ))  # fmt: skip
-    rendered = html.render(plain(result))
+    rendered = html.render(to_plain_model(result))
     text = Page(rendered).text
     for row in (
         "conv2.weight tucker{in=12,out=24} 10 368 4 032 2.57",
@@ -338,4 +338,4 @@ def test_layers_that_became_chains_have_a_table(folder: Path) -> None:
     assert f"12 {TIMES} 24" in text
     assert "dense1.weight: 0 B" not in text
     assert "of tensors before" in text
-    assert "Layers that became chains" not in Page(html.render({**plain(result), "chains": []})).text
+    assert "Layers that became chains" not in Page(html.render({**to_plain_model(result), "chains": []})).text

@@ -13,9 +13,9 @@ from factoring import graph_of
 from onnx import helper
 from test_pairs import X, expected, in_integers, residual
 
+from onnxopt.calibration.activation_noise import FakeQuantProbe, histograms, measure
 from onnxopt.data import Data, open_data, quiet_session
-from onnxopt.graph import Pair, dialled, settings
-from onnxopt.rounding import Listener, histograms, measure
+from onnxopt.graph import QuantParams, settings, with_fake_quant
 
 VALUES = ["x", "r1", "c2", "r2", "r3", "g"]
 
@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Data:
 
 
 def test_dials_that_are_off_change_nothing() -> None:
-    session = quiet_session(dialled(residual(), VALUES).SerializeToString())
+    session = quiet_session(with_fake_quant(residual(), VALUES).SerializeToString())
     (y,) = session.run(["y"], {"x": X, **settings(VALUES, {})})
     (wanted,) = quiet_session(residual().SerializeToString()).run(None, {"x": X})
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
@@ -52,11 +52,11 @@ def test_the_method_with_the_least_noise_is_kept(data: Data) -> None:
     found, together = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert set(found) == set(VALUES)
     assert 0.3 < together < 3  # small noises add up
-    listener = Listener(graph.model, VALUES, data, 64)
+    listener = FakeQuantProbe(graph.model, VALUES, data, 64)
     for name, one in found.items():
         assert 0.4 < listener.noise({name: one.pair}) / one.noise < 2.5  # predicted to first order
         low, high = one.pair.reach
-        coarser = Pair.over(4 * low, 4 * high, "uint8")
+        coarser = QuantParams.over(4 * low, 4 * high, "uint8")
         assert listener.noise({name: coarser}) > one.noise
     again, _ = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert again == found

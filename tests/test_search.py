@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt import search
-from onnxopt.calibration import fill_in
-from onnxopt.search import MOST_TRIALS, Candidate, Trial
+from onnxopt.calibration.collect import fill_in
+from onnxopt.search import slope as search
+from onnxopt.search.slope import MOST_TRIALS, Candidate, Trial
 
 candidates = st.lists(st.tuples(st.integers(16, 10**7), st.floats(1e-9, 1e-3)), min_size=1, max_size=20).map(
     lambda pairs: [Candidate(str(i), n, power) for i, (n, power) in enumerate(pairs)]

@@ -17,9 +17,9 @@ from rich.console import Console
 import onnxopt
 from onnxopt import OnnxoptError, cli
 from onnxopt.graph import write_atomically
+from onnxopt.metrics.output_error import output_error
 from onnxopt.report import sensitivity as report
-from onnxopt.sensitivity import SETTINGS, scan
-from onnxopt.stats import output_error
+from onnxopt.studies.sensitivity import SETTINGS, scan
 
 Array = np.ndarray[Any, Any]
 X = np.random.default_rng(0).standard_normal((96, 64)).astype(np.float32)

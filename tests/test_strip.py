@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxopt import decompress, optimize, verify
 from onnxopt.data import quiet_session
 from onnxopt.graph import Graph, normalise, split, strip
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normalise import subgraphs
 
 
 def loop() -> onnx.ModelProto:

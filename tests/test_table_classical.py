@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxopt.relative_index import Sizes
+from onnxopt.passes.math.relative_index import Sizes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import table_classical

@@ -14,7 +14,7 @@ from builders import model, weights
 from onnx import helper
 
 import onnxopt
-from onnxopt.benchmark import Paired
+from onnxopt.measure.benchmark import SpeedRatio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import realdata
@@ -24,8 +24,8 @@ from static_int8 import METHODS, Reader, int8
 from table_integers import CLAIMS, File, Row, Store, Times, Work, claims_table, main_table, methods_table
 
 
-def pair(ratio: float, significant: bool = True) -> Paired:
-    return Paired("a", "b", ratio, ratio - 0.01, ratio + 0.01, significant, True)
+def pair(ratio: float, significant: bool = True) -> SpeedRatio:
+    return SpeedRatio("a", "b", ratio, ratio - 0.01, ratio + 0.01, significant, True)
 
 
 def file(size: int, metric: float) -> File:

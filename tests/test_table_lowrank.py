@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxopt import lowrank
+from onnxopt.passes import math
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import table_lowrank
@@ -26,8 +26,8 @@ def no_tucker(kernel: np.ndarray, rank_in: int, rank_out: int, root: None) -> tu
 
 def test_the_counts_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of factors of the right shapes: finding those of 60 million weights takes minutes."""
-    monkeypatch.setattr(lowrank, "svd", no_svd)
-    monkeypatch.setattr(lowrank, "tucker", no_tucker)
+    monkeypatch.setattr(math, "svd", no_svd)
+    monkeypatch.setattr(math, "tucker", no_tucker)
     rows, totals = table_lowrank.measure(lambda shape: np.ones(shape, np.float32))
     wrong = {(row.layer, number.printed) for row in rows for number in row.numbers if not number.agrees}
     # The paper contradicts itself: the ratio beside 178K is 885K/176K, and others are not those of their row's counts.

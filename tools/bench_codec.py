@@ -41,7 +41,8 @@ from rich.console import Console
 from rich.table import Table
 
 import onnxopt
-from onnxopt import container, native
+from onnxopt import native
+from onnxopt.build import container
 from onnxopt.graph import Graph, normalise
 
 Integers = npt.NDArray[np.int32]

@@ -28,9 +28,10 @@ from generated import machine, markdown, rewrite
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
-from onnxopt import container, memory
+from onnxopt.build import container
+from onnxopt.encoding import Affine, nearest_log_step
 from onnxopt.graph import Graph, split, wrap
-from onnxopt.leaf import Scaled, nearest_log_step
+from onnxopt.measure import memory
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Output channels of each 3x3 convolution; 0 is a 2x2 pooling."""
@@ -39,15 +40,15 @@ FORMS = ("plain", "registered", "load")
 MIB = 1 << 20
 
 
-def leaf(rng: np.random.Generator, shape: tuple[int, ...]) -> Scaled:
+def leaf(rng: np.random.Generator, shape: tuple[int, ...]) -> Affine:
     """Normal weights of He's initialization, on a 4-bit grid with one scale a row."""
     sigma = np.sqrt(2 / np.prod(shape[1:]))
     k = nearest_log_step(np.full(shape[0], 0.35 * sigma))
     q = np.rint(rng.standard_normal(shape, np.float32) / np.float32(0.35))
-    return Scaled(np.clip(q, -8, 7).astype(np.int32), k, 0, np.dtype(np.float32))
+    return Affine(np.clip(q, -8, 7).astype(np.int32), k, 0, np.dtype(np.float32))
 
 
-def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Scaled]]:
+def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Affine]]:
     """A network of VGG-16's shapes, every width times `width`, and what its weights are made of."""
     rng = np.random.default_rng(0)
     nodes, weights, value, channels = [], {}, "image", 3

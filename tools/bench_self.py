@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.benchmark import Paired, benchmark
+from onnxopt.measure.benchmark import SpeedRatio, benchmark
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 WIDTH = 512
@@ -36,7 +36,7 @@ def chain(layers: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def compare(model: Path, against: Path, batch: int) -> Paired:
+def compare(model: Path, against: Path, batch: int) -> SpeedRatio:
     """One benchmark of two models, and its line."""
     found = benchmark([against, model], batches=[batch])
     (pair,) = found.paired

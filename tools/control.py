@@ -22,8 +22,8 @@ import realdata
 import zstandard
 from onnx import numpy_helper
 
-from onnxopt.cleanup import clean
 from onnxopt.graph import Graph, normalise
+from onnxopt.graph.cleanup import clean
 
 BITS = (8, 7, 6, 5, 4, 3, 2)
 

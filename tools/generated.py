@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from onnxopt.benchmark.machine import cpu
+from onnxopt.measure.benchmark.machine import cpu
 
 END = "<!-- /table -->"
 

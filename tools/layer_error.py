@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import realdata
 
-from onnxopt.cleanup import clean
+from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
 from onnxopt.data import quiet_session
 from onnxopt.graph import Graph, normalise
+from onnxopt.graph.cleanup import clean
 from onnxopt.passes import Structural
-from onnxopt.stats import Moments, Stats, factor
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +53,7 @@ def statistics(graph: Graph, path: str, feeds: dict[str, Array]) -> Stats:
     mean = rows.mean(1)
     centred = rows - mean[:, None] if linear.bias else rows
     outputs = centred @ linear.matrix(graph.values(path)).swapaxes(1, 2)
-    feedback, variance = factor(centred.swapaxes(1, 2) @ centred / rows.shape[1], 0.01)
+    feedback, variance = cholesky_feedback(centred.swapaxes(1, 2) @ centred / rows.shape[1], 0.01)
     power = np.square(centred).mean(1).astype(np.float32)
     moments = Moments(mean, power, feedback, variance, rows[:, :0].astype(np.float32))
     return Stats(1.0, linear, moments, float(np.square(outputs).sum() / rows.shape[1]))

@@ -23,7 +23,7 @@ from generated import markdown, rewrite
 from table_integers import DOCUMENT, FOLDER, MODELS
 
 import onnxopt
-from onnxopt.stats import output_error
+from onnxopt.metrics.output_error import output_error
 
 START = "<!-- table:oldest -->"
 PACKAGES = Path(__file__).resolve().parents[1] / "build" / "runtimes" / "onnxruntime-1.17.3"

@@ -26,9 +26,9 @@ from measured import fresh, optimize, original
 
 import onnxopt
 from onnxopt import Contract
-from onnxopt.engine import Engine
+from onnxopt.build.workspace import Workspace
 from onnxopt.graph import read
-from onnxopt.plan import Plan, Step
+from onnxopt.spec.plan import Plan, Step
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RATIOS = {"resnet56": (8, 11, 15, 20, 26), "squeezenet1.1": (5, 6.5, 8, 10, 12)}
@@ -73,7 +73,7 @@ def curves(model: str) -> Iterator[tuple[str, Point]]:
 def rounded(model: str, error: float) -> Point:
     """A shared model with the same relative error in every matrix; for `fresh`."""
     source = read(realdata.MODELS / f"{model}.onnx")
-    sites = Engine(source, False, "balanced", 0, lambda what, share: None).sites
+    sites = Workspace(source, False, "balanced", 0, lambda what, share: None).sites
     plan = Plan(
         source.sha256,
         {s.path: Step("uniform", (("error", error if len(s.shape) > 1 else VECTOR_ERROR),)) for s in sites},

@@ -26,14 +26,15 @@ from measured import fresh
 from static_int8 import int8
 
 import onnxopt
-from onnxopt import Contract, lowrank
-from onnxopt.benchmark import benchmark
+from onnxopt import Contract
+from onnxopt.build.workspace import Workspace
 from onnxopt.data import open_data, quiet_session
-from onnxopt.engine import Engine
-from onnxopt.evaluation.intervals import SIGNIFICANT
 from onnxopt.graph import Site, read
-from onnxopt.overrides import Overrides
-from onnxopt.plan import Step
+from onnxopt.measure.benchmark import benchmark
+from onnxopt.measure.evaluation.intervals import SIGNIFICANT
+from onnxopt.passes import math
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Step
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "study.md"
 TABLES = ("models", "means", "operators")
@@ -84,9 +85,9 @@ class Row:
     """Operators and their share of the time, longest first."""
 
 
-def decided(source: Path, output: Path, data: Any, decide: Callable[[Engine], dict[str, Step]]) -> None:
+def decided(source: Path, output: Path, data: Any, decide: Callable[[Workspace], dict[str, Step]]) -> None:
     """Does what `decide` wants, and leaves all other weights as they are."""
-    engine = Engine(read(source), False, "balanced", 2**29, lambda what, share: None)
+    engine = Workspace(read(source), False, "balanced", 2**29, lambda what, share: None)
     engine.calibrate(open_data(data, quiet_session(str(source))))
     steps = decide(engine)
     engine.close(keep=False)
@@ -95,23 +96,23 @@ def decided(source: Path, output: Path, data: Any, decide: Callable[[Engine], di
     onnxopt.optimize(source, output, Contract(error=1.0), data, overrides=Overrides.of(rules), allow_miss=True)
 
 
-def matrices(engine: Engine) -> Iterable[Site]:
+def matrices(engine: Workspace) -> Iterable[Site]:
     """Weights that are no vectors."""
     return (site for site in engine.sites if len(site.shape) > 1)
 
 
-def weights8(engine: Engine) -> dict[str, Step]:
+def weights8(engine: Workspace) -> dict[str, Step]:
     """Weights in 8 bits, a power of two for each tensor."""
     return {site.path: Step("fixedpoint", (("bits", 8),)) for site in matrices(engine)}
 
 
-def pruned(engine: Engine) -> dict[str, Step]:
+def pruned(engine: Workspace) -> dict[str, Step]:
     """Half of the weights gone, the others making up for them."""
     args = (("keep", KEPT), ("compensate", True))
     return {site.path: Step("prune", args) for site in matrices(engine) if site.elements > 1000}
 
 
-def factored(engine: Engine) -> dict[str, Step]:
+def factored(engine: Workspace) -> dict[str, Step]:
     """Matrices and convolutions as two thinner ones, at the smallest rank that keeps the layer's outputs."""
     steps = {}
     for site in matrices(engine):
@@ -121,8 +122,8 @@ def factored(engine: Engine) -> dict[str, Step]:
         matrix = stats.linear.matrix(engine.graph.values(site.path).astype(np.float64))
         if len(matrix) > 1:
             continue
-        root = lowrank.root(stats.moments.feedback[0], stats.moments.variance[0])
-        rank = lowrank.energy_rank(lowrank.spectrum(matrix[0], root), 1 - TAIL**2)
+        root = math.root(stats.moments.feedback[0], stats.moments.variance[0])
+        rank = math.energy_rank(math.spectrum(matrix[0], root), 1 - TAIL**2)
         outputs, inputs = matrix.shape[1:]
         if rank * (outputs + inputs) <= PAYS * outputs * inputs:
             steps[site.path] = Step("svd", (("rank", rank),))

@@ -28,10 +28,10 @@ from generated import markdown, rewrite
 from onnx import numpy_helper
 from table_lowrank import alexnet
 
-from onnxopt.kmeans import cluster
-from onnxopt.leaf import Shared
-from onnxopt.relative_index import Sizes, sizes
-from onnxopt.sensitivity import scan
+from onnxopt.encoding import Codebook
+from onnxopt.passes.math.kmeans import cluster
+from onnxopt.passes.math.relative_index import Sizes, sizes
+from onnxopt.studies.sensitivity import scan
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "classical.md"
 ALEXNET, TRAINED, SENSITIVITY = (f"<!-- table:{name} -->" for name in ("alexnet", "alexnet-trained", "sensitivity"))
@@ -136,7 +136,7 @@ def _sizes(w: npt.NDArray[np.float64], kept: int, value_bits: int, gap_bits: int
     pruned = w.size - round(w.size * kept / 100)
     threshold = np.partition(np.abs(w), pruned, None)[pruned]
     index, table = cluster(np.where(np.abs(w) >= threshold, w, 0), 2**value_bits)
-    return sizes(Shared(index, table.astype(np.float32)), gap_bits)
+    return sizes(Codebook(index, table.astype(np.float32)), gap_bits)
 
 
 def total(rows: Sequence[Row]) -> Row:

@@ -33,10 +33,10 @@ from static_int8 import METHODS, int8
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
-from onnxopt.benchmark import Paired
-from onnxopt.benchmark.latency import latency, log_ratios, paired, take_turns
-from onnxopt.benchmark.worker import workers
-from onnxopt.graph.files import write_atomically
+from onnxopt.graph.onnx_file import write_atomically
+from onnxopt.measure.benchmark import SpeedRatio
+from onnxopt.measure.benchmark.latency import latency, log_ratios, paired, take_turns
+from onnxopt.measure.benchmark.worker import workers
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "integers.md"
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "integers"
@@ -85,11 +85,11 @@ class Times:
 
     ms: float
     """Of one run in float."""
-    baseline: Paired
+    baseline: SpeedRatio
     """Against float."""
-    ours: Paired | None = None
+    ours: SpeedRatio | None = None
     """Against float."""
-    versus: Paired | None = None
+    versus: SpeedRatio | None = None
     """Ours against the baseline."""
 
 
@@ -157,7 +157,7 @@ def race(model: str, files: Sequence[Path]) -> Times:
     turns = [(file, feeds) for file in files]
     times = take_turns(lambda process: workers(turns, THREADS, process), SECONDS)
 
-    def pair(one: int, other: int) -> Paired:
+    def pair(one: int, other: int) -> SpeedRatio:
         return paired(str(files[one].name), str(files[other].name), log_ratios(times[one], times[other]))
 
     both = (pair(2, 0), pair(2, 1)) if len(files) > 2 else (None, None)
@@ -237,7 +237,7 @@ class Work:
         known = self._store.get("times", self._racers(row))
         if known is None:
             return row
-        pairs = {name: Paired(**pair) for name, pair in known.items() if isinstance(pair, dict)}
+        pairs = {name: SpeedRatio(**pair) for name, pair in known.items() if isinstance(pair, dict)}
         return Row(self.model, source, found, row.ours, Times(known["ms"], **pairs))
 
     def _make(self, path: Path, make: Callable[[], object], again: bool) -> None:
@@ -271,7 +271,7 @@ class Work:
 # ---- the document --------------------------------------------------------------------------------------------------
 
 
-def ratio(pair: Paired | None) -> str:
+def ratio(pair: SpeedRatio | None) -> str:
     """With its interval."""
     return "" if pair is None else f"{pair.ratio:.2f} ({pair.low:.2f} to {pair.high:.2f})"
 

@@ -26,10 +26,10 @@ from generated import markdown, rewrite
 from layer_error import errors
 from onnx import helper, numpy_helper
 
+from onnxopt.calibration.stats import Stats
 from onnxopt.graph import Graph, macs, normalise
 from onnxopt.passes import STRUCTURAL
-from onnxopt.plan import Step
-from onnxopt.stats import Stats
+from onnxopt.spec.plan import Step
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
 LAYERS, TOTALS, MOMENTS = (f"<!-- table:{name} -->" for name in ("layers", "totals", "moments"))

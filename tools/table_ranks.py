@@ -20,7 +20,7 @@ from generated import markdown, rewrite
 
 import onnxopt
 from onnxopt.graph import macs, parameters
-from onnxopt.recipes import Recipe
+from onnxopt.spec.recipes import Recipe
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
 MARKER = "<!-- table:ranks -->"

@@ -23,9 +23,10 @@ from generated import END, machine, markdown, rewrite
 from measured import fresh
 
 import onnxopt
-from onnxopt import Contract, recipes
-from onnxopt.compare import ENGINE
-from onnxopt.recipes import Recipe
+from onnxopt import Contract
+from onnxopt.spec import recipes
+from onnxopt.spec.recipes import Recipe
+from onnxopt.studies.compare import ENGINE
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "classical.md"
 DROPS, SIZES = "<!-- table:recipes -->", "<!-- table:engine-sizes -->"

@@ -5,8 +5,8 @@
     python tools/table_speed.py --only fc --print
 
 Chains alone: nothing runs in integers, which `--for speed` weighs, too. The time is that of the finished file against
-the source, in stock ONNX Runtime on one sample, by `onnxopt.benchmark`. One network is made up: the last layers of
-AlexNet and VGG-16, with singular values 1, 1/2, 1/3, ... of random directions.
+the source, in stock ONNX Runtime on one sample, by `onnxopt.measure.benchmark`. One network is made up: the last layers
+of AlexNet and VGG-16, with singular values 1, 1/2, 1/3, ... of random directions.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
 from onnxopt import Contract
-from onnxopt.benchmark import Paired, time_ratio
-from onnxopt.choice import Goal
-from onnxopt.engine import Engine
-from onnxopt.factoring import factored
+from onnxopt.build.workspace import Workspace
 from onnxopt.graph import macs, parameters, read
-from onnxopt.overrides import Overrides
+from onnxopt.measure.benchmark import SpeedRatio, time_ratio
 from onnxopt.report.table import size
-from onnxopt.result import Factoring
-from onnxopt.tuner import Tuner
+from onnxopt.results.result import Factoring
+from onnxopt.search.allocation import Goal
+from onnxopt.search.contract_search import ContractSearch
+from onnxopt.spec.overrides import Overrides
+from onnxopt.strategies.low_rank import factored
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lowrank.md"
 START = "<!-- table:speed -->"
@@ -131,7 +131,7 @@ class Measured:
     """How many times fewer multiply-accumulates it takes."""
     scores: tuple[str, str]
     """The metric before and after; or nothing, and the noise."""
-    time: Paired | None
+    time: SpeedRatio | None
     """None where only bytes count."""
 
     def cells(self) -> list[str]:
@@ -149,8 +149,8 @@ class Measured:
 
 def compress(case: Case, source: Path, output: Path, data: Any) -> Factoring:
     """The file with the chains that pay."""
-    engine = Engine(read(source), False, "balanced", 2**31, progress)
-    tuner = Tuner(engine, case.contract, Overrides())
+    engine = Workspace(read(source), False, "balanced", 2**31, progress)
+    tuner = ContractSearch(engine, case.contract, Overrides())
     tuner.calibrate(data, None)
     best, met = tuner.run()
     assert met

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 import onnxopt
-from onnxopt import engine
 from onnxopt.graph import write_atomically
 from onnxopt.report import table
 from onnxopt.report.json import to_json
+from onnxopt.spec.progress import Progress
 
 app = typer.Typer(
     help="Makes ONNX models small: compressed weights that run in stock ONNX Runtime.",
@@ -54,11 +55,11 @@ def show_written(path: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(verbose: bool = False) -> Iterator[engine.Progress]:
+def progress(verbose: bool = False) -> Iterator[Progress]:
     """A bar on a terminal's standard error, nothing where there is no terminal; `verbose`, a line for each step too."""
     columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     errors = Console(stderr=True)
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task, last = bar.add_task("reading", total=1.0), ""
 
         def show(what: str, share: float) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from onnxopt.benchmark import benchmark as measure
 from onnxopt.cli.app import app, console, progress
 from onnxopt.cli.options import (
     DataOption,
@@ -23,6 +22,7 @@ from onnxopt.cli.options import (
     option,
 )
 from onnxopt.errors import OnnxoptError
+from onnxopt.measure.benchmark import benchmark as measure
 from onnxopt.report.benchmark import print_benchmark
 from onnxopt.report.json import to_json
 

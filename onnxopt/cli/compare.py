@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from onnxopt import recipes
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.optimize import (
     Error,
@@ -22,10 +21,11 @@ from onnxopt.cli.optimize import (
     contract_of,
 )
 from onnxopt.cli.options import DataOption, Images, Json, Layout, Mean, Preprocess, Size, Std, Verbose, count, option
-from onnxopt.compare import compare as measure
-from onnxopt.recipes import Recipe
 from onnxopt.report.compare import print_systems, render
 from onnxopt.report.json import to_json
+from onnxopt.spec import recipes
+from onnxopt.spec.recipes import Recipe
+from onnxopt.studies.compare import compare as measure
 
 _ALL = "all"
 

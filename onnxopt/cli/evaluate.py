@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from onnxopt import evaluation
 from onnxopt.cli.app import app, console, progress
 from onnxopt.cli.options import Images, Json, Layout, Mean, Preprocess, Size, Std, Verbose, argument, option
+from onnxopt.measure import evaluation
 from onnxopt.report.evaluation import print_evaluation
 from onnxopt.report.json import to_json
 

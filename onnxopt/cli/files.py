@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from onnxopt import archive, native
+from onnxopt import native
 from onnxopt.cli.app import app, console, show_written
 from onnxopt.cli.options import Json, Output, argument
 from onnxopt.report import table
 from onnxopt.report.json import to_json
+from onnxopt.runtime import archive
 
 Compressed = Annotated[Path, argument(help="A model that onnxopt wrote.")]
 

@@ -12,9 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnxopt import api, recipes
-from onnxopt.benchmark import benchmark
-from onnxopt.choice import Goal
+from onnxopt import api
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
     DataOption,
@@ -31,16 +29,19 @@ from onnxopt.cli.options import (
     count,
     option,
 )
-from onnxopt.contract import DEFAULT_ERROR, MADE_UP_ERROR, Contract
 from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
-from onnxopt.overrides import Overrides
-from onnxopt.plan import Plan
-from onnxopt.recipes import Recipe
+from onnxopt.measure.benchmark import benchmark
 from onnxopt.report import classical, html, table
 from onnxopt.report.json import to_json
-from onnxopt.result import Result
-from onnxopt.target import TARGETS
+from onnxopt.results.result import Result
+from onnxopt.search.allocation import Goal
+from onnxopt.spec import recipes
+from onnxopt.spec.contract import DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Plan
+from onnxopt.spec.recipes import Recipe
+from onnxopt.spec.target import TARGETS
 
 _SECONDS = 20.0
 """That a report's latencies take for each model at most: time for the processes that a verdict takes."""
@@ -61,7 +62,7 @@ MaxDrop = Annotated[float | None, option(help="What the metric may lose; points 
 TargetSize = Annotated[str | None, option(help="Bytes of the file, as in 2MB.")]
 TargetRatio = Annotated[float | None, option(help="How many times smaller the file shall be.")]
 Error = Annotated[float | None, option(help="Noise over signal allowed in the outputs. Where nothing is asked for, "
-                                       f"{DEFAULT_ERROR}, or {MADE_UP_ERROR} on made-up inputs.")]  # fmt: skip
+                                       f"{DEFAULT_ERROR}, or {SYNTHETIC_ERROR} on made-up inputs.")]  # fmt: skip
 RecipeOption = Annotated[str | None, option(help="A published system instead of the engine: "
                                             f"{', '.join(recipes.names())}, or a .toml file.")]  # fmt: skip
 GoalOption = Annotated[Goal | None, option("--for", help="Make chains of layers, or run layers in integers, where "

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from onnxopt import sensitivity as scanning
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
     Images,
@@ -24,6 +23,7 @@ from onnxopt.cli.options import (
 )
 from onnxopt.report.json import to_json
 from onnxopt.report.sensitivity import print_scan, render
+from onnxopt.studies import sensitivity as scanning
 
 _SETTINGS = ",".join(f"{setting:g}" for setting in scanning.SETTINGS)
 

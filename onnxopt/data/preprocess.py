@@ -43,7 +43,7 @@ class Preparation(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class Affine:
     """``(pixels - mean) / std`` of the middle of the image.
 
     An image that has the model's size is taken whole. Of any other, the shorter side is scaled to 256/224 of the size
@@ -114,7 +114,7 @@ def preparation(
         return Custom(preprocess, load_hook(preprocess), entry)
     layout, channels, sides = _geometry(source, entry, layout, size)
     means, stds, blue_first = _scale(source, entry, channels, preprocess, mean, std)
-    return Scaled(*sides, channels, layout, means, stds, blue_first, str(entry.dtype))
+    return Affine(*sides, channels, layout, means, stds, blue_first, str(entry.dtype))
 
 
 def _scale(

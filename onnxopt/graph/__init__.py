@@ -1,47 +1,47 @@
 """The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
 
-from onnxopt.graph.alone import WEIGHT, alone
-from onnxopt.graph.dial import dialled, probed, settings
-from onnxopt.graph.equalization import Neighbours, channel_peaks, equalize, neighbours
-from onnxopt.graph.exposing import exposing
-from onnxopt.graph.files import Source, is_compressed, payload, read, write_atomically
-from onnxopt.graph.gradient import Gradient
+from onnxopt.graph.autodiff import Gradient
+from onnxopt.graph.describe import Users
 from onnxopt.graph.graph import Graph, Site
+from onnxopt.graph.inspect.expose import expose
+from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
+from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
+from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
+from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
-from onnxopt.graph.macs import macs, parameters, weight_macs
-from onnxopt.graph.modern import OPSET, convolve, raised
-from onnxopt.graph.nodes import Users
-from onnxopt.graph.normal import normalise
-from onnxopt.graph.outer import embed, join, split, wrap
-from onnxopt.graph.pairs import Pair
-from onnxopt.graph.quantized import Quantized
+from onnxopt.graph.normalise import normalise
+from onnxopt.graph.onnx_file import Source, is_compressed, payload, read, write_atomically
+from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
+from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
+from onnxopt.graph.rewrite.opset import OPSET, batchnorm_to_conv, raise_opset
+from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.graph.rewrite.quantized import Quantized
+from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 from onnxopt.graph.strip import strip
-from onnxopt.graph.trace import Kernel, trace
-from onnxopt.graph.units import Kind, Unit, is_quantized, runs_in_integers, units
-from onnxopt.graph.values import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
+from onnxopt.graph.wrapper import embed, join, split, wrap
 
 __all__ = [
     "OPSET",
     "WEIGHT",
+    "FusedOp",
     "Gradient",
     "Graph",
     "Kernel",
-    "Kind",
     "Linear",
     "Neighbours",
-    "Pair",
+    "QdqSupport",
+    "QuantParams",
     "Quantized",
     "Site",
     "Source",
-    "Unit",
     "Users",
-    "alone",
+    "batchnorm_to_conv",
     "channel_peaks",
-    "convolve",
-    "dialled",
     "embed",
     "equalize",
-    "exposing",
+    "expose",
+    "extract_layer",
+    "fused_ops",
     "is_compressed",
     "is_depthwise",
     "is_equalized",
@@ -53,8 +53,7 @@ __all__ = [
     "normalise",
     "parameters",
     "payload",
-    "probed",
-    "raised",
+    "raise_opset",
     "read",
     "rounding",
     "runs_in_integers",
@@ -63,8 +62,9 @@ __all__ = [
     "step_of_value",
     "strip",
     "trace",
-    "units",
     "weight_macs",
+    "with_fake_quant",
+    "with_zeros_added",
     "wrap",
     "write_atomically",
 ]

@@ -12,15 +12,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxopt.encoding import STORABLE, Affine, Array, Encoding, values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import blocked, chains
-from onnxopt.graph import pairs as qdq
 from onnxopt.graph.linear import Linear, linear_use
-from onnxopt.graph.normal import hoist, subgraphs
-from onnxopt.graph.pairs import Pair
-from onnxopt.graph.quantized import Quantized, insert
-from onnxopt.graph.rectifiers import rectifiers, spread
-from onnxopt.leaf import STORABLE, Array, Leaf, Scaled, values_of
+from onnxopt.graph.normalise import hoist, subgraphs
+from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq
+from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs, rectifiers
+from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.graph.rewrite.quantized import Quantized, insert
 
 MIN_QUANTIZED = 16
 """Elements: a smaller weight is not worth its row in the container's table."""
@@ -59,9 +58,9 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
         self.model = model
-        self.leaves: dict[str, Leaf] = {}
+        self.leaves: dict[str, Encoding] = {}
         self.quantized: dict[str, Quantized] = {}
-        self.pairs: dict[str, Pair] = {}
+        self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
         """What rectifiers make that shall be convolutions."""
         self.integers: set[str] = set()
@@ -126,7 +125,7 @@ class Graph:
         self.integers.clear()
         self._adjusted.clear()
 
-    def store(self, path: str, leaf: Leaf) -> None:
+    def store(self, path: str, leaf: Encoding) -> None:
         """The weight at `path` shall be stored as `leaf`."""
         self.leaves[path] = leaf
 
@@ -134,7 +133,7 @@ class Graph:
         """Whoever reads this value of the main graph, the user too, shall get it rounded."""
         self.quantized[value] = how
 
-    def pair(self, value: str, how: Pair) -> None:
+    def pair(self, value: str, how: QuantParams) -> None:
         """This value of the main graph shall be integers between the nodes that can take them as such.
 
         Raises OnnxoptError where there is none of this name, or the operators are too old.
@@ -142,7 +141,7 @@ class Graph:
         qdq.check(self.model, value)
         self.pairs[value] = how
 
-    def spread(self, value: str) -> None:
+    def prelu_as_convs(self, value: str) -> None:
         """The PRelu that makes this value shall be depthwise convolutions, which compute the same.
 
         Raises OnnxoptError where there is none, or its slopes are not those of channels.
@@ -160,7 +159,7 @@ class Graph:
         """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""
         self.integers.add(path)
 
-    def replace(self, path: str, tensors: Mapping[str, Array], chain: chains.Chain) -> tuple[Site, ...]:
+    def replace(self, path: str, tensors: Mapping[str, Array], chain: low_rank_chain.Chain) -> tuple[Site, ...]:
         """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
 
         Arguments:
@@ -169,11 +168,11 @@ class Graph:
 
         Raises OnnxoptError where a name is taken.
         """
-        chains.replace(self.model, path, tensors, chain)
+        low_rank_chain.replace(self.model, path, tensors, chain)
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
 
-    def leaf(self, path: str) -> Leaf:
+    def leaf(self, path: str) -> Encoding:
         """What stands at `path` now: what the last pass stored, or the weight as it came."""
         return self.leaves[path] if path in self.leaves else self.values(path)
 
@@ -182,7 +181,7 @@ class Graph:
         for name, tensor in self._tensors.items():
             yield name, tensor_bytes(tensor)
 
-    def export(self) -> tuple[onnx.ModelProto, dict[str, Leaf]]:
+    def export(self) -> tuple[onnx.ModelProto, dict[str, Encoding]]:
         """The inner model, its stored weights external-data references, and what is stored for each by name."""
         leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
         inner = onnx.ModelProto()
@@ -194,15 +193,15 @@ class Graph:
                 _copy_field(inner.graph, field.name, value)
         inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
-        spread(inner, self.depthwise)
-        blocked.insert(inner, leaves)
+        prelu_as_convs(inner, self.depthwise)
+        matmul_nbits.insert(inner, leaves)
         insert(inner, self.quantized)
         if self.pairs:
             self._insert_pairs(inner, leaves)
         return inner, leaves
 
-    def _insert_pairs(self, inner: onnx.ModelProto, leaves: dict[str, Leaf]) -> None:
-        grids = {path: leaf for path in self.integers if isinstance(leaf := leaves.get(path), Scaled)}
+    def _insert_pairs(self, inner: onnx.ModelProto, leaves: dict[str, Encoding]) -> None:
+        grids = {path: leaf for path in self.integers if isinstance(leaf := leaves.get(path), Affine)}
         found = qdq.insert(inner, self.pairs, grids, lambda bias: values_of(self.leaf(bias)))
         leaves.update({path: grids[path].q.astype(np.int8) for path in found.integers})
         for name in found.gone:
@@ -222,7 +221,7 @@ class Graph:
         adjusted = self._adjusted.get(name)
         return self._tensors[name] if adjusted is None else numpy_helper.from_array(adjusted, name)
 
-    def _leaf(self, name: str) -> Leaf | None:
+    def _leaf(self, name: str) -> Encoding | None:
         if name in self.leaves:
             return self.leaves[name]
         tensor = self._tensors[name]

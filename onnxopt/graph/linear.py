@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import onnx
 
-from onnxopt.leaf import Array
+from onnxopt.encoding import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from string import ascii_letters
 import onnx
 from google.protobuf.message import Message
 
-from onnxopt.graph.modern import version
-from onnxopt.graph.normal import subgraphs
+from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.rewrite.opset import version
 
 _RUNS = {
     onnx.ModelProto: {"ir_version", "opset_import", "graph", "functions"},

@@ -1,13 +1,13 @@
-"""Every module in this folder that holds a pass registers it: dropping a file here is all."""
+"""Every module in `quantise/` and `low_rank/` that holds a pass registers it: dropping a file there is all."""
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from onnxopt.passes.base import Pass, Skip
 from onnxopt.passes.structural import Structural
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
 
 STRUCTURAL: dict[str, type[Structural]] = {cls.name: cls for cls in Structural.__subclasses__()}
 """Passes that make other layers of one, by name."""

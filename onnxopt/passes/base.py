@@ -10,11 +10,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from onnxopt.calibration.stats import Floats, Stats
+from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site
-from onnxopt.leaf import Array
-from onnxopt.plan import Step
-from onnxopt.stats import Floats, Stats
+from onnxopt.spec.plan import Step
 
 _QUIETEST = 1e-3
 
@@ -39,7 +39,7 @@ def integer_length(largest: float) -> int:
     return exponent + (mantissa > 0.5)
 
 
-def loudness(w: Floats, channel: int | None) -> Floats:
+def channel_rms(w: Floats, channel: int | None) -> Floats:
     """Root mean square of every index of the axis `channel` (None: of all), as a share of the whole weight's.
 
     At least `_QUIETEST`, so that a dead channel costs nothing.
@@ -67,7 +67,7 @@ def tensor(rows: Array, site: Site, stats: Stats) -> Array:
     return np.moveaxis(rows.reshape(-1, *others), 0, site.axis)
 
 
-def take_up(graph: Graph, error: Array, stats: Stats) -> None:
+def correct_bias(graph: Graph, error: Array, stats: Stats) -> None:
     """What an error of the weight adds to the node's outputs on average goes to its bias.
 
     Nothing happens where the node has no bias of its own, or its inputs are not known.

@@ -13,12 +13,13 @@ from typing import Self
 import numpy as np
 from onnx import NodeProto
 
-from onnxopt import lowrank
-from onnxopt.graph import Graph, Site, chains
-from onnxopt.leaf import Array
-from onnxopt.passes.base import Pass, Skip, finite, take_up
-from onnxopt.plan import Step
-from onnxopt.stats import Floats, Stats
+from onnxopt.calibration.stats import Floats, Stats
+from onnxopt.encoding import Array
+from onnxopt.graph import Graph, Site
+from onnxopt.graph.rewrite import low_rank_chain
+from onnxopt.passes import math
+from onnxopt.passes.base import Pass, Skip, correct_bias, finite
+from onnxopt.spec.plan import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Structural(Pass):
     off the bias.
 
     A subclass's own fields are its ranks. Where none is given, `settled` chooses them: by `energy`, by `tolerance`, or,
-    without either, by variational Bayes (`lowrank.evbmf`), of each unfolding of the weight. Groups share their ranks.
+    without either, by variational Bayes (`math.evbmf`), of each unfolding of the weight. Groups share their ranks.
     """
 
     energy: float | None = None
@@ -119,7 +120,7 @@ class Structural(Pass):
     @classmethod
     @abstractmethod
     def unfoldings(cls, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
-        """For each rank the matrix that it is of, in a group ``w[outputs, inputs]``; `root` as in `lowrank.factors`."""
+        """For each rank the matrix that it is of, in a group ``w[outputs, inputs]``; `root` as in `math.factors`."""
 
     @abstractmethod
     def factors(self, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
@@ -145,9 +146,9 @@ class Structural(Pass):
         if self.tolerance is not None:
             chosen = self._tolerated(self.tolerance, layer, form, stats)
         elif self.energy is not None:
-            chosen = self._clipped((lowrank.energy_rank(s, self.energy) for s in self._spectra(layer, form)), form)
+            chosen = self._clipped((math.energy_rank(s, self.energy) for s in self._spectra(layer, form)), form)
         else:
-            found = [[lowrank.evbmf(m) for m in self.unfoldings(form, w, None)] for w in layer.matrix]
+            found = [[math.evbmf(m) for m in self.unfoldings(form, w, None)] for w in layer.matrix]
             ranks = [max(groups) for groups in zip(*found, strict=True)]
             if 0 in ranks:
                 raise Skip("variational Bayes takes all of it for noise, and finds no rank")
@@ -163,7 +164,7 @@ class Structural(Pass):
     def _spectra(self, layer: Layer, form: Form) -> list[Floats]:
         """Of each unfolding, the powers of all groups added."""
         squares = [
-            [np.square(lowrank.spectrum(m)) for m in self.unfoldings(form, w, root)]
+            [np.square(math.spectrum(m)) for m in self.unfoldings(form, w, root)]
             for w, root in zip(layer.matrix, layer.roots(), strict=True)
         ]
         return [np.sqrt(np.sum(one, 0)) for one in zip(*squares, strict=True)]
@@ -172,7 +173,7 @@ class Structural(Pass):
         """The smallest ranks that keep the tolerance, of those that leave out equal shares of their spectra."""
         if stats.moments is None or stats.moments.feedback is None:
             raise Skip("what its noise does to the outputs was not measured; give --data, or more --max-ram")
-        left = [np.square(lowrank.tail(s) / np.linalg.norm(s)) for s in self._spectra(layer, form)]
+        left = [np.square(math.tail(s) / np.linalg.norm(s)) for s in self._spectra(layer, form)]
         shares = np.unique(np.concatenate(left))[::-1]
         noise = self.noise(form, layer.matrix, list(layer.roots()))
 
@@ -194,7 +195,7 @@ class Structural(Pass):
 
         Arguments:
             matrix: ``[groups, outputs, inputs]``.
-            roots: of each group, as in `lowrank.factors`.
+            roots: of each group, as in `math.factors`.
         """
 
         def power(one: Self) -> float:
@@ -260,7 +261,7 @@ class Layer:
         self._graph, self._site, self._stats = graph, site, stats
         values = graph.values(site.path)
         linears = graph.linears().get(site.path)
-        self.nodes: list[NodeProto] = chains.users(graph.model, site.path)
+        self.nodes: list[NodeProto] = low_rank_chain.users(graph.model, site.path)
         ops = {node.op_type for node in self.nodes}
         if linears is None or not (ops == {"Conv"} or ops <= {"Gemm", "MatMul"}):
             raise Skip("is not the weight of convolutions only, or of matrix products only, outside branches and loops")
@@ -295,16 +296,16 @@ class Layer:
         stacked = {name: np.stack(factors) for name, factors in zip(links, zip(*found, strict=True), strict=True)}
         return stacked, lambda: np.stack([decision.product(form, factors) for factors in found])
 
-    def convolve(self, decision: Structural) -> tuple[Site, ...]:
+    def batchnorm_to_conv(self, decision: Structural) -> tuple[Site, ...]:
         """Puts chains of convolutions in the place of convolutions."""
         factors, product = self.decompose(decision, self.form)
         links, path = decision.links(self.form), self._site.path
         parts = {link.name: factors[link.name].reshape(link.shape) for link in links}
         along = [(link.name, link.axes) for link in links]
-        return self.replace(parts, product, lambda node: chains.convolutions(node, path, along))
+        return self.replace(parts, product, lambda node: low_rank_chain.convolutions(node, path, along))
 
     def replace(
-        self, parts: Mapping[str, Array], product: Callable[[], Floats], chain: chains.Chain
+        self, parts: Mapping[str, Array], product: Callable[[], Floats], chain: low_rank_chain.Chain
     ) -> tuple[Site, ...]:
         """Puts chains in the nodes' place.
 
@@ -317,7 +318,7 @@ class Layer:
         linear = self._stats.linear
         alone = len(self.nodes) == 1  # inputs of several nodes are not known one by one
         if linear is not None and linear.bias and self._stats.moments is not None and alone:
-            take_up(self._graph, self.matrix - product(), self._stats)
+            correct_bias(self._graph, self.matrix - product(), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)
         return self._graph.replace(path, tensors, chain)
 
@@ -326,7 +327,7 @@ def _roots(stats: Stats) -> Iterator[Floats]:
     """See `Layer.roots`."""
     assert stats.moments is not None
     assert stats.moments.feedback is not None
-    return map(lowrank.root, stats.moments.feedback, stats.moments.variance)
+    return map(math.root, stats.moments.feedback, stats.moments.variance)
 
 
 def eighths(most: float) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from onnxopt.benchmark import Benchmark, Measured, Paired
+from onnxopt.measure.benchmark import Benchmark, Measured, SpeedRatio
 from onnxopt.report.table import columns, many, shortened, size
 
 _MOST_OPS, _NAME = 8, 16
@@ -38,7 +38,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         console.print(line, style="dim", highlight=False, markup=False)
 
 
-def words(pair: Paired) -> str:
+def words(pair: SpeedRatio) -> str:
     """One comparison in one line: ``small.onnx: 1.10x slower than big.onnx (1.08 to 1.12)``."""
     mine, other = Path(pair.path).name, Path(pair.against).name
     if not pair.enough:

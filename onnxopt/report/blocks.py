@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from onnxopt.result import Blocks, Product
+from onnxopt.results.result import Blocks, Product
 
 
 def print_blocks(console: Console, blocks: Blocks) -> None:

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.events import Event
-from onnxopt.plan import Scalar, Step
-from onnxopt.relative_index import Sizes
+from onnxopt.passes.math.relative_index import Sizes
 from onnxopt.report.table import columns, shortened, size
-from onnxopt.result import Stage
+from onnxopt.results.events import Event
+from onnxopt.results.result import Stage
+from onnxopt.spec.plan import Scalar, Step
 
 _LONGEST = 17
 """Letters of a layer's name that a terminal has room for."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from onnxopt.evaluation import NO_ANSWER, Classification, Estimate, Evaluated, Evaluation, Paired
+from onnxopt.measure.evaluation import NO_ANSWER, Classification, Estimate, Evaluated, Evaluation, McNemar
 from onnxopt.report.table import size
 
 _MOST_CLASSES, _WORST = 20, 5
@@ -68,7 +68,7 @@ def _deviation(model: Evaluated, name: str) -> list[str]:
     return [name, same, _interval(d.agreement), divergence, f"{d.noise:.3f}"]
 
 
-def _test(test: Paired, name: str) -> list[str]:
+def _test(test: McNemar, name: str) -> list[str]:
     points = test.difference
     interval = f"{100 * points.low:+.2f} to {100 * points.high:+.2f}"
     p = "< 0.001" if test.p < 0.001 else f"{test.p:.3g}"

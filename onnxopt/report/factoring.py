@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from onnxopt.choice import Considered
-from onnxopt.result import Factoring
+from onnxopt.results.result import Factoring
+from onnxopt.search.allocation import LayerDecision
 
 _NAMED = 3
 """Layers of which no chain is known are named up to so many."""
@@ -26,7 +26,7 @@ def print_factoring(console: Console, factoring: Factoring) -> None:
         console.print(line, highlight=False, markup=False, style="bold" if factoring.kept else "yellow")
 
 
-def _table(factoring: Factoring, accepted: list[Considered]) -> RenderableType:
+def _table(factoring: Factoring, accepted: list[LayerDecision]) -> RenderableType:
     """M and E as in Kim et al. 2016: how many times fewer weights and multiply-accumulates."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"for {factoring.goal}", overflow="ellipsis", no_wrap=True, max_width=16)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from onnxopt.result import Integers, Placed
+from onnxopt.results.result import Integers, Placed
 
 _SHOWN = 10
 """Layers that stay floats, the longest first."""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from onnxopt.plan import Plan
+from onnxopt.spec.plan import Plan
 
 
 def to_json(result: Any) -> str:

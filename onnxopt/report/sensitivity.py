@@ -10,7 +10,7 @@ from rich.table import Table
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 from onnxopt.report.table import shortened
-from onnxopt.sensitivity import Point, Scan
+from onnxopt.studies.sensitivity import Point, Scan
 
 _LONGEST = 20
 """Letters of a weight's name that a terminal has room for."""

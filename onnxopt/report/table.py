@@ -11,13 +11,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxopt.archive import Inspection
-from onnxopt.events import Chain, Event
-from onnxopt.plan import Step
 from onnxopt.report.blocks import print_blocks
 from onnxopt.report.factoring import print_factoring
 from onnxopt.report.integers import print_integers
-from onnxopt.result import Rectifiers, Result
+from onnxopt.results.events import Chain, Event
+from onnxopt.results.result import Rectifiers, Result
+from onnxopt.runtime.archive import Inspection
+from onnxopt.spec.plan import Step
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
 """Columns of a terminal; of a weight's name there, and all that a wider one has more; of a bar."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt import container, native
-from onnxopt.leaf import Leaf, Scaled, Shared
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import Affine, Codebook, Encoding
 
 HERE = Path(__file__).parent
 INTEGER_CODECS = native.CODECS[:-1]
@@ -58,14 +59,14 @@ def elements() -> dict[str, npt.NDArray[np.generic]]:
     return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette, "sparse": pruned}
 
 
-def leaves() -> dict[str, Leaf]:
+def leaves() -> dict[str, Encoding]:
     """What the golden container holds: every kind of leaf."""
     q = bell(12, 36, 6)
     return {
-        "conv.weight": Scaled(q.reshape(12, 4, 3, 3), np.arange(-20, -8, dtype=np.int16), 0, np.dtype(np.float32)),
-        "gemm.weight": Scaled(q % 9 - 4, np.arange(-36, 0, dtype=np.int16), 1, np.dtype(np.float16)),
-        "one.scale": Scaled(q[:4], np.array([-17], np.int16), 0, np.dtype(np.float64)),
-        "shared": Shared(q % 5, elements()["planes"][0, :5].copy()),
+        "conv.weight": Affine(q.reshape(12, 4, 3, 3), np.arange(-20, -8, dtype=np.int16), 0, np.dtype(np.float32)),
+        "gemm.weight": Affine(q % 9 - 4, np.arange(-36, 0, dtype=np.int16), 1, np.dtype(np.float16)),
+        "one.scale": Affine(q[:4], np.array([-17], np.int16), 0, np.dtype(np.float64)),
+        "shared": Codebook(q % 5, elements()["planes"][0, :5].copy()),
         "lossless": elements()["planes"],
         "shape": np.arange(-2, 9),
         "mask": sparse(5, 7, 7) != 0,

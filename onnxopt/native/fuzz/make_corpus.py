@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxopt import container, native
+from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import Affine, Codebook, Encoding
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import wrap
-from onnxopt.leaf import Leaf, Scaled, Shared
 
 CORPUS = Path(__file__).with_name("corpus")
 INTEGER_CODECS = native.CODECS[:-1]
@@ -77,14 +78,14 @@ def _elements(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def _leaves(rng: np.random.Generator) -> dict[str, Leaf]:
+def _leaves(rng: np.random.Generator) -> dict[str, Encoding]:
     q = np.rint(rng.normal(0, 3, (8, 4, 3, 3))).astype(np.int32)
     k = rng.integers(-40, -8, 8).astype(np.int16)
     return {
-        "conv": Scaled(q, k, 0, np.dtype(np.float32)),
-        "gemm": Scaled(q.reshape(12, 24), rng.integers(-40, -8, 24).astype(np.int16), 1, np.dtype(np.float16)),
-        "one": Scaled(q.reshape(12, 24), k[:1], 0, np.dtype(np.float64)),
-        "shared": Shared(rng.integers(0, 5, (9, 11)).astype(np.int32), rng.normal(0, 1, 5).astype(np.float32)),
+        "conv": Affine(q, k, 0, np.dtype(np.float32)),
+        "gemm": Affine(q.reshape(12, 24), rng.integers(-40, -8, 24).astype(np.int16), 1, np.dtype(np.float16)),
+        "one": Affine(q.reshape(12, 24), k[:1], 0, np.dtype(np.float64)),
+        "shared": Codebook(rng.integers(0, 5, (9, 11)).astype(np.int32), rng.normal(0, 1, 5).astype(np.float32)),
         "bias": rng.normal(0, 1, 20).astype(np.float32),
         "index": np.arange(12),
         "flags": rng.random(31) < 0.5,

@@ -1,0 +1,119 @@
+"""What took long to measure, kept in files until the run that needs it has ended well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.encoding import Array
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+_KEPT = 7 * 24 * 3600
+"""Seconds that another try may wait before what it could use is deleted."""
+
+
+class Cache:
+    """Arrays by name in a folder of its own; a run that was killed finds what it had measured.
+
+    A second run at the same time gets another folder, for itself alone: the first to end would take the files away.
+
+    Arguments:
+        key: identifies everything that the arrays depend on; safe in a file name.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._folder, self._shared = _root() / key, True
+        _forget(_root())
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self._folder / "lock")
+        except OSError:  # no place to keep anything, or somebody else's: then for this run only
+            self._folder, self._shared = Path(tempfile.mkdtemp(prefix="onnxopt-")), False
+            self._lock = _locked(self._folder / "lock")
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether something whole was put under this name."""
+        try:
+            with np.load(self._file(name), allow_pickle=False):
+                return True
+        except (OSError, ValueError, EOFError, BadZipFile):
+            return False
+
+    def get(self, name: str) -> dict[str, Array] | None:
+        """What was put under this name; None where nothing was, or where the file is damaged."""
+        try:
+            with np.load(self._file(name), allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, EOFError, BadZipFile):
+            return None
+
+    def put(self, name: str, **arrays: npt.ArrayLike) -> None:
+        """Keeps arrays, whole or not at all. Raises OSError where the disk is full."""
+        temporary = self._file(name).with_suffix(f".{os.getpid()}.tmp.npz")
+        try:
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+            temporary.replace(self._file(name))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def close(self, keep: bool) -> None:
+        """Lets another run have the folder; where the work is done and there is nothing to `keep`, deletes it."""
+        self._lock.close()
+        if not (keep and self._shared):
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.npz"
+
+
+def _forget(root: Path) -> None:
+    """Deletes what runs that did not end well left here long ago."""
+    with suppress(OSError):
+        for lock in root.glob("*/lock"):
+            if time.time() - lock.stat().st_mtime > _KEPT:
+                with suppress(OSError), _locked(lock):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file that is locked until it is closed, or this process ends. Raises OSError where another process has it."""
+    file = path.open("wb")
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists():
+            raise FileNotFoundError(path)  # deleted by the run that had it when it was opened
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _root() -> Path:
+    """Where this system keeps what can be computed again."""
+    if "XDG_CACHE_HOME" in os.environ:
+        return Path(os.environ["XDG_CACHE_HOME"]) / "onnxopt"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "onnxopt"
+    home = Path("~").expanduser()
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "onnxopt"

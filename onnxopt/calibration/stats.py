@@ -1,0 +1,144 @@
+"""What is known of a weight before anything is decided: the inputs that it meets, and how much its noise counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from scipy.linalg import lapack
+
+from onnxopt.data import quiet_session
+from onnxopt.encoding import Array
+from onnxopt.graph import Linear, expose
+from onnxopt.metrics.output_error import output_error
+
+Floats = npt.NDArray[np.float64]
+_TINY = float(np.finfo(np.float64).tiny ** 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of the vectors ``x[groups, :, inputs]`` that a weight is multiplied by."""
+
+    mean: Floats
+    """[groups, inputs]"""
+    power: npt.NDArray[np.float32]
+    """[groups, inputs]: the diagonal of the second moment, less the mean where a bias takes that off"""
+    feedback: npt.NDArray[np.float32] | None
+    """[groups, inputs, inputs], strictly upper: what an error of 1 in column i adds to column j; see `factor`. None
+    where there are too many inputs to hold it."""
+    variance: npt.NDArray[np.float32]
+    """[groups, inputs]: of column i, given the columns after it; an error of e there costs ``variance e^2``"""
+    held_back: npt.NDArray[np.float32]
+    """[groups, vectors, inputs]: inputs that the rest was not computed from, less the mean"""
+
+    def noise(self, error: Array) -> float:
+        """That an error ``[groups, outputs, inputs]`` of the weight makes in the node's outputs.
+
+        On what was held back, without what a bias takes off; where nothing was, by the inputs' power, in other units.
+        """
+        if not self.held_back.shape[1]:
+            return float((np.square(error).sum(1) * self.power).sum())
+        made = self.held_back @ error.astype(np.float32).swapaxes(1, 2)
+        return float(np.square(made, dtype=np.float64).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Statistics of one weight."""
+
+    gain: float = 1.0
+    """Relative power of the model outputs' noise for noise of power 1 in one output of the node, where there are
+    `moments`; else in one element of the weight."""
+    linear: Linear | None = None
+    """How the weight is used; None where only its elements are known."""
+    moments: Moments | None = None
+    signal: float = 0.0
+    """Power of the node's outputs (without their mean where there is a bias), summed over channels; 0: not known."""
+    peaks: Callable[[], Mapping[str, float]] = dict
+    """Of what the layers with this weight give, the largest magnitude, by the value's name (`Linear.output`); measured
+    when somebody first asks. Nothing where it is not known."""
+
+
+def cholesky_feedback(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Feedback and variance for second moments ``H[..., inputs, inputs]``.
+
+    With ``H^-1 = U^T U``, U upper, quantizing columns in order and adding ``-e_i U_ij / U_ii`` to each later column j
+    makes the output error ``e H e^T`` the sum of ``e_i^2 / U_ii^2``, each error alone: OBQ, GPTQ (Frantar et al. 2022,
+    eq. 2 and 3); it is the Cholesky factor that LDLQ uses (Chee et al. 2023).
+
+    Arguments:
+        second: contiguous, and overwritten: there is no room for two.
+        damping: added to the diagonal of H, as a share of its mean: what was not seen is not impossible.
+    """
+    feedback, variance = np.empty(second.shape, np.float32), np.empty(second.shape[:-1], np.float32)
+    for index in np.ndindex(second.shape[:-2]):
+        # H = A A^T with A = U^-1 upper: the Cholesky factor of H, were its rows and columns in reverse order.
+        flipped = second[index]
+        _reverse(flipped.reshape(-1))
+        flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping, _TINY)
+        upper = np.flip(_inverse_cholesky(flipped))
+        pivots = upper.diagonal()
+        np.divide(upper, -pivots[:, None], out=feedback[index], casting="same_kind")
+        np.fill_diagonal(feedback[index], 0)
+        variance[index] = 1 / np.square(pivots)
+    return feedback, variance
+
+
+def _reverse(values: Floats) -> None:
+    half = len(values) // 2
+    first = values[:half].copy()
+    values[:half] = values[: -half - 1 : -1]
+    values[len(values) - half :] = first[::-1]
+
+
+def _inverse_cholesky(symmetric: Floats) -> Floats:
+    """``L^-1`` for ``L L^T``, in the memory of the argument (which LAPACK sees transposed, so as it is)."""
+    lower, failed = lapack.dpotrf(symmetric.T, lower=1, clean=1, overwrite_a=1)
+    inverse, singular = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    if failed or singular:
+        raise np.linalg.LinAlgError("second moments that no damping makes positive")
+    return np.asarray(inverse)
+
+
+def peaks(model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping[str, Array]]) -> Floats:
+    """Largest magnitude of each of these values of the model over all feeds. The runtime keeps none of them."""
+    ends = [
+        onnx.helper.make_node(op, [value], [f"{value}@{op}"], keepdims=0)
+        for value in values
+        for op in ("ReduceMax", "ReduceMin")
+    ]
+    session = quiet_session(expose(model, [node.output[0] for node in ends], ends))
+    largest = np.zeros(len(values))
+    for feed in feeds:
+        found = np.abs(np.array(session.run(None, dict(feed)), np.float64))
+        largest = np.maximum(largest, found.reshape(-1, 2).max(1))
+    return largest
+
+
+class Probe:
+    """Runs a model with other weights in place of its own, in one session.
+
+    Raises what the runtime raises where the model does not run.
+    """
+
+    def __init__(self, model: onnx.ModelProto, paths: Iterable[str], feeds: Sequence[Mapping[str, Array]]) -> None:
+        open_model = onnx.ModelProto()
+        open_model.CopyFrom(model)
+        tensors = {t.name: t for t in model.graph.initializer}
+        for path in paths:  # an initializer that is also an input may be fed
+            t = tensors[path]
+            open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
+        self._feeds = feeds
+        self._session = quiet_session(open_model.SerializeToString())
+        self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
+
+    def error(self, weights: Mapping[str, Array]) -> float:
+        """Error of the outputs with these weights, root mean square over the feeds."""
+        errors = []
+        for feed, wanted in zip(self._feeds, self._wanted, strict=True):
+            errors.append(output_error(wanted, self._session.run(None, {**feed, **weights})))
+        return float(np.sqrt(np.mean(np.square(errors))))

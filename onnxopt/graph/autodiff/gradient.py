@@ -1,0 +1,189 @@
+"""Gradients of a model's outputs with respect to its weights, by differentiating its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime import InferenceSession, OrtValue
+
+from onnxopt.data import quiet_session
+from onnxopt.encoding import Array
+from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
+from onnxopt.graph.autodiff.tape import FLOATS, Forward
+
+_SCORES = ("Softmax", "LogSoftmax", "ArgMax", "Sigmoid")
+"""What makes probabilities or decisions of scores: flat where a model is sure of itself, where noise still counts."""
+_VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
+"""What is looked through for such an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A value that gradients start from."""
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int | None
+    """The axis of scores that count only in comparison, so that a shift of all of them is nothing; None: no such."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What runs for inputs of one shape."""
+
+    plan: Backward
+    starts: list[_Start]
+    forward: InferenceSession
+    backward: InferenceSession
+
+
+class Gradient:
+    """Gradients of random projections of a model's outputs, with respect to weights.
+
+    With z a sample's outputs and v random signs, ``E_v (d(v.z)/dw)^2`` is the power of noise in z for noise of power 1
+    on the weight's element w (Hutchinson's estimator of the diagonal of J^T J). A weight has one error in all samples,
+    so its gradient is of the sum of v.z over the batch; v is another for each sample, so cross terms vanish on average,
+    and its square estimates the power summed over samples. Of scores ``[n, classes]`` the mean over classes is taken
+    out of v: what shifts all of them alike changes no decision. Where a model has several outputs, each counts relative
+    to its own power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is left out: z is its input.
+
+    A backward model is made (and kept) for each shape of inputs, from the rules in this package; where an operator has
+    none, what comes before it gets what reaches it on other paths. All activations of one batch are held, so keep
+    batches small.
+
+    Arguments:
+        model: normalised (see `onnxopt.graph.normalise`); it is not changed.
+        weights: names of initializers.
+    """
+
+    def __init__(self, model: onnx.ModelProto, weights: Sequence[str]) -> None:
+        self._model, self._weights = model, list(dict.fromkeys(weights))
+        self._nodes = nodes_of(model)
+        self._producers = {name: node for node in self._nodes for name in node.outputs if name}
+        self._passes: dict[tuple[Any, ...], _Pass | dict[str, str]] = {}
+        self.unsupported: dict[str, str] = {}
+        """By weight, why the last pass found no gradient of it."""
+
+    def weights(self, feeds: Mapping[str, Array], seed: int) -> tuple[dict[str, Array], float]:
+        """By weight, its gradient, float32 of its shape, summed over the batch and all uses; and the signal's power.
+
+        A gradient g over signal s says what noise in the outputs, as `output_error` measures it, comes
+        of independent noise of powers p on the weight's elements: ``error^2 = E sum(p g^2) / s``, to first order. To
+        average, sum both over batches and seeds. Samples of a batch are not averaged in this sense: their gradients
+        meet with random signs, so several small batches estimate better than a large one.
+
+        The signal is the outputs' power, summed over samples; with several outputs, where each counts relative to its
+        own, it is the number of samples times that of outputs. It is 0 where no weight has a gradient.
+
+        The random projections, one for each sample and output, follow from `seed`. Weights in `unsupported` are absent.
+        Raises what ONNX Runtime raises where the model does not run on `feeds`.
+        """
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        key = tuple((name, *array.shape) for name, array in sorted(feeds.items()))
+        if key not in self._passes:
+            self._passes[key] = self._build(values)
+        now = self._passes[key]
+        if isinstance(now, dict):
+            self.unsupported = now
+            return {}, 0.0
+        self.unsupported = now.plan.unsupported
+        names = {*now.plan.fetched, *(start.name for start in now.starts)}
+        wanted = sorted(names & self._producers.keys())
+        if wanted:
+            values |= zip(wanted, now.forward.run_with_ort_values(wanted, values), strict=True)
+        given = {name: values[name] for name in now.plan.fetched}
+        generator, signal = np.random.default_rng(seed), 0.0
+        for start in now.starts:
+            v = _centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
+            z = _centred(values[start.name].numpy().astype(np.float64), start.classes)
+            power = float(np.square(z).sum())
+            if len(now.starts) > 1:
+                samples = len(z) if z.ndim else 1
+                v *= np.float32((samples / power) ** 0.5 if power > 0 else 0)
+                power = samples if power > 0 else 0
+            signal += power
+            if start.name in now.plan.cotangents:
+                given[cotangent(start.name)] = OrtValue.ortvalue_from_numpy(v)
+        found = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
+        return {name: value.numpy() for name, value in zip(now.plan.weights, found, strict=True)}, signal
+
+    def _build(self, feeds: Mapping[str, OrtValue]) -> _Pass | dict[str, str]:
+        """What runs for inputs of the shapes of `feeds`, or by weight why nothing can."""
+        try:
+            forward = self._observe(feeds)
+            starts = self._starts(forward)
+            model, plan = differentiate(self._nodes, forward, [start.name for start in starts], self._weights)
+            del forward  # each of these holds all weights
+            if not plan.weights:
+                return plan.unsupported
+            backward = quiet_session(model)
+            del model
+            return _Pass(plan, starts, self._session({*plan.fetched, *(start.name for start in starts)}), backward)
+        except Exception as error:  # a model no rule's author thought of must not stop its compression
+            quiet_session(self._model.SerializeToString()).run_with_ort_values(None, feeds)  # raises if it is the feeds
+            return dict.fromkeys(self._weights, str(error))
+
+    def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
+        """Shapes and types of all values, and the constants among them."""
+        made = sorted(self._producers)
+        run = self._session(made).run_with_ort_values(made, dict(feeds)) if made else []
+        values = {name: value for name, value in (*feeds.items(), *zip(made, run, strict=True)) if value.is_tensor()}
+        weights = {tensor.name: tensor for tensor in self._model.graph.initializer if tensor.name not in feeds}
+        known = constants(self._nodes, set(weights))
+        arrays = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+        arrays |= {name: value.numpy() for name, value in values.items() if name in known}
+        return Forward(
+            shapes={name: tuple(value.shape()) for name, value in values.items()}
+            | {name: array.shape for name, array in arrays.items()},
+            types={name: value.element_type() for name, value in values.items()}
+            | {name: tensor.data_type for name, tensor in weights.items()},
+            constants=arrays,
+        )
+
+    def _session(self, names: Iterable[str]) -> InferenceSession:
+        """The model, giving out these values too."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        there = {output.name for output in model.graph.output}
+        for name in sorted(self._producers.keys() & set(names) - there):
+            model.graph.output.add(name=name)
+        serialized = model.SerializeToString()
+        del model
+        return quiet_session(serialized)
+
+    def _starts(self, forward: Forward) -> list[_Start]:
+        """Float outputs, or the scores that they are made of."""
+        found: dict[str, _Start] = {}
+        for output in self._model.graph.output:
+            name, classes = self._scores(output.name, forward)
+            if forward.types.get(name) in FLOATS and name not in forward.constants:
+                shape = forward.shapes[name]
+                if name == output.name and len(shape) == 2 and shape[1] > 1:
+                    classes = 1
+                found.setdefault(name, _Start(name, shape, classes))
+        return list(found.values())
+
+    def _scores(self, output: str, forward: Forward) -> tuple[str, int | None]:
+        """The scores that an output is a view of the probabilities of, and their axis of classes.
+
+        Else the output itself; where that is made of integers by rounding, what was rounded.
+        """
+        name = output
+        while name in self._producers and self._producers[name].op in _VIEWS:
+            name = self._producers[name].inputs[0]
+            if forward.types.get(output) not in FLOATS:
+                output = name
+        node = self._producers.get(name)
+        if node is None or node.op not in _SCORES:
+            return output, None
+        default = {"ArgMax": 0}.get(node.op, -1 if node.opset >= 13 else 1)
+        return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", default)
+
+
+def _centred(array: Array, axis: int | None) -> Array:
+    return array if axis is None else array - array.mean(axis, keepdims=True, dtype=array.dtype)

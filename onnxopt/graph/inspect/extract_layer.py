@@ -1,0 +1,43 @@
+"""One layer as a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from onnxopt.graph.rewrite.low_rank_chain import users
+
+WEIGHT = "w"
+"""What its weight is called there."""
+
+
+def extract_layer(model: onnx.ModelProto, path: str, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """The nodes of the main graph that use the weight at `path`, with inputs ``x0``, ``x1``, ... of their own.
+
+    Arguments:
+        shapes: of every value that they take and that is no constant.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    kind, names = constants[path].data_type, {path: WEIGHT}
+    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    made.graph.name = "layer"
+    for index, user in enumerate(users(model, path)):
+        node = NodeProto()
+        node.CopyFrom(user)
+        for place, name in enumerate(user.input):
+            if name in constants:
+                node.input[place] = names.setdefault(name, f"c{len(names)}")
+            elif name:
+                node.input[place] = f"x{len(made.graph.input)}"
+                made.graph.input.append(helper.make_tensor_value_info(node.input[place], kind, shapes[name]))
+        node.name, node.output[0] = f"layer{index}", f"y{index}"
+        made.graph.node.append(node)
+        made.graph.output.append(helper.make_tensor_value_info(f"y{index}", kind, None))
+    for name, short in names.items():
+        tensor = TensorProto()
+        tensor.CopyFrom(constants[name])
+        tensor.name = short
+        made.graph.initializer.append(tensor)
+    return made

@@ -1,0 +1,122 @@
+"""Reading models with clear errors, writing files all or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.graph.normalise import tensors
+
+DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
+"""The outer model's one node, and its initializer that holds the container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model as it was read."""
+
+    path: Path
+    model: onnx.ModelProto
+    size: int
+    """Bytes of the file and of its external data."""
+    sha256: str
+    """Of the file and its external data, in hex."""
+
+    def copy(self) -> bytes:
+        """The model as one file: the source's own bytes, or, where it has external data, with that data inside."""
+        data = self.path.read_bytes()
+        return data if len(data) == self.size else self.model.SerializeToString(deterministic=True)
+
+    @property
+    def float_elements(self) -> int:
+        """Elements of all float32 weights, wherever they stand."""
+        return sum(prod(t.dims) for t in tensors(self.model) if t.data_type == onnx.TensorProto.FLOAT)
+
+
+def payload(model: onnx.ModelProto) -> bytes:
+    """The container in a model that onnxopt wrote. Raises ContainerError where there is none."""
+    for tensor in model.graph.initializer:
+        if tensor.name == PAYLOAD and is_compressed(model):
+            return bytes(tensor.raw_data)
+    raise ContainerError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
+
+
+def is_compressed(model: onnx.ModelProto) -> bool:
+    """Whether this is a model that onnxopt wrote."""
+    return any(node.domain == DOMAIN and node.op_type == OP for node in model.graph.node)
+
+
+def read(path: str | os.PathLike[str]) -> Source:
+    """Reads an ONNX file with its external data. Raises OnnxoptError where that is impossible."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    try:
+        data = path.read_bytes()
+        digest.update(data)
+        model = onnx.load_model_from_string(data)
+        external = _external_files(path, model)
+        onnx.load_external_data_for_model(model, str(path.parent))
+        for file in external:
+            digest.update(file.read_bytes())
+        size = len(data) + sum(file.stat().st_size for file in external)
+    except DecodeError as error:
+        raise OnnxoptError(f"{path}: not an ONNX model ({error}); expected a file that onnx.load can read") from error
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise OnnxoptError(f"{path}: cannot be read: {_reason(error)}") from error
+    if not model.graph.node and not model.graph.output:
+        raise OnnxoptError(f"{path}: holds no graph; expected an ONNX model")
+    return Source(path, model, size, digest.hexdigest())
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """The files that the model's tensors lie in, in order of name."""
+    names = {
+        entry.value
+        for tensor in tensors(model)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / name for name in sorted(names)]
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary file beside `path`, which takes its place only if the body ends well.
+
+    Raises OnnxoptError where the folder or the disk does not allow it; then nothing is left behind.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "is a folder; name a file")
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OnnxoptError(f"{path}: cannot be written: {_reason(error)}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

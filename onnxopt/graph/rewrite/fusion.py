@@ -1,0 +1,161 @@
+"""Which nodes can run in integers, as ONNX Runtime fuses QuantizeLinear/DequantizeLinear pairs around them.
+
+A *unit* is what the runtime makes one kernel of: a convolution and the rectifier behind it, say. What is rounded are
+the values between units.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from onnxopt.graph.normalise import subgraphs
+
+
+class QdqSupport(Enum):
+    """What a unit needs to run in integers."""
+
+    NONE = auto()
+    """It cannot."""
+    FULL = auto()
+    """Inputs and output rounded, each on a grid of its own."""
+    FLOAT_OUTPUT = auto()
+    """Inputs rounded; the output may be, or may stay float."""
+    PASSTHROUGH = auto()
+    """Its output's grid is its input's: elements are moved, or the largest is taken."""
+
+
+_WEIGHTED = {"Conv": QdqSupport.FULL, "Gemm": QdqSupport.FLOAT_OUTPUT, "MatMul": QdqSupport.FLOAT_OUTPUT}
+_COMBINING = frozenset(("Add", "Mul", "Concat"))
+_CHANGING = frozenset(("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"))
+_MOVING = frozenset((
+    "DepthToSpace", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth", "Squeeze", "Transpose",
+    "Unsqueeze",
+))  # fmt: skip
+_QUANTIZED = frozenset((
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear",
+))  # fmt: skip
+_ABSORBED = frozenset(("Relu", "Clip"))
+"""What becomes part of the rounding of the node before: it saturates at the same bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedOp:
+    """Nodes of the main graph that are one kernel."""
+
+    name: str
+    """Of its first node; its output's where that has none."""
+    op: str
+    kind: QdqSupport
+    inputs: tuple[str, ...]
+    """The values that it computes with, no constants."""
+    output: str
+    """Its first."""
+    weight: str | None
+    """Its initializer, where it runs in integers only with that as integers, too."""
+    bias: str | None
+    first: int
+    """Index of its first node in the main graph."""
+
+
+def fused_ops(model: onnx.ModelProto) -> list[FusedOp]:
+    """All of the main graph, in its order."""
+    graph, constants = model.graph, {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
+    for inner in subgraphs(graph):
+        for node in inner.node:
+            for name in dict.fromkeys(node.input):
+                readers[name].append(node)
+    results = {value.name for value in graph.output}
+    makers = {name: node for node in graph.node for name in node.output}
+    behind: dict[str, str] = {}  # output of a node -> that of what it absorbs
+    for node in graph.node:
+        x = node.input[0] if node.input else ""
+        maker = makers.get(x)
+        absorbs = maker is not None and (maker.op_type in _WEIGHTED or maker.op_type == "Add") and not maker.domain
+        alone = len(readers[x]) == 1 and x not in results and x not in behind.values()
+        bounded = node.op_type in _ABSORBED and all(name in constants for name in node.input[1:] if name)
+        if absorbs and alone and bounded and not node.domain:
+            behind[x] = node.output[0]
+    found = []
+    for index, node in enumerate(graph.node):
+        if not node.output or node.output[0] in behind.values():
+            continue
+        kind, weight, bias = _kind(node, constants, readers)
+        inputs = tuple(dict.fromkeys(name for name in node.input if name and name not in constants))
+        if kind is QdqSupport.PASSTHROUGH:
+            inputs = inputs[:1]  # the others are shapes
+        output = behind.get(node.output[0], node.output[0])
+        found.append(FusedOp(node.name or output, node.op_type, kind, inputs, output, weight, bias, index))
+    return found
+
+
+def _kind(
+    node: NodeProto, constants: Mapping[str, TensorProto], readers: Mapping[str, list[NodeProto]]
+) -> tuple[QdqSupport, str | None, str | None]:
+    """What a node needs, and its weight and bias."""
+    nothing = QdqSupport.NONE, None, None
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    constant = [name in constants for name in node.input]
+    if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+        return nothing
+    op = node.op_type
+    if op in _WEIGHTED and len(node.input) > 1:
+        weight, bias = node.input[1], node.input[2] if len(node.input) > 2 and node.input[2] else None
+        plain = all(attributes.get(key, 1.0) == 1.0 for key in ("alpha", "beta")) and not attributes.get("transA")
+        mine = not constant[0] and constant[1] and len(readers[weight]) == 1
+        usable = mine and constants[weight].data_type == TensorProto.FLOAT and len(constants[weight].dims) >= 2
+        if not (usable and plain and (op == "Conv" or len(constants[weight].dims) == 2)):
+            return nothing
+        if bias is not None and not (
+            bias in constants
+            and len(readers[bias]) == 1
+            and list(constants[bias].dims) == [_outputs(op, constants[weight], attributes)]
+        ):
+            return nothing
+        return _WEIGHTED[op], weight, bias
+    if op in _COMBINING:
+        return nothing if any(constant) else (QdqSupport.FULL, None, None)
+    if op in _CHANGING:
+        return QdqSupport.FULL, None, None
+    if op == "Pad":
+        return (QdqSupport.PASSTHROUGH, None, None) if _pads_zeros(node, constants, attributes) else nothing
+    if op in _MOVING and not any(name and not known for name, known in zip(node.input[1:], constant[1:], strict=True)):
+        return QdqSupport.PASSTHROUGH, None, None
+    return nothing
+
+
+def _outputs(op: str, weight: TensorProto, attributes: Mapping[str, object]) -> int:
+    return int(weight.dims[0 if op == "Conv" or attributes.get("transB") else 1])
+
+
+def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attributes: Mapping[str, object]) -> bool:
+    """Constant padding with 0, of any number of axes."""
+    if attributes.get("mode", b"constant") != b"constant" or len(node.input) < 2 or node.input[1] not in constants:
+        return False
+    if len(node.input) > 3 and node.input[3]:
+        return False
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    value = constants.get(node.input[2])
+    return value is not None and not np.any(numpy_helper.to_array(value))
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether the main graph has integers for values already, by pairs or by operators on integers."""
+    return any(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in model.graph.node)
+
+
+def runs_in_integers(unit: FusedOp, rounded: Mapping[str, object], weights: Mapping[str, object]) -> bool:
+    """Whether the runtime makes integers of a unit where these values are rounded and these weights are integers."""
+    if unit.kind is QdqSupport.NONE or not all(name in rounded for name in unit.inputs):
+        return False
+    if unit.weight is not None and unit.weight not in weights:
+        return False
+    return unit.kind is QdqSupport.FLOAT_OUTPUT or unit.output in rounded

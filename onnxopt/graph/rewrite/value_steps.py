@@ -1,0 +1,45 @@
+"""What a plan decides on a value of the main graph, by its name; other steps are for weights.
+
+    equalize     the channels were made alike (`equalization.py`)
+    depthwise    the PRelu that makes it is depthwise convolutions (`rectifiers.py`)
+    qdq{...}     it is rounded between nodes (`pairs.py`)
+
+Several are one step, in this order.
+"""
+
+from __future__ import annotations
+
+from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.spec.plan import Step
+
+_EQUALIZE, _DEPTHWISE = "equalize", "depthwise"
+
+
+def step_of_value(rounding: Step | None = None, *, equalized: bool = False, depthwise: bool = False) -> Step:
+    """All that is decided on one value; at least one thing is."""
+    step = rounding
+    for name, wanted in ((_DEPTHWISE, depthwise), (_EQUALIZE, equalized)):
+        step = Step(name, (), step) if wanted else step
+    assert step is not None
+    return step
+
+
+def is_for_value(step: Step) -> bool:
+    """Whether a plan's step is for a value, not for a weight."""
+    return step.name in (_EQUALIZE, _DEPTHWISE, QuantParams.NAME)
+
+
+def is_equalized(step: Step) -> bool:
+    """Whether the value's channels are to be made alike."""
+    return any(one.name == _EQUALIZE for one in step)
+
+
+def is_depthwise(step: Step) -> bool:
+    """Whether convolutions are to be made of the rectifier."""
+    return any(one.name == _DEPTHWISE for one in step)
+
+
+def rounding(step: Step) -> QuantParams | None:
+    """How the value is rounded. Raises OnnxoptError where that is no grid."""
+    found = [one for one in step if one.name not in (_EQUALIZE, _DEPTHWISE)]
+    return QuantParams.from_step(found[0]) if found else None

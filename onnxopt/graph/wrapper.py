@@ -1,0 +1,164 @@
+"""The outer model: the original's face around one node that holds the container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+from onnx import helper
+
+from onnxopt.encoding import Array
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
+
+_OPSET = 1
+
+
+def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Cuts `model` into an inner model that has only tensors at its border, and the nodes that must stay outside.
+
+    A custom node takes and gives tensors. So where the model itself takes or gives a sequence, a map or an optional,
+    the nodes that touch it and all that follow them stay in the outer graph (scikit-learn's ZipMap, say).
+    """
+    graph = model.graph
+    types = _types(model)
+    outside_ids = _border_nodes(graph, {name for name, kind in types.items() if not _is_tensor(kind)})
+    outside = [node for i, node in enumerate(graph.node) if i in outside_ids]
+    inside = [node for i, node in enumerate(graph.node) if i not in outside_ids]
+    needed = set().union(*map(_names_used, outside), (value.name for value in graph.output))
+    made = [name for node in inside for name in node.output if name in needed]
+    used = set().union(*map(_names_used, inside))
+    inner = onnx.ModelProto()
+    inner.CopyFrom(model)
+    del inner.graph.input[:], inner.graph.output[:], inner.graph.node[:], inner.graph.initializer[:]
+    inner.graph.name = "g"
+    inner.graph.node.extend(inside)
+    inner.graph.initializer.extend(t for t in graph.initializer if t.name in used)
+    inner.graph.input.extend(value for value in graph.input if value.name in used)
+    declared = [value.name for value in graph.output if value.name in made]
+    for name in (*declared, *(name for name in made if name not in declared)):
+        if name not in types:
+            raise OnnxoptError(f"value {name!r} between the model and its border nodes has no known type")
+        inner.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
+    tensors = [t for t in graph.initializer if t.name in needed]
+    return inner, outside, tensors
+
+
+def wrap(
+    source: onnx.ModelProto,
+    inner: onnx.ModelProto,
+    outside: Iterable[onnx.NodeProto],
+    tensors: Iterable[onnx.TensorProto],
+    container: bytes,
+    location: str = "",
+) -> onnx.ModelProto:
+    """The outer model: `source`'s inputs, outputs, metadata and opsets, and `container` in place of `inner`.
+
+    With a `location` the container is external data, in the file of that name beside the model.
+    """
+    outer = onnx.ModelProto()
+    outer.ir_version = max(source.ir_version, inner.ir_version)
+    outer.opset_import.extend(o for o in source.opset_import if o.domain != DOMAIN)
+    outer.opset_import.add(domain=DOMAIN, version=_OPSET)
+    outer.producer_name, outer.producer_version = source.producer_name, source.producer_version
+    outer.domain, outer.model_version, outer.doc_string = source.domain, source.model_version, source.doc_string
+    outer.metadata_props.extend(source.metadata_props)
+    outer.functions.extend(source.functions if outside else ())
+    graph = outer.graph
+    graph.name = source.graph.name or "onnxopt"
+    initializers = {t.name for t in source.graph.initializer}
+    graph.input.extend(value for value in source.graph.input if value.name not in initializers)
+    graph.output.extend(source.graph.output)
+    payload = graph.initializer.add(name=PAYLOAD, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
+    if location:
+        payload.data_location = onnx.TensorProto.EXTERNAL
+        payload.external_data.add(key="location", value=location)
+    else:
+        payload.raw_data = container
+    graph.initializer.extend(tensors)
+    inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
+    outputs = [value.name for value in inner.graph.output]
+    graph.node.append(helper.make_node(OP, inputs, outputs, domain=DOMAIN))
+    graph.node.extend(outside)
+    at_border = {value.name for value in source.graph.output}
+    graph.value_info.extend(value for value in inner.graph.output if value.name not in at_border)
+    return outer
+
+
+def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Puts decoded weights into an inner model, in the place of its references to them."""
+    for tensor in inner.graph.initializer:
+        if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+
+
+def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
+    """Inverse of `wrap`: a plain model, `inner` put back in the place of the compressed node."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(outer)
+    outside = [node for node in outer.graph.node if node.domain != DOMAIN]
+    del plain.graph.node[:], plain.graph.initializer[:], plain.opset_import[:], plain.functions[:]
+    plain.graph.node.extend((*inner.graph.node, *outside))
+    tensors = {t.name: t for t in (*outer.graph.initializer, *inner.graph.initializer) if t.name != PAYLOAD}
+    plain.graph.initializer.extend(tensors.values())
+    plain.opset_import.extend(inner.opset_import)
+    plain.functions.extend(inner.functions)
+    plain.ir_version = inner.ir_version
+    return plain
+
+
+def _is_tensor(kind: onnx.TypeProto) -> bool:
+    return kind.WhichOneof("value") in (None, "tensor_type")
+
+
+def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
+    """Indices of the nodes that stay outside; `not_tensors` names the values that are no tensors."""
+    values = {value.name for value in (*graph.input, *graph.output)} & not_tensors
+    outside: set[int] = set()
+    grown = bool(values)
+    while grown:
+        before = len(outside)
+        for index, node in enumerate(graph.node):
+            reads = _names_used(node)
+            if index in outside or not values.isdisjoint(reads) or not values.isdisjoint(node.output):
+                outside.add(index)
+                values |= reads & not_tensors
+                values.update(name for name in node.output if name)
+        grown = len(outside) > before
+    return outside
+
+
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Types of the main graph's values: the declared ones, and all that can be inferred where the border needs it."""
+    graph = model.graph
+    declared = {value.name: value.type for value in (*graph.input, *graph.output)}
+    if all(map(_is_tensor, declared.values())):
+        return declared
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model)).graph.value_info
+    return {**{value.name: value.type for value in inferred}, **declared}
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for type inference, large initializers turned into inputs."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() > 4096:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        else:
+            light.graph.initializer.append(tensor)
+    return light
+
+
+def _names_used(node: onnx.NodeProto) -> set[str]:
+    """Names that the node reads, also from inside its subgraphs."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in subgraphs(graph):
+                names.update(name for n in inner.node for name in n.input)
+                names.update(value.name for value in inner.output)
+    names.discard("")
+    return names

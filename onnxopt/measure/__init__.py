@@ -1,0 +1,1 @@
+"""What models cost when they run: time, memory, accuracy."""

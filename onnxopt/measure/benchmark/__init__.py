@@ -1,0 +1,23 @@
+"""How fast and how large models are when they run: measured in fresh processes that take turns, with intervals."""
+
+from onnxopt.measure.benchmark.latency import Latency, SpeedRatio
+from onnxopt.measure.benchmark.machine import Machine
+from onnxopt.measure.benchmark.profile import OpTime, time_by_node
+from onnxopt.measure.benchmark.quick import milliseconds
+from onnxopt.measure.benchmark.ratio import time_ratio, time_ratios
+from onnxopt.measure.benchmark.run import Benchmark, Measured, Throughput, benchmark
+
+__all__ = [
+    "Benchmark",
+    "Latency",
+    "Machine",
+    "Measured",
+    "OpTime",
+    "SpeedRatio",
+    "Throughput",
+    "benchmark",
+    "milliseconds",
+    "time_by_node",
+    "time_ratio",
+    "time_ratios",
+]

@@ -1,0 +1,240 @@
+"""The whole benchmark: every figure of every model, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import onnx
+
+from onnxopt import runtime
+from onnxopt.data import Array, Data, Spec, open_data
+from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.graph import is_compressed, macs, parameters, read
+from onnxopt.measure.benchmark.energy import Rapl
+from onnxopt.measure.benchmark.inputs import Inputs, inputs_for
+from onnxopt.measure.benchmark.latency import Latency, SpeedRatio, latency, log_ratios, paired, take_turns
+from onnxopt.measure.benchmark.machine import Machine, this_machine
+from onnxopt.measure.benchmark.profile import OpTime, time_by_op
+from onnxopt.measure.benchmark.worker import Loaded, Worker, workers
+from onnxopt.runtime import archive
+from onnxopt.spec.progress import Progress
+
+_SAMPLES = 8
+"""Different inputs that latencies are measured on, in turns."""
+_WINDOW = 1000.0
+"""Milliseconds of runs that a throughput or an energy is taken from."""
+_TIMED = 0.8
+"""Share of the work that latencies are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Samples a second where nothing else is asked of the machine."""
+
+    batch: int
+    threads: int
+    samples_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model's figures. Memory is what it takes beyond a process without it; medians are over the processes."""
+
+    path: str
+    file_size: int
+    """Bytes, of external data too."""
+    parameters: int
+    macs: int | None
+    """Multiply-accumulates of one run; None where they cannot be counted, and `notes` says why."""
+    inputs: dict[str, tuple[int, ...]]
+    """Shapes of what the latency is measured on."""
+    batch: int
+    """Samples of one run there."""
+    load_ms: float
+    """Median, of a file that the system has read before."""
+    first_run_ms: float
+    """Median: the first run after loading."""
+    warm_up_runs: int
+    """Median: runs after that one and before anything was timed."""
+    latency: Latency
+    throughput: tuple[Throughput, ...]
+    peak_rss: int
+    """Bytes, median: the most while it was loaded and warmed up."""
+    steady_rss: int
+    """Bytes, median: once it is warm."""
+    energy_mj: float | None
+    """Millijoules of one run, what the idle machine takes subtracted; None where `energy_note` says why."""
+    energy_note: str
+    ops: tuple[OpTime, ...]
+    notes: tuple[str, ...]
+    """What is missing, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What `benchmark` measured."""
+
+    machine: Machine
+    data: str
+    """What the models ran on: the name of the user's data, or "noise"."""
+    threads: int
+    """Of the runtime within operators."""
+    processes: int
+    """Fresh ones of each model, over which latencies, loads and memory are taken."""
+    models: tuple[Measured, ...]
+    paired: tuple[SpeedRatio, ...]
+    """Each other model against the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model under measurement."""
+
+    path: Path
+    file_size: int
+    plain: onnx.ModelProto
+    inputs: Inputs
+
+
+def benchmark(
+    models: Sequence[str | os.PathLike[str]],
+    data: Spec | None = None,
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (1, 8),
+    seconds: float = 60.0,
+    progress: Progress = lambda _what, _share: None,
+) -> Benchmark:
+    """Measures models, plain or compressed, and compares each with the first.
+
+    Arguments:
+        models: files.
+        data: what they run on, as in `open_data`; noise where there is none.
+        threads: of the runtime within operators; nothing leaves that to the runtime. Latencies are measured with the
+            first of them, throughput with each.
+        batches: samples of a run, likewise; a model that takes a fixed number is given that.
+        seconds: that latencies take for each model at most, where intervals stay too wide before.
+        progress: told of progress.
+
+    Raises OnnxoptError where a model or the data cannot be read or does not run.
+    """
+    if not models or not batches or min([*batches, *threads], default=1) < 1 or seconds <= 0:
+        raise OnnxoptError("expected a model, and batch sizes, threads and seconds of more than zero")
+    machine = this_machine()
+    opened = []
+    for path in map(Path, models):
+        progress(f"reading {path.name}", 0.0)
+        opened.append(_open(path, data))
+    chosen = threads[0] if threads else None
+    costs: list[list[Loaded]] = [[] for _ in opened]
+
+    @contextmanager
+    def start(process: int) -> Iterator[list[Worker]]:
+        turns = [(model.path, model.inputs.batches(batches[0], _SAMPLES)) for model in opened]
+        with workers(turns, chosen, process) as started:
+            for cost, worker in zip(costs, started, strict=True):
+                cost.append(worker.loaded)
+            yield started
+
+    times = take_turns(start, seconds * len(opened), lambda share: progress("running in turns", _TIMED * share))
+    measured = []
+    for i, model in enumerate(opened):
+        progress(f"measuring {model.path.name}", _TIMED + (1 - _TIMED) * i / len(opened))
+        measured.append(_measure(model, costs[i], latency(times[i]), threads, batches, machine.cores))
+    return Benchmark(
+        machine=machine,
+        data=opened[0].inputs.name,
+        threads=chosen or machine.cores,
+        processes=len(costs[0]),
+        models=tuple(measured),
+        paired=tuple(
+            paired(str(model.path), str(opened[0].path), log_ratios(times[i], times[0]))
+            for i, model in enumerate(opened)
+            if i > 0
+        ),
+    )
+
+
+def _open(path: Path, data: Spec | None) -> _Model:
+    source = read(path)
+    plain = archive.decompress(path) if is_compressed(source.model) else source.model
+    session = runtime.load_checked(path)
+    opened: Data | None = None if data is None else open_data(data, session)
+    try:
+        return _Model(path, source.size, plain, inputs_for(session, plain, opened, _SAMPLES))
+    except OnnxoptError as error:
+        raise OnnxoptError(f"{path}: {error}") from error
+
+
+def _measure(
+    model: _Model, costs: list[Loaded], found: Latency, threads: Sequence[int], batches: Sequence[int], cores: int
+) -> Measured:
+    """Everything but the latency, which is measured already."""
+    notes: list[str] = []
+    (feeds,) = model.inputs.batches(batches[0], 1)
+    chosen = threads[0] if threads else None
+    count, ops = None, tuple[OpTime, ...]()
+    try:
+        count = sum(macs(model.plain, feeds).values())
+    except OnnxoptError as error:
+        notes.append(str(error))
+    try:
+        ops = time_by_op(model.path, feeds, chosen)
+    except Exception as error:  # the runtime raises classes of its own; and some models are too large for its profiler
+        notes.append(f"time by operator: {first_line(error)}")
+    fixed = model.inputs.fixed
+    if fixed is not None and any(batch != fixed for batch in batches):
+        notes.append(f"throughput: the model takes batches of {fixed} only")
+    throughput = []
+    for count_threads in threads or (None,):
+        for batch in batches if fixed is None else (fixed,):
+            try:
+                rate = _throughput(model, batch, count_threads)
+                throughput.append(Throughput(batch, count_threads or cores, rate))
+            except OnnxoptError as error:
+                reason = str(error).removeprefix(f"{model.path}: ").rpartition("Status Message: ")[2]
+                notes.append(f"throughput at batch {batch}: {reason}")
+    energy, energy_note = _energy(model, feeds, chosen)
+    return Measured(
+        path=str(model.path),
+        file_size=model.file_size,
+        parameters=parameters(model.plain),
+        macs=count,
+        inputs={name: tuple(array.shape) for name, array in feeds.items()},
+        batch=fixed or batches[0],
+        load_ms=median(cost.load_ms for cost in costs),
+        first_run_ms=median(cost.first_run_ms for cost in costs),
+        warm_up_runs=int(median(cost.warm_up_runs for cost in costs)),
+        latency=found,
+        throughput=tuple(throughput),
+        peak_rss=int(median(cost.peak_rss for cost in costs)),
+        steady_rss=int(median(cost.steady_rss for cost in costs)),
+        energy_mj=energy,
+        energy_note=energy_note,
+        ops=ops,
+        notes=tuple(notes),
+    )
+
+
+def _runs(worker: Worker) -> int:
+    return max(2, round(_WINDOW / float(worker.block(2)[-1])))
+
+
+def _throughput(model: _Model, batch: int, threads: int | None) -> float:
+    with Worker(model.path, model.inputs.batches(batch, 1), threads) as worker:
+        return 1e3 * batch / float(worker.block(_runs(worker)).mean())
+
+
+def _energy(model: _Model, feeds: Mapping[str, Array], threads: int | None) -> tuple[float | None, str]:
+    """Millijoules of a run, or the reason why not."""
+    try:
+        counters = Rapl()
+    except OnnxoptError as error:
+        return None, str(error)
+    with Worker(model.path, [dict(feeds)], threads) as worker:
+        runs = 2 * _runs(worker)
+        return 1e3 * counters.above_idle(lambda: worker.block(runs)) / runs, ""

@@ -1,0 +1,17 @@
+"""Models side by side on the same data: how good each is, and whether what differs is more than chance."""
+
+from onnxopt.measure.evaluation.classification import NO_ANSWER, Classification, ClassScores
+from onnxopt.measure.evaluation.intervals import Estimate, McNemar
+from onnxopt.measure.evaluation.run import Deviation, Evaluated, Evaluation, evaluate
+
+__all__ = [
+    "NO_ANSWER",
+    "ClassScores",
+    "Classification",
+    "Deviation",
+    "Estimate",
+    "Evaluated",
+    "Evaluation",
+    "McNemar",
+    "evaluate",
+]

@@ -1,0 +1,160 @@
+"""Deep Compression's arithmetic (Han, Mao & Dally 2016): what sparse weights take as relative indices, Huffman-coded.
+
+For every nonzero the number of zeros since the one before, its *gap*, in few bits; a gap that these cannot hold is cut
+by *fillers*, zeros that are stored as if they were weights. Values and gaps have a Huffman code each. Sizes are for
+reports: what files hold is the codecs' choice, which codec 2 (docs/format/huffman.md) offers the same scheme to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding
+
+Integers = npt.NDArray[np.int64]
+
+_POINTER_BITS = 32
+"""Of a row's begin in compressed sparse rows."""
+
+
+def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
+    """Tokens of ``values[n]``: gaps below ``2^gap_bits``, and what stands after each; a filler's value is 0.
+
+    Zeros after the last nonzero are not stored.
+    """
+    where = np.flatnonzero(values)
+    zeros = np.diff(where, prepend=-1) - 1
+    fillers, gaps = np.divmod(zeros, 2**gap_bits)  # a filler stands for its gap of 2^gap_bits - 1 and for itself
+    last = np.cumsum(fillers + 1) - 1
+    all_gaps = np.full(last[-1] + 1 if len(last) else 0, 2**gap_bits - 1, np.int64)
+    all_values = np.zeros(len(all_gaps), values.dtype)
+    all_gaps[last], all_values[last] = gaps, values[where]
+    return all_gaps, all_values
+
+
+def decode(gaps: Integers, values: Array, size: int) -> Array:
+    """The inverse of `encode`, `size` values. Raises ValueError where a token lies outside."""
+    where = np.cumsum(gaps + 1) - 1
+    if len(where) and where[-1] >= size:
+        raise ValueError(f"a token is at {where[-1]}, expected less than {size}")
+    out = np.zeros(size, values.dtype)
+    out[where] = values
+    return out
+
+
+def huffman_bits(symbols: Array) -> int:
+    """What an optimal prefix code of their own (Huffman 1952) takes for the symbols; its table is not counted.
+
+    A lone symbol takes a bit each time, as in any code that says where words end.
+    """
+    _, counts = np.unique(symbols, return_counts=True)
+    if len(counts) < 2:
+        return symbols.size
+    heap: list[int] = counts.tolist()
+    heapify(heap)
+    bits = 0
+    while len(heap) > 1:
+        merged = heappop(heap) + heappop(heap)  # each symbol below gets one bit more
+        bits += merged
+        heappush(heap, merged)
+    return bits
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """One weight, as a row of the paper's table. Bits are of all of it."""
+
+    weights: int
+    source_bits: int
+    """Of one weight before."""
+    kept: int
+    """Weights that are not zero."""
+    tokens: int
+    """The same, and fillers."""
+    value_bits: int
+    """Of one token's value: 2^value_bits values can be told apart."""
+    gap_bits: int
+    """Of one token's gap; 0 where nothing is pruned."""
+    table_bits: int
+    """Of shared values or scales."""
+    huffman_value_bits: int
+    huffman_gap_bits: int
+    csr_bits: int
+    """Values, index within the row, and begins of rows, all in fixed widths; a row is what has one first index."""
+    csc_bits: int
+
+    @property
+    def density(self) -> float:
+        """Weights % (P)."""
+        return self.kept / self.weights
+
+    @property
+    def pruned_bits(self) -> int:
+        """P: kept weights as they were, and gaps."""
+        return self.tokens * (self.source_bits + self.gap_bits)
+
+    @property
+    def quantized_bits(self) -> int:
+        """P + Q: values and gaps in fixed widths, and the table."""
+        return self.tokens * (self.value_bits + self.gap_bits) + self.table_bits
+
+    @property
+    def coded_bits(self) -> int:
+        """P + Q + H."""
+        return self.huffman_value_bits + self.huffman_gap_bits + self.table_bits
+
+    @property
+    def mean_value_bits(self) -> float:
+        """Weight bits (P + Q + H): of a token."""
+        return self.huffman_value_bits / max(1, self.tokens)
+
+    @property
+    def mean_gap_bits(self) -> float:
+        """Index bits (P + Q + H): of a token."""
+        return self.huffman_gap_bits / max(1, self.tokens)
+
+
+def sizes(leaf: Encoding, gap_bits: int) -> Sizes:
+    """What a stored weight takes, its gaps in `gap_bits`: 4 in the paper's tables.
+
+    A plain array's values keep the width of their type, and no code makes them fewer.
+    """
+    symbols, source_bits, table_bits = _symbols(leaf)
+    flat = symbols.ravel()
+    kept = int(np.count_nonzero(flat))
+    gap_bits = gap_bits if kept < flat.size else 0
+    gaps, values = encode(flat, gap_bits)
+    if isinstance(leaf, np.ndarray):
+        value_bits, coded = source_bits, source_bits * len(values)
+    else:
+        value_bits, coded = _width(len(np.unique(values))), huffman_bits(values)
+    rows = symbols.shape[0] if symbols.ndim > 1 else 1
+    columns = flat.size // rows
+    csr, csc = (kept * (value_bits + _width(across)) + (along + 1) * _POINTER_BITS
+                for along, across in ((rows, columns), (columns, rows)))  # fmt: skip
+    return Sizes(
+        flat.size, source_bits, kept, len(gaps), value_bits, gap_bits, table_bits,
+        coded, huffman_bits(gaps) if gap_bits else 0, csr + table_bits, csc + table_bits,
+    )  # fmt: skip
+
+
+def _symbols(leaf: Encoding) -> tuple[npt.NDArray[Any], int, int]:
+    """Numbers that are 0 where the weight is, bits of one of its elements, and bits of all its scales or its table."""
+    if isinstance(leaf, Affine):
+        return leaf.q, 8 * leaf.dtype.itemsize, 8 * leaf.k.nbytes
+    if isinstance(leaf, Blockwise):
+        return leaf.q, 32, 32 * leaf.k.size
+    if isinstance(leaf, Codebook):
+        symbol = np.where(leaf.table == 0, 0, np.arange(1, len(leaf.table) + 1))
+        return symbol[leaf.index], 8 * leaf.table.itemsize, 8 * leaf.table.nbytes
+    return leaf, 8 * leaf.itemsize, 0
+
+
+def _width(count: int) -> int:
+    """Bits that tell so many apart; one at least."""
+    return max(1, (count - 1).bit_length())

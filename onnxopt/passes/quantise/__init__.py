@@ -1,0 +1,1 @@
+"""Passes that change what is stored of a weight: one file each."""

@@ -1,0 +1,42 @@
+"""Weights that stay integers when the model runs: int8 and DequantizeLinear, which integer kernels take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import Affine
+from onnxopt.graph import Graph, Site
+from onnxopt.passes.base import Pass, Skip
+
+_TOP = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Integers(Pass):
+    """``integers``: where the layer's inputs and outputs are rounded, too (``qdq``), it runs in integers.
+
+    It follows a step that puts the weight on a grid of at most 8 bits: ``feedback{slope=2e-8,max_bits=8} > integers``.
+    """
+
+    name: ClassVar[str] = "integers"
+
+    @classmethod
+    def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
+        """None: alone it changes nothing."""
+        yield from ()
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Raises Skip where the weight is on no grid, or on a finer one."""
+        leaf = graph.leaf(site.path)
+        if not isinstance(leaf, Affine):
+            raise Skip("its weights are on no grid, so they stay floats when the model runs")
+        top = int(np.abs(leaf.q).max())
+        if top > _TOP:
+            raise Skip(f"its weights reach {top} steps, and int8 holds {_TOP}, so they stay floats when the model runs")
+        graph.keep_integers(site.path)
+        return ()

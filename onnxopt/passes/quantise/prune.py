@@ -1,0 +1,163 @@
+"""Pruning: the weights that matter least become zero.
+
+By magnitude (Han et al. 2015), or by the noise that it makes in the node's outputs, with what is left taking that up:
+optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar & Alistarh 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.calibration.stats import Floats, Moments, Stats
+from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding, values_of
+from onnxopt.graph import Graph, Site
+from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix, tensor
+
+Mask = npt.NDArray[np.bool_]
+
+_BLOCK = 128
+"""Columns whose weights are chosen together, and whose errors go to all later columns in one product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Pass):
+    """``prune{keep=0.12}`` keeps the share of largest magnitude; weights that tie with the smallest of them stay, too.
+
+    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below so many standard deviations of the weight, ``below=0.01``
+    those below a number (the same for all weights: global magnitude), and ``n=2,m=4`` all but the n largest of every m
+    consecutive inputs of an output. ``noise=0.2`` prunes those that make less than one weight's share of so much noise
+    over signal in the model's outputs, all weights having equal shares: sensitive layers keep more. What stands on a
+    grid or in a table stays there.
+
+    With ``compensate=true`` as many weights go, but those that make the least noise, and the others take it up; where
+    the inputs are not known, or that is no better on what was held back, magnitudes decide.
+    """
+
+    name: ClassVar[str] = "prune"
+    keep: float = 0.0
+    sigma: float = 0.0
+    below: float = 0.0
+    noise: float = 0.0
+    n: int = 0
+    m: int = 0
+    compensate: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("keep", "sigma", "below", "noise") if getattr(self, name) != 0]
+        if self.n or self.m:
+            given.append("n and m")
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} given, expected one of keep, sigma, below, noise, n and m"
+            )
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}, expected more than 0 and at most 1")
+        if not all(0 <= threshold < float("inf") for threshold in (self.sigma, self.below, self.noise)):
+            raise ValueError(f"the threshold is {self.sigma or self.below or self.noise}, expected a number above 0")
+        if (self.n or self.m) and not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
+            raise ValueError(f"n is {self.n} and m is {self.m}, expected 1 <= n < m")
+
+    @classmethod
+    def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
+        """Shares that are kept, smallest first; every bias counts, so vectors are left alone."""
+        if site.axis is not None:
+            known = stats.moments is not None
+            yield from (cls(keep=keep, compensate=known) for keep in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))
+
+    def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
+        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and where all is zero already."""
+        leaf = graph.leaf(site.path)
+        values = values_of(leaf)
+        w = finite(values)
+        kept = self._largest(w, graph, site, stats)
+        pruned = _keeping(leaf, kept)
+        if self.compensate and stats.linear is not None and stats.moments is not None:
+            if not isinstance(leaf, np.ndarray):
+                raise Skip("its values are shared already, and compensation changes them: prune with it first")
+            other = self._compensated(stats.linear.matrix(w), int(w.size - np.count_nonzero(kept)), stats.moments)
+            candidates = (stats.linear.tensor(other).astype(values.dtype), values_of(pruned))
+            errors = [stats.moments.noise(stats.linear.matrix(w - candidate)) for candidate in candidates]
+            pruned = candidates[int(np.argmin(errors))]
+        correct_bias(graph, matrix(w - values_of(pruned), site, stats), stats)
+        graph.store(site.path, pruned)
+        return ()
+
+    def _largest(self, w: Floats, graph: Graph, site: Site, stats: Stats) -> Mask:
+        """Which weights stay, by magnitude."""
+        magnitude = np.abs(w)
+        if self.m:
+            return tensor(~_least_of_each(matrix(magnitude, site, stats), self.n, self.m), site, stats)
+        if self.keep:
+            pruned = w.size - max(1, round(self.keep * w.size))
+            return np.asarray(magnitude >= np.partition(magnitude, pruned, None)[pruned])
+        if self.noise:  # of a weight: its square, times the power of what it meets, times the gain
+            each = self.noise**2 / sum(one.elements for one in graph.sites())
+            power = 1.0 if stats.moments is None else float(stats.moments.power.mean())
+            return np.asarray(np.square(magnitude) * power * stats.gain >= each)
+        return np.asarray(magnitude >= (self.below or self.sigma * float(w.std())))
+
+    def _compensated(self, w: Floats, count: int, moments: Moments) -> npt.NDArray[np.float32]:
+        """`w` without `count` of its weights, or n of every m: ``[groups, outputs, inputs]``.
+
+        Setting ``w`` to zero in a column costs ``variance w^2`` once the columns after it have taken up what they can
+        (see `stats.factor`). Blocks of columns lose as many weights as are among the `count` cheapest before any moved.
+        """
+        if self.m:
+            return _sweep(w, moments, self.m, lambda _, costs: _least_of_each(costs, self.n, self.m))
+        costs = np.square(w) * moments.variance[:, None]
+        limit = np.partition(costs, count - 1, None)[count - 1] if count else -1.0
+        cheap = costs <= limit
+        cheap &= np.cumsum(cheap).reshape(cheap.shape) <= count  # of equal ones no more than asked for
+
+        def choose(at: int, costs: Array) -> Mask:
+            quota = int(np.count_nonzero(cheap[..., at : at + _BLOCK]))
+            chosen = np.zeros(costs.size, np.bool_)
+            chosen[np.argsort(costs, None, kind="stable")[:quota]] = True
+            return chosen.reshape(costs.shape)
+
+        return _sweep(w, moments, _BLOCK, choose)
+
+
+def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array], Mask]) -> npt.NDArray[np.float32]:
+    """Column after column loses what `choose` names of each block's costs, and passes the error on."""
+    left = w.astype(np.float32)
+    inputs = w.shape[2]
+    for at in range(0, inputs, width):
+        end = min(at + width, inputs)
+        chosen = choose(at, np.square(left[..., at:end]) * moments.variance[:, None, at:end])
+        errors = np.zeros(chosen.shape, np.float32)
+        for i in range(at, end):
+            errors[..., i - at] = np.where(chosen[..., i - at], left[..., i], 0)
+            if moments.feedback is not None:
+                left[..., i + 1 : end] += errors[..., i - at, None] * moments.feedback[:, None, i, i + 1 : end]
+        left[..., at:end][chosen] = 0
+        if moments.feedback is not None:
+            left[..., end:] += errors @ moments.feedback[:, at:end, end:]
+    return left
+
+
+def _least_of_each(costs: Array, n: int, m: int) -> Mask:
+    """All but the n largest of every m along the last axis; what is left over at the end counts as m, too."""
+    missing = -costs.shape[-1] % m
+    padded = np.pad(costs, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+    order = np.argsort(-padded.reshape(*costs.shape[:2], -1, m), axis=-1, kind="stable")
+    least = np.ones(order.shape, np.bool_)
+    np.put_along_axis(least, order[..., :n], False, axis=-1)
+    return least.reshape(padded.shape)[..., : costs.shape[-1]]
+
+
+def _keeping(leaf: Encoding, kept: Mask) -> Encoding:
+    """The leaf with zeros where nothing is kept."""
+    if isinstance(leaf, Affine):
+        return Affine(np.where(kept, leaf.q, 0).astype(np.int32), leaf.k, leaf.axis, leaf.dtype)
+    if isinstance(leaf, Blockwise):
+        return replace(leaf, q=np.where(kept.T if leaf.across else kept, leaf.q, 0).astype(np.int8))
+    if isinstance(leaf, Codebook):
+        table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
+        return Codebook(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
+    return np.where(kept, leaf, leaf.dtype.type(0))

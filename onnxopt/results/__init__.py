@@ -1,0 +1,1 @@
+"""What was done and found: all that reports read."""

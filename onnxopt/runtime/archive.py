@@ -1,0 +1,130 @@
+"""Reading compressed models: what is in them, whether they are whole, and back to plain ONNX."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxopt import native, runtime
+from onnxopt.data import CannotRun, quiet_session
+from onnxopt.errors import ContainerError, OnnxoptError, first_line
+from onnxopt.graph import Source, embed, is_compressed, join, payload, read, write_atomically
+from onnxopt.search import evaluator
+from onnxopt.spec.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a compressed file holds."""
+
+    path: Path
+    file_size: int
+    """Bytes."""
+    version: int
+    """Of the container's format."""
+    entries: tuple[native.Entry, ...]
+    model_size: int
+    """Bytes of the inner model, inflated."""
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` saw; a file with a fault raises instead."""
+
+    entries: int
+    weights_size: int
+    """Bytes of all decoded weights."""
+    identical_outputs: bool | None
+    """Whether plain and compressed model gave the same bits on random inputs; None where no such input could be run."""
+
+
+def inspect(model: str | os.PathLike[str]) -> Inspection:
+    """What the compressed model at `model` holds. Raises OnnxoptError where it is none or is damaged."""
+    source = _compressed(model)
+    with _open(source) as stored:
+        return Inspection(
+            path=source.path,
+            file_size=source.size,
+            version=stored.version,
+            entries=tuple(stored.entries),
+            model_size=len(stored.model),
+            plan=Plan.from_json(stored.plan),
+        )
+
+
+def verify(model: str | os.PathLike[str]) -> Verification:
+    """Checks every checksum, decodes everything, loads the model and runs it beside its plain form.
+
+    Raises OnnxoptError at the first fault.
+    """
+    path = Path(model)
+    plain = decompress(path)
+    with _open(_compressed(path)) as stored:
+        sizes = [entry.size for entry in stored.entries if not entry.hidden]
+        count = len(stored.entries)
+    try:
+        session = runtime.load(path)
+        plain_session = quiet_session(plain.SerializeToString())
+    except OnnxoptError:
+        raise
+    except Exception as error:  # the runtime raises classes of its own
+        raise ContainerError(f"{path}: ONNX Runtime refuses it: {first_line(error)}") from error
+    try:
+        identical = evaluator.compare(plain_session, session).identical
+    except CannotRun:
+        identical = None
+    if identical is False:
+        raise ContainerError(f"{path}: outputs differ from those of the decompressed model")
+    return Verification(count, sum(sizes), identical)
+
+
+def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+    """The plain model in a compressed one: standard ONNX, the same outputs bit for bit. Written to `output` if given.
+
+    Raises OnnxoptError where `model` is no compressed model or is damaged.
+    """
+    source = _compressed(model)
+    with _open(source) as stored:
+        try:
+            inner = onnx.load_model_from_string(stored.model)
+        except DecodeError as error:
+            raise ContainerError(f"the model inside is no ONNX model ({error})") from error
+        weights = stored.decode()
+        crc = 0
+        for values in weights.values():
+            crc = zlib.crc32(values.tobytes(), crc)
+        if crc != stored.values_crc:
+            raise ContainerError("decoded weights are not those that were stored (checksum mismatch)")
+    embed(inner, weights)
+    if missing := [t.name for t in inner.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
+        raise ContainerError(f"{source.path}: the model inside has weights that the container lacks: {missing[0]!r}")
+    plain = join(source.model, inner)
+    if output is not None:
+        with write_atomically(output) as temporary:
+            temporary.write_bytes(plain.SerializeToString(deterministic=True))
+    return plain
+
+
+def _compressed(model: str | os.PathLike[str]) -> Source:
+    source = read(model)
+    if not is_compressed(source.model):
+        raise OnnxoptError(f"{source.path}: is a plain ONNX model; expected one that `onnxopt optimize` wrote")
+    return source
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[native.Container]:
+    """The container in a compressed model; what is wrong with it is said with the file's name."""
+    try:
+        with native.Container(payload(source.model)) as stored:
+            yield stored
+    except OnnxoptError as error:
+        raise ContainerError(f"{source.path}: {error}") from error

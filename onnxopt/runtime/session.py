@@ -1,0 +1,126 @@
+"""Compressed models in ONNX Runtime from Python: `load` one, or `register` the library and load it like any other."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from onnxopt import native
+from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.graph import embed, payload
+from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
+
+Providers = Sequence[str | tuple[str, dict[Any, Any]]]
+
+_FIRST_SHARING = (1, 23)
+"""Older wheels keep their environment to themselves, so a registered library cannot create a session in it."""
+_LARGEST_MESSAGE = 2**31 - 1
+"""Bytes: protobuf's limit."""
+
+
+def load(
+    model: str | os.PathLike[str] | bytes,
+    sess_options: onnxruntime.SessionOptions | None = None,
+    providers: Providers | None = None,
+) -> onnxruntime.InferenceSession:
+    """A plain session of a compressed model: the weights are decoded, the inner model is all that runs.
+
+    Works with onnxruntime 1.17 and newer. A model that is not compressed loads as it is.
+
+    Arguments:
+        model: a file or its content.
+        sess_options: left as they are, so they can serve any number of sessions. ONNX Runtime can take decoded weights
+            as they are only through options that then fit no other session; so where options are given, the
+            weights take one more copy while the session is created, and a model's weights must stay below 2 GB.
+            Where none are given, `set_providers` of the session fails: its weights are gone by then.
+        providers: as for `onnxruntime.InferenceSession`.
+
+    Raises ContainerError where the file is damaged, OnnxoptError where the installed onnxruntime cannot run it.
+    """
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    if not _is_compressed(source):
+        return onnxruntime.InferenceSession(source, sess_options, providers=providers)
+    outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+    if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
+        # Sequences or maps at the border: their nodes stay in the outer graph, so that is what has to run.
+        del outer
+        options = sess_options or onnxruntime.SessionOptions()
+        register(options)
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    data = payload(outer)
+    del outer
+    if sess_options is not None:
+        embedded = _embed(data)
+        return onnxruntime.InferenceSession(embedded, sess_options, providers=providers)
+    prepared = native.prepared(data)
+    del data
+    with prepared as (key, inner):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("onnxopt.prepared", key)
+        _register(options)
+        return onnxruntime.InferenceSession(inner, options, providers=providers)
+
+
+def load_checked(path: Path) -> onnxruntime.InferenceSession:
+    """What `load` gives, for commands: raises OnnxoptError whatever the reason is that the model does not run."""
+    try:
+        return load(path)
+    except OnnxoptError:
+        raise
+    except Exception as error:  # the runtime raises classes of its own
+        raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
+
+
+def register(sess_options: onnxruntime.SessionOptions) -> None:
+    """Lets sessions with these options run compressed models.
+
+    What the inner session shall use is read here: the config entries ``onnxopt.intra_op_num_threads``,
+    ``onnxopt.inter_op_num_threads`` (0: all cores), ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
+    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: else, on Linux, the compressed bytes are given back
+    to the system at the first run), set with ``sess_options.add_session_config_entry`` before.
+
+    Raises OnnxoptError where this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
+    """
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if version < _FIRST_SHARING:
+        raise OnnxoptError(
+            f"onnxruntime {onnxruntime.__version__} cannot run compressed models through a registered library; "
+            "use onnxopt.load(path), or onnxruntime 1.23 or newer"
+        )
+    _register(sess_options)
+
+
+def _register(sess_options: onnxruntime.SessionOptions) -> None:
+    try:
+        sess_options.register_custom_ops_library(str(native.library_path()))
+    except Exception as error:  # the runtime's own types, which share no base
+        raise OnnxoptError(str(error)) from error
+
+
+def _is_compressed(source: str | bytes) -> bool:
+    if isinstance(source, bytes):
+        return PAYLOAD.encode() in source
+    try:
+        with Path(source).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(PAYLOAD.encode()) >= 0
+    except (OSError, ValueError):  # missing or empty: ONNX Runtime says so better
+        return False
+
+
+def _embed(data: bytes) -> bytes:
+    """The inner model with its weights inside: an ordinary model."""
+    with native.Container(data) as container:
+        weights = container.decode()
+    if len(container.model) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:
+        raise OnnxoptError(
+            "the decoded model is over 2 GB: call onnxopt.load without sess_options, or use onnxopt.register"
+        )
+    model = onnx.load_model_from_string(container.model)
+    embed(model, weights)
+    return bytes(model.SerializeToString())

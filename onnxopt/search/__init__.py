@@ -1,0 +1,1 @@
+"""Finds the one number that meets a contract. Knows numbers, no graphs."""

@@ -1,0 +1,171 @@
+"""The original model, to compare others with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+
+from onnxopt.data import Array, Batch, Data, runnable_feeds
+from onnxopt.metrics import Custom, Metric, Outputs, TopK
+from onnxopt.metrics.output_error import output_error
+
+_PROBES = 4
+"""Random inputs on which two models are compared."""
+_FOLDS = 8
+"""Parts of the data whose drops tell how certain their mean is."""
+_NO_MISTAKES = 99.5
+"""Percent right."""
+_KEPT = 2**28
+"""Bytes of a reference model's outputs that are kept in memory; where there are more, it is run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of the outputs of two models on the same random inputs."""
+
+    identical: bool
+    """Every output, bit for bit."""
+    error: float
+    """Noise over signal; see `onnxopt.metrics.output_error`."""
+
+
+def compare(
+    original: onnxruntime.InferenceSession,
+    compressed: onnxruntime.InferenceSession,
+    scale: dict[str, tuple[float, float]] | None = None,
+) -> Difference:
+    """How the outputs of `compressed` differ from the original's.
+
+    Raises CannotRun where no random input makes the original run.
+    """
+    names = [value.name for value in original.get_outputs()]
+    identical, errors = True, []
+    for feeds in runnable_feeds(original, _PROBES, scale):
+        wanted, got = original.run(names, feeds), compressed.run(names, feeds)
+        identical &= all(map(_same, wanted, got))
+        errors.append(output_error(wanted, got))
+    return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Of a model with the original, on data."""
+
+    samples: int
+    error: float
+    """Noise over signal of the outputs, root mean square over the batches."""
+    before: float | None
+    """The metric of the original; None where there is no metric."""
+    after: float | None
+    drop: float | None
+    """How much worse `after` is; see `Metric.drop`."""
+    likely: float | None = None
+    """What the drop of a top-k metric is on samples like these in the mean; see `TopK.likely_drop`."""
+    uncertainty: float = 0.0
+    """Standard error of the drop; 0 where the metric is the user's own."""
+
+
+class _Scores:
+    """A metric over all batches, and over each of some parts of them."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._whole = metric.start()
+        alone = isinstance(self._whole, Custom | TopK)
+        self._folds = [] if alone else [metric.start() for _ in range(_FOLDS)]
+        self._batches = 0
+
+    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+        self._whole.add(outputs, reference, labels)
+        if self._folds:
+            self._folds[self._batches % _FOLDS].add(outputs, reference, labels)
+        self._batches += 1
+
+    def value(self) -> float:
+        return self._whole.value()
+
+    def folds(self) -> list[float]:
+        return [fold.value() for fold in self._folds[: self._batches]]
+
+    def likely_drop(self) -> tuple[float, float] | None:
+        """See `TopK.likely_drop`."""
+        return self._whole.likely_drop() if isinstance(self._whole, TopK) else None
+
+
+class Runner(Protocol):
+    """What has a model's outputs to give: a session."""
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+        """Outputs by name, of inputs by name."""
+
+
+class Evaluator:
+    """The original model on some data, to compare others with.
+
+    Raises OnnxoptError where the metric does not fit the outputs or labels, and what the runtime raises where the model
+    does not run.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, data: Data, metric: Metric | None = None) -> None:
+        self._session, self._data, self._metric = session, data, metric
+        self._names = [value.name for value in session.get_outputs()]
+        self._kept: list[list[Any]] | None = []
+        size, self.samples = 0, 0
+        self.labelled = False
+        score = self._start()
+        for batch in data:
+            self.labelled |= batch.labels is not None
+            outputs = session.run(self._names, batch.feeds)
+            self.samples += batch.size
+            if score:
+                score.add(outputs, outputs, batch.labels)
+            size += sum(array.nbytes for array in outputs if isinstance(array, np.ndarray))
+            if self._kept is not None:
+                self._kept.append(outputs)
+            if size > _KEPT:
+                self._kept = None
+        self.before = score.value() if score else None
+        self._before = score.folds() if score else []
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the original makes (almost) no mistakes on labelled data: that is what it was trained on."""
+        return self.labelled and self._metric is not None and self._metric.name in ("top1", "top5") and (
+            self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
+
+    def compare(self, session: Runner) -> Comparison:
+        """How a model with the same inputs and outputs does on the same data."""
+        score, powers = self._start(), []
+        for batch, wanted in self._wanted():
+            got = session.run(self._names, batch.feeds)
+            powers.append(output_error(wanted, got) ** 2 * batch.size)
+            if score:
+                score.add(got, wanted, batch.labels)
+        error = float(sum(powers) / max(1, self.samples)) ** 0.5
+        if score is None or self._metric is None or self.before is None:
+            return Comparison(self.samples, error, None, None, None)
+        after = score.value()
+        drops = [self._metric.drop(*pair) for pair in zip(self._before, score.folds(), strict=True)]
+        uncertainty = float(np.std(drops, ddof=1) / len(drops) ** 0.5) if len(drops) > 1 else 0.0
+        drop = self._metric.drop(self.before, after)
+        likely, uncertainty = score.likely_drop() or (None, uncertainty)
+        return Comparison(self.samples, error, self.before, after, drop, likely, uncertainty)
+
+    def _start(self) -> _Scores | None:
+        return _Scores(self._metric) if self._metric else None
+
+    def _wanted(self) -> Iterator[tuple[Batch, list[Any]]]:
+        if self._kept is not None:
+            yield from zip(self._data, self._kept, strict=True)
+        else:
+            for batch in self._data:
+                yield batch, self._session.run(self._names, batch.feeds)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
+        return bool(np.all(a == b))
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())

@@ -1,0 +1,1 @@
+"""What a person writes: contract, plan, overrides, recipe, device. Knows neither models nor data."""

@@ -1,0 +1,82 @@
+"""What a user asks for: how much the model may lose, or how large it may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.metrics import Metric, open_metric
+
+DEFAULT_ERROR = 0.05
+"""Noise over signal in the outputs, where nothing else is asked for."""
+SYNTHETIC_ERROR = 0.02
+"""The same where it is measured on made-up inputs. They ask less of a model than photographs do: at 0.05 there,
+SqueezeNet 1.1 loses 6 points of top-1, at 0.03 two."""
+_BOUNDS = ("max_drop", "target_size", "target_ratio", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One wish: at most one of the bounds."""
+
+    max_drop: float | None = None
+    """Of the metric; percentage points for top1 and top5."""
+    target_size: int | None = None
+    """Bytes of the file."""
+    target_ratio: float | None = None
+    """Times that the file is smaller."""
+    error: float | None = None
+    """Noise over signal in the outputs."""
+    metric: str = "top1"
+    """See `onnxopt.metrics.open_metric`."""
+
+    def check(self, lossless: bool = False, recipe: bool = False) -> None:
+        """Raises OnnxoptError where this is no contract, or something is wanted though every bit shall be kept."""
+        given = [name for name in _BOUNDS if getattr(self, name) is not None] + ["lossless"] * lossless
+        given += ["recipe"] * (recipe and lossless)
+        if len(given) > 1:
+            raise OnnxoptError(f"{' and '.join(map(_flag, given))} contradict each other; give one of them")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise OnnxoptError(f"--max-drop is {self.max_drop:g}, expected 0 or more, as in --max-drop 0.5")
+        if self.error is not None and not 0 < self.error <= 1:
+            raise OnnxoptError(f"--error is {self.error}, expected more than 0 and at most 1, as in --error "
+                               f"{DEFAULT_ERROR}")  # fmt: skip
+        if self.target_ratio is not None and not self.target_ratio > 1:
+            raise OnnxoptError(f"--target-ratio is {self.target_ratio}, expected more than 1")
+        if self.target_size is not None and self.target_size <= 0:
+            raise OnnxoptError(f"--target-size is {self.target_size}, expected bytes, as in 2MB")
+        open_metric(self.metric)
+
+    def measure(self) -> Metric | None:
+        """The metric that the contract bounds; None where it bounds something else."""
+        return None if self.max_drop is None else open_metric(self.metric)
+
+    def size(self, source: int) -> int | None:
+        """Bytes that a file may have whose source has so many; None where the contract bounds something else."""
+        if self.target_ratio is not None:
+            return max(1, int(source / self.target_ratio))
+        return self.target_size
+
+    @property
+    def bounded(self) -> bool:
+        """Whether anything is asked for."""
+        return any(getattr(self, name) is not None for name in _BOUNDS)
+
+    def settled(self, made_up: bool) -> Contract:
+        """This contract; where it bounds nothing, with the default bound for noise on made-up inputs or the user's."""
+        if self.bounded:
+            return self
+        return replace(self, error=SYNTHETIC_ERROR if made_up else DEFAULT_ERROR)
+
+    def __str__(self) -> str:
+        if self.max_drop is not None:
+            return f"{self.metric} drops by at most {self.max_drop:g}"
+        if self.target_size is not None:
+            return f"at most {self.target_size} bytes"
+        if self.target_ratio is not None:
+            return f"at least {self.target_ratio:g}x smaller"
+        return "" if self.error is None else f"noise over signal at most {self.error:g}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,1 @@
+"""Many runs of the optimizer beside each other: systems compared, weights scanned."""

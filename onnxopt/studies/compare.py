@@ -1,0 +1,167 @@
+"""Published systems beside the engine: one model, one contract, the same data."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+from onnxopt import api
+from onnxopt.data import Array, Spec, open_data
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import Source, macs, read, weight_macs
+from onnxopt.measure.benchmark.inputs import inputs_for
+from onnxopt.results.result import Result
+from onnxopt.runtime import archive
+from onnxopt.runtime.session import load_checked
+from onnxopt.search.evaluator import Comparison
+from onnxopt.search.slope import Trial
+from onnxopt.spec.contract import Contract
+from onnxopt.spec.progress import Progress
+from onnxopt.spec.recipes import Recipe
+
+ENGINE = "engine"
+"""What the engine is called among recipes."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What one of them made of the model."""
+
+    name: str
+    """Of the recipe, a file's without folders, or `ENGINE`."""
+    size: int
+    """Bytes of the file."""
+    met: bool
+    """Whether it keeps the contract; where it does not, this is the file that comes nearest."""
+    found: Comparison | None
+    """On the data of the check; None where the model does not run."""
+    macs: int | None
+    """Multiply-accumulates of one sample; None where they cannot be counted."""
+    nonzero_macs: int | None
+    """Those of them whose weight is not zero."""
+    zeros: float
+    """Share of the elements of weights, biases aside."""
+    seconds: float
+    """Of the whole run: calibration, search, check."""
+    curve: tuple[Trial, ...]
+    """Files that were tried and measured, from the largest, without those that another one beats in both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """What `compare` found. As JSON it is described in docs/result.md."""
+
+    schema: int = field(default=1, init=False)
+    """Version of the JSON; grows when a field changes its meaning or goes."""
+    kind: str = field(default="compare", init=False)
+    source: Path
+    bytes_before: int
+    """Of the source file with its external data."""
+    macs_before: int | None
+    contract: str
+    """In words."""
+    bounds: Contract
+    """The same as numbers."""
+    data: str
+    """Name of what all were checked on; empty where the model does not run."""
+    systems: tuple[System, ...]
+    """The engine first."""
+    failed: dict[str, str]
+    """Recipes that give no file of this model, and why."""
+    command: str = ""
+    """The command line, quoted for a shell; empty where there was none."""
+
+
+def compare(
+    model: str | os.PathLike[str],
+    recipes: Sequence[Recipe],
+    contract: Contract,
+    data: Spec | None = None,
+    evaluation: Spec | None = None,
+    max_ram: int = api.MAX_RAM,
+    progress: Progress | None = None,
+) -> Systems:
+    """Compresses the model at `model` by the engine and by recipes, each for itself, and keeps no file.
+
+    Where nothing is asked for, all get the engine's default. A contract that some miss is no error here. Other
+    arguments and errors as for `api.optimize`, as far as the engine raises them.
+    """
+    tell, contract = progress or (lambda what, share: None), contract.settled(made_up=data is None)
+    contract.check()
+    source, checked = read(model), ""
+    feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()
+    with tempfile.TemporaryDirectory() as folder:
+        for index, recipe in enumerate((None, *recipes)):
+            name, share = Path(recipe.name).stem if recipe else ENGINE, index / (len(recipes) + 1)
+            try:
+                result = api.optimize(
+                    model, Path(folder) / "small.onnx", contract, data, evaluation, allow_miss=True, max_ram=max_ram,
+                    progress=_within(tell, name, share, 1 / (len(recipes) + 1)), recipe=recipe,
+                )  # fmt: skip
+            except OnnxoptError as error:
+                if recipe is None:
+                    raise
+                failed[name] = str(error)
+                continue
+            systems.append(_system(name, result, feeds))
+            checked = result.check.data if result.check else ""
+    before, _ = _counted(source.model, feeds)
+    return Systems(source.path, source.size, before, str(contract), contract, checked, tuple(systems), failed)
+
+
+def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Those measured ones that no other beats in size and loss, the largest first."""
+    best: list[tuple[float, Trial]] = []
+    measured = [(cost, trial) for trial in trials if (cost := loss(trial)) is not None]
+    for cost, trial in sorted(measured, key=lambda pair: (pair[1].size, pair[0])):
+        if not best or cost < best[-1][0]:
+            best.append((cost, trial))
+    return tuple(trial for _, trial in reversed(best))
+
+
+def loss(trial: Trial) -> float | None:
+    """What a file costs: the drop of the metric, else the noise in the outputs; None where that was not measured."""
+    return trial.error if trial.drop is None else trial.drop
+
+
+def _within(tell: Progress, name: str, start: float, part: float) -> Progress:
+    """Tells of one of them as a part of the whole."""
+    return lambda what, share: tell(f"{name}: {what}", start + part * share)
+
+
+def _system(name: str, result: Result, feeds: Mapping[str, Array] | None) -> System:
+    plain = read(result.output).model if result.unchanged else archive.decompress(result.output)
+    matrices = [event for event in result.events if len(event.shape) > 1 and event.elements]
+    zeros = sum(event.zeros * event.elements for event in matrices) / max(1, sum(e.elements for e in matrices))
+    found = result.check.found if result.check else None
+    counted = _counted(plain, feeds)
+    return System(name, result.bytes_after, result.met, found, *counted, zeros, result.seconds, front(result.trials))
+
+
+def _sample(source: Source, data: Spec | None) -> Mapping[str, Array] | None:
+    """One sample to count on; None where the model does not run."""
+    try:
+        session = load_checked(source.path)
+        given = None if data is None else open_data(data, session)
+        return inputs_for(session, source.model, given, 1).batches(1, 1)[0]
+    except OnnxoptError:
+        return None
+
+
+def _counted(model: onnx.ModelProto, feeds: Mapping[str, Array] | None) -> tuple[int | None, int | None]:
+    """Multiply-accumulates, and those without zeros of weights; None where they cannot be counted."""
+    if feeds is None:
+        return None, None
+    try:
+        total, by_weight = sum(macs(model, feeds).values()), weight_macs(model, feeds)
+    except OnnxoptError:
+        return None, None
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in by_weight}
+    idle = sum(count * int((values[name] == 0).sum()) // max(1, values[name].size) for name, count in by_weight.items())
+    return total, total - idle
