@@ -159,6 +159,68 @@ def old_inputs() -> onnx.ModelProto:
     return model(nodes, {"w": weights(64, 32)}, {"x": [1, 64], "w": [64, 32]}, {"y": [1, 32]}, opset=8, ir_version=3)
 
 
+def decaying(outputs: int, inputs: int, power: float) -> np.ndarray[Any, Any]:
+    """A matrix whose singular values are 1, 2^-p, 3^-p, ..."""
+    rng = np.random.default_rng(outputs)
+    u, _, v = np.linalg.svd(rng.standard_normal((outputs, inputs)), full_matrices=False)
+    return (u * (np.arange(1, 1 + len(v)) ** -power) @ v).astype(np.float32)
+
+
+def network(power: float) -> onnx.ModelProto:
+    """x[n, 192] -> a wide layer -> Relu -> y[n, 10]; the wide layer is noise where its spectrum does not decay."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "wide", "b"], ["h"], "gemm1", transB=1),
+        helper.make_node("Relu", ["h"], ["a"], "relu"),
+        helper.make_node("Gemm", ["a", "narrow"], ["y"], "gemm2", transB=1),
+    ]
+    wide = decaying(256, 192, power) if power else weights(256, 192)
+    tensors = {"wide": wide, "b": weights(256, scale=0.01), "narrow": weights(10, 256, seed=1)}
+    return model(nodes, tensors, {"x": ["n", 192]}, {"y": ["n", 10]})
+
+
+def residual() -> onnx.ModelProto:
+    """x[n, 8, 12, 12] -> Conv, Relu -> Conv -> Add, Relu -> MaxPool -> Pad -> Conv, Clip -> mean -> Gemm -> y."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c2", "r1"], ["s"], "add"),
+        helper.make_node("Relu", ["s"], ["r2"], "relu2"),
+        helper.make_node("MaxPool", ["r2"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Pad", ["p", "pads"], ["q"], "pad"),
+        helper.make_node("Conv", ["q", "w3"], ["c3"], "depthwise", group=8),
+        helper.make_node("Clip", ["c3", "zero", "six"], ["r3"], "clip"),
+        helper.make_node("GlobalAveragePool", ["r3"], ["g"], "mean"),
+        helper.make_node("Flatten", ["g"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], "gemm", transB=1),
+    ]
+    tensors = {
+        "w1": weights(8, 8, 3, 3, scale=0.1), "b1": weights(8, seed=1, scale=0.1),
+        "w2": weights(8, 8, 3, 3, seed=2, scale=0.1), "b2": weights(8, seed=3, scale=0.1),
+        "w3": weights(8, 1, 3, 3, seed=4, scale=0.3), "w4": weights(10, 8, seed=5), "b4": weights(10, seed=6),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "zero": np.float32(0), "six": np.float32(6),
+    }  # fmt: skip
+    return model(nodes, tensors, {"x": ["n", 8, 12, 12]}, {"y": ["n", 10]})
+
+
+def prelu(slopes: tuple[int, ...] = (8, 1, 1), opset: int = 13, outputs: int = 8) -> onnx.ModelProto:
+    """conv -> prelu "bent" -> conv, with slopes below 0 and above 1."""
+    rng = np.random.default_rng(0)
+    w1, w2 = (rng.standard_normal(s).astype(np.float32) for s in ((outputs, 3, 3, 3), (4, outputs, 3, 3)))
+    slope = rng.uniform(-1, 2, slopes).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["straight"], "first"),
+        helper.make_node("PRelu", ["straight", "slope"], ["bent"], "prelu"),
+        helper.make_node("Conv", ["bent", "w2"], ["y"], "second"),
+    ]
+    tensors = [numpy_helper.from_array(a, name) for a, name in ((w1, "w1"), (slope, "slope"), (w2, "w2"))]
+    x, y = (
+        helper.make_tensor_value_info(name, FLOAT, ["n", c, "h", "w"]) for name, c in (("x", 3), ("y", 4))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
 ALL = {
     "mlp": mlp,
     "cnn": cnn,

@@ -13,28 +13,19 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import builders
 import numpy as np
 import onnx
 import onnxruntime
-from test_factoring import network
-from test_pairs import residual
-from test_rectifiers import model as prelu
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.spec.recipes import Recipe
-from onnxopt.strategies import int8 as integers
-from onnxopt.strategies import low_rank as factoring
-from onnxopt.strategies import prelu as rectifiers
-from onnxopt.strategies import weight_only as blocks
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tools"))
@@ -47,9 +38,9 @@ Make = Callable[[], onnx.ModelProto]
 MODELS: dict[str, Path | Make] = {
     "digits": HERE.parent / "models" / "digits.onnx",
     "cnn": lambda: builders.cnn(norm=True),
-    "low_rank": lambda: network(2.0),
-    "residual": residual,
-    "prelu": prelu,
+    "low_rank": lambda: builders.network(2.0),
+    "residual": builders.residual,
+    "prelu": builders.prelu,
 }
 SHARED = {
     name: realdata.MODELS / f"{name}.onnx"
@@ -80,10 +71,10 @@ def environment() -> str:
 class Clock:
     """A machine whose nodes take a time that follows from their types and weights alone."""
 
-    def milliseconds(self, models: Sequence[bytes], feeds: Mapping[str, Any]) -> list[float]:
-        return [sum(self.by_node(content, feeds).values()) for content in models]
+    def time_many(self, models: Sequence[bytes], feeds: Mapping[str, Any]) -> list[float]:
+        return [sum(self.profile(content, feeds).values()) for content in models]
 
-    def by_node(self, content: bytes, feeds: Mapping[str, Any]) -> dict[str, float]:
+    def profile(self, content: bytes, feeds: Mapping[str, Any]) -> dict[str, float]:
         graph = onnx.ModelProto.FromString(content).graph
         sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
         makers = {name: node.op_type for node in graph.node for name in node.output}
@@ -98,27 +89,13 @@ class Clock:
             found[node.name] = found.get(node.name, 0.0) + ms
         return found
 
-    def ratios(self, paths: Sequence[Path], against: Path, *_: object) -> list[SpeedRatio]:
-        *times, whole = self.milliseconds([path.read_bytes() for path in (*paths, against)], {})
-        return [self._paired(str(path), str(against), ms / whole) for path, ms in zip(paths, times, strict=True)]
-
-    def ratio(self, path: Path, against: Path, *_: object) -> SpeedRatio:
-        return self.ratios([path], against)[0]
-
-    def _paired(self, path: str, against: str, ratio: float) -> SpeedRatio:
-        return SpeedRatio(path, against, ratio, 0.99 * ratio, 1.01 * ratio, abs(ratio - 1) > 0.01, True)
+    def race(self, paths: Sequence[Path], against: Path, *_: object) -> list[SpeedRatio]:
+        *times, whole = self.time_many([path.read_bytes() for path in (*paths, against)], {})
+        return [_ratio(str(path), str(against), ms / whole) for path, ms in zip(paths, times, strict=True)]
 
 
-@contextmanager
-def fixed(clock: Clock) -> Iterator[None]:
-    """Whatever is timed takes what this clock says."""
-    with ExitStack() as stack:
-        for module in (integers, factoring, blocks, rectifiers):
-            says = {"milliseconds": clock.milliseconds, "time_ratio": clock.ratio, "time_ratios": clock.ratios,
-                    "time_by_node": clock.by_node}  # fmt: skip
-            for name in says.keys() & vars(module).keys():
-                stack.enter_context(mock.patch.object(module, name, says[name]))
-        yield
+def _ratio(path: str, against: str, ratio: float) -> SpeedRatio:
+    return SpeedRatio(path, against, ratio, 0.99 * ratio, 1.01 * ratio, abs(ratio - 1) > 0.01, True)
 
 
 def replayed(model: Path, goal: str, folder: Path, data: Path | None = None) -> dict[str, str]:
@@ -127,11 +104,10 @@ def replayed(model: Path, goal: str, folder: Path, data: Path | None = None) -> 
     if "recipe" in options:
         options["recipe"] = Recipe.open(options["recipe"])
     output = folder / f"{model.stem}.{goal}.onnx"
-    with fixed(Clock()):
-        try:
-            result = onnxopt.optimize(model, output, data=data, **options)
-        except OnnxoptError as error:
-            return {"refused": str(error).replace(str(folder), "").replace(str(model.parent), "")}
+    try:
+        result = onnxopt.optimize(model, output, data=data, clock=Clock(), **options)
+    except OnnxoptError as error:
+        return {"refused": str(error).replace(str(folder), "").replace(str(model.parent), "")}
     plan = result.plan.to_json().encode()
     return {name: hashlib.sha256(content).hexdigest()
             for name, content in (("plan", plan), ("file", output.read_bytes()))}  # fmt: skip

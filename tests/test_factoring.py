@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import model, weights
+from builders import model, network, weights
 from onnx import helper
 
 import onnxopt
@@ -29,25 +29,6 @@ pytestmark = pytest.mark.slow
 Array = np.ndarray[Any, Any]
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 GOALS = ("size", "speed", "balanced")
-
-
-def decaying(outputs: int, inputs: int, power: float) -> Array:
-    """A matrix whose singular values are 1, 2^-p, 3^-p, ..."""
-    rng = np.random.default_rng(outputs)
-    u, _, v = np.linalg.svd(rng.standard_normal((outputs, inputs)), full_matrices=False)
-    return (u * (np.arange(1, 1 + len(v)) ** -power) @ v).astype(np.float32)
-
-
-def network(power: float) -> onnx.ModelProto:
-    """x[n, 192] -> a wide layer -> Relu -> y[n, 10]; the wide layer is noise where its spectrum does not decay."""
-    nodes = [
-        helper.make_node("Gemm", ["x", "wide", "b"], ["h"], "gemm1", transB=1),
-        helper.make_node("Relu", ["h"], ["a"], "relu"),
-        helper.make_node("Gemm", ["a", "narrow"], ["y"], "gemm2", transB=1),
-    ]
-    wide = decaying(256, 192, power) if power else weights(256, 192)
-    tensors = {"wide": wide, "b": weights(256, scale=0.01), "narrow": weights(10, 256, seed=1)}
-    return model(nodes, tensors, {"x": ["n", 192]}, {"y": ["n", 10]})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from builders import model, weights
+from builders import model, residual, weights
 from factoring import graph_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,31 +23,6 @@ from onnxopt.graph import Graph, QdqSupport, QuantParams, embed, fused_ops, sett
 from onnxopt.spec.plan import Step
 
 Array = np.ndarray[Any, Any]
-
-
-def residual() -> onnx.ModelProto:
-    """x[n, 8, 12, 12] -> Conv, Relu -> Conv -> Add, Relu -> MaxPool -> Pad -> Conv, Clip -> mean -> Gemm -> y."""
-    nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
-        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["c2", "r1"], ["s"], "add"),
-        helper.make_node("Relu", ["s"], ["r2"], "relu2"),
-        helper.make_node("MaxPool", ["r2"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Pad", ["p", "pads"], ["q"], "pad"),
-        helper.make_node("Conv", ["q", "w3"], ["c3"], "depthwise", group=8),
-        helper.make_node("Clip", ["c3", "zero", "six"], ["r3"], "clip"),
-        helper.make_node("GlobalAveragePool", ["r3"], ["g"], "mean"),
-        helper.make_node("Flatten", ["g"], ["f"], "flatten"),
-        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], "gemm", transB=1),
-    ]
-    tensors = {
-        "w1": weights(8, 8, 3, 3, scale=0.1), "b1": weights(8, seed=1, scale=0.1),
-        "w2": weights(8, 8, 3, 3, seed=2, scale=0.1), "b2": weights(8, seed=3, scale=0.1),
-        "w3": weights(8, 1, 3, 3, seed=4, scale=0.3), "w4": weights(10, 8, seed=5), "b4": weights(10, seed=6),
-        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "zero": np.float32(0), "six": np.float32(6),
-    }  # fmt: skip
-    return model(nodes, tensors, {"x": ["n", 8, 12, 12]}, {"y": ["n", 10]})
 
 
 X = np.random.default_rng(0).standard_normal((4, 8, 12, 12)).astype(np.float32)

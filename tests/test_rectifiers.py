@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from builders import prelu
+
 import onnxopt
 from onnxopt import Contract, OnnxoptError
 from onnxopt.build.workspace import Workspace
@@ -30,24 +32,6 @@ from onnxopt.strategies import prelu as rectifiers
 from onnxopt.strategies import weight_only as blocks
 
 X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
-
-
-def model(slopes: tuple[int, ...] = (8, 1, 1), opset: int = 13, outputs: int = 8) -> onnx.ModelProto:
-    """conv -> prelu "bent" -> conv, with slopes below 0 and above 1."""
-    rng = np.random.default_rng(0)
-    w1, w2 = (rng.standard_normal(s).astype(np.float32) for s in ((outputs, 3, 3, 3), (4, outputs, 3, 3)))
-    slope = rng.uniform(-1, 2, slopes).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["x", "w1"], ["straight"], "first"),
-        helper.make_node("PRelu", ["straight", "slope"], ["bent"], "prelu"),
-        helper.make_node("Conv", ["bent", "w2"], ["y"], "second"),
-    ]
-    tensors = [numpy_helper.from_array(a, name) for a, name in ((w1, "w1"), (slope, "slope"), (w2, "w2"))]
-    x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", c, "h", "w"]) for name, c in (("x", 3), ("y", 4))
-    )
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def data() -> Iterator[np.ndarray]:
@@ -73,7 +57,7 @@ def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [9, 13, 21])
 @pytest.mark.parametrize("slopes", [(8, 1, 1), (1, 8, 1, 1)])
 def test_convolutions_compute_the_same(slopes: tuple[int, ...], opset: int) -> None:
-    one = model(slopes, opset)
+    one = prelu(slopes, opset)
     made = convolved(one)
     assert [node.op_type for node in made.graph.node].count("PRelu") == 0
     np.testing.assert_allclose(run(made), run(one), rtol=1e-5, atol=1e-5)
@@ -84,11 +68,11 @@ def test_convolutions_compute_the_same(slopes: tuple[int, ...], opset: int) -> N
 def test_other_slopes_stay(slopes: tuple[int, ...]) -> None:
     """Of pixels, or one for all."""
     with pytest.raises(OnnxoptError, match="'bent': no PRelu with slopes by channel"):
-        convolved(model(slopes, outputs=8))
+        convolved(prelu(slopes, outputs=8))
 
 
 def test_one_slope_is_a_leaky_relu() -> None:
-    one = model((1, 1, 1))
+    one = prelu((1, 1, 1))
     normalise(one)
     made, changed = clean(one)
     assert changed["prelu_scalar"] == 1
@@ -120,7 +104,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, float], ratio: float) -> None:
     clock["ratio"] = ratio
     path, output = tmp_path / "model.onnx", tmp_path / "small.onnx"
-    onnx.save(model(), path)
+    onnx.save(prelu(), path)
     done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
     assert done.rectifiers is not None
     assert (done.rectifiers.kept, done.rectifiers.nodes) == (ratio < 1, 1)
@@ -129,7 +113,7 @@ def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, floa
     assert ("bent" in done.plan.steps) == (ratio < 1)
     assert bool(done.rectifiers.reason) == (ratio > 1)
     assert ("1 PRelu run as" in html.render(json.loads(to_json(done)))) == (ratio < 1)
-    error = np.linalg.norm(run(plain) - run(model())) / np.linalg.norm(run(model()))
+    error = np.linalg.norm(run(plain) - run(prelu())) / np.linalg.norm(run(prelu()))
     assert error < 0.1
 
 
@@ -139,7 +123,7 @@ def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
     path = tmp_path / "model.onnx"
-    onnx.save(model(), path)
+    onnx.save(prelu(), path)
     engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
     tuner = ContractSearch(engine, Contract(error=0.05), Overrides())
     tuner.calibrate(data, None)
@@ -154,7 +138,7 @@ def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_integers_read_what_convolutions_make(tmp_path: Path) -> None:
     """A layer in integers behind them gets the same numbers."""
     path = tmp_path / "model.onnx"
-    onnx.save(model(), path)
+    onnx.save(prelu(), path)
     engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
     engine.modernise()
     steps = {
@@ -174,13 +158,13 @@ def test_integers_read_what_convolutions_make(tmp_path: Path) -> None:
     without, convolutions = (run(one) for one in made)
     assert np.mean(without != convolutions) < 0.02  # sums that two kernels round to either side of a half
     assert np.abs(without - convolutions).max() < 2
-    assert np.linalg.norm(convolutions - run(model())) < 0.1 * np.linalg.norm(convolutions)
+    assert np.linalg.norm(convolutions - run(prelu())) < 0.1 * np.linalg.norm(convolutions)
 
 
 def test_a_plan_repeats_it(tmp_path: Path, clock: dict[str, float]) -> None:
     """In the same bytes."""
     path, output, again = tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
-    onnx.save(model(), path)
+    onnx.save(prelu(), path)
     done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
     onnxopt.apply(path, done.plan, again, data)
     assert again.read_bytes() == output.read_bytes()

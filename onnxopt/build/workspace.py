@@ -1,45 +1,63 @@
-"""One model under compression: statistics once, then any number of plans, each built into a whole file and tried."""
+"""One model under compression: read and cleaned once, then calibrated, given other forms, and built at any slope.
+
+A `Workspace` is frozen: `calibrated`, `with_steps` and `ready_for_int8` give another one. What it measures, it measures
+when that is first asked for, so no method depends on another having been called before it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
-import numpy as np
 import onnx
 import onnxruntime
 
 from onnxopt import native, runtime
-from onnxopt.build import container, execute_plan
-from onnxopt.passes.math import relative_index
+from onnxopt.build import container
+from onnxopt.build.decisions import INT32, candidates, quantizing_steps, with_int8
+from onnxopt.build.execute_plan import execute_plan
+from onnxopt.build.factorise import Factored, factorise
+from onnxopt.build.forms import Form, equalise, raise_operators
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.collect import Chunks
 from onnxopt.calibration.collect import Statistics, calibrate, one_sample
-from onnxopt.graph.cleanup import clean
 from onnxopt.data import Data
+from onnxopt.encoding import Encoding, tensor_of
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.results.events import Chain, Event, Histogram
-from onnxopt.graph import OPSET, Graph, Neighbours, QuantParams, Site, Source, Users, channel_peaks, batchnorm_to_conv, embed, equalize, is_for_value, neighbours, normalise, raise_opset, split, step_of_value, strip, weight_macs, wrap, write_atomically
-from onnxopt.encoding import Encoding, tensor_of, values_of
+from onnxopt.graph import (
+    Graph,
+    Neighbours,
+    Site,
+    Source,
+    embed,
+    normalise,
+    split,
+    strip,
+    weight_macs,
+    wrap,
+    write_atomically,
+)
+from onnxopt.graph.cleanup import clean
+from onnxopt.request import Request
+from onnxopt.results.events import Event
+from onnxopt.search.evaluator import Comparison, Evaluator
+from onnxopt.search.slope import Candidate
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
-from onnxopt.search.evaluator import Comparison, Evaluator
-from onnxopt.search.slope import Trial
 
 LARGEST_INLINE = 2**31 - 2**24
 """Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
 _STATISTICS = 1
 """Version of what the cache holds; grows when `Stats` or how it is measured changes."""
-_EQUALIZED, _PIECE = 256, 8
-"""Samples that channels are made alike on, and in one run."""
-_GAP_BITS = 4
-"""Of relative indices, as Deep Compression's tables have them."""
+_ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")
+"""Of weights whose values do not matter, as only time is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,200 +70,203 @@ class Built:
     """The container."""
     leaves: dict[str, Encoding]
     events: list[Event]
+    exported: onnx.ModelProto
+    """The inner model before its nodes lost their names."""
+    grids: dict[str, Encoding]
+    """By the path of a weight that stays INT8 at run time, its integers with their scales."""
+    rounded: frozenset[str]
+    """Layer outputs that the model rounds as it runs."""
 
 
+@dataclass(slots=True)
+class _Shared:
+    """What all workspaces of one model use together."""
+
+    caches: dict[str, Cache] = field(default_factory=dict)
+    """Of statistics, by their key."""
+    latest: Workspace | None = None
+    """The one whose structural steps were carried out last: the same are often asked for again."""
+
+
+@dataclass(frozen=True, eq=False)
 class Workspace:
-    """A model, read and cleaned.
+    """A model in one form. As a context manager it deletes the statistics of all forms, or keeps them after an error."""
 
-    Arguments:
-        source: the model.
-        lossless: keep every bit, so change nothing.
-        prefer: what the choice of codecs favours.
-        max_ram: bytes that statistics may take at a time.
-        detailed: events also say what papers' tables do, which takes time: sizes by relative indices, and
-            multiply-accumulates.
-    """
+    source: Source
+    request: Request
+    progress: Progress
+    graph: Graph
+    """Scratch: carrying a plan out resets it first."""
+    cleaned: Mapping[str, int]
+    """Nodes that each clean-up removed or changed."""
+    outside: tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
+    """Nodes that stay around the compressed one, as they work on sequences or maps, and their tensors."""
+    data: Data | None = None
+    """What statistics are measured on; None: there are none."""
+    digest: str = ""
+    """Of that data."""
+    form: Form = field(default_factory=Form)
+    _origin: Workspace | None = field(default=None, repr=False)
+    """The same without structural steps; None where this is that."""
+    _measured: Workspace | None = field(default=None, repr=False)
+    """One with the same layers, whose statistics hold here; None where this has its own."""
+    _shared: _Shared = field(default_factory=_Shared, repr=False)
 
-    def __init__(
-        self, source: Source, lossless: bool, prefer: str, max_ram: int, progress: Progress, detailed: bool = False
-    ) -> None:
-        self.source, self._prefer, self._max_ram, self.progress = source, prefer, max_ram, progress
-        copy = onnx.ModelProto()
-        copy.CopyFrom(source.model)
-        normalise(copy)  # first, so that clean-ups see every constant
-        cleaned, self.cleaned = (copy, {}) if lossless else clean(copy)
-        inner, self._outside, self._tensors = split(cleaned)
-        self.graph = Graph(inner)
-        self.sites: list[Site] = list(self.graph.sites())
-        self.statistics = Statistics(None, {}, {})
-        self.data = ""
-        """Digest of what the statistics were measured on."""
-        self._caches: list[Cache] = []
-        self._factored = execute_plan.Factored({}, frozenset(), (), (), {})
-        self._unfactored: Statistics | None = None
-        """Of the layers before some became chains; None where none did."""
-        self._equalized: tuple[str, ...] = ()
-        """Values whose channels were made alike."""
-        self._convolved = False
-        """Whether batch normalizations were made convolutions."""
-        self._prelu_as_convs: tuple[str, ...] = ()
-        """Values that convolutions make in the place of a PRelu."""
-        self._rounded: dict[str, Step] = {}
-        """Of values that are integers between nodes."""
-        self._integers: dict[str, int] = {}
-        """Weights that are integers when the model runs, and their bits at most; then their biases, of no bits."""
-        self._detailed = detailed
-        self._macs: dict[str, int] = {}
-        """Of one sample, by weight; layers that became chains are there, too."""
+    # ---- other forms -----------------------------------------------------------------------------------------------
 
-    def factorise(self, steps: Mapping[str, Step]) -> None:
-        """Makes chains of layers, with what is known of them; the statistics of what comes out are yet to be measured.
+    def calibrated(self, data: Data) -> Workspace:
+        """The same with statistics of this data, which are measured on first use."""
+        origin = None if self._origin is None else self._origin.calibrated(data)
+        return replace(self, data=data, digest=data.digest(), _measured=None, _origin=origin)
 
-        Raises OnnxoptError where a step names what is not there.
+    def with_steps(self, steps: Mapping[str, Step]) -> Workspace:
+        """The same model with further structural steps; layers are measured again only where they changed.
+
+        Arguments:
+            steps: by the path of a weight, a pass that factorises its layer; or `integers{bits=8}`, which keeps the
+                weight INT8 at run time, with so many bits at most (32 for its bias); or a quantizing step that it has
+                at every slope. By the name of a value, `equalize`, `depthwise` or `qdq{...}`.
+
+        Raises OnnxoptError where a step names what is not there, or needs operators that the model cannot have.
         """
-        self._unfactored = self.statistics
-        self._factored = execute_plan.factorise(self.graph, steps, self.statistics)
-        self.graph = Graph(self.graph.model)
-        self.sites = list(self.graph.sites())
-        self.statistics = Statistics(None, {}, {})
+        wanted = self.form.merged(steps)
+        if wanted.layers == self.form.layers:
+            return replace(self, form=wanted, _measured=self._measured or self)
+        latest = self._shared.latest
+        if latest is not None and wanted.layers == latest.form.layers:
+            form = wanted.with_layers_of(latest.form)
+            return replace(latest, form=form, progress=self.progress, _measured=latest._measured or latest)
+        return self._carried_out(wanted, lambda one: one.value in wanted.equalised)
 
-    def modernise(self) -> bool:
-        """Brings the graph to operators that know integers by channel. Raises OnnxoptError where that cannot be.
+    def ready_for_int8(self, wanted: Callable[[Neighbours], bool]) -> Workspace:
+        """The same with operators that know scales by channel, and channels equalised before depthwise layers where
+        that is `wanted`.
 
-        Returns whether layers are others now; then statistics are yet to be measured again.
+        Raises OnnxoptError where the operators cannot be brought to that version.
         """
-        paths = {site.path for site in self.sites}
-        try:
-            model = raise_opset(self.graph.model)
-            self._convolved = batchnorm_to_conv(model) > 0
-            self.graph = Graph(model)
-        except Exception as error:  # whatever the converter stumbles over
-            raise OnnxoptError(f"its operators cannot be brought to version {OPSET}: {first_line(error)}") from error
-        self.sites = list(self.graph.sites())
-        if paths != {site.path for site in self.sites}:
-            raise OnnxoptError(f"brought to version {OPSET} of the operators it has other weights")
-        return self._convolved
+        return self._carried_out(replace(self.form, raised=True), wanted)
 
-    def equalize(self, data: Data, wanted: Callable[[Neighbours], bool]) -> bool:
-        """Makes the channels alike of values before depthwise layers, for good, where that is `wanted`.
+    def telling(self, progress: Progress) -> Workspace:
+        """The same, but that somebody else is told what it does."""
+        return replace(self, progress=progress, _measured=self._measured or self)
 
-        Returns whether anything was changed; then statistics are yet to be measured again.
-        """
-        model = self.graph.model
-        found = [one.value for one in neighbours(model) if one.depthwise and wanted(one)]
-        cuttable = one_sample(model, data).size == 1
-        peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).pieces(_EQUALIZED))
-        self._equalized = tuple(one.value for one, _ in equalize(model, peaks))
-        self.graph = Graph(model)
-        self.sites = list(self.graph.sites())
-        return bool(self._equalized)
+    def _carried_out(self, form: Form, wanted: Callable[[Neighbours], bool]) -> Workspace:
+        """The origin with the structural steps of a form, in one order whatever order they were asked for in."""
+        origin, model = self._origin or self, onnx.ModelProto()
+        model.CopyFrom(origin.graph.model)
+        graph, factored, convolved, equalised = Graph(model), Factored(), False, tuple[str, ...]()
+        if form.chains:
+            factored = factorise(graph, form.chains, origin.statistics)
+        if form.needs_opset:
+            graph, convolved = raise_operators(graph)
+            if origin.data is not None:
+                equalised = equalise(graph.model, origin.data, wanted)
+        form = replace(form, factored=factored, raised=form.needs_opset, convolved=convolved, equalised=equalised)
+        same = not (form.chains or convolved or equalised)
+        made = replace(self, graph=Graph(graph.model), form=form, _origin=origin, _measured=origin if same else None)
+        self._shared.latest = made
+        return made
 
-    def place(self, rounded: Mapping[str, QuantParams], weights: Collection[str], biases: Collection[str], bits: int) -> None:
-        """From now on plans have these values, and weights of so many bits at most, as integers; none undoes that.
+    # ---- what is known of it ---------------------------------------------------------------------------------------
 
-        The biases become integers with the weights, finer ones than a plan would make of them.
-        """
-        self._rounded = {value: pair.step() for value, pair in rounded.items()}
-        self._integers = {**dict.fromkeys(biases, 0), **dict.fromkeys(weights, bits)}
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The weights that passes may act on, in graph order."""
+        return tuple(self.graph.sites())
 
-    def prelu_as_convs(self, values: Iterable[str]) -> None:
-        """From now on plans have depthwise convolutions make these values."""
-        self._prelu_as_convs = tuple(values)
-
-    def to_plain_model(self, plan: Plan) -> bytes:
-        """A plan carried out as a model that needs nothing of ours, its nodes called as in the graph.
-
-        What was decided on rectifiers is done, too.
-        """
-        steps = plan.steps | self._values({value: step for value, step in plan.steps.items() if is_for_value(step)})
-        execute_plan.run(self.graph, replace(plan, steps=steps), self.statistics)
-        inner, leaves = self.graph.export()
-        embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
-        return bytes(inner.SerializeToString())
-
-    def calibrate(self, data: Data) -> None:
-        """Measures the statistics. Raises what the runtime raises where the model does not run on the data."""
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of every weight; of none where there is no data. Raises what the runtime raises where the model does not run
+        on it."""
+        if self._measured is not None:
+            return self._measured.statistics
+        if self.data is None:
+            return Statistics(None, {}, {})
         native.return_memory()
-        self.data = data.digest()
-        measured = "".join(f"{path}: {step}\n" for path, step in self._factored.steps.items())
-        measured += "".join(f"{value}: equalize\n" for value in self._equalized)
-        measured += "convolved\n" if self._convolved else ""
-        key = hashlib.sha256(f"{_STATISTICS} {self.source.sha256} {self.data} {measured}".encode()).hexdigest()[:32]
-        cache = Cache(key)
-        self._caches.append(cache)
+        text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}"
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if key not in self._shared.caches:
+            self._shared.caches[key] = Cache(key)
         done = itertools.count(1)
 
         def advance(path: str) -> None:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
-        self.statistics = calibrate(self.graph, self.sites, data, cache, self._max_ram, advance)
-        if self._detailed or self._factored.chains:
-            sample = one_sample(self.graph.model, data)
+        cache = self._shared.caches[key]
+        return calibrate(self.graph, self.sites, self.data, cache, self.request.max_ram, advance)
+
+    def measure(self) -> None:
+        """Measures the statistics now, to learn whether that can be done; raises as `statistics` does."""
+        _ = self.statistics
+
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of one sample by weight, layers that were factorised included; counted only where
+        somebody shows them."""
+        if self._measured is not None:
+            return self._measured.macs
+        counted = dict[str, int]() if self._origin is None else dict(self._origin.macs)
+        if self.data is not None and (self.request.detailed or self.form.factored.chains):
+            sample = one_sample(self.graph.model, self.data)
             with suppress(OnnxoptError):  # over 2 GB, nothing is counted
-                counted = weight_macs(self.graph.model, sample.feeds)
-                self._macs |= {path: count // sample.size for path, count in counted.items()}
+                found = weight_macs(self.graph.model, sample.feeds)
+                counted |= {path: count // sample.size for path, count in found.items()}
+        return counted
 
-    def fork(self, progress: Progress) -> Workspace:
-        """Another of the same model, all its layers whole: chains are for good.
+    @property
+    def name(self) -> str:
+        """The source file."""
+        return str(self.source.path)
 
-        It has the statistics as long as this one is open.
-        """
-        other = Workspace(self.source, False, self._prefer, self._max_ram, progress, self._detailed)
-        other.prelu_as_convs(self._prelu_as_convs)
-        other.statistics, other.data, other._macs = self._unfactored or self.statistics, self.data, dict(self._macs)
-        return other
+    @property
+    def bytes_before(self) -> int:
+        """Of the source file with its external data."""
+        return self.source.size
 
-    def close(self, keep: bool) -> None:
-        """Ends. Where they are to `keep`, another try finds the statistics on disk."""
-        for cache in self._caches:
-            cache.close(keep)
+    def candidates(self) -> list[Candidate]:
+        """What a search weighs before it tries anything."""
+        return candidates(self.graph, self.sites, self.statistics)
+
+    # ---- plans and files -------------------------------------------------------------------------------------------
+
+    def steps_at(self, slope: float, overrides: Overrides) -> dict[str, Step]:
+        """The quantizing step of every weight, by path."""
+        decided = quantizing_steps(self.sites, slope, overrides)
+        return decided | {path: step for path, step in self.form.fixed.items() if path in decided}
 
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""
-        decided = execute_plan.steps(self.sites, slope, overrides)
-        decided = execute_plan.integers(decided, self._integers)
-        steps = {**self._factored.steps, **decided, **self._values(self._rounded)}
-        return Plan(self.source.sha256, steps, self.data)
+        decided = with_int8(self.steps_at(slope, overrides), self.form.int8)
+        return Plan(self.source.sha256, {**self.form.factored.steps, **decided, **self.form.values}, self.digest)
 
-    def _values(self, rounded: Mapping[str, Step]) -> dict[str, Step]:
-        """What is decided on values, these roundings among it."""
-        every = dict.fromkeys((*rounded, *self._prelu_as_convs, *self._equalized))
-        return {
-            one: step_of_value(rounded.get(one), equalized=one in self._equalized, depthwise=one in self._prelu_as_convs)
-            for one in every
-        }
+    def build(self, plan: Plan, advance: Advance = lambda share: None) -> Built:
+        """Carries a plan out; `advance` is told the share that is done.
 
-    def build(self, plan: Plan, advance: Advance) -> Built:
-        """Carries a plan out; `advance` is told the share that is done. Raises OnnxoptError where it names what is not
-        there.
+        Raises OnnxoptError where the plan names what is not there.
         """
-        plan = replace(plan, steps={**plan.steps, **self._factored.steps})  # with the ranks that were chosen
+        plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the ranks that were chosen
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
             advance(min(1.0, next(done) / steps))
 
-        events = execute_plan.run(self.graph, plan, self.statistics, step)
-        inner, leaves = self.graph.export()
-        inner = strip(inner, self.source.model)
+        events = execute_plan(self.graph, plan, self.statistics, step)
+        exported, leaves = self.graph.export()
+        grids = {path: self.graph.leaf(path) for path in self.graph.integers}
+        inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
-        packed = container.write(model, leaves, plan.to_json(), self._prefer, step)
-        return Built(plan, inner, packed, leaves, events)
+        packed = container.write(model, leaves, plan.to_json(), self.request.decode, step)
+        return Built(plan, inner, packed, leaves, events, exported, grids, frozenset(self.graph.quantized))
 
-    def try_slope(self, slope: float, overrides: Overrides, reference: Evaluator | None, advance: Advance) -> Trial:
-        """Builds the file for a slope and, with a reference, measures what it does on its data."""
-        size, found = self.try_plan(self.plan(slope, overrides), reference, advance)
-        if found is None:
-            return Trial(slope, size, None, None)
-        return Trial(slope, size, found.error, found.drop, found.uncertainty, found.likely)
-
-    def try_plan(self, plan: Plan, reference: Evaluator | None, advance: Advance) -> tuple[int, Comparison | None]:
-        """The bytes of a plan's file and, with a reference, what it does on its data."""
+    def try_plan(
+        self, plan: Plan, evaluator: Evaluator | None, advance: Advance = lambda share: None
+    ) -> tuple[int, Comparison | None]:
+        """The bytes of a plan's file and, with an evaluator, what it does on its data, loaded as a user would."""
         built = self.build(plan, advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, _ = self.write(built, path)
-            return size, None if reference is None else reference.compare(self.load(path))
+            return size, None if evaluator is None else evaluator.compare(self.load(path))
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and beside it its data where that is over 2 GB.
@@ -270,10 +291,6 @@ class Workspace:
                 check(temporary)
             return temporary.stat().st_size, unchanged
 
-    def coded(self, plan: Plan) -> dict[str, int]:
-        """Bytes of each weight in the file of a plan."""
-        return _coded(self.build(plan, lambda share: None))[0]
-
     def load(self, path: Path) -> onnxruntime.InferenceSession:
         """The session that a user would get. Raises OnnxoptError where the runtime refuses it."""
         try:
@@ -282,69 +299,61 @@ class Workspace:
             raise OnnxoptError(f"{self.source.path}: compressed it does not load, nothing was written: "
                                f"{first_line(error)}") from error  # fmt: skip
 
-    def chains(self) -> Iterator[Chain]:
-        """The layers that became chains."""
-        for one in self._factored.chains:
-            counted = [self._macs[part] for part in one.parts if part in self._macs]
-            if len(counted) < len(one.parts):
-                yield one
-                continue
-            # The last factor gives the layer's outputs, so it meets as many vectors as the layer's weight did.
-            before = counted[-1] // self.graph.values(one.parts[-1]).size * one.weights_before
-            yield replace(one, macs_before=before, macs_after=sum(counted))
+    def to_plain_model(self) -> bytes:
+        """The model in this form as plain ONNX, not quantized but for what the form says: what is timed.
 
-    def events(self, built: Built, file_size: int) -> Iterator[Event]:
-        """Of weights that became others, of all that are stored with their bytes in the file, and of the rest."""
-        for gone in self._factored.events:
-            yield replace(gone, macs=self._macs.get(gone.path))
-        sizes, codecs = _coded(built)
-        named = {event.path: event for event in built.events}
-        source, inner, written = Users(self.source.model), Users(self.graph.model), Users(self.graph.export()[0])
-        linears = self.graph.linears()
-        ranks = {part: one.ranks for one in self._factored.chains for part in one.parts}
-        matrices = {site.path for site in self.sites if self._detailed and site.axis is not None}
-        weights = {path for path, _ in self.graph.weights()}  # others are what a weight came to have: scales
-        for path, leaf in built.leaves.items():
-            users = inner.of(path)
-            values = values_of(self.graph.leaf(path) if path in self.graph.integers else leaf)
-            rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
-            if path in self.graph.integers:
-                rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}
-            reason = self._factored.reasons.get(path, "")
-            event = named.get(path) or Event(
-                path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
-            )
-            yield replace(
-                event, bytes_before=event.bytes_before if path in weights - self._factored.parts else 0,
-                bytes_after=sizes[path], codec=codecs[path], reason=event.reason or reason,
-                zeros=float(1 - np.count_nonzero(values) / values.size),
-                sensitivity=event.sensitivity if self.data else None,
-                histogram=Histogram.of(self.graph.values(path) if path in weights else values, values),
-                sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
-                macs=self._macs.get(path), ranks=ranks.get(path, ()),
-                nodes_before=source.texts(source.that_became(path, users)),
-                nodes_after=written.texts(written.until(path, rounded)),
-            )  # fmt: skip
-        others = {*built.leaves, *self._factored.parts}
-        before = sum(size for path, size in self.graph.weights() if path not in others)
-        after = file_size - sum(sizes.values())
-        yield Event("(graph and rest)", (), "", "", before, after, 0, 0.0, "deflate")
+        INT8 weights get a grid that ignores their values. Nodes keep their names.
+        """
+        return bytes(self._plain().SerializeToString())
+
+    def write_plain(self, path: Path) -> None:
+        """The same as a file, with external data where it is over 2 GB."""
+        model = self._plain()
+        onnx.save(model, path, save_as_external_data=model.ByteSize() >= LARGEST_INLINE)
+
+    def _plain(self) -> onnx.ModelProto:
+        int8 = {path: _ANY_GRID for path, bits in self.form.int8.items() if bits != INT32}
+        quantized = {**self.form.fixed, **int8}
+        statistics = self.statistics if quantized else Statistics(None, {}, {})
+        execute_plan(self.graph, Plan(self.source.sha256, {**quantized, **self.form.values}), statistics)
+        inner, leaves = self.graph.export()
+        embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+        self.graph.reset()
+        return inner
 
     def _outer(self, built: Built, location: str = "") -> bytes:
-        model = wrap(self.source.model, built.inner, self._outside, self._tensors, built.packed, location)
+        model = wrap(self.source.model, built.inner, *self.outside, built.packed, location)
         return bytes(model.SerializeToString(deterministic=True))
 
+    # ---- statistics on disk ----------------------------------------------------------------------------------------
 
-def _coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:
-    """Of each stored weight its bytes in the file, its scales included, and its codec."""
-    sizes, codecs = {}, {}
-    seen: set[int] = set()
-    with native.Container(built.packed) as stored:
-        for entry in stored.entries:
-            if entry.hidden:
-                continue
-            sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
-            if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
-                seen.add(entry.auxiliary)
-                sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
-    return sizes, codecs
+    @property
+    def measured_forms(self) -> frozenset[str]:
+        """Keys of the forms of this model whose statistics are kept."""
+        return frozenset(self._shared.caches)
+
+    def forget_since(self, before: frozenset[str]) -> None:
+        """Deletes the statistics of forms that were not among `measured_forms` then: nobody needs them any more."""
+        for key in self._shared.caches.keys() - before:
+            self._shared.caches.pop(key).close(keep=False)
+        self._shared.latest = None
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Where something went wrong, another try finds the statistics on disk."""
+        for cache in self._shared.caches.values():
+            cache.close(keep=error is not None)
+        self._shared.caches.clear()
+        self._shared.latest = None
+
+
+def prepare(source: Source, request: Request) -> Workspace:
+    """The model, brought to one shape for all exporters and cleaned, ready to be compressed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(source.model)
+    normalise(copy)  # first, so that clean-ups see every constant
+    cleaned, changed = (copy, {}) if request.lossless else clean(copy)
+    inner, nodes, tensors = split(cleaned)
+    return Workspace(source, request, request.progress, Graph(inner), changed, (nodes, tensors))

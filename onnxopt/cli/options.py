@@ -1,9 +1,10 @@
-"""Arguments and options that several commands have, and what their texts mean."""
+"""Arguments and option groups that several commands have, and what their texts mean."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,34 +12,55 @@ from typing import Annotated
 import typer
 
 from onnxopt import native, runtime
-from onnxopt.data import PRESETS, Data, open_data
+from onnxopt.data import PRESETS, Data, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
+from onnxopt.report import classical
+from onnxopt.request import Options
+from onnxopt.spec import recipes
+from onnxopt.spec.contract import DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
+from onnxopt.spec.goal import Goal
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.recipes import Recipe
+from onnxopt.spec.target import TARGETS
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 argument, option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
+hidden = partial(typer.Option, hidden=True, show_default=False)
+"""An option's old name, which still works."""
 
+
+class Decode(StrEnum):
+    """What the choice of codecs favours."""
+
+    SMALLEST = "smallest"
+    BALANCED = "balanced"
+    FASTEST = "fastest"
+
+
+Model = Annotated[Path, argument(help="An ONNX model.")]
 Output = Annotated[Path, option("--output", "-o", help="The file to write.")]
 DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, or "
                                           "package.module:function.")]  # fmt: skip
-Preprocess = Annotated[str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")]
-Mean = Annotated[str | None, option(help="For images, of pixels in 0..1: one number or one a channel.")]
-Std = Annotated[str | None, option(help="Likewise.")]
-Layout = Annotated[str | None, option(help="For images: NCHW or NHWC.")]
-Size = Annotated[int | None, option(help="For images: the side.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done, and why.")]
+Metric = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """How the pixels of image folders become inputs, as the options say it."""
+    """How the pixels of image folders become inputs."""
 
-    preprocess: str | None
-    mean: str | None
-    std: str | None
-    layout: str | None
-    size: int | None
+    preprocess: Annotated[
+        str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")
+    ] = None  # fmt: skip
+    mean: Annotated[str | None, option(help="For images, of pixels in 0..1: one number, or one for each channel.")] = (
+        None
+    )
+    std: Annotated[str | None, option(help="Standard deviation, as --mean.")] = None
+    layout: Annotated[str | None, option(help="For images: NCHW or NHWC.")] = None
+    image_size: Annotated[int | None, option(help="For images: the side in pixels.")] = None
+    size: Annotated[int | None, hidden("--size")] = None
 
     def open(self, model: Path, *specs: str | None) -> list[Data | None]:
         """What options name, for this model. Raises OnnxoptError where it does not run or does not take that."""
@@ -49,8 +71,92 @@ class Images:
         native.return_memory()
         session = runtime.load_checked(model)
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
-        return [(spec and open_data(spec, session, self.preprocess, mean, std, self.layout, self.size)) or None
-                for spec in specs]  # fmt: skip
+        size = self.size if self.image_size is None else self.image_size
+        images = ImageOptions(self.preprocess, mean, std, self.layout, size)
+        return [(spec and open_data(spec, session, images)) or None for spec in specs]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The contract."""
+
+    metric: Metric = "top1"
+    max_drop: Annotated[float | None, option(help="What the metric may lose; points for top1 and top5.")] = None
+    target_size: Annotated[str | None, option(help="Bytes of the file, as in 2MB.")] = None
+    target_ratio: Annotated[float | None, option(help="How many times smaller the file shall be.")] = None
+    error: Annotated[
+        float | None,
+        option(help="Noise over signal allowed in the outputs. Without any bound "
+                    f"{DEFAULT_ERROR}, or {SYNTHETIC_ERROR} on synthetic inputs."),
+    ] = None  # fmt: skip
+
+    @property
+    def contract(self) -> Contract:
+        """What they ask for. Raises OnnxoptError where the size is no number of bytes."""
+        most = None if self.target_size is None else count("--target-size", self.target_size)
+        return Contract(self.max_drop, most, self.target_ratio, self.error, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What decides besides the contract."""
+
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")] = False
+    recipe: Annotated[
+        str | None,
+        option(help=f"A published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
+    ] = None
+    goal: Annotated[
+        Goal | None,
+        option("--for", help="Factorise layers, or run them in INT8, where that saves bytes (size), milliseconds on "
+                             "this machine (speed), or both (balanced)."),
+    ] = None  # fmt: skip
+    activations: Annotated[
+        int | None, option(help="8 or 16: run every layer that can be in INT8, with activations of so many bits.")
+    ] = None
+    device: Annotated[
+        str | None, option(help=f"Device whose INT8 kernels to target: {', '.join(TARGETS)}; else this machine.")
+    ] = None
+    target: Annotated[str | None, hidden("--target")] = None
+    overrides: Annotated[Path | None, option("--overrides", help="TOML: decisions for single weights.")] = None
+
+    @property
+    def opened(self) -> Recipe | None:
+        """The recipe. Raises OnnxoptError where there is none of this name, or no table that it names."""
+        recipe = None if self.recipe is None else Recipe.open(self.recipe)
+        if recipe and recipe.table:
+            classical.check(recipe.table)
+        return recipe
+
+    @property
+    def options(self) -> Options:
+        """As `Request` has them."""
+        rules = Overrides() if self.overrides is None else Overrides.read(self.overrides)
+        return Options(
+            lossless=self.lossless, recipe=self.opened, goal=self.goal, activations=self.activations,
+            device=self.target if self.device is None else self.device, overrides=rules,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """How statistics are measured and files are coded."""
+
+    decode: Annotated[
+        Decode | None, option(help="What the choice of codecs favours: smallest, balanced or fastest to decode.")
+    ] = None
+    prefer: Annotated[Decode | None, hidden("--prefer")] = None
+    max_ram: Annotated[str, typer.Option(help="Memory for statistics.")] = "512MiB"
+
+    @property
+    def favoured(self) -> str:
+        """By codecs."""
+        return (self.decode or self.prefer or Decode.BALANCED).value
+
+    @property
+    def ram(self) -> int:
+        """Bytes. Raises OnnxoptError where the option is something else."""
+        return count("--max-ram", self.max_ram)
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

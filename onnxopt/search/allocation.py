@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from math import e, inf, isinf, log, log2, pi, sqrt
+
+from onnxopt.spec.goal import Goal
 
 _SHARE = 0.5
 """Of the noise, what chains that only save time may make; the rest is for quantization."""
@@ -21,24 +22,6 @@ _COARSEST, _FINEST, _STEPS = 16.0, 2.0**-9, 8
 """Slopes that are looked at, against the one without chains, and how many in an octave."""
 _PAYS = 0.95
 """Times the bits, or the time, that a chain may cost: formulas and clocks err by a few percent."""
-
-
-class Goal(StrEnum):
-    """What chains have to save."""
-
-    SIZE = "size"
-    SPEED = "speed"
-    BALANCED = "balanced"
-
-    @property
-    def timed(self) -> bool:
-        """Whether milliseconds count."""
-        return self is not Goal.SIZE
-
-    @property
-    def weighed(self) -> bool:
-        """Whether bytes count."""
-        return self is not Goal.SPEED
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,11 @@ class Override:
     step: Step | None = None
     """What is done to it instead; a structural step makes a chain of the layer, for whose parts other rules decide."""
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all is left to the search."""
+        return self == Override()
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

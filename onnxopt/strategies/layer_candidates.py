@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, prod
 from statistics import median
@@ -16,15 +16,13 @@ from onnxopt.calibration.stats import Stats
 from onnxopt.data import quiet_session
 from onnxopt.encoding import Array, Encoding, tensor_of, values_of
 from onnxopt.graph import WEIGHT, Graph, Site, embed, expose, extract_layer
+from onnxopt.measure.clock import Clock
 from onnxopt.passes import STRUCTURAL, Skip, Structural
 from onnxopt.passes.base import matrix
 from onnxopt.passes.quantise.nbits import NBits
 from onnxopt.passes.structural import Form
 from onnxopt.search.allocation import Layer, LayerOption, Part
 from onnxopt.spec.plan import Step
-
-Clock = Callable[[Sequence[bytes], Mapping[str, Array]], Sequence[float]]
-"""Milliseconds of a run of each of some models on the same inputs."""
 
 _FEWER = (1.5, 0.75, 0.5, 0.25, 0.125)
 """Times the fewest ranks that a pass offers: a matrix of thousands of columns may need few of them."""
@@ -141,7 +139,7 @@ class LayerCandidates:
                 chain = Graph(onnx.ModelProto.FromString(content))
                 (site,) = [site for site in chain.sites() if site.path == WEIGHT]
                 _hollow(one, weight.form).apply(chain, site, Stats())
-                before, after = self._clock([content, chain.model.SerializeToString()], feeds)
+                before, after = self._clock.time_many([content, chain.model.SerializeToString()], feeds)
                 known[one] = before, after
         return {one: known[one] for one in decisions}
 
@@ -186,7 +184,7 @@ def weight_only_options(
         inner, stored = other.export()
         embed(inner, {name: tensor_of(one) for name, one in stored.items()})
         models.append(inner.SerializeToString())
-    before, *after = clock(models, _feeds(layer))
+    before, *after = clock.time_many(models, _feeds(layer))
     noises = [_noise(graph.values(site.path), leaf, stats) for leaf in leaves]
     return [
         WeightOnlyOption(one.step(), before, ms, noise) for one, ms, noise in zip(offered, after, noises, strict=True)

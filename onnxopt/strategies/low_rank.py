@@ -1,247 +1,186 @@
-"""The search again, with chains of layers where they pay: in bytes, in milliseconds, or in both.
+"""Low-rank factorisation where it pays: in bytes, in milliseconds, or in both.
 
-What chains may save is estimated layer by layer (`alternatives`, `choice`). What they do save is measured: in files
-that meet the same contract, and in the time that the whole model takes. Where it is nothing, the model stays as it was.
+What factor chains may save is estimated layer by layer (`layer_candidates`, `search.allocation`). What they do save is
+measured: in files that meet the same contract, and in the time of the whole model. Where that is nothing, nothing is
+factorised.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 
-import onnx
-
-from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
-from onnxopt.data import Array
-from onnxopt.measure.benchmark import SpeedRatio, milliseconds, time_ratio
-from onnxopt.results.result import Factoring
-from onnxopt.search.allocation import Allocator, Goal, LayerDecision
-from onnxopt.search.contract_search import ContractSearch
-from onnxopt.search.slope import Trial
+from onnxopt.build.describe_events import coded
+from onnxopt.measure.clock import Clock
+from onnxopt.results.strategy import Column, LayerOutcome
+from onnxopt.search.allocation import Allocator, LayerDecision
+from onnxopt.spec.goal import Goal
 from onnxopt.spec.plan import Step
-from onnxopt.spec.progress import Progress
+from onnxopt.strategies.base import Outcome, Proposal, Proposals, Refused, Strategy, Variant
+from onnxopt.strategies.baseline import Baseline
 from onnxopt.strategies.layer_candidates import LayerCandidates
 
 _LOUDER, _CHOICES = 1.25, 4
-"""Times the noise that was expected of chains, or as many times less, where others are chosen by what was measured; and
-how often chains are chosen."""
+"""Factor between measured and expected noise of chains above which, or below its inverse, others are chosen by what was
+measured; and how often chains are chosen."""
 _LESS_TRUST = 0.25
 """In chains, where the contract could not be met with those that were chosen."""
-_SECONDS = 60.0
-"""That two models are compared for at most; some 30 do where nothing else runs on the machine."""
+_GROWN = "coded it has"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is to be written."""
+class LowRank(Strategy):
+    """Proposes the chains that pay by formula, then fewer or others, by what was measured of the last ones."""
 
-    tuner: ContractSearch
-    best: Trial
-    factoring: Factoring
+    name = "low_rank"
+    title = "Low-rank factorisation"
+    phrase = "with factor chains"
+    order = 20
+    goals = frozenset(Goal)
+    inline_only = False
+    columns = (
+        Column("path", "layer", "The weight that is factorised"),
+        Column("step", "chain", "What it became, or what came nearest to paying"),
+        Column("smaller", "M", "Weights before over after"),
+        Column("less_work", "E", "Multiply-accumulates before over after"),
+        Column("ms_before", "ms before", "Milliseconds of the layer alone, on one sample"),
+        Column("ms_after", "ms after", "The same as a chain"),
+        Column("bytes_before", "bytes before", "In the file; for layers that are not chains, as expected"),
+        Column("bytes_after", "bytes after", "The same as a chain"),
+        Column("noise", "noise/signal", "In the model's outputs, made by leaving ranks out"),
+        Column("reason", "why not", "Why the layer is no chain"),
+    )
 
-    def attempts(self) -> Iterator[Found]:
-        """What to write with chains, if anything; then with half the drop, for where the finished file misses it."""
-        if not self.factoring.kept:
-            return
-        yield self
-        careful = self.tuner.more_careful()
-        if careful and (self.factoring.goal == Goal.SPEED or careful.size < self.factoring.plain.size):
-            yield replace(self, best=careful, factoring=replace(self.factoring, chained=careful))
+    def proposals(self, base: Baseline, clock: Clock) -> Proposals:
+        """See the class."""
+        before = base.work.measured_forms
+        choice, time = _Choice(base, clock), None
+        while choice.chains:
+            choice.measure_noise()
+            if not choice.chains:
+                break
+            variant = Variant(dict(choice.chains), choice.rows())
+            lost = yield Proposal((variant,), choice.slope, choice.goal.timed)
+            time = lost.time or time
+            base.work.forget_since(before)
+            choice.learn(lost)
+        return Refused(choice.reason, choice.rows(), time)
+
+    def judge(self, base: Baseline, outcome: Outcome) -> Outcome:
+        """Chains that save bytes by formula have to save them in the file; without a bound on the size, the file has to
+        be smaller than without chains, with one, less noisy."""
+        assert outcome.searched is not None
+        goal, kept, found = base.request.wanted, base.kept, outcome.searched
+        before = coded(base.work.build(kept.plan))[0]
+        after = coded(outcome.work.build(found.plan))[0]
+        rows = list[LayerOutcome]()
+        for row in outcome.variant.layers:
+            if row["path"] in outcome.variant.steps:
+                size = sum(count for part, count in after.items() if part.rpartition("@")[0] == row["path"])
+                rows.append({**row, "bytes_before": before[row["path"]], "bytes_after": size})
+            else:
+                rows.append(row)
+        outcome = replace(outcome, variant=replace(outcome.variant, layers=tuple(rows)))
+        if goal is None or not goal.weighed:
+            return outcome
+        if any(_grown(row) for row in rows if row["path"] in outcome.variant.steps):
+            return replace(outcome, reason=f"{_GROWN} more bytes than the layers")
+        if base.contract.size(base.work.bytes_before) is None:
+            more = f"{self.phrase} the file would have {found.trial.size} bytes, without it has {kept.trial.size}"
+            return replace(outcome, reason=more) if found.trial.size >= kept.trial.size else outcome
+        _, compared = outcome.work.try_plan(found.plan, base.original.noise)  # the size is given: noise is saved
+        made = compared.error if compared else inf
+        more = f"{self.phrase} the outputs' noise over signal would be {made:.3g}, without it is {base.noise:.3g}"
+        return replace(outcome, reason=more) if made >= base.noise else outcome
 
 
-@contextmanager
-def factored(tuner: ContractSearch, best: Trial, goal: Goal, progress: Progress) -> Iterator[Found]:
-    """What is to be written where chains may be made for this goal; it is there until the context ends.
-
-    Arguments:
-        tuner: has searched without chains.
-        best: what it kept, which meets the contract.
-        progress: told what is being done, and the share of it.
-
-    Raises OnnxoptError where the statistics cannot be kept, or a model with chains does not run.
-    """
-    search = _Search(tuner, best, goal, progress)
-    while chains := search.chains:
-        with _again(tuner, chains, search.slope, progress) as other:
-            found = search.tried(other)
-            if found is not None:
-                yield found
-                return
-    yield search.without
+def _grown(row: LayerOutcome) -> bool:
+    return bool(row["bytes_after"] >= row["bytes_before"])
 
 
-class _Search:
+class _Choice:
     """The chains that are left to try, and what was found out about the others."""
 
-    def __init__(self, tuner: ContractSearch, best: Trial, goal: Goal, progress: Progress) -> None:
-        self._tuner, self._best, self._goal, self._progress = tuner, best, goal, progress
-        self._time: SpeedRatio | None = None
-        self._chained: Trial | None = None
-        self._reason = "the model does not run, so nothing is known of its layers"
-        self._considered: dict[str, LayerDecision] = {}
-        self._trust, self._choices = 1.0, 0
+    def __init__(self, base: Baseline, clock: Clock) -> None:
+        goal = base.request.wanted
+        assert goal is not None
+        self._base, self.goal = base, goal
+        self._decisions: dict[str, LayerDecision] = {}
+        self._trust, self._choices, self._unmeasured = 1.0, 0, False
         self.chains: dict[str, Step] = {}
-        self.slope = best.slope
-        if tuner.calibration is not None:
-            self._sample: Mapping[str, Array] = one_sample(tuner.engine.graph.model, tuner.calibration).feeds
-            self._chooser = self._open()
-            self._choose()
+        self.slope, self.reason = base.kept.trial.slope, ""
+        self._allocator = self._allocated(clock)
+        self._choose()
 
-    def _open(self) -> Allocator:
-        engine, noise, undecided = self._tuner.engine, self._best.error, self._tuner.undecided
-        most = inf if noise is None else noise**2
-        clock = milliseconds if self._goal.timed else None
-        alternatives = LayerCandidates(engine.graph, engine.statistics, self._sample, most, clock)
-        layers = []
-        for i, site in enumerate(engine.sites):
-            self._progress(f"chains for {site.path}", 0.4 * i / len(engine.sites))
-            layers.append(alternatives.of(site, site.path in undecided))
-        return Allocator(layers, self._best.slope, None if noise is None else noise**2)
+    def _allocated(self, clock: Clock) -> Allocator:
+        """Every layer with the chains that it might become."""
+        work, trial = self._base.work, self._base.kept.trial
+        most = inf if trial.error is None else trial.error**2
+        timed = clock if self.goal.timed else None
+        candidates, layers = LayerCandidates(work.graph, work.statistics, self._base.sample, most, timed), []
+        for i, site in enumerate(work.sites):
+            work.progress(f"factor chains for {site.path}", 0.4 * i / len(work.sites))
+            layers.append(candidates.of(site, site.path in self._base.undecided))
+        return Allocator(layers, trial.slope, None if trial.error is None else trial.error**2)
 
     def _choose(self) -> None:
-        choice = self._chooser.choose(self._goal, self._trust)
-        self._considered = {one.path: one for one in choice.considered}
+        choice = self._allocator.choose(self.goal, self._trust)
+        self._decisions = {one.path: one for one in choice.considered}
         self.chains = {path: Step.parse(step) for path, step in choice.chains.items()}
-        self.slope, self._reason = choice.slope, "no chain pays"
+        self.slope, self.reason = choice.slope, "no chain pays"
         self._choices += 1
-        self._unheard = self._choices < _CHOICES
+        self._unmeasured = self._choices < _CHOICES
 
-    def tried(self, other: ContractSearch) -> Found | None:
-        """What to write where these chains pay; else others or fewer are left to try, or none."""
-        if self._unheard and self._chosen_anew(other):
-            return None
-        if self._goal.timed:
-            self._time = self._compared(other.engine)
-            if not (self._time.significant and self._time.ratio < 1):
-                self._give_up_half(self._time)
-                return None
-        other.recalibrate()
-        self._chained, met = other.run()
-        if not met:
-            self._reason = "with chains the contract cannot be met"
-            if self._trust == 1:
-                self._trust = _LESS_TRUST
-                self._choose()
-            else:
-                self._give_up(self.chains, self._reason)
-            return None
-        grown = self._coded(other, self._chained)
-        if self._goal.weighed and grown:
-            for path in grown:
-                one = self._considered[path]
-                self._give_up([path], f"coded it has {one.bytes_after:.0f} bytes, against {one.bytes_before:.0f}")
-            return None
-        self._reason = self._refused(other, self._chained)
-        if self._reason:
-            self._give_up(self.chains, self._reason)
-            return None
-        return Found(other, self._chained, self._factoring(kept=True))
+    def measure_noise(self) -> None:
+        """Chooses other chains as long as those that are chosen make another noise than was expected of them."""
+        while self.chains and self._unmeasured:
+            self._unmeasured = False
+            before, base = dict(self.chains), self._base
+            expected = sum((self._decisions[path].noise or 0.0) ** 2 for path in before)
+            with tempfile.TemporaryDirectory() as folder:
+                paths = Path(folder) / "with.onnx", Path(folder) / "without.onnx"
+                base.work.with_steps(before).write_plain(paths[0])
+                base.work.write_plain(paths[1])
+                times = base.original.difference(*paths) ** 2 / expected if expected else 1.0
+            if 1 / _LOUDER < times < _LOUDER:
+                return
+            self._allocator.observed_noise({path: str(step) for path, step in before.items()}, times)
+            self._choose()
+            self._unmeasured &= self.chains != before
 
-    @property
-    def without(self) -> Found:
-        """The model as it was."""
-        return Found(self._tuner, self._best, self._factoring(kept=False))
-
-    def _factoring(self, kept: bool) -> Factoring:
-        return Factoring(
-            str(self._goal), kept, "" if kept else self._reason, self._best, self._chained, self._time,
-            tuple(self._considered.values()),
-        )  # fmt: skip
-
-    def _chosen_anew(self, other: ContractSearch) -> bool:
-        """Listens to the noise of the model with chains, and chooses others where that is not what was expected."""
-        self._unheard = False
-        before, expected = dict(self.chains), sum((self._considered[path].noise or 0.0) ** 2 for path in self.chains)
-        with self._saved(other.engine) as (with_chains, without):
-            times = self._tuner.difference(with_chains, without) ** 2 / expected if expected else 1.0
-        if 1 / _LOUDER < times < _LOUDER:
-            return False
-        self._chooser.observed_noise({path: str(step) for path, step in before.items()}, times)
-        self._choose()
-        anew = self.chains != before
-        self._unheard &= anew
-        return anew
-
-    def _compared(self, other: Workspace) -> SpeedRatio:
-        """Time of the model with chains against the one without, neither of them quantized."""
-
-        def advance(share: float) -> None:
-            self._progress("running in turns, with chains and without", 0.4 + 0.1 * share)
-
-        with self._saved(other) as (with_chains, without):
-            found = time_ratio(with_chains, without, [dict(self._sample)], _SECONDS, advance)
-        return replace(found, path="with chains", against="without")
-
-    @contextmanager
-    def _saved(self, other: Workspace) -> Iterator[tuple[Path, Path]]:
-        """Files of the model with chains and without."""
-        with tempfile.TemporaryDirectory() as folder:
-            paths = Path(folder) / "with.onnx", Path(folder) / "without.onnx"
-            for engine, path in zip((other, self._tuner.engine), paths, strict=True):
-                _save(engine.graph.model, path)
-            yield paths
-
-    def _give_up_half(self, time: SpeedRatio) -> None:
-        """Those of the chains that saved the least share of their layers' time."""
-        saved = sorted(self.chains, key=lambda path: self._ratio(self._considered[path]))
-        self._reason = f"the model takes {time.ratio:.3f}x the time with chains ({time.low:.3f} to {time.high:.3f})"
-        self._give_up(saved[len(saved) // 2 :], self._reason)
-
-    def _ratio(self, one: LayerDecision) -> float:
-        return (one.ms_after or inf) / (one.ms_before or inf)
+    def learn(self, lost: Outcome) -> None:
+        """Leaves out chains by what was measured of them."""
+        self.reason = lost.reason
+        if lost.searched is None:  # the race: those go that saved the least share of their layers' time
+            slowest_last = sorted(self.chains, key=lambda path: _ratio(self._decisions[path]))
+            self._give_up(slowest_last[len(slowest_last) // 2 :], lost.reason)
+        elif not lost.searched.met and self._trust == 1:
+            self._trust = _LESS_TRUST
+            self._choose()
+        elif lost.reason.startswith(_GROWN):
+            for row in (row for row in lost.variant.layers if row["path"] in self.chains and _grown(row)):
+                sizes = {name: row[name] for name in ("bytes_before", "bytes_after")}
+                self._decisions[row["path"]] = replace(self._decisions[row["path"]], **sizes)
+                self._give_up([row["path"]], f"{_GROWN} {row['bytes_after']:.0f} bytes, against "
+                                             f"{row['bytes_before']:.0f}")  # fmt: skip
+        else:
+            self._give_up(self.chains, lost.reason)
 
     def _give_up(self, paths: Iterable[str], reason: str) -> None:
         for path in list(paths):
             del self.chains[path]
-            self._considered[path] = replace(self._considered[path], accepted=False, reason=reason)
+            self._decisions[path] = replace(self._decisions[path], accepted=False, reason=reason)
 
-    def _coded(self, other: ContractSearch, trial: Trial) -> list[str]:
-        """Notes what the chains' layers have in files with and without them, and returns those that have grown."""
-        before = self._tuner.engine.coded(self._tuner.plan(self._best))
-        after = other.engine.coded(other.plan(trial))
-        for path in self.chains:
-            parts = sum(size for part, size in after.items() if part.rpartition("@")[0] == path)
-            self._considered[path] = replace(self._considered[path], bytes_before=before[path], bytes_after=parts)
-        return [path for path in self.chains if self._considered[path].bytes_after >= before[path]]
-
-    def _refused(self, other: ContractSearch, trial: Trial) -> str:
-        """Why a file with chains is none to write; empty where it is."""
-        source = self._tuner.engine.source.size
-        if trial.size >= source:
-            return f"with chains the file would have {trial.size} bytes, and the source has {source}"
-        if not self._goal.weighed:
-            return ""
-        if self._tuner.contract.size(source) is None:
-            more = f"with chains the file would have {trial.size} bytes, without it has {self._best.size}"
-            return more if trial.size >= self._best.size else ""
-        made, before = other.error(trial), self._tuner.error(self._best)  # the size is given: noise is what is saved
-        more = f"with chains the outputs' noise over signal would be {made:.3g}, without it is {before:.3g}"
-        return more if made >= before else ""
+    def rows(self) -> tuple[LayerOutcome, ...]:
+        """Of all layers that might have become chains, in the order of the graph."""
+        return tuple(
+            {**asdict(one), "smaller": one.weights_before / max(1, one.weights_after) if one.step else None,
+             "less_work": one.macs_before / max(1, one.macs_after) if one.step else None}
+            for one in self._decisions.values()
+        )  # fmt: skip
 
 
-@contextmanager
-def _again(
-    tuner: ContractSearch, chains: Mapping[str, Step], slope: float, progress: Progress
-) -> Iterator[ContractSearch]:
-    """With an engine of its own, which is closed; what it measured stays for another try where something went wrong."""
-    other = tuner.fork(chains, slope, lambda what, share: progress(f"with chains: {what}", 0.5 + share / 2))
-    try:
-        yield other
-    except BaseException:
-        other.engine.close(keep=True)
-        raise
-    other.engine.close(keep=False)
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    if model.ByteSize() < LARGEST_INLINE:
-        onnx.save(model, path)
-        return
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)  # as what is saved outside is taken out of the model
-    onnx.save(copy, path, save_as_external_data=True)
+def _ratio(one: LayerDecision) -> float:
+    return (one.ms_after or inf) / (one.ms_before or inf)

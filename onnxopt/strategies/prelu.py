@@ -1,55 +1,35 @@
-"""PRelu as convolutions, where the whole model is faster so; weights and outputs stay what they are."""
+"""PRelu as depthwise convolutions, which compute the same: ONNX Runtime runs PRelu as a loop on one core."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-
-from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
-from onnxopt.data import Array
-from onnxopt.errors import OnnxoptError
 from onnxopt.graph import step_of_value
-from onnxopt.measure.benchmark import SpeedRatio, time_ratio
-from onnxopt.results.result import Rectifiers
-from onnxopt.search.contract_search import ContractSearch
-from onnxopt.spec.plan import Plan
-from onnxopt.spec.progress import Progress
-
-_SECONDS = 60.0
-"""That two models are compared for at most; some 20 do where nothing else runs on the machine."""
+from onnxopt.measure.clock import Clock
+from onnxopt.results.strategy import Column, LayerOutcome
+from onnxopt.spec.goal import Goal
+from onnxopt.strategies.base import Proposal, Proposals, Refused, Strategy, Variant
+from onnxopt.strategies.baseline import Baseline
 
 
-def hasten(tuner: ContractSearch, progress: Progress) -> Rectifiers | None:
-    """From now on the tuner's plans have depthwise convolutions for PRelu, where that saves time; None without any."""
-    engine = tuner.engine
-    values = engine.graph.rectifiers
-    if not values or tuner.calibration is None or engine.source.size > LARGEST_INLINE:
-        return None
-    try:
-        time = _compared(engine, values, one_sample(engine.graph.model, tuner.calibration).feeds, progress)
-    except OnnxoptError as error:
-        return Rectifiers(False, len(values), str(error), None)
-    if not (time.significant and time.ratio < 1):
-        reason = f"the model takes {time.ratio:.3f}x the time with convolutions ({time.low:.3f} to {time.high:.3f})"
-        return Rectifiers(False, len(values), reason, time)
-    engine.prelu_as_convs(values)
-    return Rectifiers(True, len(values), "", time)
+class PReluAsConvolutions(Strategy):
+    """Decided by the time of the whole model, for all nodes at once."""
 
+    name = "prelu"
+    title = "PRelu as depthwise convolutions"
+    phrase = "with convolutions for PRelu"
+    order = 0
+    goals = frozenset({Goal.SPEED, Goal.BALANCED})
+    exact = True
+    columns = (Column("path", "value", "What the PRelu makes"), Column("accepted", "convolutions", "Instead of PRelu"))
 
-def _compared(engine: Workspace, values: Sequence[str], sample: Mapping[str, Array], progress: Progress) -> SpeedRatio:
-    """The time of the whole model with convolutions against without."""
+    def applies(self, base: Baseline) -> bool:
+        """Whether there are any."""
+        return bool(base.work.graph.rectifiers)
 
-    def advance(share: float) -> None:
-        progress("running in turns, with convolutions for PRelu and without", 0.4 * share)
-
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Path(folder) / "convolutions.onnx", Path(folder) / "rectifiers.onnx"
-        for path, chosen in zip(paths, (values, ()), strict=True):
-            path.write_bytes(
-                engine.to_plain_model(Plan(engine.source.sha256, dict.fromkeys(chosen, step_of_value(depthwise=True))))
-            )
-        found = time_ratio(*paths, [dict(sample)], _SECONDS, advance)
-    return replace(found, path="with convolutions for PRelu", against="without")
+    def proposals(self, base: Baseline, clock: Clock) -> Proposals:
+        """All of them."""
+        values = base.work.graph.rectifiers
+        rows: list[LayerOutcome] = [{"path": value, "accepted": True, "reason": ""} for value in values]
+        steps = dict.fromkeys(values, step_of_value(depthwise=True))
+        lost = yield Proposal((Variant(steps, tuple(rows)),), 0.0)
+        kept = tuple({**row, "accepted": False, "reason": lost.reason} for row in rows)
+        return Refused(lost.reason, kept, lost.time)

@@ -16,6 +16,7 @@ from onnxopt.data import Array, Spec, open_data
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Source, macs, read, weight_macs
 from onnxopt.measure.benchmark.inputs import inputs_for
+from onnxopt.request import MAX_RAM
 from onnxopt.results.result import Result
 from onnxopt.runtime import archive
 from onnxopt.runtime.session import load_checked
@@ -84,7 +85,7 @@ def compare(
     contract: Contract,
     data: Spec | None = None,
     evaluation: Spec | None = None,
-    max_ram: int = api.MAX_RAM,
+    max_ram: int = MAX_RAM,
     progress: Progress | None = None,
 ) -> Systems:
     """Compresses the model at `model` by the engine and by recipes, each for itself, and keeps no file.
@@ -92,7 +93,7 @@ def compare(
     Where nothing is asked for, all get the engine's default. A contract that some miss is no error here. Other
     arguments and errors as for `api.optimize`, as far as the engine raises them.
     """
-    tell, contract = progress or (lambda what, share: None), contract.settled(made_up=data is None)
+    tell, contract = progress or (lambda what, share: None), contract.with_default(synthetic=data is None)
     contract.check()
     source, checked = read(model), ""
     feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()
@@ -101,8 +102,9 @@ def compare(
             name, share = Path(recipe.name).stem if recipe else ENGINE, index / (len(recipes) + 1)
             try:
                 result = api.optimize(
-                    model, Path(folder) / "small.onnx", contract, data, evaluation, allow_miss=True, max_ram=max_ram,
-                    progress=_within(tell, name, share, 1 / (len(recipes) + 1)), recipe=recipe,
+                    model, Path(folder) / "small.onnx", contract, data, evaluation=evaluation, allow_miss=True,
+                    max_ram=max_ram, progress=_within(tell, name, share, 1 / (len(recipes) + 1)),
+                    recipe=recipe,
                 )  # fmt: skip
             except OnnxoptError as error:
                 if recipe is None:

@@ -1,0 +1,83 @@
+"""What a plan decides at one slope, and which of a plan's steps are of which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Stats
+from onnxopt.encoding import Array
+from onnxopt.graph import Graph, Site, is_for_value
+from onnxopt.passes import STRUCTURAL, Pass
+from onnxopt.passes.quantise.feedback import Feedback
+from onnxopt.passes.quantise.integers import Integers
+from onnxopt.passes.quantise.uniform import Uniform
+from onnxopt.search.slope import Candidate
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.plan import Step
+
+
+INT32 = 32
+"""Bits of a bias that becomes an integer with its weight."""
+
+
+def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> list[Candidate]:
+    """What the search weighs, from statistics alone."""
+    found = []
+    for site in sites:
+        values = graph.values(site.path).astype(np.float64)
+        power = output_power(values, statistics.of(site, values))
+        if np.isfinite(power) and power > 0:
+            found.append(Candidate(site.path, site.elements, power / site.elements))
+    return found
+
+
+def output_power(values: Array, stats: Stats) -> float:
+    """Share of the model's output power that the weight contributes, to first order."""
+    if stats.moments is not None:
+        return stats.signal * stats.gain
+    return float(np.square(values, dtype=np.float64).sum() * stats.gain)
+
+
+def quantizing_steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:
+    """The quantizing step of every weight at a slope; none for a weight that the user wants left as it is."""
+    slope = float(f"{slope:.4g}")
+    decided: dict[str, Step] = {}
+    for site, override in zip(sites, overrides.without(STRUCTURAL).decided(sites).values(), strict=True):
+        if override.skip:
+            continue
+        one: Pass = Feedback(slope, override.max_bits or 0)
+        step = (Uniform(override.error) if override.error is not None else one).step()
+        decided[site.path] = step if override.step is None else override.step
+    return decided
+
+
+def with_int8(steps: Mapping[str, Step], bits: Mapping[str, int]) -> dict[str, Step]:
+    """The same steps, but that some weights stay integers of so many bits at most at run time.
+
+    What the user decides for such a weight stands, before it becomes INT8. One of `INT32` bits gets no step: it is a
+    bias, which becomes an integer with its weight.
+    """
+    changed = dict(steps)
+    for path, most in bits.items():
+        step = changed.pop(path, None)
+        if most != INT32 and step is not None:
+            if step.name == Feedback.name and step.then is None:
+                decision = Feedback.from_step(step)
+                step = replace(decision, max_bits=min(most, decision.max_bits or most)).step()
+            changed[path] = Step(step.name, step.args, Integers().step())
+    return changed
+
+
+def structural_steps(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
+    """The structural steps that the user wants."""
+    wanted = {path: override.step for path, override in overrides.decided(sites).items() if not override.skip}
+    return {path: step for path, step in wanted.items() if step is not None and step.name in STRUCTURAL}
+
+
+def is_structural(step: Step) -> bool:
+    """Whether a step changes the model itself, once, before any weight is quantized."""
+    return step.name in STRUCTURAL or is_for_value(step)

@@ -1,0 +1,88 @@
+"""What a plan did to every weight, with bytes: events, from a workspace and what was built in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from onnxopt import native
+from onnxopt.build.workspace import Built, Workspace
+from onnxopt.encoding import values_of
+from onnxopt.graph import Users
+from onnxopt.passes.math import relative_index
+from onnxopt.results.events import Chain, Event, Histogram
+
+_GAP_BITS = 4
+"""Of relative indices, as Deep Compression's tables have them."""
+
+
+def chains(work: Workspace) -> Iterator[Chain]:
+    """The layers that were factorised, with their multiply-accumulates where these were counted."""
+    for one in work.form.factored.chains:
+        counted = [work.macs[part] for part in one.parts if part in work.macs]
+        if len(counted) < len(one.parts):
+            yield one
+            continue
+        # The last factor gives the layer's outputs, so it meets as many vectors as the layer's weight did.
+        before = counted[-1] // work.graph.values(one.parts[-1]).size * one.weights_before
+        yield replace(one, macs_before=before, macs_after=sum(counted))
+
+
+def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
+    """Of weights that became others, of all that are stored with their bytes in the file, and of the rest.
+
+    Arguments:
+        file_size: bytes of the file that was written.
+    """
+    work.graph.reset()  # weights are described as they came
+    factored = work.form.factored
+    for gone in factored.events:
+        yield replace(gone, macs=work.macs.get(gone.path))
+    sizes, codecs = coded(built)
+    named = {event.path: event for event in built.events}
+    source, inner, written = Users(work.source.model), Users(work.graph.model), Users(built.exported)
+    linears = work.graph.linears()
+    ranks = {part: one.ranks for one in factored.chains for part in one.parts}
+    matrices = {site.path for site in work.sites if work.request.detailed and site.axis is not None}
+    weights = {path for path, _ in work.graph.weights()}  # others are what a weight came to have: scales
+    for path, leaf in built.leaves.items():
+        users = inner.of(path)
+        values = values_of(built.grids.get(path, leaf))
+        rounded = {linear.output for linear in linears.get(path, ())} & built.rounded
+        if path in built.grids:
+            rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}
+        event = named.get(path) or Event(
+            path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
+        )
+        yield replace(
+            event, bytes_before=event.bytes_before if path in weights - factored.parts else 0,
+            bytes_after=sizes[path], codec=codecs[path], reason=event.reason or factored.reasons.get(path, ""),
+            zeros=float(1 - np.count_nonzero(values) / values.size),
+            sensitivity=event.sensitivity if work.digest else None,
+            histogram=Histogram.of(work.graph.values(path) if path in weights else values, values),
+            sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
+            macs=work.macs.get(path), ranks=ranks.get(path, ()),
+            nodes_before=source.texts(source.that_became(path, users)),
+            nodes_after=written.texts(written.until(path, rounded)),
+        )  # fmt: skip
+    others = {*built.leaves, *factored.parts}
+    before = sum(size for path, size in work.graph.weights() if path not in others)
+    after = file_size - sum(sizes.values())
+    yield Event("(graph and rest)", (), "", "", before, after, 0, 0.0, "deflate")
+
+
+def coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:
+    """Of each stored weight its bytes in the file, its scales included, and its codec."""
+    sizes, codecs = {}, {}
+    seen: set[int] = set()
+    with native.Container(built.packed) as stored:
+        for entry in stored.entries:
+            if entry.hidden:
+                continue
+            sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
+            if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
+                seen.add(entry.auxiliary)
+                sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
+    return sizes, codecs

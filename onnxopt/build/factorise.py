@@ -1,0 +1,74 @@
+"""Layers become chains of thinner layers: the structural steps of a plan, carried out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.stats import Stats
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph import Graph, Site
+from onnxopt.passes import STRUCTURAL, Skip
+from onnxopt.results.events import Chain, Event
+from onnxopt.spec.plan import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Factored:
+    """What became of the layers that were to be chains."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    """Those that were carried out, with their ranks."""
+    parts: frozenset[str] = frozenset()
+    """Paths of the weights that they made."""
+    events: tuple[Event, ...] = ()
+    """Of the weights that are gone."""
+    chains: tuple[Chain, ...] = ()
+    """The same layers, before and after."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By path, why a layer stayed one."""
+
+
+def factorise(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> Factored:
+    """Makes chains of layers, in `graph` itself, for good.
+
+    Raises OnnxoptError where a step names a pass or a weight that does not exist, or anything is to follow it.
+    """
+    done, parts, events, reasons = dict[str, Step](), set[str](), list[Event](), dict[str, str]()
+    found: list[Chain] = []
+    sites = {site.path: site for site in graph.sites()}
+    for path, step in wanted.items():
+        check_path(path, sites)
+        if step.then is not None:
+            raise OnnxoptError(f"plan, path {path!r}: nothing can follow {step.name} there; its factors have paths of "
+                               "their own")  # fmt: skip
+        site, stats = sites[path], statistics.of(sites[path], graph.values(path))
+        before = dict(graph.weights())
+        try:
+            chosen = settled(graph, site, step, stats)
+            decision = STRUCTURAL[chosen.name].from_step(chosen)
+            made = decision.apply(graph, site, stats)
+        except Skip as skip:
+            reasons[path] = f"not factored: {skip}"
+            continue
+        done[path] = chosen
+        parts.update(part.path for part in made)
+        events.append(Event(path, site.shape, site.op, str(chosen), site.bytes, 0, 0, 0.0))
+        factors = [name for name, _ in graph.weights() if name not in before and graph.values(name).ndim > 1]
+        after = sum(graph.values(name).size for name in factors)
+        found.append(Chain(path, str(chosen), decision.ranks, tuple(factors), site.elements, after))
+    return Factored(done, frozenset(parts), tuple(events), tuple(found), reasons)
+
+
+def settled(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:
+    """A structural step with its ranks chosen. Raises Skip where the layer stays one."""
+    while (found := STRUCTURAL[step.name].from_step(step).settled(graph, site, stats)) != step:
+        step = found
+    return step
+
+
+def check_path(path: str, sites: Mapping[str, Site]) -> None:
+    """Raises OnnxoptError where the model has no such weight."""
+    if path not in sites:
+        raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")

@@ -1,0 +1,132 @@
+"""What a user asks for, as one value: `optimize`, `plan` and the command line make it, everything else reads it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypedDict
+
+from onnxopt.data import Spec
+from onnxopt.errors import OnnxoptError
+from onnxopt.measure.clock import Clock, OrtClock
+from onnxopt.spec.contract import Contract
+from onnxopt.spec.goal import Goal
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.progress import Progress
+from onnxopt.spec.recipes import Recipe
+from onnxopt.spec.target import Target
+
+MAX_RAM = 2**29
+"""Bytes that statistics may take at a time, where the user does not say."""
+_ACTIVATIONS = (8, 16)
+
+
+def _quiet(what: str, share: float) -> None:
+    """Progress that nobody is told of."""
+
+
+class BuildOptions(TypedDict, total=False):
+    """Fields of `Request` that `apply` takes as keywords."""
+
+    decode: str
+    max_ram: int
+    progress: Progress | None
+
+
+class Options(BuildOptions, total=False):
+    """Fields of `Request` that `optimize` and `plan` take as keywords."""
+
+    evaluation: Spec | None
+    lossless: bool
+    overrides: Overrides
+    allow_miss: bool
+    recipe: Recipe | None
+    goal: str | None
+    activations: int | None
+    device: str | None
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Everything that decides what `optimize` does with a model."""
+
+    contract: Contract = field(default_factory=Contract)
+    """What to meet; without bounds, the default bound on the noise in the outputs."""
+    data: Spec | None = None
+    """Inputs like those that the model will see, 75 % to calibrate on and 25 % to search with; without, synthetic."""
+    evaluation: Spec | None = None
+    """Data that the finished file is measured on, once; without it, a part of `data` that nothing else sees."""
+    lossless: bool = False
+    """Keep every weight bit for bit; there is no contract then."""
+    overrides: Overrides = field(default_factory=Overrides)
+    """Decisions for single weights."""
+    allow_miss: bool = False
+    """Write the nearest file where the contract cannot be met."""
+    decode: str = "balanced"
+    """What the choice of codecs favours: "smallest" file, "balanced", or "fastest" to decode."""
+    max_ram: int = MAX_RAM
+    """Bytes that statistics may take at a time."""
+    progress: Progress = _quiet
+    """Told what is being done."""
+    recipe: Recipe | None = None
+    """A published system that decides instead of the search."""
+    goal: str | None = None
+    """A `Goal`: which strategies may change the form of layers, and what these have to save."""
+    activations: int | None = None
+    """8 or 16: every layer that can runs in INT8, with activations of so many bits."""
+    device: str | None = None
+    """The device whose INT8 kernels to target, one of `TARGETS`; without it this machine."""
+    clock: Clock = field(default_factory=OrtClock)
+    """Measures time."""
+    started: float = field(default_factory=time.monotonic)
+    """When it was made, in seconds of a monotonic clock: results say how long it took."""
+
+    def checked(self) -> Request:
+        """This request, its goal a `Goal`. Raises OnnxoptError where it contradicts itself or names what is not."""
+        self.contract.check(self.lossless, self.recipe is not None)
+        if self.goal is not None and self.goal not in list(Goal):
+            raise OnnxoptError(f"--for is {self.goal!r}, expected {', '.join(Goal)}")
+        if self.activations not in (None, *_ACTIVATIONS):
+            raise OnnxoptError(f"--activations is {self.activations}, expected 8 or 16; a rule's outputs{{bits=...}} "
+                               "rounds layer outputs to other widths")  # fmt: skip
+        named = {"--lossless": self.lossless, "--recipe": self.recipe is not None,
+                 "--activations": self.activations is not None, "--for": self.goal is not None}  # fmt: skip
+        given = [name for name, is_given in named.items() if is_given]
+        if len(given) > 1 and given != ["--lossless", "--recipe"]:
+            raise OnnxoptError(f"{given[0]} and {given[1]} contradict each other; give one of them")
+        if self.device is not None and not self.int8:
+            raise OnnxoptError("--device says which INT8 kernels to target; give --for speed, --for balanced or "
+                               "--activations, too")  # fmt: skip
+        Target.of(self.device)
+        return replace(self, goal=None if self.goal is None else Goal(self.goal))
+
+    @property
+    def wanted(self) -> Goal | None:
+        """The goal."""
+        return None if self.goal is None else Goal(self.goal)
+
+    @property
+    def int8(self) -> bool:
+        """Whether layers may run in INT8."""
+        return self.activations is not None or (self.goal is not None and Goal(self.goal).timed)
+
+    @property
+    def kind(self) -> Target:
+        """The types of INT8 layers."""
+        return Target.of(self.device)
+
+    @property
+    def detailed(self) -> bool:
+        """Whether events also hold what the recipe's paper shows in its table."""
+        return self.recipe is not None and bool(self.recipe.table)
+
+    @classmethod
+    def of(cls, contract: Contract | None, data: Spec | None, options: Mapping[str, Any]) -> Request:
+        """What a function was called with. Raises TypeError for an option that does not exist, else as `checked`."""
+        known = {one.name for one in fields(cls)} - {"contract", "data", "started"}
+        if unknown := [name for name in options if name not in known]:
+            raise TypeError(f"there is no option {unknown[0]!r}; there is {', '.join(sorted(known))}")
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(contract=contract or Contract(), data=data, **given).checked()

@@ -1,0 +1,124 @@
+"""Tries what a strategy proposes: gives the model that form, races it, searches again for the same contract."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.measure.benchmark import SpeedRatio
+from onnxopt.measure.clock import Clock
+from onnxopt.results.strategy import StrategyReport
+from onnxopt.spec.contract import Contract
+from onnxopt.strategies.base import Outcome, Proposal, Refused, Strategy
+from onnxopt.strategies.baseline import Baseline
+
+
+@dataclass(frozen=True, slots=True)
+class Pursued:
+    """What came of a strategy."""
+
+    strategy: Strategy
+    base: Baseline
+    outcome: Outcome | None
+    """The accepted one."""
+    refused: Refused = field(default_factory=lambda: Refused(""))
+
+
+def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:
+    """Tries one proposal after the other until one is accepted, or the strategy has no more."""
+    if reason := base.refusal(strategy.inline_only):
+        return Pursued(strategy, base, None, Refused(reason))
+    before = base.work.measured_forms
+    with closing(strategy.proposals(base, clock)) as proposals:
+        try:
+            proposal = next(proposals)
+            while True:
+                outcome = _tried(strategy, base, clock, proposal)
+                if not outcome.reason:
+                    return Pursued(strategy, base, outcome)
+                proposal = proposals.send(outcome)
+        except StopIteration as end:
+            base.work.forget_since(before)
+            return Pursued(strategy, base, None, end.value)
+
+
+def attempts(pursued: Pursued) -> Iterator[Outcome]:
+    """What to write, if anything; then the same form with half the drop, for where the file of the first misses it."""
+    outcome, strategy, base = pursued.outcome, pursued.strategy, pursued.base
+    if outcome is None:
+        return
+    yield outcome
+    if stricter := base.contract.halved():
+        searched = base.search.run(outcome.work, stricter, outcome.proposal.start)
+        outcome = _judged(strategy, base, replace(outcome, searched=searched))
+        if not outcome.reason:
+            yield outcome
+
+
+def report(pursued: Pursued) -> StrategyReport:
+    """What results say of it."""
+    strategy, outcome, goal = pursued.strategy, pursued.outcome, pursued.base.request.goal
+    kept, refused = outcome is not None, pursued.refused
+    searched = outcome.searched if outcome else None
+    return StrategyReport(
+        strategy.name, strategy.title, goal or "", kept, refused.reason, outcome.time if outcome else refused.time,
+        searched.trial if searched else None, strategy.columns, outcome.variant.layers if outcome else refused.layers,
+    )  # fmt: skip
+
+
+def _tried(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal) -> Outcome:
+    def told(what: str, share: float) -> None:
+        base.work.progress(f"{strategy.phrase}: {what}", share)
+
+    work, time, chosen = base.work.telling(told), None, 0
+    if proposal.timed:
+        try:
+            times = _raced(strategy, base, clock, proposal)
+        except OnnxoptError as error:  # the runtime refuses it
+            return Outcome(proposal, proposal.variants[0], base.work, str(error))
+        chosen = min(range(len(times)), key=lambda i: times[i].ratio)
+        time = replace(times[chosen], path=strategy.phrase, against="without")
+    outcome = Outcome(proposal, proposal.variants[chosen], base.work, time=time)
+    if time is not None and not (time.significant and time.ratio < strategy.worth):
+        return replace(outcome, reason=f"the model takes {time.ratio:.3f}x the time {strategy.phrase} "
+                                       f"({time.low:.3f} to {time.high:.3f})")  # fmt: skip
+    outcome = replace(outcome, work=work.with_steps(outcome.variant.steps))
+    if strategy.exact:
+        return outcome
+    contract, kept = base.contract, base.kept.trial
+    if proposal.noise_budget < 1 and kept.error:
+        contract = Contract(error=kept.error * proposal.noise_budget**0.5)
+    searched = base.search.run(outcome.work, contract, proposal.start)
+    return _judged(strategy, base, replace(outcome, searched=searched))
+
+
+def _judged(strategy: Strategy, base: Baseline, outcome: Outcome) -> Outcome:
+    searched = outcome.searched
+    assert searched is not None
+    if not searched.met:
+        return replace(outcome, reason=f"the contract cannot be met {strategy.phrase}")
+    outcome = strategy.judge(base, outcome)
+    if not outcome.reason and searched.trial.size >= base.work.bytes_before:
+        return replace(outcome, reason=f"{strategy.phrase} the file would have {searched.trial.size} bytes, and the "
+                                       f"source has {base.work.bytes_before}")  # fmt: skip
+    return outcome
+
+
+def _raced(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal) -> list[SpeedRatio]:
+    """The time of each variant, as a whole model that is not quantized, over the baseline's."""
+
+    def advance(share: float) -> None:
+        base.work.progress(f"racing the model {strategy.phrase} against the model without", 0.4 + 0.1 * share)
+
+    with tempfile.TemporaryDirectory() as folder:
+        against = Path(folder) / "without.onnx"
+        base.work.write_plain(against)
+        paths = []
+        for i, variant in enumerate(proposal.variants):
+            paths.append(Path(folder) / f"{i}.onnx")
+            base.work.with_steps(variant.steps if variant.raced is None else variant.raced).write_plain(paths[i])
+        return clock.race(paths, against, base.sample, advance)
