@@ -76,8 +76,8 @@ class Structural(Pass):
     statistics of the weight it keeps the layer's outputs, not the weight, and takes the error that remains on average
     off the bias.
 
-    A subclass's own fields are its ranks. Where none is given, `settled` chooses them: by `energy`, by `tolerance`, or,
-    without either, by variational Bayes (`math.evbmf`), of each unfolding of the weight. Groups share their ranks.
+    A subclass's own fields are its ranks. If none is given, `with_ranks` chooses one for each unfolding of the weight:
+    by `energy`, by `tolerance`, or, without either, by variational Bayes (`math.evbmf`). Groups share their ranks.
     """
 
     energy: float | None = None
@@ -130,8 +130,8 @@ class Structural(Pass):
     def product(self, form: Form, factors: Sequence[Floats]) -> Floats:
         """What the factors of a group make together, ``[outputs, inputs]``."""
 
-    def settled(self, graph: Graph, site: Site, stats: Stats) -> Step:
-        """The step with ranks; or one of another pass, where this is not for such a weight, to be settled in its turn.
+    def with_ranks(self, graph: Graph, site: Site, stats: Stats) -> Step:
+        """The step with ranks; or a step of another pass that suits the weight better, its ranks still to be chosen.
 
         Raises Skip where the weight cannot be factored, or the ranks to be chosen would leave no fewer weights.
         """
@@ -296,8 +296,8 @@ class Layer:
         stacked = {name: np.stack(factors) for name, factors in zip(links, zip(*found, strict=True), strict=True)}
         return stacked, lambda: np.stack([decision.product(form, factors) for factors in found])
 
-    def batchnorm_to_conv(self, decision: Structural) -> tuple[Site, ...]:
-        """Puts chains of convolutions in the place of convolutions."""
+    def factorise_convs(self, decision: Structural) -> tuple[Site, ...]:
+        """Replaces every convolution that uses the weight by the convolutions of its factors."""
         factors, product = self.decompose(decision, self.form)
         links, path = decision.links(self.form), self._site.path
         parts = {link.name: factors[link.name].reshape(link.shape) for link in links}

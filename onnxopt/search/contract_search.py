@@ -99,7 +99,7 @@ class ContractSearch:
         """
         path = self._engine.source.path
         if self._recipe is None:
-            self.contract = self.contract.settled(made_up=data is None)
+            self.contract = self.contract.with_default(synthetic=data is None)
         if chains is None:
             chains = execute_plan.chains(self._engine.sites, self._rules(MIDDLE))
         self._chains = chains

@@ -62,11 +62,11 @@ class Contract:
         """Whether anything is asked for."""
         return any(getattr(self, name) is not None for name in _BOUNDS)
 
-    def settled(self, made_up: bool) -> Contract:
-        """This contract; where it bounds nothing, with the default bound for noise on made-up inputs or the user's."""
+    def with_default(self, synthetic: bool) -> Contract:
+        """This contract; if it bounds nothing, with the default bound on noise for synthetic inputs or for data."""
         if self.bounded:
             return self
-        return replace(self, error=SYNTHETIC_ERROR if made_up else DEFAULT_ERROR)
+        return replace(self, error=SYNTHETIC_ERROR if synthetic else DEFAULT_ERROR)
 
     def __str__(self) -> str:
         if self.max_drop is not None:

@@ -92,7 +92,7 @@ def compare(
     Where nothing is asked for, all get the engine's default. A contract that some miss is no error here. Other
     arguments and errors as for `api.optimize`, as far as the engine raises them.
     """
-    tell, contract = progress or (lambda what, share: None), contract.settled(made_up=data is None)
+    tell, contract = progress or (lambda what, share: None), contract.with_default(synthetic=data is None)
     contract.check()
     source, checked = read(model), ""
     feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()

@@ -64,7 +64,7 @@ class Spatial(Structural):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Makes ``path@v``, k x 1, and ``path@h``, 1 x l."""
-        return Layer(graph, site, stats).batchnorm_to_conv(self)
+        return Layer(graph, site, stats).factorise_convs(self)
 
 
 def _split(form: Form) -> tuple[int, int]:

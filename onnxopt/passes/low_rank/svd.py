@@ -73,7 +73,7 @@ class Svd(Structural):
         """Makes ``path@v``, which the inputs meet, and ``path@u``."""
         layer, path = Layer(graph, site, stats), site.path
         if layer.conv:
-            return layer.batchnorm_to_conv(self)
+            return layer.factorise_convs(self)
         batch = layer.shape[:-2]
         if batch and not all(low_rank_chain.meets_matrices(graph.model, node, path) for node in layer.nodes):
             raise Skip("is a batch of matrices that may meet a vector")

@@ -71,7 +71,7 @@ class Tucker(Structural):
         a, core, b = factors
         return np.asarray(np.einsum("tq,qrp,rs->tsp", b, core, a, optimize=True).reshape(form.outputs, -1))
 
-    def settled(self, graph: Graph, site: Site, stats: Stats) -> Step:
+    def with_ranks(self, graph: Graph, site: Site, stats: Stats) -> Step:
         """A weight without taps is the matrix that `svd` is for."""
         if self.ranks:
             return self.step()
@@ -84,7 +84,7 @@ class Tucker(Structural):
         """Makes ``path@in``, ``path@core`` and ``path@out``."""
         layer, path = Layer(graph, site, stats), site.path
         if layer.conv:
-            return layer.batchnorm_to_conv(self)
+            return layer.factorise_convs(self)
         flattened = _flattened(graph, layer, path)
         if flattened is None:
             raise Skip("is no convolution, nor one matrix product behind a Flatten of an input whose shape is known")

@@ -25,7 +25,7 @@ _BODY = 16.0
 """Bins are even up to the mean magnitude over this, then grow with the magnitude: far tails leave the body its bins."""
 _SWEEPS = 300
 _TINY = float(np.finfo(np.float32).tiny)
-_SETTLED = 1e-6
+_CONVERGED = 1e-6
 """Relative gain of a sweep after which no other follows."""
 
 
@@ -176,7 +176,7 @@ def _lloyd(bins: _Bins, values: Floats, price: float, zeros: int) -> tuple[Float
         bits = -np.log2(counts / total)
         errors = square + values * (values * weight - 2 * moment)  # of each by itself: a far weight hides no others
         cost = float(errors.sum() + price * (bits * counts).sum())
-        if before - cost <= _SETTLED * abs(cost):
+        if before - cost <= _CONVERGED * abs(cost):
             break
         before = cost
     owner = np.empty((len(bins.importance), BINS), np.int32)
