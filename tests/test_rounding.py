@@ -1,4 +1,4 @@
-"""What rounding a value does to the outputs, heard through dials: as much as when it is really rounded."""
+"""Noise of rounded activations: what fake quantization measures is what rounding does."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_the_method_with_the_least_noise_is_kept(data: Data) -> None:
     found, together = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert set(found) == set(VALUES)
     assert 0.3 < together < 3  # small noises add up
-    listener = FakeQuantProbe(graph.model, VALUES, data, 64)
+    probe = FakeQuantProbe(graph.model, VALUES, data, 64)
     for name, one in found.items():
-        assert 0.4 < listener.noise({name: one.pair}) / one.noise < 2.5  # predicted to first order
+        assert 0.4 < probe.noise({name: one.pair}) / one.noise < 2.5  # predicted to first order
         low, high = one.pair.reach
         coarser = QuantParams.over(4 * low, 4 * high, "uint8")
-        assert listener.noise({name: coarser}) > one.noise
+        assert probe.noise({name: coarser}) > one.noise
     again, _ = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert again == found
 

@@ -18,8 +18,8 @@ from onnxopt import native, runtime
 from onnxopt.build import container, execute_plan
 from onnxopt.passes.math import relative_index
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.collect import Chunks
-from onnxopt.calibration.collect import Statistics, calibrate, one_sample
+from onnxopt.calibration.chunks import Chunks, one_sample
+from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.graph.cleanup import clean
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
@@ -134,7 +134,7 @@ class Workspace:
         model = self.graph.model
         found = [one.value for one in neighbours(model) if one.depthwise and wanted(one)]
         cuttable = one_sample(model, data).size == 1
-        peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).pieces(_EQUALIZED))
+        peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).feeds(_EQUALIZED))
         self._equalized = tuple(one.value for one, _ in equalize(model, peaks))
         self.graph = Graph(model)
         self.sites = list(self.graph.sites())

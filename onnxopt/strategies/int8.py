@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.activation_noise import Rounded, measure
-from onnxopt.calibration.collect import one_sample
+from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import FusedOp, QdqSupport, QuantParams, fused_ops, is_quantized

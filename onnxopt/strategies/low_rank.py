@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
+from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array
 from onnxopt.measure.benchmark import SpeedRatio, milliseconds, time_ratio
 from onnxopt.results.result import Factoring

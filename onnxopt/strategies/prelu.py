@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
+from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import step_of_value

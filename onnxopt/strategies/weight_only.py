@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
+from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array
 from onnxopt.measure.benchmark import SpeedRatio, milliseconds, time_ratio
 from onnxopt.passes import Skip
