@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and what their texts mean."""
+"""Arguments and options that several commands share, and what their texts mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from onnxopt import native, runtime
-from onnxopt.data import PRESETS, Data, open_data
+from onnxopt.data import PRESETS, Data, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -32,7 +32,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """How the pixels of image folders become inputs, as the options say it."""
+    """The image options as they stand on the command line."""
 
     preprocess: str | None
     mean: str | None
@@ -41,7 +41,7 @@ class Images:
     size: int | None
 
     def open(self, model: Path, *specs: str | None) -> list[Data | None]:
-        """What options name, for this model. Raises OnnxoptError where it does not run or does not take that."""
+        """The data that `specs` name, for this model. Raises OnnxoptError if the model does not run or take it."""
         if all(spec is None for spec in specs):
             return [None] * len(specs)
         if not model.is_file():
@@ -49,12 +49,12 @@ class Images:
         native.return_memory()
         session = runtime.load_checked(model)
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
-        return [(spec and open_data(spec, session, self.preprocess, mean, std, self.layout, self.size)) or None
-                for spec in specs]  # fmt: skip
+        options = ImageOptions(self.preprocess, mean, std, self.layout, self.size)
+        return [(spec and open_data(spec, session, options)) or None for spec in specs]
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:
-    """``0.5,0.5,0.5``. Raises OnnxoptError where the option of this name is something else."""
+    """``0.5,0.5,0.5``. Raises OnnxoptError if the option of this name is something else."""
     try:
         return None if text is None else [float(word) for word in text.split(",")]
     except ValueError as error:
@@ -62,7 +62,7 @@ def numbers(name: str, text: str | None) -> list[float] | None:
 
 
 def count(name: str, text: str) -> int:
-    """Bytes: ``2MB``, ``512 KiB``, ``100000``. Raises OnnxoptError where the option of this name is something else."""
+    """Bytes: ``2MB``, ``512 KiB``, ``100000``. Raises OnnxoptError if the option of this name is something else."""
     match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     try:
         found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
