@@ -1,4 +1,4 @@
-"""The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
+"""The model as passes see it. Only this package reads and writes ONNX protobufs."""
 
 from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.describe import Users

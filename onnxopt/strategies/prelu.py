@@ -25,7 +25,7 @@ _SECONDS = 60.0
 def hasten(tuner: ContractSearch, progress: Progress) -> Rectifiers | None:
     """From now on the tuner's plans have depthwise convolutions for PRelu, where that saves time; None without any."""
     engine = tuner.engine
-    values = engine.graph.rectifiers
+    values = engine.graph.prelus
     if not values or tuner.calibration is None or engine.source.size > LARGEST_INLINE:
         return None
     try:
