@@ -1,4 +1,4 @@
-"""Statistics: what numpy would say of the inputs, however they were gathered."""
+"""Calibration statistics against NumPy, for any chunking and any memory limit."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
     np.testing.assert_allclose(moments.power[0], np.square(seen(samples)).mean(0), rtol=1e-4)
 
 
-def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxopt.calibration.moments._HOLD_BACK", 1)  # none: which ones depends on how they are cut
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     whole = Calibrated(cnn(), samples, tmp_path / "whole")

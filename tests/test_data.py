@@ -1,4 +1,4 @@
-"""Streams of data: parts of them, arrays, functions."""
+"""Streams of data, their parts, and the readers of arrays and functions."""
 
 from __future__ import annotations
 

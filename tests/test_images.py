@@ -1,4 +1,4 @@
-"""Folders of images."""
+"""The reader of image folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that passes choose, and what they promise of decisions before anything is factored."""
+"""Ranks that passes choose, and their predictions for a decision before it is applied."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def decision(text: str) -> Structural:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_promise_is_what_the_chain_does(name: str, bias: bool) -> None:
-    """On the inputs that the statistics are of; less the mean, which a bias takes off."""
+def test_the_predicted_noise_is_that_of_the_chain(name: str, bias: bool) -> None:
+    """On the inputs of the statistics, without the mean, which the bias corrects."""
     made, x, stats = layer(name, bias)
     graph = graph_of(made)
     site = next(graph.sites())
@@ -73,7 +73,7 @@ def test_the_promise_is_what_the_chain_does(name: str, bias: bool) -> None:
 
 
 @pytest.mark.parametrize("cls", STRUCTURAL.values(), ids=STRUCTURAL)
-def test_the_space_is_promised_at_once(cls: type[Structural]) -> None:
+def test_predictions_for_the_space_share_their_work(cls: type[Structural]) -> None:
     made, _, stats = layer("conv")
     graph = graph_of(made)
     site = next(graph.sites())
@@ -89,7 +89,7 @@ def test_the_space_is_promised_at_once(cls: type[Structural]) -> None:
 
 @settings(max_examples=60)
 @given(convolutions(least_rank=2))
-def test_weights_and_work_are_known_before_the_chain_is_made(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
+def test_weights_and_macs_are_known_before_the_chain_is_made(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
     made, x, _ = drawn
     graph = graph_of(made)
     site = next(site for site in graph.sites() if site.path == "w")
@@ -111,7 +111,7 @@ def test_weights_and_work_are_known_before_the_chain_is_made(drawn: tuple[onnx.M
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_work_of_matrix_products(index: int) -> None:
+def test_macs_of_matrix_products(index: int) -> None:
     x, w = (weights(4, 5, 9), weights(4, 9, 7)) if index else (weights(4, 9, 5), weights(4, 7, 9))
     made = one_node("MatMul", x, w, index=index)
     graph = graph_of(made)
@@ -240,8 +240,8 @@ def test_matrices_have_no_rows_and_columns() -> None:
 # ---- in a plan -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_carried_out_has_its_ranks() -> None:
-    """So that a plan repeats it, whatever else would be chosen then."""
+def test_the_executed_step_has_ranks() -> None:
+    """So that a plan repeats it, whatever ranks would be chosen then."""
     graph = graph_of(conv_of(of_ranks(4, 7)))
     done = execute_plan.factorise(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
     assert {path: str(step) for path, step in done.steps.items()} == {"w": "tucker{in=4,out=7}"}

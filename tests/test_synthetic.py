@@ -1,4 +1,4 @@
-"""Synthetic images: what they are like, and that they are always the same."""
+"""Synthetic images: their statistics, and that they are reproducible."""
 
 from __future__ import annotations
 
