@@ -1,4 +1,4 @@
-"""Benchmarks: the statistics on made-up clocks, one real measurement, the command."""
+"""Benchmarks: statistics on synthetic times, one real measurement, the command."""
 
 from __future__ import annotations
 

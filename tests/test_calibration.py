@@ -1,4 +1,4 @@
-"""Statistics: what numpy would say of the inputs, however they were gathered."""
+"""Calibration statistics against NumPy, for any chunking and any memory limit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from onnx import helper
 
 import onnxopt
 from onnxopt import OnnxoptError
-from onnxopt.calibration import collect
+from onnxopt.calibration import chunks, collect
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics
+from onnxopt.calibration.moments import DAMPING
 from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
 from onnxopt.data import input_scale, open_data, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
@@ -107,7 +108,7 @@ def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-4, atol=1e-5)
     second = x.T @ x / len(x)  # no bias follows, so the mean counts
     np.testing.assert_allclose(moments.power[0], np.diag(second), rtol=1e-4)
-    feedback, variance = cholesky_feedback(second[None].copy(), collect.DAMPING)
+    feedback, variance = cholesky_feedback(second[None].copy(), DAMPING)
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-2)
     assert moments.feedback is not None
     np.testing.assert_allclose(moments.feedback, feedback, rtol=1e-2, atol=1e-3)
@@ -184,8 +185,8 @@ def same(a: Stats, b: Stats, gains: float = 1e-3) -> None:
 
 def test_memory_changes_nothing_but_the_number_of_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
-    measure = collect._measure_inputs
-    monkeypatch.setattr(collect, "_measure_inputs", lambda *a: (runs.append(len(a[1])), measure(*a)))
+    measure = collect.measure_moments
+    monkeypatch.setattr(collect, "measure_moments", lambda *a: (runs.append(len(a[1])), measure(*a)))
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     much = Calibrated(cnn(), samples, tmp_path / "much")
     assert runs == [3]
@@ -204,11 +205,11 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
     np.testing.assert_allclose(moments.power[0], np.square(seen(samples)).mean(0), rtol=1e-4)
 
 
-def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "_HOLD_BACK", 1)  # none: which ones depends on how they are cut
+def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxopt.calibration.moments._HOLD_BACK", 1)  # none: which ones depends on how they are cut
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     whole = Calibrated(cnn(), samples, tmp_path / "whole")
-    monkeypatch.setattr(collect, "_PIECE", 1)
+    monkeypatch.setattr(chunks, "_BYTES", 1)
     cut = Calibrated(cnn(), samples, tmp_path / "cut")
     for path in ("w1", "w2", "w3"):
         same(whole.of(path), cut.of(path), gains=0.3)  # estimated by a random projection for each piece
@@ -221,9 +222,9 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     def none(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(collect, "_measure_inputs", none)
-    monkeypatch.setattr(collect.Probe, "error", none)
-    monkeypatch.setattr(collect, "Gradient", none)
+    monkeypatch.setattr(collect, "measure_moments", none)
+    monkeypatch.setattr("onnxopt.calibration.gains.Probe.error", none)
+    monkeypatch.setattr("onnxopt.calibration.gains.Gradient", none)
     wanted = {path: found.of(path).gain for path in found.sites}
     found.cache.close(keep=True)
     again = found.measure(MUCH)
@@ -278,7 +279,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         onnxopt.optimize(source, other, progress=interrupt)
     assert list((tmp_path / "cache").rglob("*.npz"))
     assert not other.exists()
-    monkeypatch.setattr(collect, "_measure_inputs", None)  # nobody needs it any more
+    monkeypatch.setattr(collect, "measure_moments", None)  # nobody needs it any more
     onnxopt.optimize(source, other)
     assert other.read_bytes() == small.read_bytes()
     assert not list((tmp_path / "cache" / "onnxopt").iterdir())

@@ -1,7 +1,8 @@
-"""Streams of data: parts of them, arrays, functions."""
+"""Streams of data, their parts, and the readers of arrays and functions."""
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from onnxopt.data import Array, Batch, Data, open_data, split
+from onnxopt.data import Array, Batch, Data, ImageOptions, open_data, split
+from onnxopt.data import readers as data_readers
 from onnxopt.errors import OnnxoptError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -287,6 +289,36 @@ def test_no_data_is_one_sentence(spec: Any, message: str) -> None:
         open_data(spec, VECTORS)
 
 
+TEXT_READER = """
+import numpy as np
+from onnxopt.data.readers.base import Reader, path_of
+from onnxopt.data.readers.hooks import HookReader
+
+class TextReader(Reader):
+    priority = 25
+    reads = "a .txt file"
+
+    def claims(self, spec):
+        return path_of(spec) is not None and path_of(spec).suffix == ".txt" and path_of(spec).exists()
+
+    def open(self, spec, inputs, options):
+        return HookReader().open(lambda: [np.loadtxt(spec, np.float32)], inputs, options)
+"""
+
+
+def test_a_reader_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.py").write_text(TEXT_READER)
+    np.savetxt(tmp_path / "x.txt", np.arange(40).reshape(10, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(data_readers, "__path__", [*data_readers.__path__, str(tmp_path)])
+        assert open_data(tmp_path / "x.txt", VECTORS).count() == 10
+        with pytest.raises(OnnxoptError, match=r"\.npy file, a folder of images, a \.txt file, or a function"):
+            open_data(tmp_path / "y.txt", VECTORS)
+    del sys.modules["onnxopt.data.readers.text"], data_readers.text
+    gc.collect()  # a class refers to its subclasses weakly
+    assert len(data_readers.readers()) == 3
+
+
 def test_only_images_are_prepared(arrays: Callable[..., Path]) -> None:
     with pytest.raises(OnnxoptError, match="only a folder of images is prepared"):
-        open_data(arrays(x=np.zeros((9, 4))), VECTORS, preprocess="imagenet")
+        open_data(arrays(x=np.zeros((9, 4))), VECTORS, ImageOptions("imagenet"))

@@ -1,4 +1,4 @@
-"""What `evaluate` says, against scikit-learn and SciPy, and as a user types it."""
+"""`evaluate` against scikit-learn and SciPy, and its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of weights: what they mean, where they end, and that they are right on real models."""
+"""Gradients of weights: their meaning, their limits, and their values on real models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of every shape go in and come back: normalised, cleaned, cut at the border, compressed, plain again."""
+"""Models of every kind: normalised, cleaned, split at the border, compressed and decompressed."""
 
 from __future__ import annotations
 

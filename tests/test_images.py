@@ -1,4 +1,4 @@
-"""Folders of images."""
+"""The reader of image folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feeding import VECTORS, seen, taking
 from onnx import TensorProto
 from PIL import Image
 
-from onnxopt.data import PRESETS, open_data
+from onnxopt.data import PRESETS, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -48,7 +48,7 @@ Session = onnxruntime.InferenceSession
 def test_class_folders_are_labels(pictures: Callable[..., Path]) -> None:
     folder = pictures(**{"cat/a.PNG": "red", "dog/deep/b.jpeg": "blue", "ape/c.bmp": "lime", "ape/.d.png": "red"})
     (folder / "cat" / "notes.txt").write_text("no image")
-    data = open_data(folder, IMAGES, preprocess="unit")
+    data = open_data(folder, IMAGES, ImageOptions("unit"))
     colours = {}
     for batch in data:
         assert batch.labels is not None
@@ -58,13 +58,13 @@ def test_class_folders_are_labels(pictures: Callable[..., Path]) -> None:
 
 
 def test_folders_of_numbers_are_those_labels(pictures: Callable[..., Path]) -> None:
-    data = open_data(pictures(**{"007/a.png": "red", "10/b.png": "red"}), IMAGES, preprocess="unit")
+    data = open_data(pictures(**{"007/a.png": "red", "10/b.png": "red"}), IMAGES, ImageOptions("unit"))
     assert sorted(seen(data)) == [7, 10]
 
 
 @pytest.mark.parametrize("paths", [["a.png", "b.png"], ["a.png", "cat/b.png"], ["images/a.png", "images/b.png"]])
 def test_no_labels_without_classes(pictures: Callable[..., Path], paths: list[str]) -> None:
-    data = open_data(pictures(**dict.fromkeys(paths, "red")), IMAGES, preprocess="unit")
+    data = open_data(pictures(**dict.fromkeys(paths, "red")), IMAGES, ImageOptions("unit"))
     assert data.count() == 2
     assert all(batch.labels is None for batch in data)
 
@@ -93,10 +93,10 @@ PIXEL = (10, 128, 250)
 )
 def test_pixels_are_scaled(pictures: Callable[..., Path], options: dict[str, Any], expected: tuple[float, ...]) -> None:
     folder = pictures(**{"a.png": PIXEL})
-    (batch,) = open_data(folder, IMAGES, **options)
+    (batch,) = open_data(folder, IMAGES, ImageOptions(**options))
     assert batch.feeds["x"].dtype == np.float32
     assert batch.feeds["x"][0, :, 3, 5] == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    (batch,) = open_data(folder, taking(x=["n", 8, 8, 3]), **options)
+    (batch,) = open_data(folder, taking(x=["n", 8, 8, 3]), ImageOptions(**options))
     assert batch.feeds["x"][0, 3, 5] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_layout_channels_and_size(pictures: Callable[..., Path]) -> None:
         (taking(x=["n", 3, "h", "w"]), {"size": (16, 24)}, (1, 3, 16, 24)),
         (taking(x=["n", 3, 3, 3]), {"layout": "NHWC"}, (1, 3, 3, 3)),
     ]:
-        (batch,) = open_data(folder, session, preprocess="raw", **options)
+        (batch,) = open_data(folder, session, ImageOptions("raw", **options))
         assert batch.feeds["x"].shape == shape
         if 1 in shape[1:]:
             assert batch.feeds["x"].ravel() == pytest.approx(grey, abs=1)
@@ -122,20 +122,20 @@ def test_uint8_takes_pixels_as_they_are(pictures: Callable[..., Path]) -> None:
     assert batch.feeds["x"].dtype == np.uint8
     assert batch.feeds["x"][0, 0, 0].tolist() == list(PIXEL)
     with pytest.raises(OnnxoptError, match="is uint8 and takes pixels as they are"):
-        open_data(folder, session, preprocess="imagenet")
+        open_data(folder, session, ImageOptions("imagenet"))
 
 
 def test_the_centre_is_cropped_after_scaling_the_shorter_side(pictures: Callable[..., Path]) -> None:
     wide = np.zeros((256, 512, 3), np.uint8)
     wide[16:240, 144:368] = np.random.default_rng(0).integers(0, 256, (224, 224, 3))
-    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(wide)}), taking(x=[1, 224, 224, 3]), preprocess="raw")
+    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(wide)}), taking(x=[1, 224, 224, 3]), ImageOptions("raw"))
     assert (batch.feeds["x"][0] == wide[16:240, 144:368]).all(), "of 256 x 512, no scaling"
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2) * np.ones((1, 300, 1), np.uint8)
-    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(ramp)}), taking(x=[1, 112, 112, 3]), preprocess="raw")
+    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(ramp)}), taking(x=[1, 112, 112, 3]), ImageOptions("raw"))
     assert batch.feeds["x"][0, 0].mean() == pytest.approx(16.5, abs=0.5), "1/16 of the height is cut off"
     assert batch.feeds["x"][0, -1].mean() == pytest.approx(238.5, abs=0.5)
     small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(small)}), taking(x=[1, 8, 8, 3]), preprocess="raw")
+    (batch,) = open_data(pictures(**{"a.png": Image.fromarray(small)}), taking(x=[1, 8, 8, 3]), ImageOptions("raw"))
     assert (batch.feeds["x"][0] == small).all(), "an image of the model's size is taken whole"
 
 
@@ -148,29 +148,30 @@ def test_a_function_prepares_images(pictures: Callable[..., Path], tmp_path: Pat
         "def bad(image):\n    return image.nonsense\n"
     )
     monkeypatch.chdir(tmp_path)
-    data = open_data(folder, IMAGES, preprocess="own_images:good")
+    data = open_data(folder, IMAGES, ImageOptions("own_images:good"))
     assert {tuple(image[:, 0, 0]) for batch in data for image in batch.feeds["x"]} == {PIXEL, (77, 77, 77)}
     with pytest.raises(OnnxoptError, match=r"own_images:flat: input 'x' is given float64 \[1, 7\], the model takes"):
-        list(open_data(folder, IMAGES, preprocess="own_images:flat"))
+        list(open_data(folder, IMAGES, ImageOptions("own_images:flat")))
     with pytest.raises(OnnxoptError, match=r"own_images:bad: AttributeError: .*own_images.py, line 7"):
-        list(open_data(folder, IMAGES, preprocess="own_images:bad"))
+        list(open_data(folder, IMAGES, ImageOptions("own_images:bad")))
 
 
 def test_the_digest_is_of_contents_and_preparation(pictures: Callable[..., Path]) -> None:
     folder = pictures(**{"a.png": "red", "b.png": "blue"})
-    digests = {name: open_data(folder, IMAGES, preprocess=name).digest() for name in PRESETS}
+    digests = {name: open_data(folder, IMAGES, ImageOptions(name)).digest() for name in PRESETS}
     assert len(set(digests.values())) == len(PRESETS)
     pictures(**{"a.png": "red"})
-    assert open_data(folder, IMAGES, preprocess="unit").digest() == digests["unit"], "of the files, not of their dates"
+    unit = ImageOptions("unit")
+    assert open_data(folder, IMAGES, unit).digest() == digests["unit"], "of the files, not of their dates"
     pictures(**{"b.png": "navy"})
-    assert open_data(folder, IMAGES, preprocess="unit").digest() != digests["unit"]
+    assert open_data(folder, IMAGES, unit).digest() != digests["unit"]
 
 
 def test_images_are_decoded_batch_by_batch(pictures: Callable[..., Path]) -> None:
     folder = pictures(**{f"{i}.png": (i, 0, 0) for i in range(160)})
     session = taking(x=["n", 3, 256, 256])
     tracemalloc.start()
-    count = sum(batch.size for batch in open_data(folder, session, preprocess="imagenet"))
+    count = sum(batch.size for batch in open_data(folder, session, ImageOptions("imagenet")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 160
@@ -201,7 +202,7 @@ def test_unclear_images_are_one_sentence(
 ) -> None:
     folder = pictures(**{"a.png": "red"})
     with pytest.raises(OnnxoptError, match=rf"pictures: .*{message}") as caught:
-        open_data(folder, session, **options)
+        open_data(folder, session, ImageOptions(**options))
     assert "\n" not in str(caught.value)
 
 
@@ -209,16 +210,16 @@ def test_an_image_that_cannot_be_read_is_named(pictures: Callable[..., Path], tm
     folder = pictures(**{"a.png": "red"})
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
     with pytest.raises(OnnxoptError, match=r"b\.png: not an image that can be read"):
-        list(open_data(folder, IMAGES, preprocess="unit"))
+        list(open_data(folder, IMAGES, ImageOptions("unit")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(OnnxoptError, match="has 0 images"):
-        open_data(tmp_path / "empty", IMAGES, preprocess="unit")
+        open_data(tmp_path / "empty", IMAGES, ImageOptions("unit"))
 
 
 @needs_data
 def test_images_give_the_accuracy_that_is_known(tmp_path: Path) -> None:
     session = realdata.plain_session(realdata.MODELS / "mobilenet_v1_0.25.onnx")
-    data = open_data(realdata.DATA / "imagenet" / "els300", session, preprocess="tensorflow")
+    data = open_data(realdata.DATA / "imagenet" / "els300", session, ImageOptions("tensorflow"))
     name = session.get_inputs()[0].name
     right = sum(int((session.run(None, {name: b.feeds[name]})[0].argmax(1) == b.labels).sum()) for b in data)
     assert data.count() == 300

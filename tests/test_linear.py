@@ -1,4 +1,4 @@
-"""Weights seen as matrices: the operator's outputs are the products that `Linear` says they are."""
+"""Weights as matrices: the products of `Linear` are the outputs of the operator."""
 
 from __future__ import annotations
 

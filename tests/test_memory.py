@@ -1,4 +1,4 @@
-"""Peak memory is a process's own."""
+"""Peak memory is that of the process alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deep Compression's arithmetic: by hand, and against the native codec."""
+"""Sizes of relative indices: by hand, and against the native codec."""
 
 from __future__ import annotations
 

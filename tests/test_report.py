@@ -113,7 +113,7 @@ def test_says_what_was_found(digits: Plain) -> None:
     ratio = digits["bytes_before"] / digits["bytes_after"]
     for word in (
         "digits.onnx is", f"{ratio:.1f}{TIMES} smaller", "442.3 kB", f"{ratio:.2f}{TIMES} smaller than fp32",
-        "Contract met: noise over signal at most 0.02", f"{digits['check']['found']['error']:.4f}", "made-up images",
+        "Contract met: noise over signal at most 0.02", f"{digits['check']['found']['error']:.4f}", "synthetic images",
         digits["plan"]["model_sha256"], digits["plan"]["data"], f"numpy {np.__version__}", "peak memory",
         "dense1.weight: promised", f"128{TIMES}768", "feedback{slope=", "Conv conv2 (kernel_shape 3x3, pads 1x1x1x1)",
         f"{len(digits['trials'])} files tried", "asked for: at most 0.02",

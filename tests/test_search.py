@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxopt.calibration.collect import fill_in
+from onnxopt.calibration.gains import fill_in
 from onnxopt.search import slope as search
 from onnxopt.search.slope import MOST_TRIALS, Candidate, Trial
 

@@ -1,4 +1,4 @@
-"""A stripped model computes the same bits under the names that anybody may know."""
+"""A stripped model computes the same bits and keeps its public names."""
 
 from __future__ import annotations
 

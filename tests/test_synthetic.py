@@ -1,4 +1,4 @@
-"""Made-up images: what they are like, and that they are always the same."""
+"""Synthetic images: their statistics, and that they are reproducible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxopt.data import input_scale, quiet_session, synthetic
 def test_dead_leaves_are_normal_and_always_the_same(shape: list[int | str | None], batch: int) -> None:
     session = taking(x=shape)
     data = synthetic(session, {"x": (2.0, 5.0)}, 32)
-    assert data.name == "made-up images"
+    assert data.name == "synthetic images"
     images = np.concatenate([b.feeds["x"] for b in data]).astype(np.float64)
     assert len(images) == data.count() == 32
     assert {b.size for b in data} == {batch}

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 
 from onnxopt import native
+from onnxopt.encoding import Affine, Array, Blockwise, Encoding, Stored, values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.encoding import Array, Blockwise, Encoding, Affine, Stored, values_of
 
 MAGIC = b"onnxopt\0"
 VERSION = 1

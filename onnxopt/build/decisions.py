@@ -19,7 +19,6 @@ from onnxopt.search.slope import Candidate
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Step
 
-
 INT32 = 32
 """Bits of a bias that becomes an integer with its weight."""
 

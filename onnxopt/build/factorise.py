@@ -46,7 +46,7 @@ def factorise(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) 
         site, stats = sites[path], statistics.of(sites[path], graph.values(path))
         before = dict(graph.weights())
         try:
-            chosen = settled(graph, site, step, stats)
+            chosen = with_ranks(graph, site, step, stats)
             decision = STRUCTURAL[chosen.name].from_step(chosen)
             made = decision.apply(graph, site, stats)
         except Skip as skip:
@@ -61,9 +61,9 @@ def factorise(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) 
     return Factored(done, frozenset(parts), tuple(events), tuple(found), reasons)
 
 
-def settled(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:
-    """A structural step with its ranks chosen. Raises Skip where the layer stays one."""
-    while (found := STRUCTURAL[step.name].from_step(step).settled(graph, site, stats)) != step:
+def with_ranks(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:
+    """A structural step with its ranks chosen. Raises Skip where the layer cannot be factorised."""
+    while (found := STRUCTURAL[step.name].from_step(step).with_ranks(graph, site, stats)) != step:
         step = found
     return step
 

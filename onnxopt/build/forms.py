@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from onnxopt.build.factorise import Factored
-from onnxopt.calibration.collect import Chunks, one_sample
+from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import (
@@ -142,10 +142,10 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 
 def equalise(model: onnx.ModelProto, data: Data, wanted: Callable[[Neighbours], bool]) -> tuple[str, ...]:
-    """Scales channels before depthwise layers to one range, in place; returns the values where that changed anything."""
+    """Scales channels before depthwise layers to one range, in place; returns the values where it did."""
     found = [one.value for one in neighbours(model) if one.depthwise and wanted(one)]
     if not found:
         return ()
     cuttable = one_sample(model, data).size == 1
-    peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).pieces(_EQUALIZED))
+    peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).feeds(_EQUALIZED))
     return tuple(one.value for one, _ in equalize(model, peaks))

@@ -26,7 +26,8 @@ from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.factorise import Factored, factorise
 from onnxopt.build.forms import Form, equalise, raise_operators
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.collect import Statistics, calibrate, one_sample
+from onnxopt.calibration.chunks import one_sample
+from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.data import Data
 from onnxopt.encoding import Encoding, tensor_of
 from onnxopt.errors import OnnxoptError, first_line
@@ -90,7 +91,7 @@ class _Shared:
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """A model in one form. As a context manager it deletes the statistics of all forms, or keeps them after an error."""
+    """A model in one form. As a context manager it ends with the statistics of all forms deleted, or kept on error."""
 
     source: Source
     request: Request

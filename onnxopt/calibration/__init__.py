@@ -1,1 +1,1 @@
-"""What is measured of a model before anything is decided: moments of inputs, gains, ranges."""
+"""What is measured of a model before any decision: moments of layer inputs, gains, ranges, activation noise."""

@@ -1,4 +1,4 @@
-"""What rounding the values of a model to integers does to its outputs: measured, value by value."""
+"""How much noise each activation, rounded to integers, makes in a model's outputs: measured by fake quantization."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxopt.calibration.collect import Chunks, one_sample
+from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.range_estimators import Histogram, candidates
 from onnxopt.data import Array, Batch, Data, quiet_session
 from onnxopt.graph import Gradient, QuantParams, expose, settings, with_fake_quant, with_zeros_added
@@ -18,32 +18,32 @@ from onnxopt.metrics.output_error import output_error
 Advance = Callable[[float], None]
 
 _PIECE = 2**27
-"""Bytes of values in memory at a time."""
+"""Bytes of activations in memory at a time."""
 _SAMPLES, _ELEMENTS = 256, 2**30
-"""That ranges are taken from, at most."""
-_LISTEN, _BATCH = 64, 8
-"""Samples that noise is measured on at most, and in one run."""
+"""Most samples and elements that ranges are estimated from."""
+_NOISE_SAMPLES, _BATCH = 64, 8
+"""Samples that noise is measured on, at most and in one run."""
 _WORK = 10**10
-"""Elements that are rounded or passed on for that in all: about a minute's."""
+"""Elements that measuring noise rounds or copies, in all: about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """One value, on the grid that makes the least noise."""
+    """One activation and the grid that makes the least noise."""
 
     pair: QuantParams
     method: str
-    """That chose the range."""
+    """The range estimator that chose the grid."""
     noise: float
-    """Power over signal in the model's outputs, when this value alone is rounded."""
+    """Noise over signal, in power, in the model's outputs when only this activation is rounded."""
     elements: int
     """Of one sample."""
 
 
 def histograms(model: onnx.ModelProto, values: Sequence[str], data: Data) -> dict[str, tuple[Histogram, int]]:
-    """Of values of the main graph, and the elements that one has of a sample; streamed.
+    """For each float value of the main graph, a histogram over the data and its number of elements in one sample.
 
-    Values that are no floats are left out.
+    The data is streamed.
     """
     run = _runner(model, values)
     sample = one_sample(model, data)
@@ -51,15 +51,15 @@ def histograms(model: onnx.ModelProto, values: Sequence[str], data: Data) -> dic
     size = sum(array.nbytes for array in first.values()) // sample.size
     most = max(1, _PIECE // max(1, size)) if sample.size == 1 else 0
     samples = max(1, min(_SAMPLES, 4 * _ELEMENTS // max(1, size)))
-    found = {name: (Histogram(), array.size // sample.size) for name, array in first.items()}
-    for feeds in Chunks(data, most).pieces(samples):
+    seen = {name: (Histogram(), array.size // sample.size) for name, array in first.items()}
+    for feeds in Chunks(data, most).feeds(samples):
         for name, array in run(feeds).items():
-            found[name][0].add(array)
-    return found
+            seen[name][0].add(array)
+    return seen
 
 
 def _runner(model: onnx.ModelProto, values: Sequence[str]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """Gives values of the main graph, the user's inputs too, for feeds; those that are no floats are left out."""
+    """A function from feeds to those of the values, model inputs included, that are float32."""
     inputs = {value.name for value in model.graph.input}
     names = [name for name in values if name not in inputs]
     session = quiet_session(expose(model, names)) if names else None
@@ -73,9 +73,9 @@ def _runner(model: onnx.ModelProto, values: Sequence[str]) -> Callable[[Mapping[
 
 
 class FakeQuantProbe:
-    """Hears what a model's outputs become when values are rounded.
+    """Measures the noise that fake quantization of some values makes in a model's outputs.
 
-    Raises what the runtime raises where it does not run.
+    Raises what the runtime raises if the model does not run.
     """
 
     def __init__(self, model: onnx.ModelProto, values: Sequence[str], data: Data, samples: int) -> None:
@@ -84,16 +84,16 @@ class FakeQuantProbe:
         self._names = [value.name for value in model.graph.output]
         off = settings(self._values, {})
         cuttable = one_sample(model, data).size == 1
-        self._pieces: list[tuple[dict[str, Array], list[Array], int]] = []
-        for feeds in Chunks(data, min(_BATCH, samples) if cuttable else 0).pieces(samples):
-            self._pieces.append((feeds, self._session.run(self._names, {**feeds, **off}), Batch(feeds).size))
+        self._chunks: list[tuple[dict[str, Array], list[Array], int]] = []
+        for feeds in Chunks(data, min(_BATCH, samples) if cuttable else 0).feeds(samples):
+            self._chunks.append((feeds, self._session.run(self._names, {**feeds, **off}), Batch(feeds).size))
 
     def noise(self, pairs: Mapping[str, QuantParams]) -> float:
-        """Power over signal of the outputs where these values are rounded."""
-        dials = settings(self._values, pairs)
+        """Noise over signal, in power, of the outputs when these values are rounded."""
+        parameters = settings(self._values, pairs)
         powers, total = 0.0, 0
-        for feeds, wanted, size in self._pieces:
-            got = self._session.run(self._names, {**feeds, **dials})
+        for feeds, wanted, size in self._chunks:
+            got = self._session.run(self._names, {**feeds, **parameters})
             powers += output_error(wanted, got) ** 2 * size
             total += size
         return powers / max(1, total)
@@ -102,47 +102,47 @@ class FakeQuantProbe:
 def measure(
     model: onnx.ModelProto, values: Sequence[str], data: Data, kind: str, advance: Advance
 ) -> tuple[dict[str, Rounded], float]:
-    """Every value on its best grid, alone, and how much more or less noise all of them make together than is their sum.
+    """The best grid of every value by itself, and the noise of all of them together over the sum of their noises.
 
     Arguments:
-        values: of the main graph; those that are no floats are left out.
-        kind: type of the integers.
-        advance: told the share that is done.
+        values: of the main graph; values that are not float32 are left out.
+        kind: type of the integers, as numpy names it.
+        advance: told the share of the work that is done, 0 to 1.
     """
     seen = histograms(model, values, data)
     grids = {name: _grids(histogram, kind) for name, (histogram, _) in seen.items()}
-    heard = _slopes(model, grids, data, advance)
-    rest = {name: grids[name] for name in grids if name not in heard}
-    heard |= _listened(model, rest, data, sum(elements for _, elements in seen.values()), advance)
-    found = {}
+    noise = _from_gradients(model, grids, data, advance)
+    rest = {name: grids[name] for name in grids if name not in noise}
+    noise |= _from_fake_quant(model, rest, data, sum(elements for _, elements in seen.values()), advance)
+    best = {}
     for name, grid in grids.items():
-        method = min(heard[name], key=lambda one: heard[name][one])
-        found[name] = Rounded(grid[method], method, heard[name][method], seen[name][1])
-    apart = sum(one.noise for one in found.values())
-    listener = FakeQuantProbe(model, list(found), data, _LISTEN)
-    together = listener.noise({name: one.pair for name, one in found.items()})
-    return found, together / apart if apart else 1.0
+        method = min(noise[name], key=lambda one: noise[name][one])
+        best[name] = Rounded(grid[method], method, noise[name][method], seen[name][1])
+    apart = sum(one.noise for one in best.values())
+    probe = FakeQuantProbe(model, list(best), data, _NOISE_SAMPLES)
+    together = probe.noise({name: one.pair for name, one in best.items()})
+    return best, together / apart if apart else 1.0
 
 
 def _grids(histogram: Histogram, kind: str) -> dict[str, QuantParams]:
-    """By method, those that differ."""
+    """The distinct grids, each by the first range estimator that chose it."""
     levels = int(np.iinfo(kind).max) - int(np.iinfo(kind).min) + 1
     ranges = candidates(histogram, levels, symmetric=kind.startswith("i") and histogram.low < 0)
-    found: dict[str, QuantParams] = {}
+    grids: dict[str, QuantParams] = {}
     for method, one in ranges.items():
         pair = QuantParams.over(one.low, one.high, kind)
-        if pair not in found.values():
-            found[method] = pair
-    return found
+        if pair not in grids.values():
+            grids[method] = pair
+    return grids
 
 
-def _slopes(
+def _from_gradients(
     model: onnx.ModelProto, grids: Mapping[str, Mapping[str, QuantParams]], data: Data, advance: Advance
 ) -> dict[str, dict[str, float]]:
-    """Noise by value and method, to first order: of the errors that rounding makes, those along the outputs' gradients.
+    """Noise by value and method, to first order, by projecting the rounding errors on gradients of the outputs.
 
-    With g the gradient of a random projection of the outputs, ``E (g . e)^2`` is the power of the noise that an error e
-    of the value makes in them (`Gradient`): two passes of a sample do for all values and grids. Values that no
+    If g is the gradient of a random projection of the outputs, an error e of the value makes noise of power
+    ``E (g . e)^2`` in them (see `Gradient`), so two runs for each sample measure all values and grids. Values that no
     gradient reaches are left out.
     """
     sample = one_sample(model, data)
@@ -151,40 +151,41 @@ def _slopes(
     probe, zeros = with_zeros_added(model, {name: array.shape for name, array in first.items()})
     gradient = Gradient(probe, list(zeros.values()))
     work = sum(array.size * (2 + len(grids[name])) for name, array in first.items())
-    samples = max(8, min(_LISTEN, _WORK // max(1, work)))
-    found = {name: dict.fromkeys(grids[name], 0.0) for name in grids}
+    samples = max(8, min(_NOISE_SAMPLES, _WORK // max(1, work)))
+    powers = {name: dict.fromkeys(grids[name], 0.0) for name in grids}
     reached, signal = set[str](), 0.0
-    pieces = Chunks(data, 1 if sample.size == 1 else 0).pieces(samples * sample.size)
-    for seed, feeds in enumerate(pieces):
+    chunks = Chunks(data, 1 if sample.size == 1 else 0)
+    for seed, feeds in enumerate(chunks.feeds(samples * sample.size)):
         if any(array.shape != sample.feeds[name].shape for name, array in feeds.items()):
-            continue  # the last batch, say: the zeros have one shape
+            continue  # such as the last batch: the zeros have one shape
         gradients, power = gradient.weights(feeds, seed)
         signal += power
         for name, x in run(feeds).items():
             if (g := gradients.get(zeros[name])) is not None:
                 reached.add(name)
                 for method, pair in grids[name].items():
-                    found[name][method] += float(np.vdot(g, pair.error(x))) ** 2
+                    powers[name][method] += float(np.vdot(g, pair.error(x))) ** 2
         advance(min(1.0, (seed + 1) / samples))
     usable = [
-        name for name in found if signal > 0 and name in reached and np.isfinite(list(found[name].values())).all()
+        name for name in powers if signal > 0 and name in reached and np.isfinite(list(powers[name].values())).all()
     ]
-    return {name: {method: noise / signal for method, noise in found[name].items()} for name in usable}
+    return {name: {method: power / signal for method, power in powers[name].items()} for name in usable}
 
 
-def _listened(
+def _from_fake_quant(
     model: onnx.ModelProto, grids: Mapping[str, Mapping[str, QuantParams]], data: Data, elements: int, advance: Advance
 ) -> dict[str, dict[str, float]]:
-    """Noise by value and method, heard one by one."""
+    """Noise by value and method, measured by fake quantization of one value at a time."""
     tries = sum(map(len, grids.values()))
     if not tries:
         return {}
-    listener = FakeQuantProbe(model, list(grids), data, int(min(_LISTEN, max(1, _WORK // max(1, tries * elements)))))
-    found: dict[str, dict[str, float]] = {}
+    samples = int(min(_NOISE_SAMPLES, max(1, _WORK // max(1, tries * elements))))
+    probe = FakeQuantProbe(model, list(grids), data, samples)
+    noise: dict[str, dict[str, float]] = {}
     done = itertools.count(1)
     for name, pairs in grids.items():
-        found[name] = {}
+        noise[name] = {}
         for method, pair in pairs.items():
-            found[name][method] = listener.noise({name: pair})
+            noise[name][method] = probe.noise({name: pair})
             advance(next(done) / tries)
-    return found
+    return noise

@@ -1,4 +1,4 @@
-"""What took long to measure, kept in files until the run that needs it has ended well."""
+"""Measurements that take long, kept in files until the run that needs them succeeds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ else:
 
 
 _KEPT = 7 * 24 * 3600
-"""Seconds that another try may wait before what it could use is deleted."""
+"""Seconds after which the files of a failed run are deleted."""
 
 
 class Cache:
-    """Arrays by name in a folder of its own; a run that was killed finds what it had measured.
+    """Arrays by name in one folder; the next run after one that was killed finds them.
 
-    A second run at the same time gets another folder, for itself alone: the first to end would take the files away.
+    A second run at the same time gets a temporary folder, as the first to end deletes its files.
 
     Arguments:
         key: identifies everything that the arrays depend on; safe in a file name.
@@ -42,7 +42,7 @@ class Cache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._folder / "lock")
-        except OSError:  # no place to keep anything, or somebody else's: then for this run only
+        except OSError:  # no writable folder, or another run has it: a folder for this run only
             self._folder, self._shared = Path(tempfile.mkdtemp(prefix="onnxopt-")), False
             self._lock = _locked(self._folder / "lock")
 
@@ -50,7 +50,7 @@ class Cache:
         return str(self._folder)
 
     def __contains__(self, name: str) -> bool:
-        """Whether something whole was put under this name."""
+        """Whether there are undamaged arrays under this name."""
         try:
             with np.load(self._file(name), allow_pickle=False):
                 return True
@@ -58,7 +58,7 @@ class Cache:
             return False
 
     def get(self, name: str) -> dict[str, Array] | None:
-        """What was put under this name; None where nothing was, or where the file is damaged."""
+        """The arrays under this name; None if there are none, or the file is damaged."""
         try:
             with np.load(self._file(name), allow_pickle=False) as stored:
                 return dict(stored)
@@ -66,7 +66,7 @@ class Cache:
             return None
 
     def put(self, name: str, **arrays: npt.ArrayLike) -> None:
-        """Keeps arrays, whole or not at all. Raises OSError where the disk is full."""
+        """Stores arrays atomically. Raises OSError if the disk is full."""
         temporary = self._file(name).with_suffix(f".{os.getpid()}.tmp.npz")
         try:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ class Cache:
             temporary.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
-        """Lets another run have the folder; where the work is done and there is nothing to `keep`, deletes it."""
+        """Releases the folder, and deletes it unless `keep`."""
         self._lock.close()
         if not (keep and self._shared):
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -85,7 +85,7 @@ class Cache:
 
 
 def _forget(root: Path) -> None:
-    """Deletes what runs that did not end well left here long ago."""
+    """Deletes what failed runs left here long ago."""
     with suppress(OSError):
         for lock in root.glob("*/lock"):
             if time.time() - lock.stat().st_mtime > _KEPT:
@@ -94,7 +94,7 @@ def _forget(root: Path) -> None:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """A file that is locked until it is closed, or this process ends. Raises OSError where another process has it."""
+    """A file that is locked until it is closed or this process ends. Raises OSError if another process has it."""
     file = path.open("wb")
     try:
         if sys.platform == "win32":
@@ -102,7 +102,7 @@ def _locked(path: Path) -> IO[bytes]:
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not path.exists():
-            raise FileNotFoundError(path)  # deleted by the run that had it when it was opened
+            raise FileNotFoundError(path)  # the run that had it has deleted it meanwhile
     except OSError:
         file.close()
         raise
@@ -110,7 +110,7 @@ def _locked(path: Path) -> IO[bytes]:
 
 
 def _root() -> Path:
-    """Where this system keeps what can be computed again."""
+    """The system's folder for caches."""
     if "XDG_CACHE_HOME" in os.environ:
         return Path(os.environ["XDG_CACHE_HOME"]) / "onnxopt"
     if sys.platform == "win32":

@@ -1,7 +1,7 @@
-"""Ranges of values that are to be rounded to integers: histograms of streamed data, and what to clip.
+"""Range estimation for activations: histograms of streamed data, and the usual estimators.
 
-A quantizer of L levels with the range ``[low, high]`` has steps of ``(high - low) / (L - 1)``, zero among its levels. A
-wide range rounds everything coarsely, a narrow one clips the largest values; `candidates` has the usual ways to choose.
+A quantizer of L levels with the range ``[low, high]`` has steps of ``(high - low) / (L - 1)``, and zero is a level. A
+wide range rounds all values coarsely, a narrow one clips the largest values; `candidates` estimates both ends.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _SHIFT = 15
-"""Bits of a float32 number that bins do not tell apart: 8 of the mantissa are left, 256 bins for each power of two."""
+"""Low bits of a float32 number that bins ignore: 8 bits of mantissa remain, 256 bins for each power of two."""
 _BINS = 2 ** (32 - _SHIFT)
 _MAGNITUDES = _BINS // 2
-"""Bins of one sign; those of negative numbers follow those of positive ones, as their bits do."""
+"""Bins of one sign; bins of negative numbers follow those of positive numbers, as their bits do."""
 _PIECE = 2**20
-"""Numbers that are binned at a time."""
+"""Numbers binned at a time."""
 _NOTHING = 2.0**-100
-"""A range that is narrower holds nothing but zeros: 16 bits of it are not normal float32 numbers."""
+"""A narrower range counts as holding only zeros: its 16-bit steps are not normal float32 numbers."""
 _CUT = 1e-4
 """Share of the numbers that "percentile" clips."""
 _LADDER = np.geomspace(2.0**-24, 1, 128)
-"""Shares of the largest magnitude at which "mse" clips first; then finer, about the best of these."""
+"""Clipping thresholds of "mse", as shares of the largest magnitude; a finer search follows about the best."""
 _LINEAR = 2048
-"""Equal bins for "entropy", as many as in TensorRT."""
+"""Equal bins for "entropy", as in TensorRT."""
 _THRESHOLDS = 64
 _UNSEEN = 1e-4
-"""Counts of a bin where a distribution has nothing, so that a divergence is finite; ONNX Runtime has the same."""
+"""Count of an empty bin, so that the divergence is finite; as in ONNX Runtime."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """An interval that holds zero; ``[0, 1]`` where it would be nothing else."""
+    """An interval that contains zero; ``[0, 1]`` if it would contain only zero."""
 
     low: float
     high: float
@@ -50,19 +50,19 @@ class Range:
 
 
 class Histogram:
-    """How often numbers of each size were seen, in bins of equal relative width, 1/256 to 1/512.
+    """Counts of numbers in bins of nearly equal relative width, 1/256 to 1/512.
 
-    So whatever comes later, bins never change: it does not matter in which order, or in how many pieces, numbers come,
-    and one huge number costs nothing. Memory grows with the bins that are not empty, a few thousand.
+    The bins are fixed, so the order and chunking of the numbers do not matter, and one huge number costs nothing.
+    Memory grows with the number of bins that are not empty, a few thousand.
     """
 
     def __init__(self) -> None:
         self.count = 0
         """Finite numbers so far."""
         self.strange = 0
-        """Infinities and NaNs, which are nowhere else counted."""
+        """Infinities and NaNs so far, which nothing else counts."""
         self.low, self.high = 0.0, 0.0
-        """Least and largest number, exactly; zeros where there is none."""
+        """Exact minimum and maximum; 0 if there is no number."""
         self._keys: npt.NDArray[np.intp] = np.empty(0, np.intp)
         self._counts: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -75,7 +75,7 @@ class Histogram:
 
     def _add(self, flat: npt.NDArray[np.float32]) -> None:
         low, high = flat.min(), flat.max()
-        if not (np.isfinite(low) and np.isfinite(high)):  # a NaN is both
+        if not (np.isfinite(low) and np.isfinite(high)):  # a NaN makes both NaN
             finite = flat[np.isfinite(flat)]
             self.strange += len(flat) - len(finite)
             if not len(finite):
@@ -91,11 +91,11 @@ class Histogram:
 
     @property
     def zeros(self) -> int:
-        """How many of the numbers are zero, or less than 1e-40."""
+        """Count of the numbers that are zero or of magnitude below 1e-40."""
         return int(self._counts[self._keys % _MAGNITUDES == 0].sum())
 
     def bins(self) -> tuple[Floats, Floats, Floats]:
-        """Ends, and counts, of the bins that hold something, from negative to positive, without the zeros."""
+        """Lower ends, upper ends and counts of the bins that are not empty, ascending, without zeros."""
         magnitude, negative = self._keys % _MAGNITUDES, self._keys >= _MAGNITUDES
         near = (magnitude << _SHIFT).astype(np.uint32).view(np.float32).astype(np.float64)
         far = ((magnitude + 1) << _SHIFT).astype(np.uint32).view(np.float32).astype(np.float64)
@@ -104,7 +104,7 @@ class Histogram:
         lower = np.where(negative, -far, near)[order].clip(self.low, self.high)
         upper = np.where(negative, -near, far)[order].clip(self.low, self.high)
         counts = self._counts[order].astype(np.float64)
-        # An outlier that has its bin to itself is known exactly.
+        # An outlier alone in its bin is known exactly.
         if len(counts) and counts[0] == 1:
             upper[0] = lower[0]
         if len(counts) and counts[-1] == 1:
@@ -113,17 +113,17 @@ class Histogram:
 
 
 def candidates(histogram: Histogram, levels: int, symmetric: bool = False) -> dict[str, Range]:
-    """Ranges by the name of the method that chose them; all within what was seen.
+    """Ranges by estimator; all lie within the observed range.
 
-    - "minmax": nothing is clipped;
-    - "percentile": 0.01 % of the numbers, half of them on either side where there are two;
-    - "entropy": the least divergence of what was seen from what is left of it (Migacz 2017, 8-bit inference with
-      TensorRT), but that zeros, which stay what they are, do not count;
+    - "minmax": clips nothing;
+    - "percentile": clips 0.01 % of the numbers, half of them on each side if there are two;
+    - "entropy": the least divergence between the distributions before and after quantization (Migacz 2017, 8-bit
+      inference with TensorRT), without zeros, which quantization does not change;
     - "mse": the least `error`.
 
     Arguments:
-        levels: 256 for 8 bits.
-        symmetric: as far below zero as above; for zero to be in the middle, let the number of levels be odd.
+        levels: number of levels, 256 for 8 bits.
+        symmetric: as far below zero as above; zero is in the middle if the number of levels is odd.
     """
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     bins = histogram.bins()
@@ -142,10 +142,10 @@ def candidates(histogram: Histogram, levels: int, symmetric: bool = False) -> di
 
 
 def error(histogram: Histogram, chosen: Range, levels: int) -> float:
-    """Expected squared error of one number, rounded or clipped to the nearest of the levels; 0 where none was seen.
+    """Expected squared error of a number that is rounded or clipped to the nearest level; 0 without numbers.
 
-    Numbers are taken to be spread evenly within their bins. Errors e(x)^2 then have the integral, n being the level
-    nearest to x and s the step, ``n s^3 / 12 + (x - n s)^3 / 3``, within the range and outside.
+    Numbers count as evenly spread within their bins. With n the level nearest to x and s the step, the integral of the
+    squared error is then ``n s^3 / 12 + (x - n s)^3 / 3``, inside and outside the range.
     """
     lower, upper, counts = histogram.bins()
     if not len(counts):
@@ -171,7 +171,7 @@ def _percentile(histogram: Histogram, bins: tuple[Floats, Floats, Floats]) -> tu
     most = _CUT / sides * histogram.count
 
     def bound(ends: Floats, starts: Floats, counts: Floats) -> float:
-        """Beyond it lie `most` numbers; bins come from the largest to the smallest."""
+        """The bound with `most` numbers beyond it; bins are in descending order of magnitude."""
         beyond = np.cumsum(counts)
         if beyond[-1] <= most:
             return 0.0
@@ -194,7 +194,7 @@ def _entropy(bins: tuple[Floats, Floats, Floats], largest: float, levels: int, l
     if one_sided and low < 0:
         lower, upper, counts = -upper[::-1], -lower[::-1], counts[::-1]
     edges = np.linspace(0 if one_sided else -largest, largest, _LINEAR + 1)
-    # Counts below each edge; bins that are a single point are given a width, for interpolation.
+    # Counts below each edge; interpolation needs a width for bins that are a single point.
     ends = np.stack([lower, np.maximum(upper, np.nextafter(lower, np.inf))], 1).ravel()
     below = np.cumsum(counts)
     cumulated = np.interp(edges, ends, np.stack([below - counts, below], 1).ravel(), 0, below[-1])
@@ -210,9 +210,9 @@ def _entropy(bins: tuple[Floats, Floats, Floats], largest: float, levels: int, l
 
 
 def _divergence(counts: Floats, start: int, stop: int, levels: int) -> float:
-    """Kullback-Leibler, of all the counts, clipped to these bins, from these bins' after rounding to levels.
+    """Kullback-Leibler divergence of the counts, clipped to these bins, from the counts after rounding to levels.
 
-    A level's numbers are spread evenly over those of its bins that hold any (Migacz 2017).
+    The count of a level is spread evenly over those of its bins that are not empty (Migacz 2017).
     """
     inside = counts[start:stop]
     seen = inside.copy()
@@ -228,7 +228,7 @@ def _divergence(counts: Floats, start: int, stop: int, levels: int) -> float:
 
 
 class _Side:
-    """Sums over the magnitudes of some numbers, so that those beyond many bounds at once are looked up."""
+    """Prefix sums over sorted magnitudes, to evaluate many bounds at once."""
 
     def __init__(self, magnitudes: Floats, counts: Floats) -> None:
         order = np.argsort(magnitudes)
@@ -236,12 +236,12 @@ class _Side:
         self._sums = [np.concatenate([[0.0], np.cumsum(counts[order] * self._magnitudes**power)]) for power in range(3)]
 
     def within(self, bound: Floats) -> tuple[Floats, Floats]:
-        """Number, and sum of squares."""
+        """Count, and sum of squares, of the magnitudes below each bound."""
         at = np.searchsorted(self._magnitudes, bound)
         return self._sums[0][at], self._sums[2][at]
 
     def beyond(self, bound: Floats) -> tuple[Floats, Floats]:
-        """Number, and sum of squared distances."""
+        """Count, and sum of squared distances, of the magnitudes beyond each bound."""
         at = np.searchsorted(self._magnitudes, bound)
         number, sums, squares = (total[-1] - total[at] for total in self._sums)
         return number, np.maximum(squares - 2 * bound * sums + bound * bound * number, 0)
@@ -250,8 +250,9 @@ class _Side:
 def _search(
     bins: tuple[Floats, Floats, Floats], low: float, high: float, levels: int, symmetric: bool
 ) -> tuple[float, float]:
-    """The range of about the least error. Here each number within is rounded by half a step at most, evenly spread, but
-    numbers that come to zero are known.
+    """The range of about the least error.
+
+    Rounding errors within the range count as uniform, except for numbers that round to zero, whose error is known.
     """
     lower, upper, counts = bins
     middle = np.abs(lower + upper) / 2
@@ -266,7 +267,7 @@ def _search(
         rounded = np.maximum(total - n - m - to_zero, 0)
         return np.asarray(clipped + more + small + rounded * step * step / 12)
 
-    # Magnitudes of the two bounds, each of its own; together where the range is symmetric.
+    # Magnitudes of the two bounds; they are equal if the range is symmetric.
     lows = -low * _LADDER if low < 0 else np.zeros(1)
     highs = high * _LADDER if high > 0 else np.zeros(1)
     if symmetric:

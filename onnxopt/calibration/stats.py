@@ -1,4 +1,4 @@
-"""What is known of a weight before anything is decided: the inputs that it meets, and how much its noise counts."""
+"""Statistics of a weight: the inputs that it multiplies, and how much its noise matters."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _TINY = float(np.finfo(np.float64).tiny ** 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of the vectors ``x[groups, :, inputs]`` that a weight is multiplied by."""
+    """Moments of the vectors ``x[groups, :, inputs]`` that a weight is multiplied by."""
 
     mean: Floats
     """[groups, inputs]"""
     power: npt.NDArray[np.float32]
-    """[groups, inputs]: the diagonal of the second moment, less the mean where a bias takes that off"""
+    """[groups, inputs]: diagonal of the second moment, about the mean if a bias can correct that"""
     feedback: npt.NDArray[np.float32] | None
-    """[groups, inputs, inputs], strictly upper: what an error of 1 in column i adds to column j; see `factor`. None
-    where there are too many inputs to hold it."""
+    """[groups, inputs, inputs], strictly upper: what an error of 1 in column i adds to column j; see
+    `cholesky_feedback`. None if there are too many inputs to hold it."""
     variance: npt.NDArray[np.float32]
-    """[groups, inputs]: of column i, given the columns after it; an error of e there costs ``variance e^2``"""
+    """[groups, inputs]: variance of input i given the inputs after it; an error e in column i costs ``variance e^2``"""
     held_back: npt.NDArray[np.float32]
-    """[groups, vectors, inputs]: inputs that the rest was not computed from, less the mean"""
+    """[groups, vectors, inputs]: inputs, less the mean, that do not count in the other moments"""
 
     def noise(self, error: Array) -> float:
-        """That an error ``[groups, outputs, inputs]`` of the weight makes in the node's outputs.
+        """Noise that an error ``[groups, outputs, inputs]`` of the weight makes in the node's outputs.
 
-        On what was held back, without what a bias takes off; where nothing was, by the inputs' power, in other units.
+        It is measured on the held-back inputs, without what a bias corrects; if there are none, it follows from the
+        inputs' power, in other units.
         """
         if not self.held_back.shape[1]:
             return float((np.square(error).sum(1) * self.power).sum())
@@ -51,32 +52,34 @@ class Stats:
     """Statistics of one weight."""
 
     gain: float = 1.0
-    """Relative power of the model outputs' noise for noise of power 1 in one output of the node, where there are
-    `moments`; else in one element of the weight."""
+    """Relative power of the noise in the model's outputs for noise of power 1 in one output of the node; without
+    `moments`, in one element of the weight."""
     linear: Linear | None = None
-    """How the weight is used; None where only its elements are known."""
+    """How the weight is used; None if only its elements are known."""
     moments: Moments | None = None
     signal: float = 0.0
-    """Power of the node's outputs (without their mean where there is a bias), summed over channels; 0: not known."""
+    """Power of the node's outputs (about their mean if there is a bias), summed over channels; 0 if unknown."""
     peaks: Callable[[], Mapping[str, float]] = dict
-    """Of what the layers with this weight give, the largest magnitude, by the value's name (`Linear.output`); measured
-    when somebody first asks. Nothing where it is not known."""
+    """Gives the largest magnitude of each `Linear.output` of this weight, by name; measured when first called. Empty if
+    unknown."""
 
 
 def cholesky_feedback(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Feedback and variance for second moments ``H[..., inputs, inputs]``.
 
-    With ``H^-1 = U^T U``, U upper, quantizing columns in order and adding ``-e_i U_ij / U_ii`` to each later column j
-    makes the output error ``e H e^T`` the sum of ``e_i^2 / U_ii^2``, each error alone: OBQ, GPTQ (Frantar et al. 2022,
-    eq. 2 and 3); it is the Cholesky factor that LDLQ uses (Chee et al. 2023).
+    Let ``H^-1 = U^T U`` with U upper. If columns are quantized in order and ``-e_i U_ij / U_ii`` is added to each later
+    column j, the output error ``e H e^T`` is the sum of ``e_i^2 / U_ii^2``, one term for each error: OBQ, GPTQ (Frantar
+    et al. 2022, eq. 2 and 3). This is the Cholesky factor of LDLQ (Chee et al. 2023).
 
     Arguments:
-        second: contiguous, and overwritten: there is no room for two.
-        damping: added to the diagonal of H, as a share of its mean: what was not seen is not impossible.
+        second: contiguous; overwritten, as there is no room for a copy.
+        damping: added to the diagonal of H, as a share of its mean, for inputs that the data lacks.
+
+    Raises LinAlgError if H is not positive even so.
     """
     feedback, variance = np.empty(second.shape, np.float32), np.empty(second.shape[:-1], np.float32)
     for index in np.ndindex(second.shape[:-2]):
-        # H = A A^T with A = U^-1 upper: the Cholesky factor of H, were its rows and columns in reverse order.
+        # H = A A^T with A = U^-1 upper: the Cholesky factor of H with rows and columns in reverse order.
         flipped = second[index]
         _reverse(flipped.reshape(-1))
         flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping, _TINY)
@@ -96,7 +99,7 @@ def _reverse(values: Floats) -> None:
 
 
 def _inverse_cholesky(symmetric: Floats) -> Floats:
-    """``L^-1`` for ``L L^T``, in the memory of the argument (which LAPACK sees transposed, so as it is)."""
+    """``L^-1`` for ``L L^T``, in the memory of the argument, which is its own transpose to LAPACK."""
     lower, failed = lapack.dpotrf(symmetric.T, lower=1, clean=1, overwrite_a=1)
     inverse, singular = lapack.dtrtri(lower, lower=1, overwrite_c=1)
     if failed or singular:
@@ -105,7 +108,7 @@ def _inverse_cholesky(symmetric: Floats) -> Floats:
 
 
 def peaks(model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping[str, Array]]) -> Floats:
-    """Largest magnitude of each of these values of the model over all feeds. The runtime keeps none of them."""
+    """Largest magnitude of each of these values over all feeds; only the extremes leave the runtime."""
     ends = [
         onnx.helper.make_node(op, [value], [f"{value}@{op}"], keepdims=0)
         for value in values
@@ -114,15 +117,15 @@ def peaks(model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping
     session = quiet_session(expose(model, [node.output[0] for node in ends], ends))
     largest = np.zeros(len(values))
     for feed in feeds:
-        found = np.abs(np.array(session.run(None, dict(feed)), np.float64))
-        largest = np.maximum(largest, found.reshape(-1, 2).max(1))
+        extremes = np.abs(np.array(session.run(None, dict(feed)), np.float64))
+        largest = np.maximum(largest, extremes.reshape(-1, 2).max(1))
     return largest
 
 
 class Probe:
-    """Runs a model with other weights in place of its own, in one session.
+    """Runs a model with replaced weights, in one session.
 
-    Raises what the runtime raises where the model does not run.
+    Raises what the runtime raises if the model does not run.
     """
 
     def __init__(self, model: onnx.ModelProto, paths: Iterable[str], feeds: Sequence[Mapping[str, Array]]) -> None:
@@ -137,7 +140,7 @@ class Probe:
         self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
 
     def error(self, weights: Mapping[str, Array]) -> float:
-        """Error of the outputs with these weights, root mean square over the feeds."""
+        """Error of the outputs with these weights (see `output_error`), root mean square over the feeds."""
         errors = []
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):
             errors.append(output_error(wanted, self._session.run(None, {**feed, **weights})))

@@ -1,4 +1,4 @@
-"""Commands take options in groups: a parameter whose type is a dataclass stands for one option for each of its fields."""
+"""Commands take options in groups: a parameter whose type is a dataclass is one option for each field."""
 
 from __future__ import annotations
 
@@ -40,4 +40,6 @@ def _options(group: type) -> list[inspect.Parameter]:
         return inspect.Parameter.empty if one.default is MISSING else one.default
 
     kind = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(one.name, kind, default=default(one), annotation=hints[one.name]) for one in fields(group)]
+    return [
+        inspect.Parameter(one.name, kind, default=default(one), annotation=hints[one.name]) for one in fields(group)
+    ]

@@ -1,9 +1,10 @@
-"""Inputs for a model: the user's data, or made-up ones where there is none."""
+"""Inputs for a model: the user's data, or synthetic inputs if there is none."""
 
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
-from onnxopt.data.preprocess import PRESETS
+from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, runnable_feeds
-from onnxopt.data.source import Spec, open_data
+from onnxopt.data.readers import Spec
+from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, split
 from onnxopt.data.synthetic import synthetic
 
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "CannotRun",
     "Data",
+    "ImageOptions",
     "Spec",
     "blamed",
     "input_scale",

@@ -1,4 +1,4 @@
-"""What a model takes, and whether an array is that."""
+"""A model's inputs, and whether an array fits one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Input:
 
     name: str
     dtype: np.dtype[Any] | None
-    """None where numpy has no such type; then every array is taken as it is."""
+    """None if NumPy has no such type; then any array is accepted unchanged."""
     shape: tuple[int | str | None, ...]
-    """Names, None or less than one are unknown sizes; empty is a scalar, or of unknown rank."""
+    """A name, None or a number below one is an unknown size; an empty shape is a scalar or of unknown rank."""
 
     def __str__(self) -> str:
         sizes = [str(size) if known(size) or isinstance(size, str) else "?" for size in self.shape]
@@ -28,12 +28,12 @@ class Input:
 
     @property
     def batch(self) -> int | None:
-        """Samples that the model takes at once; None where it takes any number."""
+        """Samples that the model takes at once; None if any number."""
         size = self.shape[0] if self.shape else None
         return size if isinstance(size, int) and known(size) else None
 
     def takes(self, shape: tuple[int, ...], samples: bool = False) -> bool:
-        """Whether an array of this shape fits; with `samples`, cut into batches along its first dimension."""
+        """Whether an array of this shape fits; with `samples`, after it is cut into batches along its first axis."""
         if not self.shape:
             return True
         pairs = zip(self.shape[samples:], shape[samples:], strict=False)
@@ -42,7 +42,7 @@ class Input:
     def check(self, array: Array, source: str, samples: bool = False) -> None:
         """Raises OnnxoptError unless the array's kind and shape are the input's (`samples`: see `takes`).
 
-        `source` is where the array is from.
+        `source` names the origin of the array in the message.
         """
         same_kind = self.dtype is None or _kind(array.dtype) == _kind(self.dtype)
         if not same_kind or not self.takes(array.shape, samples):
@@ -50,7 +50,7 @@ class Input:
             raise OnnxoptError(f"{source}: input {self.name!r} is given {found}, the model takes {self}")
 
     def cast(self, array: Array, source: str) -> Array:
-        """The array in the input's type. Raises OnnxoptError where a whole number does not fit into it."""
+        """The array in the input's type. Raises OnnxoptError if an integer does not fit into that."""
         if self.dtype is None or array.dtype == self.dtype:
             return array
         with np.errstate(over="ignore"):
@@ -66,7 +66,7 @@ def known(size: int | str | None) -> bool:
 
 
 def inputs_of(session: onnxruntime.InferenceSession) -> list[Input]:
-    """What a session must be fed."""
+    """The inputs of a session."""
     found = []
     for value in session.get_inputs():
         kind = TYPES.get(value.type.removeprefix("tensor(").removesuffix(")"))
@@ -75,7 +75,7 @@ def inputs_of(session: onnxruntime.InferenceSession) -> list[Input]:
 
 
 def only(inputs: list[Input], source: str, otherwise: str) -> Input:
-    """The single input of a model. Raises OnnxoptError where there are several, saying what to do `otherwise`."""
+    """The single input of a model. Raises OnnxoptError if there are several, saying what to do `otherwise`."""
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)
         raise OnnxoptError(f"{source}: the model has {len(inputs)} inputs ({names}); {otherwise}")
@@ -83,5 +83,5 @@ def only(inputs: list[Input], source: str, otherwise: str) -> Input:
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
-    """Signed and unsigned whole numbers are one kind: whether each value fits is seen when they are cast."""
+    """The kind of type; signed and unsigned integers are one, as the cast checks each value."""
     return "i" if dtype.kind == "u" else dtype.kind

@@ -1,4 +1,4 @@
-"""How an image becomes what a model takes."""
+"""How an image becomes a model's input."""
 
 from __future__ import annotations
 
@@ -23,20 +23,41 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
     "unit": ((0.0,), (255.0,), False),
     "raw": ((0.0,), (1.0,), False),
 }
-"""Mean and standard deviation of pixels in 0..255, for all channels or each, and whether blue comes first."""
+"""Mean and standard deviation of pixels in 0..255, one for all channels or one for each, and whether blue is first."""
 
 _CHANNELS = {"NCHW": 1, "NHWC": 3}
 """Axis of the channels."""
 _CROP = 224 / 256
-"""Share of the shorter side that the centre crop keeps, as in the usual evaluation on ImageNet."""
+"""Share of the shorter side that the centre crop keeps, as is usual when evaluating on ImageNet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How pixels become a model's input; None leaves an option to the model's input and the other options."""
+
+    preprocess: str | Hook | None = None
+    """One of `PRESETS`, or a function (or its name) that makes one sample of an image."""
+    mean: Sequence[float] | None = None
+    """Instead of a preset: of pixels in 0..1, for each channel or for all."""
+    std: Sequence[float] | None = None
+    """Likewise; pixels become ``(pixel / 255 - mean) / std``."""
+    layout: str | None = None
+    """"NCHW" or "NHWC"."""
+    size: int | tuple[int, int] | None = None
+    """The side, or (height, width)."""
+
+    @property
+    def given(self) -> bool:
+        """Whether any option is set."""
+        return any(option is not None for option in (self.preprocess, self.mean, self.std, self.layout, self.size))
 
 
 class Preparation(Protocol):
-    """Makes one sample of an image; two with the same `repr` do the same."""
+    """Makes one sample of an image; two of the same `repr` do the same."""
 
     @property
     def mode(self) -> str:
-        """The image mode that is expected: "RGB", or "L" for grey."""
+        """The image mode that it expects: "RGB", or "L" for grey."""
 
     def __call__(self, image: Image.Image) -> Array:
         """One sample, without a batch dimension."""
@@ -44,10 +65,10 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``(pixels - mean) / std`` of the middle of the image.
+    """``(pixels - mean) / std`` of the centre of the image.
 
-    An image that has the model's size is taken whole. Of any other, the shorter side is scaled to 256/224 of the size
-    and the centre cropped.
+    An image of the model's size is taken whole. Of any other, the shorter side is scaled to 256/224 of that size and
+    the centre is cropped.
     """
 
     height: int
@@ -76,7 +97,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """What a function of the user's makes of an image."""
+    """A user's function that makes a sample of an image."""
 
     name: str
     function: Hook = field(repr=False)
@@ -88,44 +109,36 @@ class Custom:
         return "L" if len(self.entry.shape) == 4 and 1 in (self.entry.shape[1], self.entry.shape[3]) else "RGB"
 
     def __call__(self, image: Image.Image) -> Array:
-        """The function's array. Raises OnnxoptError where it is not one sample of the input."""
+        """The function's array. Raises OnnxoptError if it is not one sample of the input."""
         with blamed(self.name):
             sample = np.asarray(self.function(image))
         self.entry.check(sample[None], self.name, samples=True)
         return self.entry.cast(sample, self.name)
 
 
-def preparation(
-    source: str,
-    entry: Input,
-    preprocess: str | Hook | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    layout: str | None,
-    size: int | tuple[int, int] | None,
-) -> Preparation:
-    """What makes a sample for the input `entry`; the other arguments as for `onnxopt.data.open_data`.
+def preparation(source: str, entry: Input, options: ImageOptions) -> Preparation:
+    """How images become samples of the input `entry`.
 
-    Raises OnnxoptError where neither the arguments nor the input's type and shape say what to do.
+    Arguments:
+        source: where the images are from, for messages.
+
+    Raises OnnxoptError if neither the options nor the input's type and shape say what to do.
     """
+    preprocess = options.preprocess
     if callable(preprocess):
         return Custom(name_of(preprocess), preprocess, entry)
     if preprocess is not None and is_hook(preprocess):
         return Custom(preprocess, load_hook(preprocess), entry)
-    layout, channels, sides = _geometry(source, entry, layout, size)
-    means, stds, blue_first = _scale(source, entry, channels, preprocess, mean, std)
+    layout, channels, sides = _geometry(source, entry, options)
+    means, stds, blue_first = _scale(source, entry, channels, preprocess, options)
     return Affine(*sides, channels, layout, means, stds, blue_first, str(entry.dtype))
 
 
 def _scale(
-    source: str,
-    entry: Input,
-    channels: int,
-    preset: str | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    source: str, entry: Input, channels: int, preset: str | None, options: ImageOptions
 ) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
     """Mean and standard deviation of pixels in 0..255, and whether blue comes first."""
+    mean, std = options.mean, options.std
     stated = mean is not None or std is not None
     if entry.dtype == np.uint8:
         if stated or preset not in (None, "raw"):
@@ -149,11 +162,9 @@ def _scale(
     return means, stds, blue_first
 
 
-def _geometry(
-    source: str, entry: Input, layout: str | None, size: int | tuple[int, int] | None
-) -> tuple[str, int, tuple[int, int]]:
-    """Layout, channels, and height and width of the model's input, from its shape and what the user says of it."""
-    shape = entry.shape
+def _geometry(source: str, entry: Input, options: ImageOptions) -> tuple[str, int, tuple[int, int]]:
+    """Layout, channels, and height and width of the model's input, from its shape and the options."""
+    shape, layout, size = entry.shape, options.layout, options.size
     if len(shape) != 4:
         raise OnnxoptError(f"{source}: input {entry.name!r} is {entry}, images are for inputs of four dimensions; "
                            "--preprocess mypackage.mymodule:function makes the input of an image")  # fmt: skip

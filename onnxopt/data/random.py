@@ -21,20 +21,20 @@ TYPES = {
 }  # fmt: skip
 """The runtime's element types that numpy has too."""
 SIZES = (1, 32, 224, 512, 640)
-"""What an unknown dimension may be."""
+"""Candidates for an unknown dimension."""
 _MOST_SHAPES = 100
-"""Combinations of unknown dimensions that are tried."""
+"""Combinations of unknown dimensions to try."""
 
 
 class CannotRun(OnnxoptError):
-    """No random input makes the model run; the text says what the runtime said."""
+    """The model runs on no random input; the text holds the runtime's message."""
 
 
 def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """A session that keeps what it has to say to itself: here a model that fails to run is no news."""
+    """A session that logs nothing: callers expect that a model may fail to run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False  # which keeps what the largest batch took, in every session
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch, in every session
     options.use_deterministic_compute = True
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -45,9 +45,9 @@ def runnable_feeds(
     """`count` random inputs on which `session` runs: normal noise for floats, zeros and ones for the rest.
 
     Arguments:
-        scale: by input, the factor and offset that its noise takes (see `input_scale`).
+        scale: by input, the factor and offset applied to its noise (see `input_scale`).
 
-    Raises CannotRun where no shape of the unknown dimensions makes the model run.
+    Raises CannotRun if the model runs with no candidate for its unknown dimensions.
     """
     sizes = runnable_sizes(session, scale)
     return [random_feeds(session, sizes, seed, scale) for seed in range(count)]
@@ -58,12 +58,12 @@ def runnable_sizes(
     scale: dict[str, tuple[float, float]] | None = None,
     candidates: tuple[int, ...] = SIZES,
 ) -> dict[object, int]:
-    """Sizes for the unknown dimensions, by key (see `unknown_dimensions`), with which `session` runs.
+    """Sizes of the unknown dimensions, by key (see `unknown_dimensions`), with which `session` runs.
 
     Arguments:
-        candidates: what an unknown dimension may be, the likeliest first.
+        candidates: for an unknown dimension, the likeliest first.
 
-    Raises CannotRun where none makes the model run.
+    Raises CannotRun if it runs with none of them.
     """
     reason = ""
     for sizes in itertools.islice(_shapes(session, candidates), _MOST_SHAPES):
@@ -71,7 +71,7 @@ def runnable_sizes(
             session.run(None, random_feeds(session, sizes, 0, scale))
         except CannotRun:
             raise
-        except Exception as error:  # the runtime raises classes of its own, and what it raises is what we report
+        except Exception as error:  # the runtime's own classes; their text is reported
             reason = reason or first_line(error)
             continue
         return sizes
@@ -79,9 +79,9 @@ def runnable_sizes(
 
 
 def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """Factor and offset for the noise of each input that the model itself normalises first.
+    """Factor and offset for the noise of each input that the model itself normalises.
 
-    A model that begins with ``(x - 127.5) / 128`` is made for pixels: its noise must be ``128 z + 127.5``.
+    A model that begins with ``(x - 127.5) / 128`` takes pixels, so its noise must be ``128 z + 127.5``.
     """
     constants = {t.name: t for t in model.graph.initializer}
     consumers: dict[str, list[onnx.NodeProto]] = {}
@@ -90,7 +90,7 @@ def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
             consumers.setdefault(name, []).append(node)
     scales = {}
     for value in model.graph.input:
-        factor, offset, name = 1.0, 0.0, value.name  # x = factor * (what the chain gives so far) + offset
+        factor, offset, name = 1.0, 0.0, value.name  # x = factor * (the value `name`) + offset
         while len(consumers.get(name, [])) == 1:
             node = consumers[name][0]
             other = constants.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None
@@ -108,7 +108,7 @@ def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
 
 
 def unknown_dimensions(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:
-    """Input, axis and key of each unknown dimension; a name that stands twice is one key."""
+    """Input, axis and key of each unknown dimension; dimensions of one name share a key."""
     for value in session.get_inputs():
         for axis, size in enumerate(value.shape):
             if not isinstance(size, int) or size <= 0:
@@ -116,7 +116,7 @@ def unknown_dimensions(session: onnxruntime.InferenceSession) -> Iterator[tuple[
 
 
 def _shapes(session: onnxruntime.InferenceSession, candidates: tuple[int, ...]) -> Iterator[dict[object, int]]:
-    """Ways to fill in the unknown dimensions, the likeliest first: a leading one is a batch of one."""
+    """Sizes for the unknown dimensions, the likeliest first: 1 for a leading dimension, which is a batch."""
     first = {key for _, axis, key in unknown_dimensions(session) if axis == 0}
     others = list(dict.fromkeys(key for _, _, key in unknown_dimensions(session) if key not in first))
     batch = dict.fromkeys(first, 1)
@@ -140,10 +140,10 @@ def random_feeds(
 
     Arguments:
         sizes: of the unknown dimensions, by key.
-        scale: by input, the factor and offset that its noise takes.
-        without: inputs that are left out.
+        scale: by input, the factor and offset applied to its noise.
+        without: inputs to leave out.
 
-    Raises CannotRun for an input that is no tensor of numbers.
+    Raises CannotRun for an input that is not a tensor of numbers.
     """
     rng = np.random.default_rng(seed)
     unknown = {(name, axis): sizes[key] for name, axis, key in unknown_dimensions(session)}

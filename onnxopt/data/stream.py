@@ -1,4 +1,4 @@
-"""Data as a stream of batches that can be read again and taken apart."""
+"""Data as a stream of batches that can be read repeatedly and split."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from onnxopt.errors import OnnxoptError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some samples: what the model is fed, and what is known of the answers."""
+    """Some samples: feeds for the model, and labels if they are known."""
 
     feeds: dict[str, Array]
-    """By input, [samples, ...]; an input without dimensions has the same value for all samples."""
+    """By input, [samples, ...]; an input without dimensions has one value for all samples."""
     labels: Array | None = None
     """[samples, ...]"""
 
     @property
     def size(self) -> int:
-        """Samples: the first dimension of the labels, else of the first input that has dimensions."""
+        """Samples: the first dimension of the labels, or else of the first input that has dimensions."""
         arrays = [*([] if self.labels is None else [self.labels]), *self.feeds.values()]
         return next((len(array) for array in arrays if array.ndim), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A batch that is not read yet: what is passed over costs nothing."""
+    """A batch that is not read yet, so that skipping it costs nothing."""
 
     size: int
     """Samples."""
@@ -42,7 +42,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A stream of batches, the same every time it is iterated over. Only the batch at hand is held in memory."""
+    """A stream of batches, the same each time it is iterated over. Only the current batch is in memory."""
 
     name: str
     """For reports: the file, the folder or the function."""
@@ -55,11 +55,11 @@ class Data:
         return (batch.read() for batch in self.pending())
 
     def count(self) -> int:
-        """Samples. Where a function yields the batches, it is run once through."""
+        """Number of samples. A function that yields the batches is run once for this."""
         return sum(batch.size for batch in self.pending())
 
     def take(self, samples: int) -> Data:
-        """The first batches that together hold at least so many samples; everything where there are fewer."""
+        """The first batches that together hold at least `samples` samples; all of them if there are fewer."""
 
         def pending() -> Iterator[Pending]:
             left = samples
@@ -76,15 +76,15 @@ class Data:
 
 
 def split(data: Data, held_back: float) -> tuple[Data, Data]:
-    """The batches in two: those to calibrate on, and the share of them that is held back for validation.
+    """Splits the batches: those to calibrate on, and a share that is held back for validation.
 
-    Held back are the second batch and then every `1 / held_back`-th, so that two batches give one of each; what is
-    taken is rounded up to whole batches. The data has to be in no order, as arrays and images from `open_data` are.
+    The second batch is held back, then every `1 / held_back`-th, so that two batches give one of each; the share is
+    rounded up to whole batches. The data must be shuffled, as arrays and images from `open_data` are.
 
     Arguments:
         held_back: share of the batches, more than 0 and at most 0.5.
 
-    Raises OnnxoptError where there are not two batches.
+    Raises OnnxoptError if there are fewer than two batches.
     """
     share = Fraction(held_back).limit_denominator(1000)
     if not 0 < share <= Fraction(1, 2):
@@ -94,7 +94,7 @@ def split(data: Data, held_back: float) -> tuple[Data, Data]:
 
     def pending(held: bool) -> Iterator[Pending]:
         for i, batch in enumerate(data.pending()):
-            # Where (i - 1) * share reaches another whole number, at i = 1 for the first time.
+            # Each time (i - 1) * share reaches another integer, first at i = 1.
             if ((i - 1) * share // 1 > (i - 2) * share // 1) is held:
                 yield batch
 
@@ -105,11 +105,12 @@ def split(data: Data, held_back: float) -> tuple[Data, Data]:
 
 
 def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array], Batch]) -> Iterator[Pending]:
-    """`count` samples, shuffled, always the same way, in batches.
+    """`count` samples in batches, in a shuffled order that is always the same.
 
     Arguments:
-        most: samples of a batch; fewer where that gives less than ten batches, so that some can be held back.
-        fixed: the model's own batch dimension; an incomplete last batch is dropped then.
+        most: samples of a batch; a batch has fewer if there would be less than ten of them, so that some can be held
+            back.
+        fixed: the model's own batch dimension; an incomplete last batch is then dropped.
         read: gives the batch of the samples with these indices.
     """
     size = fixed or max(1, min(most, count // 10))
@@ -120,7 +121,7 @@ def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array],
 
 
 def sha256(*parts: bytes) -> str:
-    """Hex digest of parts, each with its length so that no two sequences of parts are alike."""
+    """Hex digest of parts, each with its length so that different sequences of parts differ."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -128,7 +129,7 @@ def sha256(*parts: bytes) -> str:
 
 
 def batch_bytes(batch: Batch) -> bytes:
-    """What identifies a batch."""
+    """The bytes that identify a batch."""
     labels = {} if batch.labels is None else {"": batch.labels}
     arrays = sorted({**batch.feeds, **labels}.items())
     return b"".join(f"{n}{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for n, a in arrays)

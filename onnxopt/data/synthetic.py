@@ -1,4 +1,4 @@
-"""Made-up inputs that are more like what a model was trained on than noise is."""
+"""Synthetic inputs, which resemble what a model was trained on more than noise does."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _BATCH = 16
 _LEAST_SIDE = 8
 _IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
 _IMAGE_SIZES = (224, 32, 512, 640, 1)
-"""What the unknown dimensions of an input for images may be, the likeliest first."""
+"""Candidates for the unknown dimensions of an image input, the likeliest first."""
 _COVERS = 2.0
-"""Area of all leaves of an image over its own."""
+"""Total area of an image's leaves over the area of the image."""
 
 
 def synthetic(
     session: onnxruntime.InferenceSession, scale: dict[str, tuple[float, float]] | None = None, count: int = 256
 ) -> Data:
-    """Data for a model without any of the user's: dead leaves for images (see `dead_leaves`), noise for the rest.
+    """Synthetic data for a model: dead leaves for image inputs (see `dead_leaves`), noise for others.
 
-    An input is taken for images where it is float or uint8, four-dimensional with 1 or 3 channels (NCHW or NHWC), and
-    has sides of at least 8. Floats have mean 0 and variance 1 in each channel, uint8 are pixels. The same arguments
-    give the same data.
+    An input counts as an image if it is float or uint8, has four dimensions with 1 or 3 channels (NCHW or NHWC), and
+    sides of at least 8. Floats have mean 0 and variance 1 in each channel, uint8 are pixels. Equal arguments give equal
+    data.
 
     Arguments:
-        scale: by input, the factor and offset that its values take (see `input_scale`).
+        scale: by input, the factor and offset applied to its values (see `input_scale`).
         count: samples; rounded up to whole batches.
 
-    Raises CannotRun where no shape of the unknown dimensions makes the model run.
+    Raises CannotRun if the model runs with no candidate for its unknown dimensions.
     """
     inputs = inputs_of(session)
     maybe_images = [e for e in inputs if str(e.dtype) in _IMAGE_TYPES and _channel_axis(e.shape)]
@@ -68,18 +68,19 @@ def synthetic(
     def pending() -> Iterator[Pending]:
         return (Pending(size, partial(read, index)) for index in range(batches))
 
-    name = "made-up images" if images else "noise"
-    return Data(name, pending, lambda: sha256(repr((name, sorted(shapes.items()), scale, batches)).encode()))
+    kind = "made-up images" if images else "noise"  # as it is in the digests that plans hold
+    digest = cache(lambda: sha256(repr((kind, sorted(shapes.items()), scale, batches)).encode()))
+    return Data("synthetic images" if images else "noise", pending, digest)
 
 
 def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
-    """Images of discs and rectangles that cover each other, uint8 [count, height, width, channels].
+    """Images of discs and rectangles that occlude each other, uint8 [count, height, width, channels].
 
-    Radii have the density r^-3, which gives natural images' statistics of edges and their power spectrum (A. Lee,
-    D. Mumford, J. Huang: Occlusion models for natural images, 2001), and networks learn filters from them that
-    serve for photographs (M. Baradad et al.: Learning to see by looking at noise, 2021). Each leaf has a brightness,
-    a little colour and a texture of its own, each image a cast; edges are soft, and there is a little noise. All of
-    these were kept because second moments of activations are nearer to those on photographs with them than without.
+    Radii have density r^-3, which gives the edge statistics and the power spectrum of natural images (A. Lee,
+    D. Mumford, J. Huang: Occlusion models for natural images, 2001); filters that networks learn from such images suit
+    photographs (M. Baradad et al.: Learning to see by looking at noise, 2021). Each leaf has its own brightness, a
+    little colour and a texture, each image a colour cast; edges are soft, and there is a little noise. Each of these
+    brings second moments of activations nearer to those on photographs.
     """
     rng = np.random.default_rng(0)
     side = min(height, width)
@@ -118,7 +119,7 @@ def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
 
 
 def _channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
-    """Axis of the 1 or 3 channels of what may be images, 1 or 3; None where it cannot be images."""
+    """Axis of the channels, 1 or 3, if a value of this shape may be images; else None."""
     if len(shape) != 4:
         return None
     for axis, sides in ((1, shape[2:]), (3, shape[1:3])):
@@ -128,11 +129,11 @@ def _channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
 
 
 def _many(session: onnxruntime.InferenceSession, sizes: dict[object, int]) -> dict[object, int]:
-    """The sizes with a larger batch where its dimension is unknown and the model runs on that too."""
+    """The sizes, with a larger batch if its dimension is unknown and the model runs with it."""
     larger = {**sizes, **{key: _BATCH for _, axis, key in unknown_dimensions(session) if axis == 0}}
     try:
         outputs = session.run(None, random_feeds(session, larger, 0))
-    except Exception:  # then the dimension is not free after all
+    except Exception:  # the dimension is not free after all
         return sizes
     return larger if all(len(o) == _BATCH for o in outputs if isinstance(o, np.ndarray) and o.ndim) else sizes
 
@@ -144,13 +145,13 @@ def _disc(radius: int) -> Array:
 
 
 def _colours(rng: np.random.Generator, count: int, channels: int) -> Array:
-    """[count, channels] for pixels of 0..255: much brightness, little colour, and a cast that all have in common."""
+    """[count, channels] for pixels of 0..255: they vary much in brightness, little in colour, and share a cast."""
     cast = rng.normal(120, 40) + rng.normal(0, 15, channels)
     return (cast + rng.normal(0, 50, (count, 1)) + rng.normal(0, 15, (count, channels))).astype(np.float32)
 
 
 def _blurred(image: Array) -> Array:
-    """[height, width, channels] after the filter (1, 2, 1) / 4 in both directions: edges as a lens gives them."""
+    """[height, width, channels] filtered by (1, 2, 1) / 4 in both directions, as a lens softens edges."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     return np.asarray(0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:])

@@ -1,4 +1,4 @@
-"""The model as passes see it; with `cleanup`, the only code that touches ONNX protobufs."""
+"""The model as passes see it. Only this package reads and writes ONNX protobufs."""
 
 from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.describe import Users
@@ -11,9 +11,10 @@ from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import normalise
 from onnxopt.graph.onnx_file import Source, is_compressed, payload, read, write_atomically
+from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
-from onnxopt.graph.rewrite.opset import OPSET, batchnorm_to_conv, raise_opset
+from onnxopt.graph.rewrite.opset import OPSET, raise_opset
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.rewrite.quantized import Quantized
 from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value

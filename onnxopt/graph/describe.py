@@ -1,4 +1,4 @@
-"""Nodes in short texts, for people: who uses a weight, before and after clean-ups."""
+"""Nodes as short texts for people: the nodes that use a weight, before and after clean-ups."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from onnx import AttributeProto, numpy_helper
 from onnxopt.graph.normalise import subgraphs
 
 _FURTHEST = 8
-"""Nodes behind a weight's own that a clean-up may have merged into it."""
+"""Nodes after the weight's own that a clean-up may have merged into it."""
 
 
 class Users:
-    """The nodes of a model by the values that they take, subgraphs included."""
+    """The nodes of a model by the values that they read, subgraphs included."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._users: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -31,12 +31,14 @@ class Users:
         return self._users.get(path, [])
 
     def until(self, path: str, values: Set[str]) -> list[onnx.NodeProto]:
-        """The nodes that use the weight, and what follows each until one of these values is made."""
+        """The nodes that use the weight, each with its successors up to the one that makes one of these values."""
         return [behind for node in self.of(path) for behind in (node, *self._until(node, values))]
 
     def that_became(self, path: str, after: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """The nodes of this model that clean-ups made into those which use the weight `after`: its users here, and what
-        follows each until the value that a node `after` gives. ``w@bn`` is what a clean-up made of ``w``.
+        """The nodes of this model that clean-ups turned into `after`, the nodes that use the weight afterwards.
+
+        They are the weight's users here, each with its successors up to an output of a node in `after`. A clean-up
+        makes ``w@bn`` of ``w``.
         """
         users = self.of(path) or self.of(path.partition("@")[0])
         wanted = {name for node in after for name in node.output}
@@ -66,14 +68,14 @@ class Users:
 
 
 def _constant(tensor: onnx.TensorProto) -> str:
-    """Of numbers the value, of others the shape."""
+    """A number's value; the shape of any other constant."""
     if tensor.dims or tensor.data_type == onnx.TensorProto.STRING:
         return f"{tensor.name}[{'x'.join(map(str, tensor.dims))}]"
     return f"{tensor.name} = {numpy_helper.to_array(tensor).item():.4g}"
 
 
 def _value(attribute: AttributeProto) -> str:
-    """Of an attribute that is numbers or text; empty for tensors and graphs."""
+    """The value of an attribute that holds numbers or text; empty for tensors and graphs."""
     match attribute.type:
         case AttributeProto.INT:
             return str(attribute.i)

@@ -1,4 +1,4 @@
-"""The graph as passes see it: weights by path, their sites, and leaves to be stored."""
+"""The graph as passes see it: weights by path, their sites, and the encodings to store."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq
-from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs, rectifiers
+from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.rewrite.quantized import Quantized, insert
 
 MIN_QUANTIZED = 16
-"""Elements: a smaller weight is not worth its row in the container's table."""
+"""Elements: a smaller weight costs more in the container's table than it saves."""
 MIN_STORED = 64
-"""Elements: a smaller tensor that is not quantized stays in the inner model, where deflate sees it beside its like."""
+"""Elements: a smaller tensor that is not quantized stays in the inner model, which deflate compresses as a whole."""
 MIN_STORED_INTEGERS = 1024
-"""Elements of an int32 or int64 tensor: smaller ones are shapes and axes, which the runtime wants to see at load."""
+"""Elements of an int32 or int64 tensor: smaller ones are shapes and axes, which the runtime needs at load time."""
 
 LOCATION = "onnxopt"
-"""Where inner models say their weights lie; no such file exists, the loader hands them over."""
+"""The external-data location of an inner model's weights. No such file exists: the loader provides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Site:
     """The initializer's name."""
     shape: tuple[int, ...]
     op: str
-    """Type of the node that consumes it."""
+    """Type of the node that uses it."""
     axis: int | None
-    """Along this axis lie the outputs of the node; None for a vector, one number for each output."""
+    """The axis of the node's outputs; None for a vector with one number for each output."""
     bytes: int
-    """In the source model."""
+    """Its size in the source model."""
 
     @property
     def elements(self) -> int:
@@ -53,7 +53,7 @@ class Site:
 
 
 class Graph:
-    """One normalised model under work: passes change what it holds, and `reset` takes all changes back."""
+    """A normalised model that passes change; `reset` undoes all changes but `replace`."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
@@ -62,14 +62,14 @@ class Graph:
         self.quantized: dict[str, Quantized] = {}
         self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
-        """What rectifiers make that shall be convolutions."""
+        """Outputs of the PRelu nodes that are exported as convolutions."""
         self.integers: set[str] = set()
-        """Weights that the model shall have as integers."""
+        """Weights that are exported as integers."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
     def sites(self) -> Iterator[Site]:
-        """Every float weight, bias or slope that is large enough to be stored, in graph order."""
+        """Every float weight, bias or slope that is large enough to store, in graph order."""
         seen = set()
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
@@ -84,7 +84,7 @@ class Graph:
                     yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
 
     def linears(self) -> dict[str, tuple[Linear, ...]]:
-        """For each weight that only linear operators of the main graph use, all its uses, in graph order."""
+        """All uses, in graph order, of each weight that only linear operators of the main graph use."""
         uses: dict[str, list[onnx.NodeProto]] = {}
         hidden = set()
         for graph in subgraphs(self.model.graph):
@@ -95,7 +95,7 @@ class Graph:
                     else:
                         uses.setdefault(name, []).append(onnx.NodeProto(op_type="Identity", input=[name]))
                         hidden.add(name)
-        for value in self.model.graph.output:  # what the user sees is used, too
+        for value in self.model.graph.output:  # an output of the model counts as a use
             uses.setdefault(value.name, []).append(onnx.NodeProto(op_type="Identity", input=[value.name]))
         found = {}
         for path in self._tensors:
@@ -113,11 +113,11 @@ class Graph:
         return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
     def adjust(self, path: str, values: Array) -> None:
-        """The weight at `path` shall have these values, of its own shape and type, before any pass stores it."""
+        """Replaces the values of the weight at `path`, keeping shape and type, before any pass stores it."""
         self._adjusted[path] = values
 
     def reset(self) -> None:
-        """Back to the model as it came."""
+        """Undoes every change but `replace`."""
         self.leaves.clear()
         self.quantized.clear()
         self.pairs.clear()
@@ -126,54 +126,56 @@ class Graph:
         self._adjusted.clear()
 
     def store(self, path: str, leaf: Encoding) -> None:
-        """The weight at `path` shall be stored as `leaf`."""
+        """Stores the weight at `path` as `leaf`."""
         self.leaves[path] = leaf
 
     def quantize(self, value: str, how: Quantized) -> None:
-        """Whoever reads this value of the main graph, the user too, shall get it rounded."""
+        """Rounds this value of the main graph for all its readers, the user included."""
         self.quantized[value] = how
 
     def pair(self, value: str, how: QuantParams) -> None:
-        """This value of the main graph shall be integers between the nodes that can take them as such.
+        """Quantizes this value of the main graph between nodes that have integer kernels.
 
-        Raises OnnxoptError where there is none of this name, or the operators are too old.
+        Raises OnnxoptError if no value has this name, or the opset is too old.
         """
         qdq.check(self.model, value)
         self.pairs[value] = how
 
     def prelu_as_convs(self, value: str) -> None:
-        """The PRelu that makes this value shall be depthwise convolutions, which compute the same.
+        """Exports the PRelu that makes this value as depthwise convolutions, which compute the same.
 
-        Raises OnnxoptError where there is none, or its slopes are not those of channels.
+        Raises OnnxoptError if there is none, or its slopes are not by channel.
         """
-        if value not in self.rectifiers:
+        if value not in self.prelus:
             raise OnnxoptError(f"plan, value {value!r}: no PRelu with slopes by channel makes it of images")
         self.depthwise.add(value)
 
     @cached_property
-    def rectifiers(self) -> list[str]:
-        """Values that depthwise convolutions can make in the place of a PRelu."""
-        return rectifiers(self.model)
+    def prelus(self) -> list[str]:
+        """Outputs of the PRelu nodes that depthwise convolutions can replace."""
+        return channelwise_prelus(self.model)
 
     def keep_integers(self, path: str) -> None:
-        """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""
+        """Keeps the weight at `path`, which is stored on an 8-bit grid, as integers when the model runs."""
         self.integers.add(path)
 
     def replace(self, path: str, tensors: Mapping[str, Array], chain: low_rank_chain.Chain) -> tuple[Site, ...]:
-        """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
+        """Replaces every node that uses the weight at `path` by a low-rank chain; returns the sites of its weights.
+
+        `reset` does not undo this.
 
         Arguments:
-            tensors: initializers to be added, ``path@part``, or to be overwritten, by name.
-            chain: the nodes that take a node's place.
+            tensors: by name, initializers to add, ``path@part``, or to overwrite.
+            chain: makes the nodes that replace a node.
 
-        Raises OnnxoptError where a name is taken.
+        Raises OnnxoptError if a name is taken.
         """
         low_rank_chain.replace(self.model, path, tensors, chain)
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
 
     def leaf(self, path: str) -> Encoding:
-        """What stands at `path` now: what the last pass stored, or the weight as it came."""
+        """The encoding at `path`: the one that the last pass stored, or the weight itself."""
         return self.leaves[path] if path in self.leaves else self.values(path)
 
     def weights(self) -> Iterator[tuple[str, int]]:
@@ -182,7 +184,7 @@ class Graph:
             yield name, tensor_bytes(tensor)
 
     def export(self) -> tuple[onnx.ModelProto, dict[str, Encoding]]:
-        """The inner model, its stored weights external-data references, and what is stored for each by name."""
+        """The inner model, whose stored weights are external-data references, and the encoding of each by name."""
         leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
         inner = onnx.ModelProto()
         for field, value in self.model.ListFields():
@@ -272,11 +274,11 @@ def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bo
 
 
 _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-"""What only moves a weight's elements about before they are used."""
+"""Operators that only rearrange a weight's elements before they are used."""
 
 
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
-    """The axis of a weight's outputs; None where the operand is not a weight. Shapes: the ONNX operators' pages."""
+    """The axis of a weight's outputs; None if the operand is not a weight. Shapes: the ONNX operator reference."""
     attributes = {a.name: a for a in node.attribute}
     if rank < 2:
         return None

@@ -1,15 +1,16 @@
-"""Weights as matrices: what a linear node multiplies, and what it multiplies it by.
+"""Weights of linear operators as matrices, with the vectors that they are multiplied by.
 
 Every linear operator computes ``y[o] = sum_i W[o, i] x[i] + b[o]`` for many vectors x: the rows of a matrix product,
-the patches of a convolution. Seen so, one quantizer serves them all.
+the patches of a convolution. In this view one quantizer serves them all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,23 +25,22 @@ class Linear(ABC):
     x: str
     """The value that the weight is multiplied by."""
     y: str
-    """The value that comes out."""
+    """The node's output."""
     output: str
-    """What the layer gives: y, or what becomes of it by a bias and a rectifier where nothing else reads it."""
+    """The layer's output: y, or what a bias and a rectifier that alone read it make of it."""
     shape: tuple[int, ...]
     """Of the weight."""
     bias: str | None
-    """The initializer, used nowhere else, that holds ``b[o]``; what the weight's error adds to y on average can be
-    taken off it."""
+    """The initializer, used nowhere else, that holds ``b[o]``. It can correct the mean of the error in y."""
 
     @property
     def channel_axis(self) -> int:
-        """The axis of y that the outputs lie along."""
+        """The axis of y that holds the outputs."""
         return 1
 
     @abstractmethod
     def matrix(self, weight: Array) -> Array:
-        """The weight as ``W[groups, outputs, inputs]``; input i of group g meets ``inputs(...)[g, :, i]``."""
+        """The weight as ``W[groups, outputs, inputs]``; input i of group g multiplies ``inputs(...)[g, :, i]``."""
 
     @abstractmethod
     def tensor(self, matrix: Array) -> Array:
@@ -48,12 +48,12 @@ class Linear(ABC):
 
     @abstractmethod
     def inputs(self, x: Array, most: int, rng: np.random.Generator) -> Array:
-        """Vectors ``[groups, vectors, inputs]`` that the weight meets in x: all, or `most` of them at random."""
+        """Vectors ``[groups, vectors, inputs]`` that the weight multiplies in x: all, or a random sample of `most`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Product(Linear):
-    """MatMul and Gemm, the weight on either side; a leading batch of weights makes groups."""
+    """MatMul and Gemm with the weight on either side; the matrices of a batch of weights are groups."""
 
     left: bool
     """The weight is the left operand: y = W x."""
@@ -63,7 +63,7 @@ class _Product(Linear):
 
     @property
     def channel_axis(self) -> int:
-        """The axis of y that the outputs lie along."""
+        """See `Linear`."""
         return -2 if self.left else -1
 
     def matrix(self, weight: Array) -> Array:
@@ -90,15 +90,51 @@ class _Product(Linear):
 
 
 @dataclass(frozen=True, slots=True)
+class _Window:
+    """Where a convolution's kernel lies on its input; one number for each spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    """Begins, then ends."""
+
+    def same(self, size: tuple[int, ...], mode: str) -> _Window:
+        """With the pads that make ``ceil(size / stride)`` outputs; the odd one at the end for SAME_UPPER."""
+        total = [
+            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            for n, k, s, d in zip(size, self.kernel, self.strides, self.dilations, strict=True)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        return replace(self, pads=(*small, *large) if mode == "SAME_UPPER" else (*large, *small))
+
+    def patches(self, x: Array, groups: int, most: int, rng: np.random.Generator) -> Array:
+        """im2col of ``x[n, C, ...]`` at `most` random positions: ``[groups, positions, C / groups x k...]``."""
+        rank = len(self.kernel)
+        if any(self.pads):
+            x = np.pad(x, ((0, 0), (0, 0), *zip(self.pads[:rank], self.pads[rank:], strict=True)))
+        along = zip(x.shape[2:], self.kernel, self.strides, self.dilations, strict=True)
+        out = tuple((n - (k - 1) * d - 1) // s + 1 for n, k, s, d in along)
+        count = len(x) * prod(out)
+        where = np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
+        sample, *corner = np.unravel_index(where, (len(x), *out))
+        index = [sample.reshape(-1, *(1,) * rank)]
+        for axis in range(rank):
+            first = (corner[axis] * self.strides[axis]).reshape(-1, *(1,) * rank)
+            offset = np.arange(self.kernel[axis]) * self.dilations[axis]
+            index.append(first + offset.reshape(*(-1 if a == axis else 1 for a in range(rank))))
+        rows = np.moveaxis(x, 1, -1)[tuple(index)]  # [positions, k..., C]
+        return np.ascontiguousarray(np.moveaxis(rows, -1, 1).reshape(len(where), groups, -1).swapaxes(0, 1))
+
+
+@dataclass(frozen=True, slots=True)
 class _Conv(Linear):
     """Conv in any number of dimensions, ``W[O, C / groups, k...]``."""
 
     groups: int
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
-    """Begins, then ends; empty for the automatic padding that `same` names."""
-    same: str
+    window: _Window
+    auto_pad: str
+    """As the operator has it; the SAME modes override the window's pads."""
 
     def matrix(self, weight: Array) -> Array:
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
@@ -107,19 +143,18 @@ class _Conv(Linear):
         return matrix.reshape(self.shape)
 
     def inputs(self, x: Array, most: int, rng: np.random.Generator) -> Array:
-        kernel = self.shape[2:]
-        pads = self.pads or _same_pads(x.shape[2:], kernel, self.strides, self.dilations, self.same)
-        return _patches(x, kernel, self.strides, self.dilations, pads, self.groups, most, rng)
+        same = self.auto_pad.startswith("SAME")
+        window = self.window.same(x.shape[2:], self.auto_pad) if same else self.window
+        return window.patches(x, self.groups, most, rng)
 
 
 @dataclass(frozen=True, slots=True)
 class _ConvTranspose(Linear):
-    """ConvTranspose, ``W[C, O / groups, k...]``: a Conv, kernel flipped, of the input with zeros between elements."""
+    """ConvTranspose, ``W[C, O / groups, k...]``: a Conv, its kernel flipped, of x with zeros between the elements."""
 
     groups: int
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
+    window: _Window
+    """Its strides spread the elements of x, its pads crop y."""
 
     def matrix(self, weight: Array) -> Array:
         flipped = np.flip(weight, tuple(range(2, weight.ndim)))
@@ -133,99 +168,52 @@ class _ConvTranspose(Linear):
         return np.ascontiguousarray(flipped).reshape(self.shape)
 
     def inputs(self, x: Array, most: int, rng: np.random.Generator) -> Array:
-        kernel, rank = self.shape[2:], len(self.shape) - 2
-        spread = np.zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], self.strides, strict=True))))
+        strides, rank = self.window.strides, len(self.shape) - 2
+        spread = np.zeros((*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))))
         spread = spread.astype(x.dtype)
-        spread[(slice(None), slice(None), *(slice(None, None, s) for s in self.strides))] = x
-        reach = [(k - 1) * d for k, d in zip(kernel, self.dilations, strict=True)]
-        pads = tuple(r - p for r, p in zip(reach * 2, self.pads, strict=True))
+        spread[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+        reach = [(k - 1) * d for k, d in zip(self.window.kernel, self.window.dilations, strict=True)]
+        pads = tuple(r - p for r, p in zip(reach * 2, self.window.pads, strict=True))
         inside = tuple(slice(max(0, -p), n - max(0, -e)) for p, e, n in zip(pads, pads[rank:], spread.shape[2:],
                                                                            strict=False))  # fmt: skip
-        pads = tuple(max(0, p) for p in pads)
-        spread = spread[(slice(None), slice(None), *inside)]
-        return _patches(spread, kernel, (1,) * rank, self.dilations, pads, self.groups, most, rng)
+        window = replace(self.window, strides=(1,) * rank, pads=tuple(max(0, p) for p in pads))
+        return window.patches(spread[(slice(None), slice(None), *inside)], self.groups, most, rng)
 
 
 def _some(rows: Array, most: int, rng: np.random.Generator) -> Array:
     return rows if len(rows) <= most else rows[np.sort(rng.choice(len(rows), most, replace=False))]
 
 
-def _same_pads(
-    size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...], same: str
-) -> tuple[int, ...]:
-    """Begins and ends that make ``ceil(size / stride)`` outputs; the odd one at the end for SAME_UPPER."""
-    total = [
-        max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
-        for n, k, s, d in zip(size, kernel, strides, dilations, strict=True)
-    ]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (*small, *large) if same == "SAME_UPPER" else (*large, *small)
-
-
-def _patches(
-    x: Array,
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    pads: tuple[int, ...],
-    groups: int,
-    most: int,
-    rng: np.random.Generator,
-) -> Array:
-    """im2col of ``x[n, C, ...]`` at `most` random positions: ``[groups, positions, C / groups x k...]``."""
-    rank = len(kernel)
-    if any(pads):
-        x = np.pad(x, ((0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)))
-    out = tuple((n - (k - 1) * d - 1) // s + 1
-                for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True))  # fmt: skip
-    count = len(x) * prod(out)
-    where = np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
-    sample, *corner = np.unravel_index(where, (len(x), *out))
-    index = [sample.reshape(-1, *(1,) * rank)]
-    for axis in range(rank):
-        first = (corner[axis] * strides[axis]).reshape(-1, *(1,) * rank)
-        offset = np.arange(kernel[axis]) * dilations[axis]
-        index.append(first + offset.reshape(*(-1 if a == axis else 1 for a in range(rank))))
-    rows = np.moveaxis(x, 1, -1)[tuple(index)]  # [positions, k..., C]
-    return np.ascontiguousarray(np.moveaxis(rows, -1, 1).reshape(len(where), groups, -1).swapaxes(0, 1))
-
-
 def linear_use(
     node: onnx.NodeProto, path: str, constants: dict[str, onnx.TensorProto], uses: dict[str, list[onnx.NodeProto]]
 ) -> Linear | None:
-    """How `node` multiplies the initializer at `path`; None where it is not a linear operator's weight.
+    """How `node` multiplies the initializer at `path`; None if that is not the weight of a linear operator.
 
     Arguments:
         constants: every initializer by name.
         uses: the nodes that read each value.
     """
-    if not node.output:  # stands for whoever else reads the weight
+    if not node.output:  # it stands for another reader, such as a subgraph
         return None
     shape = tuple(constants[path].dims)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     index, output = list(node.input).index(path), _layer_output(node, constants, uses)
     match node.op_type, index:
         case ("Conv", 1):
-            rank = len(shape) - 2
-            same = attributes.get("auto_pad", b"NOTSET").decode()
-            pads = () if same.startswith("SAME") else tuple(attributes.get("pads", (0,) * 2 * rank))
-            return _Conv(
-                node.input[0], node.output[0], output, shape, _own_bias(node.input, 2, shape[0], constants, uses),
-                attributes.get("group", 1), tuple(attributes.get("strides", (1,) * rank)),
-                tuple(attributes.get("dilations", (1,) * rank)), pads, same,
-            )  # fmt: skip
+            bias = _own_bias(node.input, 2, shape[0], constants, uses)
+            auto_pad = attributes.get("auto_pad", b"NOTSET").decode()
+            return _Conv(node.input[0], node.output[0], output, shape, bias, attributes.get("group", 1),
+                         _window(shape[2:], attributes), auto_pad)  # fmt: skip
         case ("ConvTranspose", 1):
-            rank = len(shape) - 2
             if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in attributes:
                 return None
-            groups, pads = attributes.get("group", 1), attributes.get("pads", (0,) * 2 * rank)
-            more = attributes.get("output_padding", (0,) * rank)  # outputs at the ends that are not cut off
-            return _ConvTranspose(
-                node.input[0], node.output[0], output, shape,
-                _own_bias(node.input, 2, groups * shape[1], constants, uses), groups,
-                tuple(attributes.get("strides", (1,) * rank)), tuple(attributes.get("dilations", (1,) * rank)),
-                (*pads[:rank], *(p - m for p, m in zip(pads[rank:], more, strict=True))),
-            )  # fmt: skip
+            rank, groups = len(shape) - 2, attributes.get("group", 1)
+            window = _window(shape[2:], attributes)
+            kept = attributes.get("output_padding", (0,) * rank)  # outputs at the ends that are not cropped
+            ends = (p - k for p, k in zip(window.pads[rank:], kept, strict=True))
+            bias = _own_bias(node.input, 2, groups * shape[1], constants, uses)
+            return _ConvTranspose(node.input[0], node.output[0], output, shape, bias, groups,
+                                  replace(window, pads=(*window.pads[:rank], *ends)))  # fmt: skip
         case ("Gemm", 0 | 1):
             left = index == 0
             plain = attributes.get("alpha", 1.0) == 1 and attributes.get("beta", 1.0) == 1 and not left
@@ -242,6 +230,12 @@ def linear_use(
                 bias = _own_bias(after[0].input, other[0], shape[-1], constants, uses) if other else None
             return _Product(node.input[1 - index], node.output[0], output, shape, bias, index == 0, False, False)
     return None
+
+
+def _window(kernel: tuple[int, ...], attributes: dict[str, Any]) -> _Window:
+    rank = len(kernel)
+    strides, dilations = (tuple(attributes.get(name, (1,) * rank)) for name in ("strides", "dilations"))
+    return _Window(kernel, strides, dilations, tuple(attributes.get("pads", (0,) * 2 * rank)))
 
 
 def _layer_output(
@@ -267,7 +261,7 @@ def _own_bias(
     constants: dict[str, onnx.TensorProto],
     uses: dict[str, list[onnx.NodeProto]],
 ) -> str | None:
-    """What is at `inputs[index]`, where it is a number for each output that nothing else reads."""
+    """The initializer at `inputs[index]` if it holds one number for each output and nothing else reads it."""
     name = inputs[index] if len(inputs) > index else ""
     tensor = constants.get(name)
     if tensor is None or list(tensor.dims) != [outputs] or tensor.data_type != onnx.TensorProto.FLOAT:

@@ -1,4 +1,4 @@
-"""One shape for all exporters: weights are initializers with names of their own, and no model inputs."""
+"""One form for the models of all exporters: weights are initializers of unique names, and not model inputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
-_MIN_IR = 4  # from this version on initializers need not be listed as inputs, and then are constants
+_MIN_IR = 4  # from this version on, an initializer that is not an input is a constant
 
 
 def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -33,7 +33,7 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def fresh(wanted: str, taken: set[str]) -> str:
-    """The wanted name, or with a number behind it where it is taken; from now on it is."""
+    """The wanted name, with a number appended if it is taken. Adds the result to `taken`."""
     name, number = wanted, 1
     while name in taken:
         number += 1
@@ -43,21 +43,21 @@ def fresh(wanted: str, taken: set[str]) -> str:
 
 
 def names_taken(model: onnx.ModelProto) -> set[str]:
-    """What a new value of the model cannot be called."""
+    """Names that a new value of the model cannot have."""
     taken = {*(tensor.name for tensor in model.graph.initializer), *(value.name for value in model.graph.input)}
     taken.update(name for graph in subgraphs(model.graph) for node in graph.node for name in node.output)
     return taken
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """The graph has these nodes from now on, some of which it may have had before."""
+    """Replaces the nodes of the graph by these, some of which may be its own."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
 
 def normalise(model: onnx.ModelProto) -> None:
-    """Brings `model` into the form that `Graph` works on, in place; what it computes stays the same."""
+    """Brings `model` into the form that `Graph` works on, in place. It computes the same as before."""
     model.ir_version = max(model.ir_version, _MIN_IR)
     for graph in subgraphs(model.graph):
         _drop_inferable_types(graph)
@@ -77,7 +77,7 @@ def normalise(model: onnx.ModelProto) -> None:
 
 
 def _drop_inferable_types(graph: onnx.GraphProto) -> None:
-    """Types of inner values are bytes that the runtime can do without, but for outputs of operators it may not know."""
+    """Drops the types of inner values, which the runtime infers; those of operators that it may not know stay."""
     foreign = {name for node in graph.node if node.domain not in _STANDARD for name in node.output}
     kept = [value for value in graph.value_info if value.name in foreign]
     del graph.value_info[:]
@@ -102,7 +102,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _make_names_unique(graph: onnx.GraphProto, taken: set[str]) -> None:
-    """Two branches of an If may each call a weight ``w``: give each a name that no other graph has."""
+    """Renames initializers that another graph has too: both branches of an If may call a weight ``w``."""
     for tensor in graph.initializer:
         name, number = tensor.name, 1
         while name in taken:
@@ -117,7 +117,7 @@ def _make_names_unique(graph: onnx.GraphProto, taken: set[str]) -> None:
 def hoist(model: onnx.ModelProto) -> None:
     """Moves the initializers of branches and loop bodies to the main graph, where they can be stored and fed.
 
-    Inner graphs see the names of the graphs around them, so nothing else changes. Call `normalise` first.
+    Subgraphs see the names of enclosing graphs, so nothing else changes. Call `normalise` first.
     """
     for graph in subgraphs(model.graph):
         if graph is not model.graph:

@@ -1,4 +1,4 @@
-"""Reading models with clear errors, writing files all or not at all."""
+"""Reads models, with clear errors, and writes files atomically."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.graph.normalise import tensors
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
-"""The outer model's one node, and its initializer that holds the container."""
+"""The single node of the outer model, and the initializer that holds the container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model as it was read."""
+    """A model as it was read from its file."""
 
     path: Path
     model: onnx.ModelProto
     size: int
-    """Bytes of the file and of its external data."""
+    """Bytes of the file and its external data."""
     sha256: str
     """Of the file and its external data, in hex."""
 
     def copy(self) -> bytes:
-        """The model as one file: the source's own bytes, or, where it has external data, with that data inside."""
+        """The model as one file: the source's own bytes or, if it has external data, a model with that data inside."""
         data = self.path.read_bytes()
         return data if len(data) == self.size else self.model.SerializeToString(deterministic=True)
 
     @property
     def float_elements(self) -> int:
-        """Elements of all float32 weights, wherever they stand."""
+        """Elements of all float32 weights, in subgraphs too."""
         return sum(prod(t.dims) for t in tensors(self.model) if t.data_type == onnx.TensorProto.FLOAT)
 
 
 def payload(model: onnx.ModelProto) -> bytes:
-    """The container in a model that onnxopt wrote. Raises ContainerError where there is none."""
+    """The container in a model that onnxopt wrote. Raises ContainerError if there is none."""
     for tensor in model.graph.initializer:
         if tensor.name == PAYLOAD and is_compressed(model):
             return bytes(tensor.raw_data)
@@ -52,12 +52,12 @@ def payload(model: onnx.ModelProto) -> bytes:
 
 
 def is_compressed(model: onnx.ModelProto) -> bool:
-    """Whether this is a model that onnxopt wrote."""
+    """Whether onnxopt wrote this model."""
     return any(node.domain == DOMAIN and node.op_type == OP for node in model.graph.node)
 
 
 def read(path: str | os.PathLike[str]) -> Source:
-    """Reads an ONNX file with its external data. Raises OnnxoptError where that is impossible."""
+    """Reads an ONNX file with its external data. Raises OnnxoptError if that is impossible."""
     path = Path(path)
     digest = hashlib.sha256()
     try:
@@ -83,7 +83,7 @@ def _reason(error: Exception) -> str:
 
 
 def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """The files that the model's tensors lie in, in order of name."""
+    """The external-data files of the model's tensors, in order of name."""
     names = {
         entry.value
         for tensor in tensors(model)
@@ -96,9 +96,9 @@ def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary file beside `path`, which takes its place only if the body ends well.
+    """Yields a temporary file beside `path`, which replaces `path` only if the body succeeds.
 
-    Raises OnnxoptError where the folder or the disk does not allow it; then nothing is left behind.
+    Raises OnnxoptError if the folder or the disk does not allow it; then nothing is left behind.
     """
     path = Path(path)
     temporary = None

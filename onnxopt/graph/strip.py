@@ -1,4 +1,4 @@
-"""Takes off an inner model what its outputs do not depend on: a deflated byte is a byte of the file."""
+"""Removes from an inner model what its outputs do not depend on, as every deflated byte counts in the file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _RUNS = {
     onnx.NodeProto: {"op_type", "domain", "overload", "input", "output", "attribute"},
     onnx.ValueInfoProto: {"name", "type"},
 }
-"""The fields that a runtime reads. What is left out names, describes, annotates or is for training."""
+"""The fields that a runtime reads. The others name, describe or annotate, or are for training."""
 _STANDARD = ("", "ai.onnx")
 _FLOATS = tuple(map(onnx.TensorProto.DataType.Value, ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")))
 
 
 def strip(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` that computes the same bits, without names, texts and attributes that say nothing.
+    """A copy of `model` that computes the same bits, without redundant names, texts and attributes.
 
-    Values, scalars and small integer tensors get short names, and equal ones of these tensors become one. Inputs and
-    outputs, of branches and loop bodies too, and weights keep their names. New names are none that `source` uses:
-    parts of it that stay around `model` can be joined with it again.
+    Values, scalars and small integer tensors get short names, and equal tensors among these become one. Weights, and
+    inputs and outputs of all graphs, keep their names. No new name occurs in `source`, so that the parts of it that
+    stay outside `model` can be joined with it again.
 
     Arguments:
-        model: hoisted, so that every initializer is one of the main graph.
+        model: hoisted, so that every initializer is in the main graph.
         source: the model that it was made of.
     """
     small = onnx.ModelProto()
@@ -71,7 +71,7 @@ def _drop(message: Message) -> None:
 
 
 def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
-    """An attribute that has the value which the operator's specification gives it anyway need not be there."""
+    """Drops the attributes that have the default value of the operator's specification."""
     if node.domain not in _STANDARD:
         return
     defaults = _defaults(node.op_type, opset)
@@ -84,19 +84,19 @@ def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
 
 @cache
 def _defaults(op: str, opset: int) -> dict[str, bytes]:
-    """The operator's attributes that have a default, each as the specification writes it; none where it is unknown."""
+    """The operator's attributes that have a default, serialized; none if the operator is unknown."""
     if opset > onnx.defs.onnx_opset_version() or not onnx.defs.has(op):
         return {}
     try:
         attributes = onnx.defs.get_schema(op, opset).attributes.values()
-    except onnx.defs.SchemaError:  # younger than the model
+    except onnx.defs.SchemaError:  # newer than the model's opset
         return {}
     defaults = {attribute.name: attribute.default_value for attribute in attributes}
     return {name: value.SerializeToString(deterministic=True) for name, value in defaults.items() if value.name}
 
 
 def _merge_constants(graph: onnx.GraphProto, kept: set[str]) -> dict[str, str]:
-    """Leaves one of each set of equal initializers; returns by which name the others' readers must call it."""
+    """Keeps one initializer of each set of equal ones; maps the names of the others to its name."""
     first: dict[bytes, str] = {}
     instead: dict[str, str] = {}
     for index, tensor in enumerate(list(graph.initializer)):
@@ -125,7 +125,7 @@ def _edges(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
-    """Everywhere at once. As no name is given twice, scopes stay what they are."""
+    """Renames everywhere at once. New names are unique, so scopes do not change."""
     for graph in subgraphs(model.graph):
         for node in graph.node:
             for edges in (node.input, node.output):

@@ -1,4 +1,4 @@
-"""The outer model: the original's face around one node that holds the container."""
+"""The outer model: the original's interface around one node that holds the container."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _OPSET = 1
 
 
 def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Cuts `model` into an inner model that has only tensors at its border, and the nodes that must stay outside.
+    """Splits `model` into an inner model with only tensors at its border, and the nodes that must stay outside.
 
-    A custom node takes and gives tensors. So where the model itself takes or gives a sequence, a map or an optional,
-    the nodes that touch it and all that follow them stay in the outer graph (scikit-learn's ZipMap, say).
+    A custom node takes and returns tensors. If an input or output of the model is a sequence, a map or an optional, the
+    nodes that read or make it, and all that follow them, stay in the outer graph (scikit-learn's ZipMap, for example).
+
+    Returns the inner model, the nodes outside, and the initializers that they read. Raises OnnxoptError if the type of
+    a value at the border is unknown.
     """
     graph = model.graph
     types = _types(model)
@@ -53,9 +56,9 @@ def wrap(
     container: bytes,
     location: str = "",
 ) -> onnx.ModelProto:
-    """The outer model: `source`'s inputs, outputs, metadata and opsets, and `container` in place of `inner`.
+    """The outer model: inputs, outputs, metadata and opsets of `source`, with `container` in place of `inner`.
 
-    With a `location` the container is external data, in the file of that name beside the model.
+    If there is a `location`, the container is external data in the file of that name beside the model.
     """
     outer = onnx.ModelProto()
     outer.ir_version = max(source.ir_version, inner.ir_version)
@@ -87,14 +90,14 @@ def wrap(
 
 
 def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
-    """Puts decoded weights into an inner model, in the place of its references to them."""
+    """Replaces an inner model's references to weights by the decoded weights."""
     for tensor in inner.graph.initializer:
         if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
 
 
 def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
-    """Inverse of `wrap`: a plain model, `inner` put back in the place of the compressed node."""
+    """The inverse of `wrap`: a plain model, with `inner` in place of the compressed node."""
     plain = onnx.ModelProto()
     plain.CopyFrom(outer)
     outside = [node for node in outer.graph.node if node.domain != DOMAIN]
@@ -113,7 +116,7 @@ def _is_tensor(kind: onnx.TypeProto) -> bool:
 
 
 def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
-    """Indices of the nodes that stay outside; `not_tensors` names the values that are no tensors."""
+    """Indices of the nodes that stay outside; `not_tensors` names the values that are not tensors."""
     values = {value.name for value in (*graph.input, *graph.output)} & not_tensors
     outside: set[int] = set()
     grown = bool(values)
@@ -130,7 +133,7 @@ def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types of the main graph's values: the declared ones, and all that can be inferred where the border needs it."""
+    """Types of the main graph's values: those declared, and those inferred if the border has others than tensors."""
     graph = model.graph
     declared = {value.name: value.type for value in (*graph.input, *graph.output)}
     if all(map(_is_tensor, declared.values())):
@@ -140,7 +143,7 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy for type inference, large initializers turned into inputs."""
+    """A copy for type inference, in which large initializers are inputs."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
     del light.graph.initializer[:]
@@ -153,7 +156,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _names_used(node: onnx.NodeProto) -> set[str]:
-    """Names that the node reads, also from inside its subgraphs."""
+    """Names that the node reads, inside its subgraphs too."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

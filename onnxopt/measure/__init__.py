@@ -1,1 +1,1 @@
-"""What models cost when they run: time, memory, accuracy."""
+"""What a model costs at run time: latency, memory, energy, accuracy."""

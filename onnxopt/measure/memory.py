@@ -1,4 +1,4 @@
-"""How much memory this process takes."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import psutil
 
 
 def peak() -> int | None:
-    """Bytes of RAM that the process has held at most so far; None where the system does not say.
+    """Peak memory (RSS) of this process so far, in bytes; None if the system does not report it.
 
-    Where Linux tells, not from `getrusage`: that counts what the parent held when it forked.
+    On Linux it is read from /proc: `getrusage` includes the memory of the parent when it forked.
     """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()

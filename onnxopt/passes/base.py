@@ -1,4 +1,4 @@
-"""The pass protocol: an instance *is* a decision, its fields are the step's arguments."""
+"""The pass protocol: an instance *is* a decision, and its fields are the arguments of its step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site
 from onnxopt.spec.plan import Step
 
-_QUIETEST = 1e-3
+_LEAST_RMS = 1e-3
 
 
 class Skip(Exception):
-    """A pass leaves this site as it is; the text says why and ends in the report."""
+    """A pass leaves this site as it is; the text is the reason that the report gives."""
 
 
 def finite(values: Array) -> Floats:
-    """The weight in float64. Raises Skip where no grid of finite steps can hold it, or there is nothing to hold."""
+    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros."""
     w = values.astype(np.float64)
     if not np.isfinite(w).all():
         raise Skip("holds infinities or NaNs")
@@ -34,23 +34,23 @@ def finite(values: Array) -> Floats:
 
 
 def integer_length(largest: float) -> int:
-    """Bits before the point in dynamic fixed point, the sign included: ``ceil(log2 largest) + 1``, exactly."""
-    mantissa, exponent = frexp(largest)  # the mantissa is at least a half, and below one
+    """Integer bits of dynamic fixed point, including the sign: ``ceil(log2 largest) + 1``, exactly."""
+    mantissa, exponent = frexp(largest)  # the mantissa is in [0.5, 1)
     return exponent + (mantissa > 0.5)
 
 
 def channel_rms(w: Floats, channel: int | None) -> Floats:
-    """Root mean square of every index of the axis `channel` (None: of all), as a share of the whole weight's.
+    """RMS of each slice along the axis `channel` (None: of the whole weight), relative to that of the weight.
 
-    At least `_QUIETEST`, so that a dead channel costs nothing.
+    At least `_LEAST_RMS`, so that a dead channel costs nothing.
     """
     others = None if channel is None else tuple(a for a in range(w.ndim) if a != channel)
     power = np.atleast_1d(np.square(w).mean(axis=others))
-    return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _QUIETEST))
+    return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _LEAST_RMS))
 
 
 def matrix(values: Array, site: Site, stats: Stats) -> Array:
-    """The weight as ``[groups, outputs, inputs]``; where nothing multiplies it, an output is an index of its axis."""
+    """The weight as ``[groups, outputs, inputs]``; if its use is unknown, an output is an index along its axis."""
     if stats.linear is not None:
         return stats.linear.matrix(values)
     rows = values[None] if site.axis is None else np.moveaxis(values, site.axis, 0)
@@ -68,12 +68,12 @@ def tensor(rows: Array, site: Site, stats: Stats) -> Array:
 
 
 def correct_bias(graph: Graph, error: Array, stats: Stats) -> None:
-    """What an error of the weight adds to the node's outputs on average goes to its bias.
+    """Adds to the node's bias what an error of the weight takes from its outputs on average.
 
-    Nothing happens where the node has no bias of its own, or its inputs are not known.
+    Does nothing if the node has no bias of its own, or the moments of its inputs are not known.
 
     Arguments:
-        error: ``[groups, outputs, inputs]``, the weight as it was, less as it is.
+        error: ``[groups, outputs, inputs]``, the original weight less the new one.
     """
     if stats.linear is None or stats.moments is None or stats.linear.bias is None:
         return
@@ -83,7 +83,7 @@ def correct_bias(graph: Graph, error: Array, stats: Stats) -> None:
 
 
 def _key(field: Field[object]) -> str:
-    """As plans write it: ``in`` is the field ``in_``, as Python wants the word for itself."""
+    """A field's name in plans: the field ``in_`` is ``in`` there, which is a keyword in Python."""
     return field.name.rstrip("_")
 
 
@@ -95,27 +95,27 @@ class Pass(ABC):
     @classmethod
     @abstractmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Legal decisions for this site, cheapest in bytes first; none where the pass does not apply."""
+        """Legal decisions for this site, cheapest in bytes first; none if the pass does not apply."""
 
     @abstractmethod
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Rewrites `graph` at `site` and returns the sites of the parts it made (``path@part``).
 
-        Raises Skip where the site must stay as it is.
+        Raises Skip if the site must stay as it is.
         """
 
     def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
-        """Root of noise over signal in the node's own outputs that `stats` promise; None where they cannot."""
+        """Predicted noise over signal (RMS) in the node's own outputs; None if `stats` do not suffice."""
         return None
 
     def step(self) -> Step:
-        """This decision as the plan writes it."""
+        """This decision as a step of a plan."""
         changed = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
         return Step(self.name, tuple((_key(f), getattr(self, f.name)) for f in changed))
 
     @classmethod
     def from_step(cls, step: Step) -> Self:
-        """The decision that a plan's step names. Raises OnnxoptError where its arguments are not the pass's."""
+        """The decision of a plan's step. Raises OnnxoptError if its arguments are not those of the pass."""
         known = {_key(f): f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = [key for key, _ in step.args if key not in known]
         if unknown:

@@ -1,4 +1,4 @@
-"""What passes share that make a chain of layers of one."""
+"""Low-rank factorisation: what the passes that replace a layer by a chain of layers share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxopt.spec.plan import Step
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A weight as a convolution's, of each group ``[outputs, channels, *kernel]``; a matrix has no kernel."""
+    """The dimensions of a weight: ``[outputs, channels, *kernel]`` in each group; a matrix has no kernel."""
 
     groups: int
     outputs: int
@@ -33,14 +33,14 @@ class Form:
 
     @classmethod
     def of(cls, site: Site, matrix: Array) -> Self:
-        """Of a weight as ``[groups, outputs, inputs]``."""
+        """The form of a weight ``[groups, outputs, inputs]``."""
         groups, outputs, inputs = matrix.shape
         channels, *kernel = site.shape[1:] if site.op == "Conv" else (inputs,)
         return cls(groups, outputs, channels, tuple(kernel))
 
     @classmethod
     def known(cls, site: Site, stats: Stats) -> Self | None:
-        """From statistics alone; None where they do not tell, or no chain can take the place of such a layer."""
+        """The form from statistics alone; None if they do not suffice, or such a layer cannot be factorised."""
         if stats.linear is None or site.op not in ("Conv", "Gemm", "MatMul"):
             return None
         return cls.of(site, stats.linear.matrix(np.broadcast_to(np.float32(0), site.shape)))
@@ -52,40 +52,40 @@ class Form:
 
     @property
     def elements(self) -> int:
-        """Of the whole weight."""
+        """Elements of the whole weight."""
         return self.groups * self.outputs * self.channels * self.taps
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One factor of a chain."""
+    """One factor of a low-rank chain."""
 
     name: str
-    """Of the part."""
+    """The part in its path, ``path@part``."""
     shape: tuple[int, ...]
-    """As a convolution's weight, all groups."""
+    """As a convolution's weight, with all groups."""
     axes: Collection[int] = ()
-    """The spatial axes that it works along."""
+    """The spatial axes along which it convolves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structural(Pass):
-    """Replaces the nodes that use a weight by chains of nodes with weights of their own, ``path@part``.
+    """Replaces each node that uses a weight by a low-rank chain of nodes with weights ``path@part``.
 
-    `Graph.reset` does not take it back: it runs once, before the statistics of what it makes are measured. With
-    statistics of the weight it keeps the layer's outputs, not the weight, and takes the error that remains on average
-    off the bias.
+    `Graph.reset` does not undo it: it runs once, before the statistics of its factors are measured. With statistics of
+    the weight it approximates the layer's outputs instead of the weight, and corrects the mean of the remaining error
+    in the bias.
 
-    A subclass's own fields are its ranks. Where none is given, `settled` chooses them: by `energy`, by `tolerance`, or,
-    without either, by variational Bayes (`math.evbmf`), of each unfolding of the weight. Groups share their ranks.
+    A subclass's own fields are its ranks. If none is given, `with_ranks` chooses one for each unfolding of the weight:
+    by `energy`, by `tolerance`, or, without either, by variational Bayes (`math.evbmf`). Groups share their ranks.
     """
 
     energy: float | None = None
-    """Share of the power of each unfolding that its rank keeps, 0 to 1; where the inputs' second moment is known, of
-    what the unfolding gives for them."""
+    """Share of the power of each unfolding that its rank keeps, 0 to 1; if the inputs' second moment is known, of the
+    power of its outputs."""
     tolerance: float | None = None
-    """Noise over signal in the model's outputs that this layer's chain alone may make: the chain's own noise (see
-    `predict`) by the layer's gain, to first order."""
+    """Noise over signal in the model's outputs that this chain alone may make: its own noise (see `predict`) times the
+    layer's gain, to first order."""
 
     def __post_init__(self) -> None:
         given = dict(self.step().args)
@@ -105,35 +105,35 @@ class Structural(Pass):
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Empty where they are yet to be chosen."""
+        """The ranks; empty if they are still to be chosen."""
         given = (getattr(self, name) for name in _own(self))
         return tuple(rank for rank in given if rank is not None)
 
     @abstractmethod
     def most(self, form: Form) -> tuple[int, ...]:
-        """What each rank can be at most, the others being what they are."""
+        """The largest value of each rank, given the other ranks."""
 
     @abstractmethod
     def links(self, form: Form) -> list[Link]:
-        """The factors, in the order in which they are met."""
+        """The factors, in the order of computation."""
 
     @classmethod
     @abstractmethod
     def unfoldings(cls, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
-        """For each rank the matrix that it is of, in a group ``w[outputs, inputs]``; `root` as in `math.factors`."""
+        """The matrix of each rank, for the group ``w[outputs, inputs]``; `root` as in `math.factors`."""
 
     @abstractmethod
     def factors(self, form: Form, w: Floats, root: Floats | None) -> tuple[Floats, ...]:
-        """Of a group, in the order of `links`."""
+        """The factors of a group, in the order of `links`."""
 
     @abstractmethod
     def product(self, form: Form, factors: Sequence[Floats]) -> Floats:
-        """What the factors of a group make together, ``[outputs, inputs]``."""
+        """The product of the factors of a group, ``[outputs, inputs]``."""
 
-    def settled(self, graph: Graph, site: Site, stats: Stats) -> Step:
-        """The step with ranks; or one of another pass, where this is not for such a weight, to be settled in its turn.
+    def with_ranks(self, graph: Graph, site: Site, stats: Stats) -> Step:
+        """The step with ranks; or a step of another pass that suits the weight better, its ranks still to be chosen.
 
-        Raises Skip where the weight cannot be factored, or the ranks to be chosen would leave no fewer weights.
+        Raises Skip if the weight cannot be factorised, or the chosen ranks would not reduce the number of weights.
         """
         if self.ranks:
             return self.step()
@@ -141,7 +141,7 @@ class Structural(Pass):
         return self.choose(layer, layer.form, stats).step()
 
     def choose(self, layer: Layer, form: Form, stats: Stats) -> Self:
-        """The same with ranks. Raises Skip where there are none that leave fewer weights."""
+        """This decision with ranks. Raises Skip if no ranks reduce the number of weights."""
         type(self)(*(1 for _ in _own(self)))._fewer(form)
         if self.tolerance is not None:
             chosen = self._tolerated(self.tolerance, layer, form, stats)
@@ -156,13 +156,13 @@ class Structural(Pass):
         return chosen._fewer(form)
 
     def _fewer(self, form: Form) -> Self:
-        """Raises Skip where the chain would not have fewer weights."""
+        """This decision. Raises Skip if the chain does not have fewer weights than the layer."""
         if self.weights(form) >= form.elements:
             raise Skip(f"{self.step()} would have {self.weights(form)} weights, and it has {form.elements}")
         return self
 
     def _spectra(self, layer: Layer, form: Form) -> list[Floats]:
-        """Of each unfolding, the powers of all groups added."""
+        """The spectrum of each unfolding, powers summed over groups."""
         squares = [
             [np.square(math.spectrum(m)) for m in self.unfoldings(form, w, root)]
             for w, root in zip(layer.matrix, layer.roots(), strict=True)
@@ -170,7 +170,7 @@ class Structural(Pass):
         return [np.sqrt(np.sum(one, 0)) for one in zip(*squares, strict=True)]
 
     def _tolerated(self, tolerance: float, layer: Layer, form: Form, stats: Stats) -> Self:
-        """The smallest ranks that keep the tolerance, of those that leave out equal shares of their spectra."""
+        """The smallest ranks that keep the tolerance, among ranks that drop equal shares of their spectra."""
         if stats.moments is None or stats.moments.feedback is None:
             raise Skip("what its noise does to the outputs was not measured; give --data, or more --max-ram")
         left = [np.square(math.tail(s) / np.linalg.norm(s)) for s in self._spectra(layer, form)]
@@ -191,11 +191,11 @@ class Structural(Pass):
 
     @classmethod
     def noise(cls, form: Form, matrix: Floats, roots: Sequence[Floats | None]) -> Callable[[Self], float]:
-        """Tells the power of the noise that a decision with ranks makes in the outputs, or (without roots) the weight.
+        """A function that gives the noise power of a decision with ranks, in the outputs or, without roots, the weight.
 
         Arguments:
             matrix: ``[groups, outputs, inputs]``.
-            roots: of each group, as in `math.factors`.
+            roots: one for each group, as in `math.factors`.
         """
 
         def power(one: Self) -> float:
@@ -208,15 +208,15 @@ class Structural(Pass):
         return power
 
     def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
-        """Root of noise over signal in the node's own outputs, what its bias takes off on average left out."""
+        """See `Pass`; without the mean of the error, which the bias corrects."""
         promise = self.promise(values, site, stats)
         return None if promise is None else promise(self)
 
     @classmethod
     def promise(cls, values: Array, site: Site, stats: Stats) -> Callable[[Self], float] | None:
-        """Tells what `predict` does of any decision with ranks; what all have in common is computed once.
+        """`predict` for any decision with ranks; what these share is computed once.
 
-        None where statistics do not tell. Raises Skip where the weight is none to be factored.
+        None if the statistics do not suffice. Raises Skip if the weight cannot be factorised.
         """
         form = Form.known(site, stats)
         if form is None or stats.moments is None or stats.moments.feedback is None or stats.signal <= 0:
@@ -233,8 +233,8 @@ class Structural(Pass):
         """Multiply-accumulates of the chain.
 
         Arguments:
-            x: shape of what the layer takes.
-            y: shape of what it gives.
+            x: shape of the layer's input.
+            y: shape of its output.
         """
         if not form.kernel:
             return prod(y) // (form.groups * form.outputs) * self.weights(form)
@@ -247,14 +247,14 @@ class Structural(Pass):
 
 
 def _own(decision: Structural) -> list[str]:
-    """Names of the fields that are ranks."""
+    """Names of the fields that hold ranks."""
     return [field.name for field in fields(decision) if not field.kw_only]
 
 
 class Layer:
-    """A weight that can be factored: as matrices, with the nodes that use it.
+    """A weight that can be factorised, as matrices, with the nodes that use it.
 
-    Raises Skip where it cannot be.
+    Raises Skip if it cannot be factorised.
     """
 
     def __init__(self, graph: Graph, site: Site, stats: Stats) -> None:
@@ -276,16 +276,16 @@ class Layer:
         self.form = Form.of(site, self.matrix)
 
     def roots(self) -> Iterator[Floats | None]:
-        """Of each group, L of its inputs' second moment ``L L^T``; None where there is none."""
+        """For each group the root L of its inputs' second moment ``L L^T``; None if that is unknown."""
         moments = self._stats.moments
         if moments is None or moments.feedback is None:
             return repeat(None, len(self.matrix))
         return _roots(self._stats)
 
     def decompose(self, decision: Structural, form: Form) -> tuple[dict[str, Floats], Callable[[], Floats]]:
-        """The factors by their names, ``[groups, ...]``, and what tells their product ``[groups, outputs, inputs]``.
+        """The factors by name, ``[groups, ...]``, and a function for their product ``[groups, outputs, inputs]``.
 
-        Raises Skip where a rank is larger than any of the weight.
+        Raises Skip if a rank is larger than the weight allows.
         """
         names = (name.rstrip("_") for name in _own(decision))
         for name, rank, most in zip(names, decision.ranks, decision.most(form), strict=True):
@@ -296,8 +296,8 @@ class Layer:
         stacked = {name: np.stack(factors) for name, factors in zip(links, zip(*found, strict=True), strict=True)}
         return stacked, lambda: np.stack([decision.product(form, factors) for factors in found])
 
-    def batchnorm_to_conv(self, decision: Structural) -> tuple[Site, ...]:
-        """Puts chains of convolutions in the place of convolutions."""
+    def factorise_convs(self, decision: Structural) -> tuple[Site, ...]:
+        """Replaces every convolution that uses the weight by the convolutions of its factors."""
         factors, product = self.decompose(decision, self.form)
         links, path = decision.links(self.form), self._site.path
         parts = {link.name: factors[link.name].reshape(link.shape) for link in links}
@@ -307,16 +307,16 @@ class Layer:
     def replace(
         self, parts: Mapping[str, Array], product: Callable[[], Floats], chain: low_rank_chain.Chain
     ) -> tuple[Site, ...]:
-        """Puts chains in the nodes' place.
+        """Replaces the nodes by chains.
 
         Arguments:
-            parts: new weights by their part's name.
-            product: what they make together, [groups, outputs, inputs]; asked for where a bias can use it.
+            parts: the new weights by part.
+            product: gives their product ``[groups, outputs, inputs]``; called if a bias can be corrected.
         """
         path, dtype = self._site.path, self._graph.values(self._site.path).dtype
         tensors = {f"{path}@{part}": values.astype(dtype) for part, values in parts.items()}
         linear = self._stats.linear
-        alone = len(self.nodes) == 1  # inputs of several nodes are not known one by one
+        alone = len(self.nodes) == 1  # the moments are those of all nodes together
         if linear is not None and linear.bias and self._stats.moments is not None and alone:
             correct_bias(self._graph, self.matrix - product(), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)

@@ -1,4 +1,4 @@
-"""Compressed models in ONNX Runtime: loading, registering the library, looking inside a file."""
+"""Compressed models in ONNX Runtime: loading them, registering the library, inspecting files."""
 
 from onnxopt.runtime.session import load, load_checked, register
 

@@ -1,4 +1,4 @@
-"""Reading compressed models: what is in them, whether they are whole, and back to plain ONNX."""
+"""Compressed model files: inspecting, verifying and decompressing them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from onnxopt.spec.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a compressed file holds."""
+    """Contents of a compressed file."""
 
     path: Path
     file_size: int
@@ -37,17 +37,17 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` saw; a file with a fault raises instead."""
+    """Result of `verify`, which raises if a file has a fault."""
 
     entries: int
     weights_size: int
     """Bytes of all decoded weights."""
     identical_outputs: bool | None
-    """Whether plain and compressed model gave the same bits on random inputs; None where no such input could be run."""
+    """Whether plain and compressed model gave the same bits on random inputs; None if they run on none."""
 
 
 def inspect(model: str | os.PathLike[str]) -> Inspection:
-    """What the compressed model at `model` holds. Raises OnnxoptError where it is none or is damaged."""
+    """Contents of the compressed model at `model`. Raises OnnxoptError if it is not compressed, or is damaged."""
     source = _compressed(model)
     with _open(source) as stored:
         return Inspection(
@@ -61,7 +61,7 @@ def inspect(model: str | os.PathLike[str]) -> Inspection:
 
 
 def verify(model: str | os.PathLike[str]) -> Verification:
-    """Checks every checksum, decodes everything, loads the model and runs it beside its plain form.
+    """Checks every checksum, decodes all weights, loads the model and compares it with its decompressed form.
 
     Raises OnnxoptError at the first fault.
     """
@@ -87,9 +87,9 @@ def verify(model: str | os.PathLike[str]) -> Verification:
 
 
 def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
-    """The plain model in a compressed one: standard ONNX, the same outputs bit for bit. Written to `output` if given.
+    """The plain model in a compressed one: standard ONNX with bit-identical outputs. Written to `output` if given.
 
-    Raises OnnxoptError where `model` is no compressed model or is damaged.
+    Raises OnnxoptError if `model` is not a compressed model, or is damaged.
     """
     source = _compressed(model)
     with _open(source) as stored:
@@ -122,7 +122,7 @@ def _compressed(model: str | os.PathLike[str]) -> Source:
 
 @contextmanager
 def _open(source: Source) -> Iterator[native.Container]:
-    """The container in a compressed model; what is wrong with it is said with the file's name."""
+    """The container in a compressed model; its errors are raised with the name of the file."""
     try:
         with native.Container(payload(source.model)) as stored:
             yield stored

@@ -1,4 +1,4 @@
-"""Compressed models in ONNX Runtime from Python: `load` one, or `register` the library and load it like any other."""
+"""Compressed models in ONNX Runtime: `load` one, or `register` the library and load it like any other model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
 _FIRST_SHARING = (1, 23)
-"""Older wheels keep their environment to themselves, so a registered library cannot create a session in it."""
+"""Older wheels do not share their environment, so a registered library cannot create a session in it."""
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf's limit."""
 
@@ -29,26 +29,26 @@ def load(
     sess_options: onnxruntime.SessionOptions | None = None,
     providers: Providers | None = None,
 ) -> onnxruntime.InferenceSession:
-    """A plain session of a compressed model: the weights are decoded, the inner model is all that runs.
+    """A session of the inner model of a compressed model, with decoded weights.
 
-    Works with onnxruntime 1.17 and newer. A model that is not compressed loads as it is.
+    Works with onnxruntime 1.17 and later. A model that is not compressed loads as usual.
 
     Arguments:
         model: a file or its content.
-        sess_options: left as they are, so they can serve any number of sessions. ONNX Runtime can take decoded weights
-            as they are only through options that then fit no other session; so where options are given, the
-            weights take one more copy while the session is created, and a model's weights must stay below 2 GB.
-            Where none are given, `set_providers` of the session fails: its weights are gone by then.
+        sess_options: not changed, so they can serve any number of sessions. ONNX Runtime takes decoded weights without
+            a copy only through options that suit no other session. So if options are given, the weights are copied
+            once more while the session is created, and must be below 2 GB. Without them, `set_providers` of the
+            session fails, as its weights are freed by then.
         providers: as for `onnxruntime.InferenceSession`.
 
-    Raises ContainerError where the file is damaged, OnnxoptError where the installed onnxruntime cannot run it.
+    Raises ContainerError if the file is damaged, OnnxoptError if the installed onnxruntime cannot run it.
     """
     source = model if isinstance(model, bytes) else os.fspath(model)
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options, providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
-        # Sequences or maps at the border: their nodes stay in the outer graph, so that is what has to run.
+        # Sequences or maps at the border: their nodes are in the outer graph, which then has to run.
         del outer
         options = sess_options or onnxruntime.SessionOptions()
         register(options)
@@ -68,7 +68,7 @@ def load(
 
 
 def load_checked(path: Path) -> onnxruntime.InferenceSession:
-    """What `load` gives, for commands: raises OnnxoptError whatever the reason is that the model does not run."""
+    """`load` for commands: raises OnnxoptError for any reason that the model does not run."""
     try:
         return load(path)
     except OnnxoptError:
@@ -78,14 +78,14 @@ def load_checked(path: Path) -> onnxruntime.InferenceSession:
 
 
 def register(sess_options: onnxruntime.SessionOptions) -> None:
-    """Lets sessions with these options run compressed models.
+    """Enables sessions with these options to run compressed models.
 
-    What the inner session shall use is read here: the config entries ``onnxopt.intra_op_num_threads``,
+    The settings of the inner session are read here: the config entries ``onnxopt.intra_op_num_threads``,
     ``onnxopt.inter_op_num_threads`` (0: all cores), ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
-    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: else, on Linux, the compressed bytes are given back
-    to the system at the first run), set with ``sess_options.add_session_config_entry`` before.
+    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: otherwise, on Linux, the compressed bytes are
+    returned to the system at the first run). Set them with ``sess_options.add_session_config_entry`` before.
 
-    Raises OnnxoptError where this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
+    Raises OnnxoptError if this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
     """
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < _FIRST_SHARING:
@@ -99,7 +99,7 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
 def _register(sess_options: onnxruntime.SessionOptions) -> None:
     try:
         sess_options.register_custom_ops_library(str(native.library_path()))
-    except Exception as error:  # the runtime's own types, which share no base
+    except Exception as error:  # the runtime's own types, which share no base class
         raise OnnxoptError(str(error)) from error
 
 
@@ -109,12 +109,12 @@ def _is_compressed(source: str | bytes) -> bool:
     try:
         with Path(source).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(PAYLOAD.encode()) >= 0
-    except (OSError, ValueError):  # missing or empty: ONNX Runtime says so better
+    except (OSError, ValueError):  # missing or empty: ONNX Runtime has the better message
         return False
 
 
 def _embed(data: bytes) -> bytes:
-    """The inner model with its weights inside: an ordinary model."""
+    """The inner model with its weights, as an ordinary model."""
     with native.Container(data) as container:
         weights = container.decode()
     if len(container.model) + sum(array.nbytes for array in weights.values()) > _LARGEST_MESSAGE:

@@ -10,7 +10,7 @@ from onnxopt.metrics import Metric, open_metric
 DEFAULT_ERROR = 0.05
 """Noise over signal in the outputs, where nothing else is asked for."""
 SYNTHETIC_ERROR = 0.02
-"""The same where it is measured on made-up inputs. They ask less of a model than photographs do: at 0.05 there,
+"""The same where it is measured on synthetic inputs. They ask less of a model than photographs do: at 0.05 there,
 SqueezeNet 1.1 loses 6 points of top-1, at 0.03 two."""
 _BOUNDS = ("max_drop", "target_size", "target_ratio", "error")
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from onnxopt.build.decisions import structural_steps
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.calibration.collect import one_sample
+from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array, input_scale, quiet_session
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.request import Request

@@ -23,11 +23,11 @@ class PReluAsConvolutions(Strategy):
 
     def applies(self, base: Baseline) -> bool:
         """Whether there are any."""
-        return bool(base.work.graph.rectifiers)
+        return bool(base.work.graph.prelus)
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
         """All of them."""
-        values = base.work.graph.rectifiers
+        values = base.work.graph.prelus
         rows: list[LayerOutcome] = [{"path": value, "accepted": True, "reason": ""} for value in values]
         steps = dict.fromkeys(values, step_of_value(depthwise=True))
         lost = yield Proposal((Variant(steps, tuple(rows)),), 0.0)

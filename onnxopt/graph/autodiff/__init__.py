@@ -1,4 +1,4 @@
-"""How strongly noise on each element of a weight reaches the model's outputs: one backward pass, in ONNX Runtime."""
+"""Reverse-mode differentiation of ONNX graphs, run in ONNX Runtime."""
 
 from onnxopt.graph.autodiff.gradient import Gradient
 

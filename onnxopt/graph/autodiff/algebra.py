@@ -31,7 +31,7 @@ def _gemm(n: Node) -> Grads:
 
 @rule("MatMul")
 def _matmul(n: Node) -> Grads:
-    """As numpy.matmul: vectors count as a row and a column, leading axes broadcast."""
+    """As numpy.matmul: a vector counts as a row or a column, leading axes broadcast."""
     a_shape = n.shape(0) if len(n.shape(0)) > 1 else (1, *n.shape(0))
     b_shape = n.shape(1) if len(n.shape(1)) > 1 else (*n.shape(1), 1)
     batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
@@ -39,7 +39,7 @@ def _matmul(n: Node) -> Grads:
     dy = n.dy.reshape([*batch, a_shape[-2], b_shape[-1]])
     grad = sum_to(dy.apply("MatMul", _flip(b, len(b_shape))), (*batch, *a_shape[-2:]), a_shape)
     yield 0, grad.reshape(n.shape(0))
-    if prod(b_shape[:-2]) == 1:  # one product instead of the sum of many
+    if prod(b_shape[:-2]) == 1:  # one product instead of a sum of many
         a, dy = a.reshape([-1, a_shape[-1]]), dy.reshape([-1, b_shape[-1]])
         grad = a.apply("Gemm", dy, transA=1)
     else:
@@ -61,7 +61,7 @@ _REDUCTIONS: dict[str, Callable[[Node, Var, int], Var]] = {
     "ReduceSum": lambda n, y, count: n.tape.var(1.0),
     "ReduceSumSquare": lambda n, y, count: 2.0 * n.x,
 }
-"""dy/dx from y, with its axes kept, and the number of elements that make one of y."""
+"""dy/dx from the node, y with its axes kept, and the number of elements reduced to one."""
 
 
 @rule(*_REDUCTIONS)
@@ -87,7 +87,7 @@ def _log_softmax(n: Node) -> Grads:
 
 
 def _softmax_axes(n: Node) -> Sequence[int]:
-    """One axis; before opset 13 all axes from one on."""
+    """One axis; before opset 13, that axis and all after it."""
     if n.opset >= 13:
         return [n.attr("axis", -1)]
     return range(n.attr("axis", 1) % n.rank, n.rank)
@@ -129,14 +129,14 @@ def _layer_norm(n: Node) -> Grads:
 
 
 def _normal(n: Node, axes: Sequence[int]) -> tuple[Var, Var]:
-    """x with mean 0 and variance 1 along `axes`, and by what it was multiplied for that."""
+    """x with mean 0 and variance 1 along `axes`, and the inverse of its standard deviation."""
     centred = n.x - n.x.mean(axes)
     inverse = ((centred * centred).mean(axes) + float(n.attr("epsilon", 1e-5))) ** -0.5
     return centred * inverse, inverse
 
 
 def _normalised(grad: Var, normal: Var, inverse: Var, axes: Sequence[int]) -> Var:
-    """The gradient of x from that of `normal`."""
+    """The gradient of x from the gradient of `normal`."""
     return inverse * (grad - grad.mean(axes) - normal * (grad * normal).mean(axes))
 
 

@@ -1,4 +1,4 @@
-"""From a forward model and what one run of it told, its backward model."""
+"""Builds the backward model of a forward model, of which one run has shown shapes and constants."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reads(node: Node) -> set[str]:
 
 
 def constants(nodes: Sequence[Node], weights: set[str]) -> set[str]:
-    """Values that are the same for all inputs of one shape: weights, shapes, and what is computed from these."""
+    """Values that are the same for all inputs of one shape: weights, shapes, and what is computed from them."""
     known = set(weights)
     for node in nodes:
         if node.op in ("Shape", "Size") or (node.op not in _CHANCE and reads(node) <= known):
@@ -38,16 +38,16 @@ def constants(nodes: Sequence[Node], weights: set[str]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """What a backward model takes and gives."""
+    """Inputs and outputs of a backward model."""
 
     cotangents: list[str]
-    """Values whose cotangents it takes, as inputs named by `cotangent`."""
+    """Values whose cotangents are inputs, named by `cotangent`."""
     fetched: list[str]
-    """Values of the forward model that it takes."""
+    """Values of the forward model that are inputs."""
     weights: list[str]
-    """Weights whose gradients it gives, in outputs named by `gradient`."""
+    """Weights whose gradients are outputs, named by `gradient`."""
     unsupported: dict[str, str]
-    """By weight, why it has no gradient."""
+    """By weight, the reason why it has no gradient."""
 
 
 def cotangent(name: str) -> str:
@@ -99,9 +99,9 @@ def differentiate(
 
 
 def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: set[str]) -> str | None:
-    """Takes the gradient from a node's outputs to those of its inputs that are in `sources`.
+    """Passes the gradient from a node's outputs to those of its inputs that are in `sources`.
 
-    Gives the reason where float inputs get none. Raises NoGradient.
+    Returns the reason if a float input gets none. Raises NoGradient.
     """
     if node.op not in RULES:
         raise NoGradient("there is no rule for this operator")
@@ -129,7 +129,7 @@ def _total(grads: dict[str, list[Var]], name: str) -> Var | None:
 
 
 def _descendants(nodes: Sequence[Node], values: set[str]) -> set[str]:
-    """`values` and what is computed from them."""
+    """`values` and all that is computed from them."""
     found = set(values)
     for node in nodes:
         if reads(node) & found:

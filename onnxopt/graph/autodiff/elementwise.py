@@ -1,4 +1,4 @@
-"""Rules for what acts on each element by itself, with broadcasting."""
+"""Rules for elementwise operators, with broadcasting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Grads = Iterator[tuple[int, Var]]
 def _clip(n: Node) -> Var:
     low = float(n.constant(1) if n.has(1) else n.attr("min", -np.inf))
     high = float(n.constant(2) if n.has(2) else n.attr("max", np.inf))
-    return n.x.same(n.x.apply("Clip", low, high))  # one comparison where the limits would take two
+    return n.x.same(n.x.apply("Clip", low, high))  # one comparison instead of one for each limit
 
 
 def _elu(n: Node) -> Var:
@@ -68,7 +68,7 @@ _DERIVATIVES: dict[str, Callable[[Node], Var]] = {
     "Tanh": lambda n: 1 - n.y * n.y,
     "ThresholdedRelu": lambda n: n.x > n.attr("alpha", 1.0),
 }
-"""dy/dx, from x or from y, whichever is shorter."""
+"""dy/dx, from x or y, whichever is shorter."""
 
 
 def _slope(n: Node, slope: Var | float) -> Var:
@@ -90,12 +90,12 @@ def _identity(n: Node) -> Grads:
 
 @rule("Cast", "CastLike")
 def _cast(n: Node) -> Grads:
-    yield 0, n.dy  # no gradient arrives at an integer
+    yield 0, n.dy  # no gradient reaches an integer
 
 
 @rule("QuantizeLinear")
 def _quantize(n: Node) -> Grads:
-    """Rounding is taken for the identity (the straight-through estimator); what saturates passes nothing."""
+    """The straight-through estimator: rounding counts as the identity, and saturated elements pass nothing."""
     limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(n.tape.forward.types[n.outputs[0]]))
     yield 0, n.dy / _scale(n) * (n.y > limits.min) * (n.y < limits.max)
 

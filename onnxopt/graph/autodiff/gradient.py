@@ -17,24 +17,24 @@ from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, diff
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
 
 _SCORES = ("Softmax", "LogSoftmax", "ArgMax", "Sigmoid")
-"""What makes probabilities or decisions of scores: flat where a model is sure of itself, where noise still counts."""
+"""Operators that make probabilities or decisions of scores: they are flat where the model is confident."""
 _VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
-"""What is looked through for such an end."""
+"""Operators that are skipped when looking for such an output."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A value that gradients start from."""
+    """A value at which gradients start."""
 
     name: str
     shape: tuple[int, ...]
     classes: int | None
-    """The axis of scores that count only in comparison, so that a shift of all of them is nothing; None: no such."""
+    """The axis of scores that only count relative to each other, so that a common shift has no effect; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """What runs for inputs of one shape."""
+    """The sessions for inputs of one shape."""
 
     plan: Backward
     starts: list[_Start]
@@ -45,15 +45,15 @@ class _Pass:
 class Gradient:
     """Gradients of random projections of a model's outputs, with respect to weights.
 
-    With z a sample's outputs and v random signs, ``E_v (d(v.z)/dw)^2`` is the power of noise in z for noise of power 1
-    on the weight's element w (Hutchinson's estimator of the diagonal of J^T J). A weight has one error in all samples,
-    so its gradient is of the sum of v.z over the batch; v is another for each sample, so cross terms vanish on average,
-    and its square estimates the power summed over samples. Of scores ``[n, classes]`` the mean over classes is taken
-    out of v: what shifts all of them alike changes no decision. Where a model has several outputs, each counts relative
-    to its own power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is left out: z is its input.
+    If z are a sample's outputs and v random signs, ``E_v (d(v.z)/dw)^2`` is the power of the noise in z for noise of
+    power 1 in the weight's element w (Hutchinson's estimator of the diagonal of J^T J). A weight's error is the same in
+    all samples, so the gradient is that of the sum of v.z over the batch. Each sample has its own v, so cross terms
+    vanish on average, and the square estimates the power summed over samples. For scores ``[n, classes]``, v has mean 0
+    over classes: a common shift changes no decision. If a model has several outputs, each counts relative to its own
+    power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is skipped: z is its input.
 
-    A backward model is made (and kept) for each shape of inputs, from the rules in this package; where an operator has
-    none, what comes before it gets what reaches it on other paths. All activations of one batch are held, so keep
+    For each shape of inputs a backward model is built from the rules in this package, and kept. If an operator has no
+    rule, the nodes before it get only the gradient of other paths. All activations of a batch are in memory, so keep
     batches small.
 
     Arguments:
@@ -67,21 +67,21 @@ class Gradient:
         self._producers = {name: node for node in self._nodes for name in node.outputs if name}
         self._passes: dict[tuple[Any, ...], _Pass | dict[str, str]] = {}
         self.unsupported: dict[str, str] = {}
-        """By weight, why the last pass found no gradient of it."""
+        """By weight, the reason why the last pass found no gradient of it."""
 
     def weights(self, feeds: Mapping[str, Array], seed: int) -> tuple[dict[str, Array], float]:
-        """By weight, its gradient, float32 of its shape, summed over the batch and all uses; and the signal's power.
+        """Gradients by weight, float32 of its shape, summed over the batch and all uses; and the signal's power.
 
-        A gradient g over signal s says what noise in the outputs, as `output_error` measures it, comes
-        of independent noise of powers p on the weight's elements: ``error^2 = E sum(p g^2) / s``, to first order. To
-        average, sum both over batches and seeds. Samples of a batch are not averaged in this sense: their gradients
-        meet with random signs, so several small batches estimate better than a large one.
+        From a gradient g and the signal s follows the noise in the outputs, as `output_error` measures it, for
+        independent noise of powers p in the weight's elements: ``error^2 = E sum(p g^2) / s``, to first order. To
+        average, sum both over batches and seeds. Samples of a batch do not average: their gradients add with random
+        signs, so several small batches estimate better than a large one.
 
-        The signal is the outputs' power, summed over samples; with several outputs, where each counts relative to its
-        own, it is the number of samples times that of outputs. It is 0 where no weight has a gradient.
+        The signal is the outputs' power, summed over samples; with several outputs, each relative to its own power, it
+        is the number of samples times the number of outputs. It is 0 if no weight has a gradient.
 
-        The random projections, one for each sample and output, follow from `seed`. Weights in `unsupported` are absent.
-        Raises what ONNX Runtime raises where the model does not run on `feeds`.
+        `seed` determines the random projections, one for each sample and output. Weights in `unsupported` are absent.
+        Raises what ONNX Runtime raises if the model does not run on `feeds`.
         """
         values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         key = tuple((name, *array.shape) for name, array in sorted(feeds.items()))
@@ -113,7 +113,7 @@ class Gradient:
         return {name: value.numpy() for name, value in zip(now.plan.weights, found, strict=True)}, signal
 
     def _build(self, feeds: Mapping[str, OrtValue]) -> _Pass | dict[str, str]:
-        """What runs for inputs of the shapes of `feeds`, or by weight why nothing can."""
+        """The sessions for inputs of the shapes of `feeds`, or by weight the reason why there are none."""
         try:
             forward = self._observe(feeds)
             starts = self._starts(forward)
@@ -124,8 +124,10 @@ class Gradient:
             backward = quiet_session(model)
             del model
             return _Pass(plan, starts, self._session({*plan.fetched, *(start.name for start in starts)}), backward)
-        except Exception as error:  # a model no rule's author thought of must not stop its compression
-            quiet_session(self._model.SerializeToString()).run_with_ort_values(None, feeds)  # raises if it is the feeds
+        except Exception as error:  # a model that no rule foresaw must not stop its compression
+            quiet_session(self._model.SerializeToString()).run_with_ort_values(
+                None, feeds
+            )  # raises if the feeds are the cause
             return dict.fromkeys(self._weights, str(error))
 
     def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
@@ -146,7 +148,7 @@ class Gradient:
         )
 
     def _session(self, names: Iterable[str]) -> InferenceSession:
-        """The model, giving out these values too."""
+        """A session of the model with these values as further outputs."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         there = {output.name for output in model.graph.output}
@@ -157,7 +159,7 @@ class Gradient:
         return quiet_session(serialized)
 
     def _starts(self, forward: Forward) -> list[_Start]:
-        """Float outputs, or the scores that they are made of."""
+        """The float outputs, or the scores that they are computed from."""
         found: dict[str, _Start] = {}
         for output in self._model.graph.output:
             name, classes = self._scores(output.name, forward)
@@ -169,9 +171,9 @@ class Gradient:
         return list(found.values())
 
     def _scores(self, output: str, forward: Forward) -> tuple[str, int | None]:
-        """The scores that an output is a view of the probabilities of, and their axis of classes.
+        """The scores whose probabilities an output holds, and their axis of classes.
 
-        Else the output itself; where that is made of integers by rounding, what was rounded.
+        For any other output, the output itself or, if it is quantized, the value before quantization.
         """
         name = output
         while name in self._producers and self._producers[name].op in _VIEWS:

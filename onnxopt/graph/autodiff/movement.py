@@ -1,4 +1,4 @@
-"""Rules for what only moves or copies elements."""
+"""Rules for operators that only move or copy elements."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _slice(n: Node) -> Grads:
 
 
 def _python_slice(start: int, end: int, step: int) -> slice:
-    """ONNX's slices are Python's, but for ends far below zero, which with a negative step mean the first element."""
+    """A slice of ONNX in Python: with a negative step, an end far below zero means the first element."""
     return slice(start, None if step < 0 and end < -(2**31) + 1 else end, step)
 
 
@@ -110,7 +110,7 @@ def _pad(n: Node) -> Grads:
 
 
 def _put(grad: Var, shape: list[int], axis: int, indices: Array, n: Node) -> Var:
-    """The gradient of what ``y = take(x, indices, axis)`` took from; `shape`, of `grad`, becomes x's."""
+    """The gradient of x in ``y = take(x, indices, axis)``. Changes `shape` from that of `grad` to that of x."""
     size, taken = n.shape(0)[axis], list(shape)
     shape[axis] = size
     if np.array_equal(indices, np.arange(len(indices)) + (indices[0] if len(indices) else 0)):
@@ -127,7 +127,7 @@ def _add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -
 
 
 def _along(axis: int, rank: int) -> list[int]:
-    """The shape of a vector that lies along `axis`."""
+    """The shape of a vector along `axis`."""
     return [-1 if i == axis else 1 for i in range(rank)]
 
 
@@ -136,7 +136,7 @@ def _depth_to_space(n: Node) -> Grads:
     (batch, channels, height, width), block = n.shape(0), n.attr("blocksize")
     deep = channels // block**2
     column_row = n.attr("mode", "DCR") == "CRD"
-    # y[batch, deep, height, block, width, block], the two block axes moved back before or behind the channels
+    # y[batch, deep, height, block, width, block]; the block axes move back before or behind the channels
     grad = n.dy.reshape([batch, deep, height, block, width, block])
     yield 0, grad.transpose([0, 1, 3, 5, 2, 4] if column_row else [0, 3, 5, 1, 2, 4]).reshape(n.shape(0))
 
@@ -148,7 +148,7 @@ def _space_to_depth(n: Node) -> Grads:
 
 @rule("Resize", "Upsample")
 def _resize(n: Node) -> Grads:
-    """Along each axis a matrix, found by resizing the unit vectors (of which a second row makes no difference)."""
+    """One matrix for each axis, found by resizing the unit vectors."""
     if n.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise NoGradient("it crops by a region of interest")
     grad, shape = n.dy, list(n.out_shape)
@@ -165,7 +165,7 @@ def _resize(n: Node) -> Grads:
 
 
 def _interpolation(n: Node, axis: int, size: int, target: int) -> Array:
-    """float32[target, size]: row t is what element t takes of each element along `axis`."""
+    """float32[target, size]: row t holds the weights of all elements along `axis` in element t."""
     scales = np.ones(2, np.float32)
     given = _scales(n, axis)
     scales[1] = given if given is not None else target / size

@@ -1,4 +1,4 @@
-"""What the rules of differentiation write to: the nodes of a backward model, as arithmetic on its values."""
+"""The tape that differentiation rules write to: nodes of a backward model, made by arithmetic on its values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxopt.encoding import Array
 
 OPSET, IR = 18, 8
-"""Of backward models: the first opset with what the rules need, which onnxruntime 1.17 has long known."""
+"""Of backward models: the first opset with all that the rules need; onnxruntime 1.17 supports it."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -23,17 +23,17 @@ class NoGradient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What one run of the forward model told, by value."""
+    """What one run of the forward model shows of each value."""
 
     shapes: dict[str, tuple[int, ...]]
     types: dict[str, int]
-    """Element types, onnx.TensorProto's."""
+    """Element types, as in onnx.TensorProto."""
     constants: dict[str, Array]
-    """What depends on no input's elements: weights, shapes, and what is computed from these."""
+    """Values that depend on no input's elements: weights, shapes, and what is computed from them."""
 
 
 class Tape:
-    """The backward model while it is written; everything in it is float32 unless an operator wants indices."""
+    """The backward model under construction; all values are float32 except indices and shapes."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -79,7 +79,7 @@ class Tape:
         return self._used[name]
 
     def model(self, outputs: dict[str, Var]) -> tuple[bytes, list[str]]:
-        """The model of these outputs without what they do not need, and the names of its inputs. Empties the tape."""
+        """The model of these outputs, without unused nodes, and the names of its inputs. Empties the tape."""
         for name, var in outputs.items():
             self.nodes.append(helper.make_node("Identity", [var.name], [name]))
         needed, nodes = set(outputs), []
@@ -93,7 +93,7 @@ class Tape:
         model.graph.node.extend(reversed(nodes))
         model.graph.input.extend(inputs)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        for name in list(self._constants):  # weights, for the most part: there is no room for two of each
+        for name in list(self._constants):  # mostly weights: there is no room for two copies
             array = self._constants.pop(name)
             if name in needed:
                 model.graph.initializer.append(numpy_helper.from_array(array, name))
@@ -103,7 +103,7 @@ class Tape:
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A value of the backward model. Arithmetic broadcasts; comparisons give 0.0 and 1.0."""
+    """A value of the backward model. Arithmetic broadcasts; comparisons give 0.0 or 1.0."""
 
     tape: Tape = field(repr=False)
     name: str
@@ -148,7 +148,7 @@ class Var:
         return self.tape.op("Cast", self.tape.op(op, self, other), to=TensorProto.FLOAT)
 
     def apply(self, op: str, *inputs: Operand, **attributes: Any) -> Var:
-        """An operator's output, this being its first input."""
+        """The output of an operator whose first input is this."""
         return self.tape.op(op, self, *inputs, **attributes)
 
     def reshape(self, shape: Sequence[int]) -> Var:
@@ -160,13 +160,13 @@ class Var:
         return self.apply("Transpose", perm=list(permutation))
 
     def sum(self, axes: Sequence[int], keepdims: bool = True) -> Var:
-        """Over these axes; over none where there are none."""
+        """Sum over these axes; the value itself if there are none."""
         if not axes:
             return self
         return self.apply("ReduceSum", np.array(axes, np.int64), keepdims=int(keepdims))
 
     def mean(self, axes: Sequence[int]) -> Var:
-        """Over these axes, which stay with size 1."""
+        """Mean over these axes, which stay with size 1."""
         return self.apply("ReduceMean", np.array(axes, np.int64), keepdims=1)
 
     def expand(self, shape: Sequence[int]) -> Var:
@@ -174,7 +174,7 @@ class Var:
         return self.apply("Expand", np.array(shape, np.int64))
 
     def pad(self, before: Sequence[int], after: Sequence[int]) -> Var:
-        """Zeros around; negative numbers crop."""
+        """Zeros around; a negative number crops."""
         if not any(before) and not any(after):
             return self
         return self.apply("Pad", np.array([*before, *after], np.int64))
@@ -184,7 +184,7 @@ Operand = Var | Array | float
 
 
 class Node:
-    """One node of the forward model as its rule sees it."""
+    """One node of the forward model, as its rule sees it."""
 
     def __init__(self, proto: onnx.NodeProto, opset: int) -> None:
         standard = proto.domain in ("", "ai.onnx")
@@ -198,10 +198,10 @@ class Node:
         self.grads: list[Var | None] = []
         """Gradients of the outputs, while the node's rule runs."""
         self.wanted: set[str] = set()
-        """Inputs whose gradients are asked for, while the node's rule runs."""
+        """Inputs whose gradients are needed, while the node's rule runs."""
 
     tape: Tape
-    """Where the rule writes; set before it runs."""
+    """The tape that the rule writes to; set before it runs."""
 
     @property
     def dy(self) -> Var:
@@ -221,7 +221,7 @@ class Node:
 
     @property
     def rank(self) -> int:
-        """Of the first input."""
+        """Number of axes of the first input."""
         return len(self.shape(0))
 
     def input(self, index: int) -> Var:
@@ -238,15 +238,15 @@ class Node:
         return self.tape.forward.shapes[self.outputs[0]]
 
     def has(self, index: int) -> bool:
-        """Whether an optional input is there."""
+        """Whether an optional input is given."""
         return index < len(self.inputs) and bool(self.inputs[index])
 
     def wants(self, index: int) -> bool:
-        """Whether an input's gradient is asked for: rules that make much of it may ask before."""
+        """Whether an input's gradient is needed: for rules in which it is expensive."""
         return self.inputs[index] in self.wanted
 
     def constant(self, index: int) -> Array:
-        """An input that depends on no input of the model. Raises NoGradient where it does."""
+        """An input that depends on no input of the model. Raises NoGradient if it does."""
         if self.inputs[index] not in self.tape.forward.constants:
             raise NoGradient(f"its input {index} is not constant")
         return self.tape.forward.constants[self.inputs[index]]
@@ -257,7 +257,7 @@ class Node:
         return value.decode() if isinstance(value, bytes) else value
 
     def ints(self, name: str, index: int) -> list[int] | None:
-        """Integers that older opsets have as an attribute, newer ones as an input; None where they are absent."""
+        """Integers that are an attribute in older opsets and an input in newer ones; None if absent."""
         if self.has(index):
             return [int(i) for i in self.constant(index).ravel()]
         found: list[int] | None = self.attr(name)
@@ -265,9 +265,9 @@ class Node:
 
 
 Rule = Callable[[Node], Iterator[tuple[int, Var]]]
-"""Gives (index of an input, its gradient). What it gives for inputs that nobody asks about is dropped unseen."""
+"""Yields (index of an input, its gradient). Gradients that are not needed are dropped."""
 RULES: dict[str, Rule] = {}
-"""By operator; domains other than ONNX's own are written before it, ``domain::Op``."""
+"""By operator; ``domain::Op`` if the domain is not ONNX's own."""
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:

@@ -16,18 +16,18 @@ Grads = Iterator[tuple[int, Var]]
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Where the windows of a convolution or a pooling lie, one number for each spatial axis."""
+    """The windows of a convolution or a pooling, with one number for each spatial axis."""
 
     kernel: list[int]
     strides: list[int]
     dilations: list[int]
     before: list[int]
-    """Padding in front; negative numbers are not padding but what no window reaches."""
+    """Padding in front; a negative number counts the elements that no window reaches."""
     after: list[int]
-    """Padding behind, up to where the last window ends; negative as above."""
+    """Padding behind, up to the end of the last window; negative as above."""
 
     def attributes(self) -> dict[str, list[int]]:
-        """Of the operator that undoes the moves of this one."""
+        """Attributes of the transposed operator."""
         return {
             "kernel_shape": self.kernel,
             "strides": self.strides,
@@ -37,7 +37,7 @@ class Windows:
 
 
 def _windows(n: Node, kernel: list[int], large: tuple[int, ...], small: tuple[int, ...]) -> Windows:
-    """Windows over the `large` spatial shape, one for each position of the `small` one."""
+    """Windows over the spatial shape `large`, one for each position of `small`."""
     count = len(kernel)
     strides, dilations = n.attr("strides", [1] * count), n.attr("dilations", [1] * count)
     reach = [(s - 1) * stride + (k - 1) * d + 1 for s, stride, k, d in zip(small, strides, kernel, dilations)]  # noqa: B905
@@ -55,13 +55,13 @@ def _windows(n: Node, kernel: list[int], large: tuple[int, ...], small: tuple[in
 
 
 def _scatter(n: Node, grad: Var, weights: Var | Array, at: Windows, group: int = 1) -> Var:
-    """Adds `weights` times the gradient of each window to where the window lies."""
+    """Adds `weights` times the gradient of each window at the window's position."""
     unreached = [max(-p, 0) for p in at.after]
     return n.tape.op("ConvTranspose", grad, weights, group=group, output_padding=unreached, **at.attributes())
 
 
 def _turned(n: Node, at: Windows, group: int) -> Var | None:
-    """The gradient of a convolution in groups as a convolution too, where that is possible.
+    """The input gradient of a grouped convolution as a convolution; None if that is impossible.
 
     The runtime's depthwise ConvTranspose takes three times as long.
     """
@@ -87,8 +87,8 @@ class _Side:
 def _correlate(large: _Side, small: _Side, at: Windows, group: int) -> Var:
     """The gradient of a convolution's weights, ``[small channels, large channels / group, kernel...]``.
 
-    It is the product of the `small` side with the windows of the `large` one. Samples are multiplied one by one, which
-    the runtime does best, but where so many small products would take more memory than the windows.
+    It is the product of the `small` side with the windows of the `large` side. Samples are multiplied one by one, which
+    is fastest in the runtime, unless the products would take more memory than the windows.
     """
     batch, channels = large.shape[0], large.shape[1] // group
     if channels == 1:
@@ -111,8 +111,10 @@ def _correlate(large: _Side, small: _Side, at: Windows, group: int) -> Var:
 
 
 def _correlate_channels(large: _Side, small: _Side, at: Windows) -> Var:
-    """`_correlate` with a group for each channel of the large side: a convolution, in which samples are channels and
-    the small side is the kernel, so that strides and dilations change places."""
+    """`_correlate` with a group for each channel of the large side, as a convolution.
+
+    Samples become channels and the small side becomes the kernel, so strides and dilations change places.
+    """
     others = range(2, len(large.shape))
     rows = large.value.transpose([1, 0, *others]).reshape([1, -1, *large.shape[2:]])
     rows = rows.pad([0, 0, *(min(p, 0) for p in at.before)], [0, 0, *(min(p, 0) for p in at.after)])
@@ -123,8 +125,7 @@ def _correlate_channels(large: _Side, small: _Side, at: Windows) -> Var:
 
 
 def _taps(at: Windows, large: tuple[int, ...], small: tuple[int, ...]) -> Array:
-    """For each window and each element of it, its place among the elements of the large side; their number for those
-    that lie in the padding."""
+    """The index, among the elements of the large side, of each element of each window; for padding, their number."""
     rank = len(large)
     index, inside = np.zeros([1] * 2 * rank, np.int64), np.ones(1, bool)
     for axis in range(rank):
@@ -153,7 +154,7 @@ def _conv_transpose(n: Node) -> Grads:
         before = [p - max(p, 0) // 2 for p in (b + a for b, a in zip(at.before, at.after, strict=True))]
         total = [b + a for b, a in zip(at.before, at.after, strict=True)]
         at = Windows(kernel, at.strides, at.dilations, before, [t - b for t, b in zip(total, before, strict=True)])
-    # What output_padding added lies behind the last window, so it is cut off before a convolution would count it.
+    # Crop what output_padding added behind the last window: a convolution would count it.
     cut = [0, 0, *(min(p, 0) for p in at.after)]
     group = n.attr("group", 1)
     yield 0, n.dy.pad([0] * n.rank, cut).apply("Conv", n.input(1), group=group, **at.attributes())
@@ -180,7 +181,7 @@ def _average_pool(n: Node) -> Grads:
 
 
 def _declared_after(n: Node, at: Windows, axis: int) -> int:
-    """Padding behind as the node says it; in ceil mode the last window may reach further."""
+    """The node's own padding behind; in ceil mode the last window may reach further."""
     match n.attr("auto_pad", "NOTSET"):
         case "SAME_UPPER" | "SAME_LOWER":
             return max(at.after[axis], 0)
@@ -192,7 +193,7 @@ def _declared_after(n: Node, at: Windows, axis: int) -> int:
 
 @rule("MaxPool")
 def _max_pool(n: Node) -> Grads:
-    """The runtime's indices count the elements of the whole input."""
+    """The runtime's indices are into the whole input."""
     attributes = {k: v for k, v in n.attributes.items() if k != "storage_order"}
     indices = n.tape.ops("MaxPool", 2, n.x, **attributes)[1]
     flat = n.tape.var(0.0).expand([prod(n.shape(0))])
@@ -213,7 +214,7 @@ def _global_max_pool(n: Node) -> Grads:
 
 @rule("LRN")
 def _local_response(n: Node) -> Grads:
-    """``y = x D^-b``, ``D = bias + alpha/size * S(x^2)``, S the sum over a window of channels; S^T has it reversed."""
+    """``y = x D^-b``, ``D = bias + alpha/size * S(x^2)``, S sums over a window of channels, S^T over its reverse."""
     alpha, beta, bias, size = n.attr("alpha", 1e-4), n.attr("beta", 0.75), n.attr("bias", 1.0), n.attr("size")
     if n.rank < 2:
         raise NoGradient("its input has no channels")

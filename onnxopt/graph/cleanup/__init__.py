@@ -1,7 +1,7 @@
-"""Clean-ups before weights are touched: every module in this folder is one, dropping a file here registers it.
+"""Clean-ups that run before weights are changed: every module in this folder is one; dropping a file here registers it.
 
-They work on onnx-graphsurgeon's graph, which knows every tensor's producer and consumers. What it cannot carry
-(rare attribute types) is not cleaned: a model is never refused for it.
+They work on onnx-graphsurgeon's graph, which links every tensor to its producer and consumers. A model with attribute
+types that this graph cannot represent stays as it is; it is never refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def clean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """A model that computes the same with fewer nodes, and how many each clean-up removed or changed."""
+    """A model that computes the same with fewer nodes, and how many nodes each clean-up removed or changed."""
     try:
         graph = gs.import_onnx(model)
         before = _attributes(gs.export_onnx(graph, do_type_check=False).graph)
@@ -38,7 +38,7 @@ def clean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int]]:
         cleaned.graph.input.extend(model.graph.input)
         cleaned.graph.output.extend(model.graph.output)
         return cleaned, removed
-    except Exception as error:  # whatever its importer stumbles over: the model goes on uncleaned
+    except Exception as error:  # of any class, from the importer: the model stays as it is
         _log.info("left uncleaned: %s", error)
         return model, {}
 

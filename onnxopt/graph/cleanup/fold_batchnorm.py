@@ -1,4 +1,4 @@
-"""Batch normalization behind a linear operator is a scale and a shift of its outputs: fold it into weights and bias.
+"""Folds batch normalization behind a linear operator into its weights and bias.
 
 ``y = gamma (W x + b - mean) / sqrt(var + eps) + beta`` (Ioffe & Szegedy 2015, inference form), so with
 ``s = gamma / sqrt(var + eps)`` the folded weights are ``s W`` and the folded bias is ``s (b - mean) + beta``.
@@ -11,13 +11,13 @@ import onnx_graphsurgeon as gs
 
 
 def _output_axis(node: gs.Node) -> int | None:
-    """The axis of the weights along which its outputs lie; None where the operator is none of ours."""
+    """The axis of the weights that holds the outputs; None for any other operator."""
     gemm = 0 if node.attrs.get("transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "Gemm": gemm}.get(node.op)
 
 
 def clean(graph: gs.Graph) -> int:
-    """Folds what can be folded; returns how many nodes went."""
+    """Folds where possible; returns how many nodes it removed."""
     return sum(_fold(graph, node) for node in list(graph.nodes) if node.op == "BatchNormalization")
 
 
@@ -34,7 +34,7 @@ def _fold(graph: gs.Graph, norm: gs.Node) -> bool:
         return False
     weight = linear.inputs[1]
     if len(weight.outputs) != 1 or norm.attrs.get("training_mode", 0):
-        return False  # shared weights would be scaled for the other consumer too
+        return False  # scaling shared weights would change the other consumer
     gamma, beta, mean, variance = (c.values.astype(np.float64) for c in norm.inputs[1:])
     scale = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     along = [1] * weight.values.ndim
@@ -42,7 +42,7 @@ def _fold(graph: gs.Graph, norm: gs.Node) -> bool:
     dtype = weight.values.dtype
     bias = linear.inputs[2].values.astype(np.float64) if len(linear.inputs) > 2 else np.zeros(1)
     if bias.size not in (1, scale.size) or bias.shape[-1:] not in ((), (bias.size,)):
-        return False  # Gemm's, with a value for every row
+        return False  # a bias of Gemm with a value for every row
     folded = (weight.values.astype(np.float64) * scale.reshape(along)).astype(dtype)
     shift = (scale * (bias * linear.attrs.pop("beta", 1.0) - mean) + beta).astype(dtype)
     linear.inputs = [

@@ -1,7 +1,6 @@
-"""What is made of constants alone is a constant: compute it now.
+"""Folds constants: weights that are only reshaped, transposed or copied, so that passes see them, and small integers.
 
-Weights that are only reshaped, transposed or passed on, so that passes see them; and the few integers that some
-exporters compute pads and shapes with.
+Some exporters compute pads and shapes from such integers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from onnxopt.encoding import Array
 
 _INTEGER = frozenset(("Cast", "Concat", "ConstantOfShape", "Gather", "Slice", "Squeeze", "Unsqueeze"))
 _SMALL = 1024
-"""Elements that the integers may have."""
+"""Most elements of an integer tensor that is folded."""
 
 
 def _reshape(x: Array, node: gs.Node) -> Array:
@@ -34,9 +33,9 @@ _FOLDS: dict[str, Callable[[Array, gs.Node], Array]] = {
 
 
 def clean(graph: gs.Graph) -> int:
-    """Folds to the end, as one fold makes the next; returns how many nodes went."""
+    """Folds in topological order, so that a fold enables the next; returns how many nodes it removed."""
     folded = 0
-    for node in graph.nodes:  # in topological order
+    for node in graph.nodes:
         if node.domain or not node.inputs or not all(isinstance(i, gs.Constant) for i in node.inputs):
             continue
         output = node.outputs[0]
@@ -52,7 +51,7 @@ def clean(graph: gs.Graph) -> int:
 
 
 def _fold(node: gs.Node, opset: int) -> Array | None:
-    """The node's output; None where it is not to be computed now."""
+    """The node's output; None if it is not to be folded."""
     x = node.inputs[0].values
     if node.op in _FOLDS:
         return _FOLDS[node.op](x, node) if len(node.inputs[0].outputs) == 1 or _are_few_integers(x) else None
@@ -60,7 +59,7 @@ def _fold(node: gs.Node, opset: int) -> Array | None:
         return None
     if node.op == "ConstantOfShape" and np.prod(x.astype(np.float64)) > _SMALL:
         return None
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (takes long, and few models need it)
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (slow to import, and rarely needed)
 
     evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets={"": opset})
     (output,) = evaluator.run(None, {i.name: i.values for i in node.inputs})

@@ -1,4 +1,4 @@
-"""PRelu with one slope for all channels is LeakyRelu, which is faster and has integer kernels in ONNX Runtime."""
+"""Replaces PRelu with one slope for all channels by LeakyRelu, which is faster and has integer kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 
 def clean(graph: gs.Graph) -> int:
-    """Changes what can be changed; returns how many nodes that were."""
+    """Replaces where possible; returns how many nodes changed."""
     return sum(_change(node) for node in graph.nodes if node.op == "PRelu")
 
 

@@ -1,7 +1,7 @@
-"""Batch normalization that no convolution takes up is still only a scale and a shift: two vectors instead of four.
+"""Reduces batch normalization that cannot be folded to a scale and a shift: two vectors instead of four.
 
 ``gamma (x - mean) / sqrt(var + eps) + beta = s x + (beta - s mean)`` with ``s = gamma / sqrt(var + eps)``. It stays one
-node, with mean 0 and variance ``1 - eps``, which all nodes of as many channels share. Runs after `fold_batchnorm`.
+node, with mean 0 and variance ``1 - eps``, which nodes of equally many channels share. Runs after `fold_batchnorm`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 
 def clean(graph: gs.Graph) -> int:
-    """Reduces what is left; returns how many nodes changed, none of them goes."""
+    """Reduces where possible; returns how many nodes changed."""
     shared: dict[object, tuple[gs.Constant, gs.Constant]] = {}
     return sum(_reduce(node, shared) for node in graph.nodes if node.op == "BatchNormalization")
 

@@ -1,4 +1,4 @@
-"""Models that hand out what they compute on the way."""
+"""Models whose inner values are outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 
 def expose(model: onnx.ModelProto, values: Sequence[str], more: Sequence[NodeProto] = ()) -> bytes:
-    """The model, serialized, with these values of its main graph as its outputs, which `more` nodes may make."""
+    """The model, serialized, whose outputs are these values of its main graph or of the nodes `more`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.node.extend(more)

@@ -1,4 +1,4 @@
-"""One layer as a model of its own."""
+"""One layer as a model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from onnx import NodeProto, TensorProto, helper
 from onnxopt.graph.rewrite.low_rank_chain import users
 
 WEIGHT = "w"
-"""What its weight is called there."""
+"""The name of the weight in that model."""
 
 
 def extract_layer(model: onnx.ModelProto, path: str, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """The nodes of the main graph that use the weight at `path`, with inputs ``x0``, ``x1``, ... of their own.
+    """A model of the main graph's nodes that use the weight at `path`, with inputs ``x0``, ``x1``, ...
 
     Arguments:
-        shapes: of every value that they take and that is no constant.
+        shapes: of every value that they read and that is not a constant.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     kind, names = constants[path].data_type, {path: WEIGHT}

@@ -1,4 +1,4 @@
-"""Models whose values can be changed: rounded by dials that are inputs, or moved a little, to see what comes of it."""
+"""Models with fake quantization, whose parameters are inputs, or with zeros added to values, for gradients."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from onnxopt.graph.rewrite.qdq import QuantParams
 
 _PARTS = ("inverse", "low", "high", "scale")
 _OFF = 2.0**40
-"""Steps in 1: a float32 number that is rounded to so many is itself, but for 1e-12."""
+"""Steps in 1 at which rounding changes a float32 number by less than 1e-12: fake quantization is off."""
 _MOST = float(np.finfo(np.float32).max)
 
 
 def with_fake_quant(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
     """A copy in which these float values of the main graph pass through ``clip(round(x / scale)) scale``.
 
-    All who read a value get what comes out, the user too; of the user's inputs, all nodes. Needs opset 11.
+    All readers of a value, the user included, get the result; of a model input, all nodes do. Needs opset 11.
     """
     made = _through(model, dict.fromkeys(values), _chain)
     for name in dict.fromkeys(values):
@@ -32,9 +32,9 @@ def with_fake_quant(model: onnx.ModelProto, values: Iterable[str]) -> onnx.Model
 def with_zeros_added(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """A copy in which zeros of these shapes are added to values, and the zeros' names by that of the value.
+    """A copy in which zeros of these shapes are added to values, and the name of the zeros by that of the value.
 
-    The gradient with respect to a value's zeros is the one with respect to the value.
+    The gradient with respect to the zeros is the gradient with respect to the value.
     """
     zeros = {name: f"{name}@zeros" for name in shapes}
     made = _through(model, shapes, lambda value, x, y: [helper.make_node("Add", [x, zeros[value]], [y])])
@@ -47,7 +47,7 @@ def with_zeros_added(
 def _through(
     model: onnx.ModelProto, wanted: Iterable[str], chain: Callable[[str, str, str], list[NodeProto]]
 ) -> onnx.ModelProto:
-    """A copy in which these values of the main graph pass through the nodes that `chain` makes from x to y."""
+    """A copy in which these values of the main graph pass through the nodes of ``chain(value, x, y)``, from x to y."""
     wanted, made = list(wanted), onnx.ModelProto()
     made.CopyFrom(model)
     nodes: list[NodeProto] = []
@@ -70,7 +70,7 @@ def _through(
 
 
 def settings(values: Iterable[str], pairs: Mapping[str, QuantParams]) -> dict[str, Array]:
-    """Feeds for the dials of these values: off, but for those that have a pair."""
+    """Feeds for the fake quantization of these values; it is off for those without parameters in `pairs`."""
     feeds = {}
     for value in values:
         pair = pairs.get(value)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates and parameters of a model."""
+"""Multiply-accumulates (MACs) and parameters of a model."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from onnxopt.graph.normalise import subgraphs, tensors
 _NO_WEIGHTS = {TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING}
 """Shapes, axes, indices, masks."""
 _INLINED = re.compile(r"^.*__Inline_\d+__/?")
-"""What the runtime puts before the names of nodes when it inlines the branch they are in."""
+"""The prefix of a node's name after the runtime inlined its branch."""
 
 
 def _window(weight: int) -> Callable[[Kernel], int]:
-    """Each output element takes one filter, which has its group's channels only: weight[M, C / groups, kernel...]."""
+    """Each output element takes one filter over the channels of its group: weight[M, C / groups, kernel...]."""
     return lambda k: prod(k.outputs[0]) * prod(k.inputs[weight][1:])
 
 
 def _transposed(k: Kernel) -> int:
-    """Each input element goes through its slice of weight[C, M / groups, kernel...]; cropped borders count too."""
+    """Each input element multiplies its slice of weight[C, M / groups, kernel...]; cropped borders count too."""
     return prod(k.inputs[0]) * prod(k.inputs[1][1:])
 
 
@@ -41,7 +41,7 @@ def _gemm(k: Kernel) -> int:
 
 
 def _recurrent(k: Kernel) -> int:
-    """Every step of every sequence takes all of W and R, of each direction."""
+    """Every step of every sequence takes W and R of each direction."""
     steps: Shape = k.inputs[0][:2]
     return prod(steps) * (prod(k.inputs[1]) + prod(k.inputs[2]))
 
@@ -66,22 +66,22 @@ _COUNTS: dict[str, Callable[[Kernel], int]] = {
 def macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
     """Multiply-accumulates of one run on `feeds`, by node, in the order of execution.
 
-    They are counted from the shapes of what the runtime really ran, unoptimized: free dimensions, branches taken and
-    turns of loops are those of `feeds`. Padding counts as the operator's formula has it: a window over zeros is full
-    work. Operators that are no sums of products (activations, norms, pooling) are not there.
+    They are counted from the shapes that the runtime saw, without graph optimization: free dimensions, branches taken
+    and loop iterations are those of `feeds`. A window over padding counts in full. Operators that are not sums of
+    products (activations, norms, pooling) are left out.
 
-    A node's key is its name, or ``Conv.7`` where it has none or shares it: its type and its place among all nodes,
-    those of branches and loop bodies included.
+    A node's key is its name, or ``Conv.7`` if it has none or shares it: its type and its index among all nodes,
+    including those of branches and loop bodies.
 
-    Raises OnnxoptError where the model, which has to be below 2 GB, does not run on `feeds`.
+    Raises OnnxoptError if the model, which has to be below 2 GB, does not run on `feeds`.
     """
     return _of_nodes(_named(model), feeds)
 
 
 def weight_macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
-    """The same by weight: what all nodes together multiply by each initializer, zeros of it included.
+    """Multiply-accumulates of one run by weight, over all nodes, including those with weights of zero.
 
-    Of initializers that no counted node multiplies by, biases among them, nothing is there.
+    Initializers that no counted node multiplies by, such as biases, are left out. Raises as `macs` does.
     """
     named = _named(model)
     counted = _of_nodes(named, feeds)
@@ -91,13 +91,13 @@ def weight_macs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str,
         factors = node.input[1:3] if _COUNTS[node.op_type] is _recurrent else node.input[:2]
         weights = [name for name in factors if name in sizes]
         total = sum(sizes[name] for name in weights)
-        for name in weights:  # a recurrent node takes its steps with two weights
+        for name in weights:  # a recurrent node has two weights
             found[name] = found.get(name, 0) + counted[node.name] * sizes[name] // total
     return found
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes have names of their own."""
+    """A copy whose nodes have unique names."""
     named = onnx.ModelProto()
     named.CopyFrom(model)
     taken: set[str] = set()
@@ -113,7 +113,7 @@ def _of_nodes(named: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, i
     taken = {node.name for graph in subgraphs(named.graph) for node in graph.node}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # the trace leaves out what is packed
+    options.add_session_config_entry("session.disable_prepacking", "1")  # the trace lacks prepacked inputs
     options.log_severity_level = 4
     try:
         content = named.SerializeToString()
@@ -134,5 +134,5 @@ def _of_nodes(named: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, i
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Elements of all weights: of every constant but those of int64, bool or text, which are shapes and indices."""
+    """Elements of all weights: all constants except those of int64, bool or text, which are shapes and indices."""
     return sum(prod(t.dims) for t in tensors(model) if t.data_type not in _NO_WEIGHTS)

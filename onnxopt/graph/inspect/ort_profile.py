@@ -1,4 +1,4 @@
-"""What ONNX Runtime really ran: its profiler's trace, read back."""
+"""The kernels that ONNX Runtime ran, from its profiler's trace."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Kernel:
     node: str
     op: str
     inputs: tuple[Shape, ...]
-    """Of the tensors that were given; left-out inputs are not there."""
+    """Shapes of the inputs that were given."""
     outputs: tuple[Shape, ...]
     ms: float
-    """Without the nodes of its own subgraphs, which are kernels themselves."""
+    """Without the nodes of its subgraphs, which are kernels themselves."""
 
 
 def trace(
@@ -35,12 +35,12 @@ def trace(
     feeds: Iterable[Mapping[str, Array]],
     options: onnxruntime.SessionOptions | None = None,
 ) -> list[list[Kernel]]:
-    """The kernels of each run, in the order in which they began; raises what the runtime raises.
+    """The kernels of each run, in the order of their start. Raises what the runtime raises.
 
     Arguments:
-        load: makes the session with the options it is given.
-        feeds: what the session is fed, run after run.
-        options: for the session; profiling is switched on in them.
+        load: makes a session with the options that it is given.
+        feeds: for one run each.
+        options: for the session; this switches profiling on.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = options or onnxruntime.SessionOptions()
@@ -51,7 +51,7 @@ def trace(
             for one in feeds:
                 session.run(None, dict(one))
         finally:
-            path = Path(session.end_profiling())  # also where a run fails, or the file outlives its folder
+            path = Path(session.end_profiling())  # even if a run fails, or the file outlives its folder
         events = json.loads(path.read_text(encoding="utf-8"))
     starts = sorted(e["ts"] for e in events if e["name"] == "model_run")
     nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_SUFFIX)]
@@ -68,12 +68,12 @@ def trace(
 
 
 def _own_time(events: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
-    """Events in order of time, each with its microseconds less those of the events inside it."""
+    """Events in order of time, each with its own microseconds, less those of the events inside it."""
     ordered = sorted(events, key=lambda e: (e["ts"], -e["dur"]))
     own = [float(e["dur"]) for e in ordered]
     around: list[int] = []
     for i, event in enumerate(ordered):
-        # Ends are compared, not starts only: both are whole microseconds, and the next node may begin in the same one.
+        # Ends are compared, as times are whole microseconds and the next node may start in the one where this ends.
         while around and event["ts"] + event["dur"] > ordered[around[-1]]["ts"] + ordered[around[-1]]["dur"]:
             around.pop()
         if around and ordered[around[-1]]["args"]["op_name"] in ("If", "Loop", "Scan"):

@@ -1,1 +1,1 @@
-"""Changes to a graph: each takes a model and gives one that computes the same, or nearly."""
+"""Rewrites of a model into one that computes the same, or nearly the same."""

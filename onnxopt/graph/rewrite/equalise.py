@@ -1,10 +1,10 @@
-"""Channels of one value made alike, so that one range serves them all: cross-layer equalization.
+"""Cross-layer equalization: the channels of a value get similar ranges, so that one range suits them all.
 
-A layer's channels may be scaled by positive numbers, and the next layer's weights by their inverses: rectifiers and
-pools let such factors through (Nagel et al. 2019, Data-free quantization, section 4.1). Channels whose values are small
-beside the largest of the tensor use few of its integers; scaled, they use more. Where the second layer is depthwise and
-its weights have a scale for each channel this costs nothing; elsewhere the second layer's columns grow apart, and both
-are weighed (ibid., eq. 11; Xiao et al. 2022, SmoothQuant, eq. 4).
+The channels of a layer can be multiplied by positive scales and the next layer's weights by their inverses: rectifiers
+and pools commute with such scales (Nagel et al. 2019, Data-free quantization, section 4.1). A channel of small values
+uses few of the tensor's integers; scaled up, it uses more. This costs nothing if the second layer is depthwise with a
+scale for each channel. Otherwise the columns of the second layer become less alike, and both effects are balanced
+(ibid., eq. 11; Xiao et al. 2022, SmoothQuant, eq. 4).
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from onnxopt.graph.normalise import subgraphs
 Floats = npt.NDArray[np.float64]
 
 _ROOM = 0.9
-"""Of a bound of a Clip, how far scaled channels reach: other inputs have larger values."""
+"""Share of a Clip's bound that scaled channels may reach, as other inputs have larger values."""
 _MOST = 64.0
-"""Times that a channel is scaled up: one that is nearly 0 on the data may not be so elsewhere."""
+"""Largest scale of a channel: a channel near 0 on the data may be larger on other inputs."""
 _RECTIFIERS = ("Relu", "LeakyRelu", "PRelu", "Clip")
 _POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Two layers, and what lies between them."""
+    """Two consecutive layers and the value between them."""
 
     first: str
-    """The weight whose outputs may be scaled..."""
+    """The weight whose outputs are scaled..."""
     bias: str | None
     """...with its bias."""
     value: str
-    """What the first layer gives, rectified: the value that gets integers."""
+    """The first layer's rectified output, which is quantized."""
     second: str
-    """The weight whose inputs are scaled back."""
+    """The weight whose inputs are scaled by the inverse."""
     bound: float
-    """Where a Clip ends the value; infinite if none does."""
+    """The upper bound of a Clip; infinite without one."""
     outputs: int
-    """Axis of the first weight that the channels lie along."""
+    """The channels' axis in the first weight."""
     inputs: int
-    """Axis of the second."""
+    """The channels' axis in the second weight."""
     groups: int
     """Of the second layer."""
     channels: int
@@ -63,10 +63,10 @@ class Neighbours:
 
 
 def neighbours(model: onnx.ModelProto) -> list[Neighbours]:
-    """Pairs of Conv and Gemm in a normalised model's main graph, in graph order, whose factors cancel exactly.
+    """Pairs of Conv or Gemm in a normalised model's main graph, in graph order, between which scales cancel exactly.
 
-    Between them are rectifiers, pools, flattening, and padding with zeros at most; nothing else reads the values
-    between, nor the weights.
+    Only rectifiers, pools, flattening, and padding with zeros may stand between them; nothing else reads the weights
+    or the values between.
     """
     return _Finder(model).pairs()
 
@@ -74,7 +74,7 @@ def neighbours(model: onnx.ModelProto) -> list[Neighbours]:
 def channel_peaks(
     model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping[str, Array]]
 ) -> dict[str, Floats]:
-    """Largest magnitude in each channel (axis 1) of these values over all feeds; the runtime keeps none of them."""
+    """Largest magnitude in each channel (axis 1) of these values over all feeds; only the maxima leave the runtime."""
     if not values:
         return {}
     nodes = [helper.make_node("Constant", [], ["@shape"], value=numpy_helper.from_array(np.array([0, 0, -1])))]
@@ -94,13 +94,13 @@ def channel_peaks(
 
 
 def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[Neighbours, Floats]]:
-    """Scales channels in place, wherever it pays; returns the pairs and the factors of their channels.
+    """Scales channels in place where that helps; returns the pairs and the scales of their channels.
 
-    On inputs within `peaks` the outputs stay the same but for rounding: a channel that reaches a Clip's bound is left
-    as it is, no other is brought to reach it.
+    On inputs within `peaks` the outputs stay the same but for rounding: a channel that reaches a Clip's bound keeps its
+    scale, and no other channel is scaled up to the bound.
 
     Arguments:
-        peaks: `channel_peaks` of the pairs' values; pairs without are left alone.
+        peaks: `channel_peaks` of the pairs' values; pairs without peaks stay as they are.
     """
     tensors = {t.name: t for t in model.graph.initializer}
     changed = []
@@ -127,7 +127,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
 
 
 def _factors(pair: Neighbours, reach: Floats, second: Array) -> Floats:
-    """Of each channel, positive; 1 where it is dead, or reaches the bound."""
+    """A positive scale for each channel; 1 if the channel is dead or reaches the bound."""
     free = (reach > 0) & np.isfinite(reach) & (reach < pair.bound * (1 - 1e-6))
     if not free.any():
         return np.ones(pair.channels)
@@ -136,7 +136,7 @@ def _factors(pair: Neighbours, reach: Floats, second: Array) -> Floats:
     else:
         columns = _column_ranges(pair, second)
         free &= columns > 0
-        # Eq. 11 of Nagel et al.: the range of a channel of the value, and that of the weight's column, become alike.
+        # Nagel et al., eq. 11: the ranges of a channel of the value and of the weight's column become equal.
         wanted = np.sqrt(np.where(free, columns, 1) / np.where(free, reach, 1))
     top = float(reach[np.isfinite(reach)].max())
     scaled = np.where(free, wanted * reach, 0)
@@ -148,9 +148,9 @@ def _factors(pair: Neighbours, reach: Floats, second: Array) -> Floats:
 
 
 def _column_ranges(pair: Neighbours, second: Array) -> Floats:
-    """Of what the second layer multiplies a channel by, the largest magnitude, beside that of its row.
+    """Largest magnitude of the second weight in each channel's column, relative to the largest of its row.
 
-    So it does not depend on how rows are scaled: each has a scale of its own.
+    Relative, because each row has its own scale.
     """
     w = np.abs(_grouped(pair, second).astype(np.float64))  # [groups, outputs, channels, rest]
     rows = w.max((2, 3), keepdims=True)
@@ -184,7 +184,7 @@ class _Layer:
 
 
 class _Finder:
-    """Walks from layer to layer."""
+    """Finds the next layer of each layer."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._nodes = list(model.graph.node)
@@ -194,7 +194,7 @@ class _Finder:
             for node in graph.node:
                 for name in node.input:
                     self._uses.setdefault(name, []).append(node if graph is model.graph else None)
-        for value in (*model.graph.output, *model.graph.input):  # an initializer that may be fed is no constant
+        for value in (*model.graph.output, *model.graph.input):  # an initializer that may be fed is not a constant
             self._uses.setdefault(value.name, []).append(None)
 
     def pairs(self) -> list[Neighbours]:
@@ -202,7 +202,7 @@ class _Finder:
         return [pair for pair in found if pair is not None]
 
     def _layer(self, node: NodeProto) -> _Layer | None:
-        """The node, if its outputs can be scaled by its own weight and bias."""
+        """The node's layer, if its weight and bias can scale its outputs."""
         if node.op_type not in ("Conv", "Gemm") or node.domain not in ("", "ai.onnx"):
             return None
         weight = self._own(node.input[1])
@@ -242,7 +242,7 @@ class _Finder:
         groups = int(_attribute(node, "group", 1))
         inputs = 1 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 0
         taken = int(weight.dims[inputs]) * groups
-        # Flattened, a channel has as many columns as it had positions.
+        # A flattened channel has one column for each position.
         fits = taken == first.channels if node.op_type == "Conv" else taken % first.channels == 0
         if not fits or _attribute(node, "transA", 0):
             return None
@@ -250,14 +250,14 @@ class _Finder:
                     first.channels)  # fmt: skip
 
     def _own(self, name: str) -> TensorProto | None:
-        """The float32 initializer that has this name, and one use."""
+        """The float32 initializer of this name, if it has one use."""
         tensor = self._tensors.get(name)
         if tensor is None or tensor.data_type != TensorProto.FLOAT or len(self._uses.get(name, [])) != 1:
             return None
         return tensor
 
     def _only_user(self, value: str) -> NodeProto | None:
-        """The node of the main graph that alone reads the value, as its first input, and gives one."""
+        """The only node that reads the value, if the value is its first input and it has one output."""
         uses = self._uses.get(value, [])
         node = uses[0] if len(uses) == 1 else None
         if node is None or node.domain not in ("", "ai.onnx") or node.input[0] != value or len(node.output) != 1:
@@ -265,7 +265,7 @@ class _Finder:
         return node
 
     def _end(self, node: NodeProto) -> float | None:
-        """Where a rectifier ends positive values; None where it does not let factors through."""
+        """The upper bound of a rectifier; None if it does not commute with scales."""
         if node.op_type != "Clip":
             return float("inf")
         low = _attribute(node, "min", -np.inf) if len(node.input) < 2 else self._scalar(node.input[1], -np.inf)
@@ -279,7 +279,7 @@ class _Finder:
         return float(numpy_helper.to_array(tensor).reshape(-1)[0]) if tensor is not None else None
 
     def _moves_nothing(self, node: NodeProto, alone: bool, channels: int) -> bool:
-        """Whether channels stay in order: with zeros around them, or flat, or numbers of other shape (`alone`)."""
+        """Whether channels stay in order: padded with zeros, flattened, or single numbers (`alone`) reshaped."""
         if node.op_type == "Flatten":
             return bool(_attribute(node, "axis", 1) == 1)
         if node.op_type == "Pad":

@@ -1,7 +1,7 @@
-"""Which nodes can run in integers, as ONNX Runtime fuses QuantizeLinear/DequantizeLinear pairs around them.
+"""The nodes that ONNX Runtime can run in integers by fusing QuantizeLinear/DequantizeLinear (QDQ) pairs around them.
 
-A *unit* is what the runtime makes one kernel of: a convolution and the rectifier behind it, say. What is rounded are
-the values between units.
+A *fused op* is a group of nodes that the runtime runs as one kernel, such as a convolution and the rectifier behind it.
+The values between fused ops are quantized.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from onnxopt.graph.normalise import subgraphs
 
 
 class QdqSupport(Enum):
-    """What a unit needs to run in integers."""
+    """What a fused op needs to run in integers."""
 
     NONE = auto()
-    """It cannot."""
+    """It cannot run in integers."""
     FULL = auto()
-    """Inputs and output rounded, each on a grid of its own."""
+    """Inputs and output are quantized, each with its own parameters."""
     FLOAT_OUTPUT = auto()
-    """Inputs rounded; the output may be, or may stay float."""
+    """Inputs are quantized; the output may be, or may stay float."""
     PASSTHROUGH = auto()
-    """Its output's grid is its input's: elements are moved, or the largest is taken."""
+    """The output has the quantization parameters of the input: elements are moved, or the largest is taken."""
 
 
 _WEIGHTED = {"Conv": QdqSupport.FULL, "Gemm": QdqSupport.FLOAT_OUTPUT, "MatMul": QdqSupport.FLOAT_OUTPUT}
@@ -42,30 +42,30 @@ _QUANTIZED = frozenset((
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear",
 ))  # fmt: skip
 _ABSORBED = frozenset(("Relu", "Clip"))
-"""What becomes part of the rounding of the node before: it saturates at the same bound."""
+"""Operators that become part of the preceding node's quantization, which saturates at the same bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusedOp:
-    """Nodes of the main graph that are one kernel."""
+    """Nodes of the main graph that run as one kernel."""
 
     name: str
-    """Of its first node; its output's where that has none."""
+    """Name of its first node, or of its output if that node has none."""
     op: str
     kind: QdqSupport
     inputs: tuple[str, ...]
-    """The values that it computes with, no constants."""
+    """The values that it computes with, without constants."""
     output: str
-    """Its first."""
+    """Its first output."""
     weight: str | None
-    """Its initializer, where it runs in integers only with that as integers, too."""
+    """The initializer that has to be integer for this to run in integers."""
     bias: str | None
     first: int
     """Index of its first node in the main graph."""
 
 
 def fused_ops(model: onnx.ModelProto) -> list[FusedOp]:
-    """All of the main graph, in its order."""
+    """All fused ops of the main graph, in graph order."""
     graph, constants = model.graph, {tensor.name: tensor for tensor in model.graph.initializer}
     readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
     for inner in subgraphs(graph):
@@ -74,7 +74,7 @@ def fused_ops(model: onnx.ModelProto) -> list[FusedOp]:
                 readers[name].append(node)
     results = {value.name for value in graph.output}
     makers = {name: node for node in graph.node for name in node.output}
-    behind: dict[str, str] = {}  # output of a node -> that of what it absorbs
+    behind: dict[str, str] = {}  # a node's output -> that of the node fused into it
     for node in graph.node:
         x = node.input[0] if node.input else ""
         maker = makers.get(x)
@@ -99,7 +99,7 @@ def fused_ops(model: onnx.ModelProto) -> list[FusedOp]:
 def _kind(
     node: NodeProto, constants: Mapping[str, TensorProto], readers: Mapping[str, list[NodeProto]]
 ) -> tuple[QdqSupport, str | None, str | None]:
-    """What a node needs, and its weight and bias."""
+    """How a node can run in integers, and its weight and bias."""
     nothing = QdqSupport.NONE, None, None
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     constant = [name in constants for name in node.input]
@@ -136,7 +136,7 @@ def _outputs(op: str, weight: TensorProto, attributes: Mapping[str, object]) -> 
 
 
 def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attributes: Mapping[str, object]) -> bool:
-    """Constant padding with 0, of any number of axes."""
+    """Whether this pads with the constant 0, along any number of axes."""
     if attributes.get("mode", b"constant") != b"constant" or len(node.input) < 2 or node.input[1] not in constants:
         return False
     if len(node.input) > 3 and node.input[3]:
@@ -148,12 +148,12 @@ def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attribute
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether the main graph has integers for values already, by pairs or by operators on integers."""
+    """Whether values of the main graph are quantized already, by QDQ pairs or integer operators."""
     return any(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in model.graph.node)
 
 
 def runs_in_integers(unit: FusedOp, rounded: Mapping[str, object], weights: Mapping[str, object]) -> bool:
-    """Whether the runtime makes integers of a unit where these values are rounded and these weights are integers."""
+    """Whether the runtime runs a fused op in integers if these values are quantized and these weights are integers."""
     if unit.kind is QdqSupport.NONE or not all(name in rounded for name in unit.inputs):
         return False
     if unit.weight is not None and unit.weight not in weights:

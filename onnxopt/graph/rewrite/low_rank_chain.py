@@ -1,7 +1,7 @@
-"""Chains of nodes that take one node's place: what becomes of a layer whose weight is factored.
+"""Low-rank chains: the nodes that replace a layer when its weight is factorised.
 
 A chain is named after its factors: factor ``p`` of weight ``w`` is the initializer ``w@p``, and the node ``n`` that
-makes ``y`` becomes nodes ``n@p`` that make ``y@p``; the last one keeps both names, and the bias.
+makes ``y`` becomes nodes ``n@p`` that make ``y@p``; the last one keeps both names and the bias.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph.normalise import names_taken, set_nodes, subgraphs
 
 Chain = Callable[[NodeProto], list[NodeProto]]
-"""The nodes that take a node's place."""
+"""Makes the nodes that replace a node."""
 
 
 def users(model: onnx.ModelProto, name: str) -> list[NodeProto]:
@@ -28,13 +28,13 @@ def users(model: onnx.ModelProto, name: str) -> list[NodeProto]:
 
 
 def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], chain: Chain) -> None:
-    """Every node that uses the initializer at `path` becomes a chain, and the initializer goes.
+    """Replaces every node that uses the initializer at `path` by a chain, and removes the initializer.
 
     Arguments:
-        tensors: initializers to be added, or to be overwritten, by name.
-        chain: is given each user of `path`, all of them in the main graph.
+        tensors: by name, initializers to add or to overwrite.
+        chain: called with each user of `path`, all of which are in the main graph.
 
-    Raises OnnxoptError, before anything is changed, where a name of the chains is taken.
+    Raises OnnxoptError, before any change, if a name of the chains is taken.
     """
     initializers = {t.name: t for t in model.graph.initializer}
     taken = names_taken(model)
@@ -50,7 +50,7 @@ def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], cha
     set_nodes(model.graph, nodes)
     left -= {name for graph in subgraphs(model.graph) for node in graph.node for name in node.input}
     left -= {value.name for graph in subgraphs(model.graph) for value in graph.output}
-    # What only the replaced nodes read: a Flatten that their chains look through.
+    # Nodes that only the replaced nodes read, such as a Flatten that their chains bypass.
     set_nodes(model.graph, [node for node in model.graph.node if not left.issuperset(node.output)])
     for name, array in tensors.items():
         tensor = initializers.get(name) or model.graph.initializer.add()
@@ -59,11 +59,11 @@ def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], cha
 
 
 def convolutions(node: NodeProto, path: str, parts: Sequence[tuple[str, Collection[int]]]) -> list[NodeProto]:
-    """A Conv as a chain of them.
+    """A Conv as a chain of Convs.
 
     Arguments:
-        parts: of each factor, in the order in which they are met, its name and the spatial axes that it works along.
-            Only there it has the node's strides, pads and dilations; along other axes its kernel is 1 long.
+        parts: name and spatial axes of each factor, in the order of computation. Along these axes it has the node's
+            strides, pads and dilations; along the others its kernel has length 1.
     """
     chain, x = [], node.input[0]
     for part, axes in parts:
@@ -86,21 +86,21 @@ def outputs_first(node: NodeProto, path: str) -> bool:
 
 
 def meets_matrices(model: onnx.ModelProto, node: NodeProto, path: str) -> bool:
-    """Whether the other operand of a MatMul is known to have two axes or more."""
+    """Whether the other operand of a MatMul is known to have two or more axes."""
     index = list(node.input).index(path)
     return len(_shapes(model).get(node.input[1 - index], ())) > 1
 
 
 def wants_bias(model: onnx.ModelProto) -> bool:
-    """Whether each Gemm has to have one: before version 11 of the operators."""
+    """Whether Gemm requires a bias: before opset 11."""
     return any(opset.domain in ("", "ai.onnx") and opset.version < 11 for opset in model.opset_import)
 
 
 def products(node: NodeProto, path: str, left: str, right: str, zero: str = "") -> list[NodeProto]:
-    """A MatMul or Gemm as two of them, for a weight tensor that is the product of the factors `left` and `right`.
+    """A MatMul or Gemm as two, for a weight tensor that is the product of the factors `left` and `right`.
 
     Arguments:
-        zero: the part that is the inner Gemm's bias, where it `wants_bias`.
+        zero: the part that is the inner Gemm's bias, if it `wants_bias`.
     """
     index = list(node.input).index(path)
     inner, outer = (right, left) if outputs_first(node, path) else (left, right)
@@ -119,7 +119,7 @@ def products(node: NodeProto, path: str, left: str, right: str, zero: str = "") 
 
 @dataclass(frozen=True, slots=True)
 class Flattened:
-    """A matrix product that takes ``x[n, *shape]`` laid out in rows: a convolution whose kernel is as large as x."""
+    """A matrix product of ``x[n, *shape]`` flattened to rows: a convolution whose kernel is as large as x."""
 
     x: str
     shape: tuple[int, ...]
@@ -141,7 +141,7 @@ class Flattened:
 
 
 def flattened(model: onnx.ModelProto, node: NodeProto, inputs: int) -> Flattened | None:
-    """Of a product ``x W`` behind a Flatten or a Reshape to rows of so many `inputs`; None for any other."""
+    """The product ``x W`` behind a Flatten or a Reshape to rows of length `inputs`; None for any other node."""
     makers = {name: one for one in model.graph.node for name in one.output}
     maker = makers.get(node.input[0])
     if maker is None or any(a.name == "transA" and a.i for a in node.attribute):
@@ -156,13 +156,13 @@ def flattened(model: onnx.ModelProto, node: NodeProto, inputs: int) -> Flattened
 
 
 def _makes_rows(model: onnx.ModelProto, reshape: NodeProto) -> bool:
-    """Whether it makes a matrix: as it was told by a constant of two numbers."""
+    """Whether the Reshape makes a matrix: its shape is a constant of two numbers."""
     return any(t.name == reshape.input[1] and list(t.dims) == [2] for t in model.graph.initializer)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Of every value of which ONNX can infer it; 0 for a free dimension."""
-    # Of large constants only the shapes matter, and a protobuf holds 2 GB at most.
+    """Shapes of all values for which ONNX infers one; 0 for a free dimension."""
+    # Large constants matter by their shapes only, and a protobuf holds at most 2 GB.
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = model.graph.name
     light.graph.node.extend(model.graph.node)
@@ -175,7 +175,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             light.graph.initializer.append(tensor)
     try:
         known = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # of any class; what cannot be inferred is not known
+    except Exception:  # of any class: then no shape is known
         return {}
     return {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
@@ -189,7 +189,7 @@ def _name(node: NodeProto, part: str) -> str:
 
 
 def _link(node: NodeProto, path: str, part: str, last: bool) -> NodeProto:
-    """A copy of the node for one factor."""
+    """A copy of the node, for one factor."""
     one = NodeProto()
     one.CopyFrom(node)
     if not last:
@@ -198,12 +198,12 @@ def _link(node: NodeProto, path: str, part: str, last: bool) -> NodeProto:
 
 
 def _along(attribute: onnx.AttributeProto, axes: Collection[int]) -> onnx.AttributeProto | None:
-    """A Conv's attribute as a factor has it; None where it is the operator's default."""
+    """A Conv's attribute as a factor has it; None if it is the operator's default."""
     if attribute.name == "auto_pad":
         return attribute if axes else None
     neutral = {"strides": 1, "dilations": 1, "pads": 0}
     if attribute.name == "kernel_shape":
-        return None  # the weight has it
+        return None  # the weight's shape implies it
     if attribute.name not in neutral:
         return attribute
     rank = len(attribute.ints) // (2 if attribute.name == "pads" else 1)

@@ -1,8 +1,8 @@
-"""PRelu as depthwise convolutions: the same values, by kernels that ONNX Runtime has in vectors and on all cores.
+"""PRelu as depthwise convolutions: the same function, by kernels that are vectorized and run on all cores.
 
-With slopes s by channel, ``prelu(x) = s x + (1 - s) relu(x)``: a Relu, two depthwise Conv of 1 x 1 and an Add, which
-the runtime makes three kernels of, in the layout of the convolutions beside them. Its PRelu is a loop on one core that
-takes no part in that layout.
+With slopes s by channel, ``prelu(x) = s x + (1 - s) relu(x)``: a Relu, two depthwise 1 x 1 Conv and an Add. ONNX
+Runtime fuses these into three kernels in the blocked layout of the neighbouring convolutions. Its PRelu kernel is a
+loop on one core that does not support this layout.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from onnxopt.graph.normalise import fresh, names_taken, set_nodes
 from onnxopt.graph.rewrite.opset import IMAGES, ranks
 
 
-def rectifiers(model: onnx.ModelProto) -> list[str]:
-    """What PRelu nodes of the main graph make of images, with float32 slopes for two channels or more."""
+def channelwise_prelus(model: onnx.ModelProto) -> list[str]:
+    """Outputs of the PRelu nodes of the main graph that take images and float32 slopes for two or more channels."""
     if not any(node.op_type == "PRelu" for node in model.graph.node):
         return []
     known, slopes = ranks(model), {t.name: t for t in model.graph.initializer}
@@ -40,7 +40,7 @@ def _by_channel(slope: TensorProto | None) -> bool:
 
 
 def prelu_as_convs(model: onnx.ModelProto, values: Collection[str]) -> None:
-    """Makes convolutions of the PRelu nodes that make these values, in place."""
+    """Replaces the PRelu nodes that make these values by convolutions, in place."""
     if not values:
         return
     taken = names_taken(model)
@@ -60,7 +60,7 @@ def prelu_as_convs(model: onnx.ModelProto, values: Collection[str]) -> None:
 
 
 def _pieces(node: NodeProto, shape: str, one: str, channels: int, taken: set[str]) -> Iterator[NodeProto]:
-    """The slopes' part, which is constant, so that the runtime computes it once; then the values'."""
+    """First the nodes of the slopes, which are constant, so that the runtime folds them; then those of x."""
     (x, slopes), y = node.input, node.output[0]
     s, rest, positive, bent, straight = (
         fresh(f"{y}@{part}", taken) for part in ("slopes", "rest", "positive", "bent", "straight")

@@ -1,10 +1,10 @@
-"""What a plan decides on a value of the main graph, by its name; other steps are for weights.
+"""Steps of a plan for a value of the main graph, by its name; all other steps are for weights.
 
-    equalize     the channels were made alike (`equalization.py`)
-    depthwise    the PRelu that makes it is depthwise convolutions (`rectifiers.py`)
-    qdq{...}     it is rounded between nodes (`pairs.py`)
+    equalize     its channels are equalized (`equalise.py`)
+    depthwise    the PRelu that makes it becomes depthwise convolutions (`prelu_to_conv.py`)
+    qdq{...}     it is quantized between nodes (`qdq.py`)
 
-Several are one step, in this order.
+Several are chained into one step, in this order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _EQUALIZE, _DEPTHWISE = "equalize", "depthwise"
 
 
 def step_of_value(rounding: Step | None = None, *, equalized: bool = False, depthwise: bool = False) -> Step:
-    """All that is decided on one value; at least one thing is."""
+    """The step of a value; at least one argument has to say something."""
     step = rounding
     for name, wanted in ((_DEPTHWISE, depthwise), (_EQUALIZE, equalized)):
         step = Step(name, (), step) if wanted else step
@@ -30,16 +30,16 @@ def is_for_value(step: Step) -> bool:
 
 
 def is_equalized(step: Step) -> bool:
-    """Whether the value's channels are to be made alike."""
+    """Whether the value's channels are to be equalized."""
     return any(one.name == _EQUALIZE for one in step)
 
 
 def is_depthwise(step: Step) -> bool:
-    """Whether convolutions are to be made of the rectifier."""
+    """Whether the PRelu is to become convolutions."""
     return any(one.name == _DEPTHWISE for one in step)
 
 
 def rounding(step: Step) -> QuantParams | None:
-    """How the value is rounded. Raises OnnxoptError where that is no grid."""
+    """How the value is quantized; None if it is not. Raises OnnxoptError if the step is not valid."""
     found = [one for one in step if one.name not in (_EQUALIZE, _DEPTHWISE)]
     return QuantParams.from_step(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""How fast and how large models are when they run: measured in fresh processes that take turns, with intervals."""
+"""Latency, throughput, memory and energy of models, measured in fresh interleaved processes, with intervals."""
 
 from onnxopt.measure.benchmark.latency import Latency, SpeedRatio
 from onnxopt.measure.benchmark.machine import Machine

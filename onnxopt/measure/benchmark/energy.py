@@ -1,4 +1,4 @@
-"""Energy from the processor's own counters (RAPL), where there are any and they may be read."""
+"""Energy from the processor's counters (RAPL), if they exist and may be read."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from onnxopt.errors import OnnxoptError
 
 _IDLE = 1.0
-"""Seconds over which the power of doing nothing is taken."""
+"""Seconds over which idle power is measured."""
 _COUNTERS = Path("/sys/class/powercap")
 
 
 class Rapl:
     """The counters of all processor packages.
 
-    Raises OnnxoptError where there are none or they may not be read; its text is the reason.
+    Raises OnnxoptError if there are none or they may not be read; its text is the reason.
     """
 
     def __init__(self, root: Path = _COUNTERS) -> None:
-        # intel-rapl:0 is a package (AMD's, too); intel-rapl:0:1 would be a part of it, and be counted twice.
+        # intel-rapl:0 is a package (on AMD too); intel-rapl:0:1 is a part of it, so it would count twice.
         self._zones = sorted(zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1)
         if not self._zones:
             raise OnnxoptError(f"there are no counters {root}/intel-rapl*")
@@ -38,7 +38,7 @@ class Rapl:
         return sum((b - a) % wrap for a, b, wrap in zip(before, after, self._wraps, strict=True)) / 1e6, seconds
 
     def above_idle(self, work: Callable[[], object]) -> float:
-        """Joules that `work` takes beyond what the machine takes in that time anyway."""
+        """Joules that `work` takes above the idle energy of the same time."""
         idle, idle_seconds = self.spent(lambda: time.sleep(_IDLE))
         joules, seconds = self.spent(work)
         return joules - idle / idle_seconds * seconds

@@ -1,4 +1,4 @@
-"""What models are run on: the user's data or noise, in batches of any size the model takes."""
+"""Inputs that models run on: the user's data or noise, in batches of any size that the model takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxopt.data.random import random_feeds, runnable_sizes, unknown_dimensions
 from onnxopt.errors import OnnxoptError
 
 _SIZES = (224, 640, 512, 32, 1)
-"""What unknown dimensions may be, those first that models are used with."""
+"""Candidates for unknown dimensions, the most common first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +21,20 @@ class Inputs:
     """Samples that a model runs on."""
 
     name: str
-    """Of the user's data, or "noise"."""
+    """Name of the user's data, or "noise"."""
     _samples: list[dict[str, Array]]
     _batch_axes: list[tuple[str, int]]
-    """Input and axis, of each input that takes any number of samples."""
+    """Input and axis of the batch, for each input that takes any number of samples."""
 
     @property
     def fixed(self) -> int | None:
-        """Samples that the model takes at once; None where it takes any number."""
+        """Samples that the model takes at once; None if any number."""
         return None if self._batch_axes else Batch(self._samples[0]).size
 
     def batches(self, size: int, count: int) -> list[dict[str, Array]]:
-        """`count` batches of `size` samples, all different while there are samples enough.
+        """`count` batches of `size` samples, all different if there are enough samples.
 
-        A model that takes a fixed number is given that, whatever `size` is.
+        If the model takes a fixed number of samples, `size` is ignored.
         """
         return [self._batch(size, i) for i in range(count)]
 
@@ -49,7 +49,7 @@ class Inputs:
 def inputs_for(session: onnxruntime.InferenceSession, model: onnx.ModelProto, data: Data | None, count: int) -> Inputs:
     """The first batch of `data`, or `count` samples of noise.
 
-    Raises OnnxoptError where the data is empty or no noise runs the model.
+    Raises OnnxoptError if the data is empty, or the model runs on no noise.
     """
     unknown = list(unknown_dimensions(session))
     batch = {key for _, axis, key in unknown if axis == 0}

@@ -1,11 +1,10 @@
-"""Latencies that can be relied on: models take turns, in processes that are started anew again and again.
+"""Reliable latencies: models take turns in fresh processes, and each process is one sample.
 
-One process is one sample. Where a process's memory happens to lie changes a model's speed by several percent for as
-long as the process lives, so that repeating runs in it only measures that accident more precisely. Each sample is a
-fresh process for every model; within it, blocks of runs take turns (AB BA AB BA), so that a drift of the machine and
-the place in the order cancel out. See Kalibera and Jones, "Rigorous benchmarking in reasonable time" (ISMM 2013): what
-varies at the highest level has to be repeated there. Runs are repeated until the 95 % interval of the mean is within
-5 % of it (Qin et al., arXiv:1810.01109, section 3.2).
+The memory layout of a process changes a model's speed by several percent for the lifetime of the process, so more runs
+in one process only measure its layout more precisely. A sample is therefore a fresh process for every model. Their
+blocks of runs alternate (AB BA AB BA), so that drift of the machine and effects of order cancel. See Kalibera and
+Jones, "Rigorous benchmarking in reasonable time" (ISMM 2013): repeat at the highest level that varies. Sampling ends
+when the 95 % interval of the mean is within 5 % of it (Qin et al., arXiv:1810.01109, section 3.2).
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from scipy import special
 from onnxopt.data import Array
 
 Blocks = Sequence[Array]
-"""Of one model in one process: the milliseconds of every run, block by block."""
+"""One model in one process: the milliseconds of every run, by block."""
 Advance = Callable[[float], None]
 """Told the share of the work that is done, 0 to 1."""
 
 PROCESSES = 10
-"""Fewest of each model: with 8 or more, a difference can be significant at 1 % at all."""
+"""Fewest processes for each model; fewer than 8 cannot show a difference at the 1 % level."""
 _MOST_PROCESSES = 50
 _WITHIN = 0.05
-"""Half the interval of a mean, relative to it, at which the mean is settled."""
+"""Half the interval of a mean, relative to the mean, at which the mean is settled."""
 PAIRED_WITHIN = 0.03
-"""Likewise of a ratio of two models: 10 % more is then beyond any doubt."""
+"""The same for the ratio of two models: a difference of 10 % is then certain."""
 _BLOCK = 50.0
-"""Milliseconds of a block: long against a switch from process to process, short against the machine's drift."""
+"""Milliseconds of a block: long against a process switch, short against the drift of the machine."""
 _ROUNDS = 8
 _ROUND_TRIPS = 1000.0
-"""Milliseconds: large models do not get all their rounds."""
+"""Milliseconds for all rounds: large models get fewer rounds."""
 
 
 class Runner(Protocol):
@@ -51,34 +50,34 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of one run, loading excluded."""
+    """Latency of one run, without loading."""
 
     mean_ms: float
     low_ms: float
-    """To `high_ms`, the 95 % interval of the mean, each process being one sample."""
+    """Up to `high_ms`, the 95 % interval of the mean; a process is one sample."""
     high_ms: float
     median_ms: float
     p95_ms: float
     runs: int
     settled: bool
-    """Whether the interval is within 5 % of the mean; else time was up."""
+    """Whether the interval is within 5 % of the mean; if not, the time ran out."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedRatio:
-    """One model's latency against another's."""
+    """The latency of one model relative to another."""
 
     path: str
     against: str
     ratio: float
     """More than one: `path` is slower than `against`."""
     low: float
-    """To `high`, the 95 % interval of the ratio."""
+    """Up to `high`, the 95 % interval of the ratio."""
     high: float
     significant: bool
-    """Whether the two differ at the 1 % level, so that one comparison of alike models in a hundred goes wrong."""
+    """Whether the two differ at the 1 % level: of equal models, one comparison in a hundred says so."""
     enough: bool
-    """Whether there were processes enough to find any difference at that level, which takes eight."""
+    """Whether there were enough processes, eight, to show a difference at that level."""
 
     def __str__(self) -> str:
         sure = "" if self.significant else ": no significant difference"
@@ -86,7 +85,7 @@ class SpeedRatio:
 
 
 def settled(times: Sequence[Sequence[Blocks]]) -> bool:
-    """Whether nothing is to be expected of more processes: every mean and every ratio to the first is known."""
+    """Whether more processes are unnecessary: every mean and every ratio to the first model is settled."""
     ratios = [log_ratios(model, times[0]) for model in times[1:]]
     return all(latency(model).settled for model in times) and all(
         (high - low) / 2 <= PAIRED_WITHIN for low, high in (interval(logs, 0.95) for logs in ratios)
@@ -99,13 +98,13 @@ def take_turns(
 ) -> list[list[Blocks]]:  # fmt: skip
     """Times of every model, by process.
 
-    Every process gives the same number of blocks of each model, in the order of the rounds.
+    In every process each model has the same number of blocks, in the order of the rounds.
 
     Arguments:
-        start: gives the models, each loaded and warm in a new process; it is told how many times it was called.
-        seconds: after which no further process is started, however wide the intervals are; two are always.
-        advance: told of progress.
-        enough: asked of the times so far, once there are PROCESSES of each model, whether that will do.
+        start: starts new processes with the models, loaded and warm; its argument counts its calls.
+        seconds: after which no more processes start, but at least two of each model do.
+        advance: told the share of the work that is done, 0 to 1.
+        enough: whether the times suffice; called once there are PROCESSES of each model.
     """
     times: list[list[Blocks]] = []
     begun = time.monotonic()
@@ -129,16 +128,16 @@ def _one_process(runners: Sequence[Runner], process: int) -> list[Blocks]:
     for turn in range(2 * max(1, min(_ROUNDS // 2, int(_ROUND_TRIPS / trip)))):
         order = range(len(runners)) if (turn + process) % 2 == 0 else reversed(range(len(runners)))
         for i in order:
-            # The first run of several finds caches that the other model has left, and is no part of a steady state.
+            # The first run of several finds the other model's data in the caches: it is not steady state.
             blocks[i].append(runners[i].block(runs[i] + 1)[1:] if runs[i] > 1 else runners[i].block(1))
     return list(blocks)
 
 
 def latency(processes: Sequence[Blocks]) -> Latency:
-    """The figures of one model: its times by process, of which there are two at least.
+    """The latency of one model from its times in at least two processes.
 
-    The mean is that of the processes' means, its interval Student's for them: runs of one process are no independent
-    samples, for they share a layout in memory and a time on the machine.
+    The mean is that of the processes' means, with Student's interval: runs of one process are not independent samples,
+    as they share a memory layout and a time on the machine.
     """
     runs = [np.concatenate(blocks) for blocks in processes]
     means = np.array([one.mean() for one in runs])
@@ -157,10 +156,10 @@ def latency(processes: Sequence[Blocks]) -> Latency:
 
 
 def log_ratios(model: Sequence[Blocks], against: Sequence[Blocks]) -> Array:
-    """How much slower a model is, one number a process: the logarithm of the ratio.
+    """Logarithm of the ratio of two models' latencies, one number for each process.
 
-    Blocks' medians are compared within a round, so that what slows the machine for a while slows both; two rounds in
-    mirrored order are averaged, so that coming first or second is no difference; of these the median is taken.
+    Medians of blocks are compared within a round, where a slow phase of the machine affects both; two rounds in
+    mirrored order are averaged, which cancels effects of order; the result is the median of these averages.
     """
     found = []
     for mine, others in zip(model, against, strict=True):
@@ -170,11 +169,11 @@ def log_ratios(model: Sequence[Blocks], against: Sequence[Blocks]) -> Array:
 
 
 def paired(path: str, against: str, logs: Array) -> SpeedRatio:
-    """What `log_ratios` says of two models, by Wilcoxon's signed-rank test.
+    """Compares two models by Wilcoxon's signed-rank test on their `log_ratios`.
 
-    Two processes of the same model can be exchanged, so their log-ratio is symmetric about zero whatever the machine's
-    noise is like, and symmetry is all that the test asks for: its level is exact. The ratio is Hodges and Lehmann's
-    estimate, and the interval the test's own; with fewer than six processes, the range of what was seen.
+    Processes of equal models are exchangeable, so their log-ratio is symmetric about zero for any noise of the machine.
+    The test assumes only symmetry, so its level is exact. The ratio is the Hodges-Lehmann estimate and the interval
+    that of the test; with fewer than six processes, it is the range of the observations.
     """
     low, high = interval(logs, 0.95)
     surely_low, surely_high = interval(logs, 0.99)
@@ -191,21 +190,21 @@ def paired(path: str, against: str, logs: Array) -> SpeedRatio:
 
 
 def _walsh(values: Array) -> Array:
-    """Means of all pairs, each value with itself too, in order."""
+    """Sorted means of all pairs, including each value with itself."""
     first, second = np.triu_indices(len(values))
     return np.sort((values[first] + values[second]) / 2)
 
 
 def interval(values: Array, confidence: float) -> tuple[float, float]:
-    """Of the middle of values that lie symmetrically about it, by Wilcoxon's signed-rank test."""
+    """Confidence interval of the centre of a symmetric distribution, by Wilcoxon's signed-rank test."""
     means, rank = _walsh(values), max(1, _rank(len(values), confidence))
     return float(means[rank - 1]), float(means[-rank])
 
 
 def _rank(count: int, confidence: float) -> int:
-    """The interval reaches from the so-manyth smallest pair mean to the so-manyth largest; 0: no interval is so sure.
+    """The k of the interval, which reaches from the k-th smallest pair mean to the k-th largest; 0 if there is none.
 
-    The statistic is a sum of ranks, each with even odds; the signs' 2^n cases are counted by folding rank after rank.
+    The statistic is a sum of ranks, each included with probability 1/2; convolution counts the 2^n cases of signs.
     """
     cases = np.ones(1)
     for rank in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""What was measured on."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from onnxopt import native
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Hardware and software that a figure depends on."""
+    """Hardware and software that the results depend on."""
 
     cpu: str
     cores: int
-    """Physical ones, of which the runtime uses all where it is not told otherwise."""
+    """Physical cores; the runtime uses all of them by default."""
     memory: int
     """Bytes of RAM."""
     system: str
     onnxruntime: str
     onnxopt: str
     load: float
-    """Processes that wanted to run when the measurement began, a mean over a minute: others disturb it."""
+    """Load average over the last minute when the measurement began; other processes disturb it."""
 
 
 def this_machine() -> Machine:
-    """The machine that this runs on."""
+    """This machine."""
     return Machine(
         cpu=cpu(),
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
@@ -43,7 +43,7 @@ def this_machine() -> Machine:
 
 
 def cpu() -> str:
-    """The processor as the system calls it, with family and model where it tells: servers' names say little."""
+    """Name of the processor, with family and model if known, as servers' names are ambiguous."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

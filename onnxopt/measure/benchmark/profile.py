@@ -1,4 +1,4 @@
-"""Where the time goes: by type of operator, from the runtime's profiler."""
+"""Time by type of operator and by node, from the runtime's profiler."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from onnxopt.data import Array
 from onnxopt.graph import Kernel, trace
 
 _WARM_UP, _LEAST, _MOST, _SECONDS = 3, 3, 100, 0.5
-"""Runs that do not count, fewest and most that do, and for how long."""
+"""Warm-up runs, fewest and most runs that count, and the seconds for the runs beyond the fewest."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpTime:
-    """All nodes of one operator, as the runtime's optimized graph has them."""
+    """All nodes of one operator in the runtime's optimized graph."""
 
     op: str
     nodes: int
     ms: float
-    """Of one run, the median; nodes inside a branch or a loop are not counted again as the branch's."""
+    """Of one run, median. Nodes inside a branch or loop do not count again for the branch."""
     share: float
     """Of the time in all nodes, 0 to 1."""
 
 
 def time_by_node(model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
-    """Milliseconds of every node of a plain model, as the runtime's optimized graph calls them: medians over runs.
+    """Milliseconds of every node of a plain model, by its name in the runtime's optimized graph; medians over runs.
 
     Raises what the runtime raises.
     """
@@ -45,7 +45,7 @@ def time_by_node(model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
 
 
 def time_by_op(path: Path, feeds: Mapping[str, Array], threads: int | None) -> tuple[OpTime, ...]:
-    """Of a model, plain or compressed, the slowest first; raises what the runtime or `runtime.load` raises."""
+    """Time by operator of a plain or compressed model, slowest first; raises as `runtime.load` and the runtime do."""
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -54,7 +54,7 @@ def time_by_op(path: Path, feeds: Mapping[str, Array], threads: int | None) -> t
     nodes: defaultdict[str, set[str]] = defaultdict(set)
     for kernel in (kernel for run in kept for kernel in run):
         nodes[kernel.op].add(kernel.node)
-    # Medians over the runs, for a node may be interrupted for longer than a run takes.
+    # Medians, because an interruption of a node may take longer than a run.
     ms = {op: median(sum(kernel.ms for kernel in run if kernel.op == op) for run in kept) for op in nodes}
     total = sum(ms.values()) or 1.0
     return tuple(OpTime(op, len(nodes[op]), ms[op], ms[op] / total) for op in sorted(ms, key=lambda op: -ms[op]))

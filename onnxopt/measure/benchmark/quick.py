@@ -1,7 +1,7 @@
-"""Milliseconds of small models, to choose by: hundreds of them, each in a fraction of a second.
+"""Quick latencies of small models, to choose among hundreds of them, each in a fraction of a second.
 
-They run in this process, in turns, so that a drift of the machine slows all of them alike; where their memory happens
-to lie still makes some percent. What is chosen by them is to be measured as a whole, by `time_ratio`.
+They run in this process in turns, so that drift of the machine affects all of them; memory layout still changes them by
+some percent. Measure the model that results from the choices by `time_ratio`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from onnxopt.measure.benchmark.worker import rest
 
 _WARM_UP, _ROUNDS = 3, 6
 _BLOCK = 4.0
-"""Milliseconds of a block of runs; of longer ones it has a single one."""
+"""Milliseconds of a block of runs, which has at least one run."""
 
 
 def milliseconds(models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[float]:
-    """Of a run of each model on the same inputs: medians over blocks that take turns (AB BA AB BA).
+    """Milliseconds of a run of each model on the same inputs: medians over alternating blocks (AB BA AB BA).
 
-    Raises what the runtime raises where one does not run.
+    Raises what the runtime raises if a model does not run.
     """
     sessions = [runtime.load(model) for model in models]
     runs = [max(1, round(_BLOCK / _block(session, feeds, _WARM_UP))) for session in sessions]
@@ -36,7 +36,7 @@ def milliseconds(models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[fl
 
 
 def _block(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array], runs: int) -> float:
-    """The median of so many runs, after one that finds the caches that another model has left."""
+    """Median milliseconds of `runs` runs, after one that finds another model's data in the caches."""
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Models against another one, in speed alone."""
+"""Relative latency of models, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from onnxopt.measure.benchmark.latency import (
 from onnxopt.measure.benchmark.worker import Feeds, workers
 
 _FAR = 4.0
-"""Times half its interval that a ratio may be away from one: how far is then of no interest."""
+"""Distance of a ratio from one, in half intervals, at which it is certain enough."""
 
 
 def time_ratios(
     models: Sequence[Path], against: Path, feeds: Sequence[Feeds], seconds: float, advance: Advance
 ) -> list[SpeedRatio]:
-    """How much slower each of `models` is, in fresh processes that take turns; see `onnxopt.measure.benchmark.latency`.
+    """Latency of each of `models` over that of `against`, in fresh processes that take turns; see `latency.py`.
 
     Arguments:
-        feeds: what all run on, in turns.
-        seconds: that it takes at most, where a ratio stays uncertain before.
-        advance: told of progress.
+        feeds: for all models, in turns.
+        seconds: most time, if a ratio stays uncertain.
+        advance: told the share of the work that is done, 0 to 1.
 
-    Raises OnnxoptError where one does not load or run.
+    Raises OnnxoptError if a model does not load or run.
     """
     every = [(path, feeds) for path in (*models, against)]
     *times, others = take_turns(lambda process: workers(every, None, process), seconds, advance, _decided)
@@ -39,12 +39,12 @@ def time_ratios(
 
 
 def time_ratio(model: Path, against: Path, feeds: Sequence[Feeds], seconds: float, advance: Advance) -> SpeedRatio:
-    """The same of a single one."""
+    """`time_ratios` of one model."""
     return time_ratios([model], against, feeds, seconds, advance)[0]
 
 
 def _decided(times: Sequence[Sequence[Blocks]]) -> bool:
-    """Whether each ratio to the last model is known, or surely far from one."""
+    """Whether each ratio to the last model is settled, or certainly far from one."""
     for model in times[:-1]:
         low, high = interval(log_ratios(model, times[-1]), 0.95)
         if (high - low) / 2 > max(PAIRED_WITHIN, abs(high + low) / 2 / _FAR):

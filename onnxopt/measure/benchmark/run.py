@@ -1,4 +1,4 @@
-"""The whole benchmark: every figure of every model, one after the other."""
+"""The complete benchmark: all measurements of all models."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from onnxopt.runtime import archive
 from onnxopt.spec.progress import Progress
 
 _SAMPLES = 8
-"""Different inputs that latencies are measured on, in turns."""
+"""Different inputs for latencies, used in turns."""
 _WINDOW = 1000.0
-"""Milliseconds of runs that a throughput or an energy is taken from."""
+"""Milliseconds of runs for a throughput or an energy."""
 _TIMED = 0.8
-"""Share of the work that latencies are."""
+"""Share of the work that goes to latencies, for progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Samples a second where nothing else is asked of the machine."""
+    """Samples a second when nothing else runs."""
 
     batch: int
     threads: int
@@ -43,52 +43,52 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One model's figures. Memory is what it takes beyond a process without it; medians are over the processes."""
+    """Measurements of one model. Memory is that beyond a process without it; medians are over processes."""
 
     path: str
     file_size: int
-    """Bytes, of external data too."""
+    """Bytes, including external data."""
     parameters: int
     macs: int | None
-    """Multiply-accumulates of one run; None where they cannot be counted, and `notes` says why."""
+    """Multiply-accumulates of one run; None if they cannot be counted, and `notes` says why."""
     inputs: dict[str, tuple[int, ...]]
-    """Shapes of what the latency is measured on."""
+    """Shapes of the inputs for the latency."""
     batch: int
-    """Samples of one run there."""
+    """Samples of one such run."""
     load_ms: float
-    """Median, of a file that the system has read before."""
+    """Median, for a file in the system's cache."""
     first_run_ms: float
-    """Median: the first run after loading."""
+    """Median of the first run after loading."""
     warm_up_runs: int
-    """Median: runs after that one and before anything was timed."""
+    """Median: runs between the first one and the timed ones."""
     latency: Latency
     throughput: tuple[Throughput, ...]
     peak_rss: int
-    """Bytes, median: the most while it was loaded and warmed up."""
+    """Bytes, median: peak while loading and warming up."""
     steady_rss: int
-    """Bytes, median: once it is warm."""
+    """Bytes, median: when warm."""
     energy_mj: float | None
-    """Millijoules of one run, what the idle machine takes subtracted; None where `energy_note` says why."""
+    """Millijoules of one run, without idle energy; None for the reason in `energy_note`."""
     energy_note: str
     ops: tuple[OpTime, ...]
     notes: tuple[str, ...]
-    """What is missing, and why."""
+    """What could not be measured, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What `benchmark` measured."""
+    """Result of `benchmark`."""
 
     machine: Machine
     data: str
-    """What the models ran on: the name of the user's data, or "noise"."""
+    """Name of the user's data, or "noise"."""
     threads: int
     """Of the runtime within operators."""
     processes: int
-    """Fresh ones of each model, over which latencies, loads and memory are taken."""
+    """Fresh processes for each model, in which latencies, loading and memory are measured."""
     models: tuple[Measured, ...]
     paired: tuple[SpeedRatio, ...]
-    """Each other model against the first."""
+    """Each other model relative to the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,14 @@ def benchmark(
 
     Arguments:
         models: files.
-        data: what they run on, as in `open_data`; noise where there is none.
-        threads: of the runtime within operators; nothing leaves that to the runtime. Latencies are measured with the
-            first of them, throughput with each.
-        batches: samples of a run, likewise; a model that takes a fixed number is given that.
-        seconds: that latencies take for each model at most, where intervals stay too wide before.
-        progress: told of progress.
+        data: inputs for the models, as in `open_data`; noise if None.
+        threads: numbers of intra-op threads; if empty, the runtime chooses. Latencies are measured with the first,
+            throughput with each.
+        batches: batch sizes, used likewise; a model's fixed batch size overrides them.
+        seconds: most time for the latencies of each model, if intervals stay wide.
+        progress: told the current work and the share that is done, 0 to 1.
 
-    Raises OnnxoptError where a model or the data cannot be read or does not run.
+    Raises OnnxoptError if a model or the data cannot be read, or a model does not run.
     """
     if not models or not batches or min([*batches, *threads], default=1) < 1 or seconds <= 0:
         raise OnnxoptError("expected a model, and batch sizes, threads and seconds of more than zero")
@@ -173,7 +173,7 @@ def _open(path: Path, data: Spec | None) -> _Model:
 def _measure(
     model: _Model, costs: list[Loaded], found: Latency, threads: Sequence[int], batches: Sequence[int], cores: int
 ) -> Measured:
-    """Everything but the latency, which is measured already."""
+    """All measurements except the latency, which is `found`."""
     notes: list[str] = []
     (feeds,) = model.inputs.batches(batches[0], 1)
     chosen = threads[0] if threads else None
@@ -184,7 +184,7 @@ def _measure(
         notes.append(str(error))
     try:
         ops = time_by_op(model.path, feeds, chosen)
-    except Exception as error:  # the runtime raises classes of its own; and some models are too large for its profiler
+    except Exception as error:  # the runtime has its own classes, and some models are too large for its profiler
         notes.append(f"time by operator: {first_line(error)}")
     fixed = model.inputs.fixed
     if fixed is not None and any(batch != fixed for batch in batches):
@@ -230,7 +230,7 @@ def _throughput(model: _Model, batch: int, threads: int | None) -> float:
 
 
 def _energy(model: _Model, feeds: Mapping[str, Array], threads: int | None) -> tuple[float | None, str]:
-    """Millijoules of a run, or the reason why not."""
+    """Millijoules of a run, or None and the reason."""
     try:
         counters = Rapl()
     except OnnxoptError as error:

@@ -1,4 +1,4 @@
-"""Fresh processes with a model loaded in each, and what loading one costs."""
+"""Fresh processes with one model each, and the cost of loading it."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ from onnxopt.measure import memory
 Feeds = dict[str, Array]
 _COMMAND = "from onnxopt.measure.benchmark.worker import serve; serve()"
 _WARM_UP, _WARM_UP_RUNS = 0.1, 3
-"""Seconds and runs, whichever takes longer, before anything is timed."""
+"""Seconds and runs of warm-up, whichever takes longer."""
 _PAUSE, _LONGEST_PAUSE = 0.005, 0.25
 """Seconds; see `rest`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a process says once its model is warm."""
+    """What a process reports when its model is warm."""
 
     load_ms: float
     first_run_ms: float
     warm_up_runs: int
     peak_rss: int
-    """Bytes of memory beyond what the process held before loading: the most, until the model was warm."""
+    """Peak memory until the model was warm, beyond that before loading, in bytes."""
     steady_rss: int
-    """Likewise: what it holds when the model is warm."""
+    """Memory when the model is warm, likewise."""
 
 
 class Worker:
-    """A process of its own with one model in it, loaded and warm. To be used in a with statement.
+    """A separate process with one model, loaded and warm. To be used in a with statement.
 
     Arguments:
         path: the model, plain or compressed.
-        feeds: what it is run on, in turns.
-        threads: of the runtime within operators; None leaves that to the runtime.
+        feeds: inputs of the runs, used in turns.
+        threads: intra-op threads; None lets the runtime choose.
 
-    Raises OnnxoptError where the model does not load or run.
+    Raises OnnxoptError if the model does not load or run.
     """
 
     def __init__(self, path: Path, feeds: Sequence[Feeds], threads: int | None) -> None:
         self._path = path
-        # -P: a folder called onnxopt where the user stands is not what shall be measured.
-        # A session of its own: Ctrl-C is for the parent, which ends this process then.
+        # -P: a folder called onnxopt in the current folder must not be imported.
+        # A new session: Ctrl-C goes to the parent, which then ends this process.
         command = [sys.executable, "-P", "-c", _COMMAND]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         try:
@@ -71,7 +71,7 @@ class Worker:
             raise
 
     def block(self, runs: int) -> Array:
-        """Milliseconds of each of `runs` runs in a row. Raises OnnxoptError where the model fails."""
+        """Milliseconds of each of `runs` runs in a row. Raises OnnxoptError if the model fails."""
         return np.asarray(self._ask(runs))
 
     def close(self) -> None:
@@ -108,11 +108,13 @@ class Worker:
 def workers(
     models: Sequence[tuple[Path, Sequence[Feeds]]], threads: int | None, process: int
 ) -> Iterator[list[Worker]]:
-    """One for each model and its feeds; who comes later is given other memory, so each comes first as often as last.
+    """One worker for each model and its feeds.
+
+    The order of their start alternates, as later processes get other memory.
 
     Arguments:
         threads: as for `Worker`.
-        process: how many times they were started before.
+        process: counts the starts.
     """
     started: dict[int, Worker] = {}
     with ExitStack() as stack:
@@ -122,9 +124,9 @@ def workers(
 
 
 def serve() -> None:
-    """The process: loads what it is told first, then runs it so often as it is told, until nobody asks."""
+    """Main function of the process: loads a model, then runs it as often as each request says, until input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anything prints is no answer
+    os.dup2(2, 1)  # whatever else prints must not mix with the answers
     onnxruntime.set_default_logger_severity(4)
     questions = sys.stdin.buffer
     try:
@@ -162,7 +164,7 @@ def _load(path: Path, feeds: list[Feeds], threads: int | None) -> tuple[onnxrunt
         session.run(names, feeds[runs % len(feeds)])
         runs += 1
     steady = psutil.Process().memory_info().rss
-    peak = max(memory.peak() or 0, steady)  # the system updates the two at different times
+    peak = max(memory.peak() or 0, steady)  # the system does not update them together
     rest()
     return session, Loaded(load * 1e3, first, runs, max(0, peak - before), max(0, steady - before))
 
@@ -177,9 +179,9 @@ def _times(session: onnxruntime.InferenceSession, names: list[str], feeds: list[
 
 
 def rest() -> None:
-    """Waits until the runtime's threads sleep: for some 30 ms after a run they spin, and would disturb who comes next.
+    """Waits until the runtime's threads sleep: they spin for about 30 ms after a run, which disturbs the next model.
 
-    They are left to spin while the model runs, because that is what users get.
+    Spinning stays enabled, as it is the runtime's default.
     """
     deadline = time.perf_counter() + _LONGEST_PAUSE
     while time.perf_counter() < deadline:
@@ -190,7 +192,7 @@ def rest() -> None:
 
 
 def _forget_peak() -> None:
-    """So that what importing libraries took for a moment does not count; where that is not allowed, it does."""
+    """Resets the peak, so that imports do not count, if the system allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -1,4 +1,4 @@
-"""Models side by side on the same data: how good each is, and whether what differs is more than chance."""
+"""Models on the same data: the accuracy of each, and whether differences are significant."""
 
 from onnxopt.measure.evaluation.classification import NO_ANSWER, Classification, ClassScores
 from onnxopt.measure.evaluation.intervals import Estimate, McNemar

@@ -1,4 +1,4 @@
-"""How well classes are told apart, counted batch by batch."""
+"""Classification metrics, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -12,65 +12,65 @@ from onnxopt.measure.evaluation.intervals import Estimate, share
 from onnxopt.metrics import ranks
 
 NO_ANSWER = -1
-"""What stands for a class where a model's scores are NaN."""
+"""The predicted class if a model's scores are NaN."""
 _TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Of one class; shares are 0 to 1, and 0 where they would be 0 / 0."""
+    """Metrics of one class; shares are 0 to 1, and 0 where they would be 0 / 0."""
 
     index: int
-    """The class, counted from 0 as the model's outputs are."""
+    """The class: its index in the model's outputs."""
     samples: int
-    """Labelled so."""
+    """Samples with this label."""
     predicted: int
-    """Samples that the model takes for it."""
+    """Samples with this prediction."""
     precision: float
-    """Share of the predicted that are it."""
+    """Share of these predictions that are correct."""
     recall: float
-    """Share of its samples that are predicted."""
+    """Share of the samples of this class that are predicted."""
     f1: float
-    """Harmonic mean of the two."""
+    """Harmonic mean of precision and recall."""
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """A model's answers by the labels; shares are 0 to 1."""
+    """A model's predictions against the labels; shares are 0 to 1."""
 
     samples: int
-    """With labels."""
+    """Samples with labels."""
     classes: int
-    """That the model tells apart."""
+    """Number of classes of the model."""
     top1: Estimate
     top5: float | None
-    """None for five classes and fewer."""
+    """None for five or fewer classes."""
     precision: float
-    """Macro average: the mean over `by_class`, each class counting alike; so the next two."""
+    """Macro average, the unweighted mean over `by_class`; likewise the next two."""
     recall: float
     f1: float
     by_class: tuple[ClassScores, ...]
-    """Classes that occur as a label or as an answer, in order."""
+    """Classes that occur as a label or a prediction, in order."""
     confusion: tuple[tuple[int, int, int], ...]
-    """(label, answer, samples) wherever there are samples, in order; an answer of -1 are scores of NaN."""
+    """(label, prediction, samples) for all pairs that occur, in order; the prediction -1 means scores of NaN."""
     unanswered: int
     """Samples whose scores are NaN; they count as wrong."""
 
 
 def answers(scores: Array) -> Array:
-    """[n] classes for scores [n, classes]: the highest, of equal ones the first; `NO_ANSWER` where one is NaN."""
+    """[n] classes for scores [n, classes]: the first of the highest scores; `NO_ANSWER` if one is NaN."""
     return np.where(np.isnan(scores).any(1), NO_ANSWER, scores.argmax(1))
 
 
 class Counts:
-    """Samples by label and answer; memory is bounded by the kinds of mistakes that are made."""
+    """Counts of samples by label and prediction; memory grows with the pairs that occur."""
 
     def __init__(self) -> None:
         self._pairs: Counter[tuple[int, int]] = Counter()
         self._classes, self._top5 = 0, 0
 
     def add(self, scores: Array, found: Array, labels: Array) -> None:
-        """Takes one batch.
+        """Adds one batch.
 
         Arguments:
             scores: [n, classes]
@@ -83,7 +83,7 @@ class Counts:
             self._top5 += int((ranks(scores, labels) < _TOP).sum())
 
     def result(self) -> Classification | None:
-        """Of all batches so far; None where there were none."""
+        """The metrics of all batches so far; None without batches."""
         if not self._pairs:
             return None
         samples, predicted = Counter[int](), Counter[int]()

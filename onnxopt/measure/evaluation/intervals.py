@@ -1,4 +1,4 @@
-"""How certain a share is, and whether two models differ by more than chance."""
+"""Confidence intervals of shares, and whether two models differ significantly."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from scipy.special import bdtr, ndtri
 
 SIGNIFICANT = 0.05
-"""A difference counts where chance alone would make one as large less often than this."""
+"""Significance level: the probability of a difference as large by chance."""
 _Z = float(ndtri(0.975))
 """Standard errors on each side of a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was measured, and the 95 % confidence interval of what it estimates."""
+    """A measured value and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -23,20 +23,20 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """A model against another on the same samples: only those count that just one of the two got right."""
+    """Comparison of two models on the same samples: only samples that one model alone gets right count."""
 
     lost: int
-    """Samples that only the other model got right."""
+    """Samples that only the other model gets right."""
     won: int
-    """Samples that only this model got right."""
+    """Samples that only this model gets right."""
     difference: Estimate
-    """Of the accuracies, this model's less the other's: -0.01 is a point lost."""
+    """Accuracy of this model less that of the other: -0.01 is a loss of one point."""
     p: float
-    """How often chance would make a difference as large between two models equally good; exact McNemar test."""
+    """Probability of a difference as large between equally good models, by the exact McNemar test."""
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result in words."""
         if self.lost == self.won == 0:
             return "no difference"
         if self.p >= SIGNIFICANT:
@@ -53,10 +53,10 @@ def share(hits: int, samples: int) -> Estimate:
 
 
 def paired(lost: int, won: int, samples: int) -> McNemar:
-    """Compares two models by the samples that just one of them got right.
+    """Compares two models by the samples that one of them alone gets right.
 
-    The test is McNemar's, exact: of `lost + won` coins, as few or fewer heads, both ways. The interval is Wald's with
-    one sample more in `lost` and in `won`, which keeps its 95 % for few samples too (Bonett, Price 2012, eq. 4).
+    The test is the exact McNemar test, a two-sided binomial test. The interval is Wald's with one sample added
+    to `lost` and to `won`, which has 95 % coverage for few samples too (Bonett, Price 2012, eq. 4).
     """
     p = min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
     down, up = (lost + 1) / (samples + 2), (won + 1) / (samples + 2)

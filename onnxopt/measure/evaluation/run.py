@@ -1,4 +1,4 @@
-"""Streams data once through all models."""
+"""Evaluates all models in one pass over the data."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """How a model's outputs differ from those of the first."""
+    """How a model's outputs differ from those of the first model."""
 
     noise: float
     """Noise over signal, root mean square over the batches; see `onnxopt.metrics.output_error`."""
     agreement: Estimate | None
-    """Share of samples, 0 to 1, with the same class on top; None where the models are no classifiers."""
+    """Share of samples, 0 to 1, with the same top class; None if the models are not classifiers."""
     divergence: float | None
-    """Of class probabilities, KL(first || model), in nats; None where there are no scores in floats."""
+    """KL(first || model) of the class probabilities, in nats; None without float scores."""
     paired: McNemar | None
     """Whether it is right more or less often; None without labels."""
 
@@ -47,38 +47,38 @@ class Evaluated:
     size: int
     """Bytes of the file and its external data."""
     seconds: float
-    """Taken by the runtime, for all samples, the first and slowest batch among them."""
+    """Time in the runtime for all samples, including the first batch, which is the slowest."""
     classification: Classification | None
-    """By the labels; None where there are none, or the model is no classifier."""
+    """Against the labels; None without labels, or if the model is not a classifier."""
     deviation: Deviation | None
-    """From the first model; None for the first itself."""
+    """From the first model; None for that model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """Result of `evaluate`."""
 
     data: str
-    """Its name."""
+    """Name of the data."""
     samples: int
     labelled: int
     """Samples with labels."""
     models: tuple[Evaluated, ...]
-    """As they were named; the first is the reference."""
+    """In the order of the arguments; the first is the reference."""
 
 
 def evaluate(
     models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], data: Spec, progress: Progress | None = None
 ) -> Evaluation:
-    """Measures models, plain or compressed, on the same data: each by the labels, and all by the first.
+    """Evaluates models, plain or compressed, on the same data: against the labels, and against the first model.
 
     Arguments:
-        models: path or paths of ONNX files that take the same inputs and give the same outputs; of inputs only the
-            type may differ, and the name where there is but one.
-        data: see `onnxopt.data.open_data`; read once, and only the batch at hand is held in memory.
-        progress: told what is being done, and the share that is done.
+        models: path or paths of ONNX files with the same inputs and outputs; only the type of inputs may differ, and
+            the name if there is one input.
+        data: see `onnxopt.data.open_data`; read once, with one batch in memory.
+        progress: told the current work and the share that is done, 0 to 1.
 
-    Raises OnnxoptError where a model cannot be read or run or does not fit the first, the data does not fit the models,
+    Raises OnnxoptError if a model cannot be read or run or does not match the first, the data does not suit the models,
     the labels are not their classes, or there is nothing to measure.
     """
     paths = [models] if isinstance(models, str | os.PathLike) else models
@@ -116,7 +116,7 @@ def evaluate(
 
 
 class _Model:
-    """A model that runs, and what is counted of its outputs."""
+    """A loaded model and the sums over its outputs."""
 
     def __init__(self, path: Path, first: _Model | None) -> None:
         self.path, self.size, self.seconds = path, read(path).size, 0.0
@@ -128,7 +128,7 @@ class _Model:
             self._check_outputs(first)
 
     def run(self, feeds: Mapping[str, Array]) -> list[Any]:
-        """Outputs for what the first model is fed. Raises OnnxoptError where this one does not take that."""
+        """Outputs for the feeds of the first model. Raises OnnxoptError if this model does not take them."""
         if len(self._inputs) == len(feeds) == 1:
             feeds = dict(zip((self._inputs[0].name,), feeds.values(), strict=True))
         names = [entry.name for entry in self._inputs]
@@ -158,7 +158,7 @@ class _Model:
 
 
 class _Tally:
-    """What is kept of one model's outputs: sums."""
+    """Sums over the outputs of one model."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -168,7 +168,7 @@ class _Tally:
         self._labelled, self._lost, self._won = 0, 0, 0
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None, size: int) -> None:
-        """Takes one batch of `size` samples; `labels` are classes, or None where the outputs are no scores."""
+        """Adds one batch of `size` samples; `labels` are classes, or None if the outputs are not scores."""
         with np.errstate(invalid="ignore"):
             error = output_error(reference, outputs)
         self._power += np.inf if np.isnan(error) else error**2 * size
@@ -199,7 +199,7 @@ class _Tally:
 
 
 def _fits(wanted: onnxruntime.NodeArg, got: onnxruntime.NodeArg) -> bool:
-    """Whether outputs that are declared so can be compared; an empty shape says nothing."""
+    """Whether outputs of these types and shapes are comparable; an empty shape is unknown."""
     if wanted.type.partition("(")[0] != got.type.partition("(")[0]:
         return False
     if not wanted.shape or not got.shape:

@@ -1,1 +1,1 @@
-"""Passes that make a chain of thinner layers of one: one file each."""
+"""Low-rank factorisation, one file for each method."""

@@ -1,4 +1,4 @@
-"""Spatial factors: rows, then columns (Jaderberg et al. 2014)."""
+"""Spatial factorisation: rows, then columns (Jaderberg et al. 2014)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from onnxopt.passes.structural import Form, Layer, Link, Structural, eighths
 
 @dataclass(frozen=True, slots=True)
 class Spatial(Structural):
-    """``spatial{rank=R}``: a k x l convolution becomes k x 1 to R channels (of each group) and 1 x l from those.
+    """``spatial{rank=R}``: a k x l convolution becomes k x 1 to R channels in each group, then 1 x l.
 
-    In three dimensions, the first is split from the other two.
+    In three dimensions, the first is separated from the other two.
     """
 
     name: ClassVar[str] = "spatial"
@@ -28,7 +28,7 @@ class Spatial(Structural):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Eighths of the rank at which there are as many weights as before."""
+        """Eighths of the rank at which the number of weights stays the same."""
         form = Form.known(site, stats)
         if form is not None and len(form.kernel) > 1 and 1 not in _split(form):
             yield from map(cls, eighths(form.elements / cls(1).weights(form)))
@@ -64,11 +64,11 @@ class Spatial(Structural):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Makes ``path@v``, k x 1, and ``path@h``, 1 x l."""
-        return Layer(graph, site, stats).batchnorm_to_conv(self)
+        return Layer(graph, site, stats).factorise_convs(self)
 
 
 def _split(form: Form) -> tuple[int, int]:
-    """Taps along the first axis, and along the others. Raises Skip where there are no others."""
+    """Taps along the first axis, and along the others. Raises Skip if there are no others."""
     if len(form.kernel) < 2:
         raise Skip("is no convolution of two or more dimensions")
     return form.kernel[0], prod(form.kernel[1:])

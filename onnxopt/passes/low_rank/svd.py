@@ -1,4 +1,4 @@
-"""Low rank: a matrix becomes two thin ones (Denton et al. 2014)."""
+"""Truncated SVD: a matrix becomes two thin ones (Denton et al. 2014)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from onnxopt.passes.structural import Form, Layer, Link, Structural, eighths
 
 @dataclass(frozen=True, slots=True)
 class Svd(Structural):
-    """``svd{rank=R}``: the weight ``W[outputs, inputs]``, of each group, becomes ``U[outputs, R] V[R, inputs]``.
+    """``svd{rank=R}``: the weight ``W[outputs, inputs]`` of each group becomes ``U[outputs, R] V[R, inputs]``.
 
-    A convolution is seen as a matrix: V is the kernel with R outputs, U the 1 x 1 convolution behind it.
+    Of a convolution, V is the kernel with R outputs and U a 1 x 1 convolution.
     """
 
     name: ClassVar[str] = "svd"
@@ -29,7 +29,7 @@ class Svd(Structural):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Eighths of the rank at which there are as many weights as before."""
+        """Eighths of the rank at which the number of weights stays the same."""
         if (form := Form.known(site, stats)) is not None:
             yield from map(cls, eighths(form.elements / cls(1).weights(form)))
 
@@ -53,7 +53,7 @@ class Svd(Structural):
 
     @classmethod
     def noise(cls, form: Form, matrix: Floats, roots: Sequence[Floats | None]) -> Callable[[Self], float]:
-        """The tail of the spectrum, exactly."""
+        """The tail of the spectrum, which is exact."""
         tails = [np.square(math.tail(math.spectrum(w, root))) for w, root in zip(matrix, roots, strict=True)]
         left = np.sum(tails, 0)
         return lambda one: float(left[one.ranks[0]])
@@ -70,10 +70,10 @@ class Svd(Structural):
         return u @ v
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Makes ``path@v``, which the inputs meet, and ``path@u``."""
+        """Makes ``path@v``, which comes first, and ``path@u``."""
         layer, path = Layer(graph, site, stats), site.path
         if layer.conv:
-            return layer.batchnorm_to_conv(self)
+            return layer.factorise_convs(self)
         batch = layer.shape[:-2]
         if batch and not all(low_rank_chain.meets_matrices(graph.model, node, path) for node in layer.nodes):
             raise Skip("is a batch of matrices that may meet a vector")

@@ -1,4 +1,4 @@
-"""Tucker-2: a convolution between fewer channels (Kim et al. 2016)."""
+"""Tucker-2: a convolution on fewer channels (Kim et al. 2016)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from onnxopt.spec.plan import Step
 class Tucker(Structural):
     """``tucker{in=R3,out=R4}``: a convolution becomes 1 x 1 to R3 channels, its kernel from those to R4, and 1 x 1.
 
-    In a convolution of groups, each group has so many. A matrix product behind a Flatten is the convolution whose
-    kernel is as large as its input. Ranks are chosen for weights of more than one tap only; others are left to `svd`.
+    Ranks are those of each group. A matrix product behind a Flatten counts as the convolution whose kernel is as large
+    as its input. Ranks are chosen only for weights of more than one tap; the others become steps of `svd`.
     """
 
     name: ClassVar[str] = "tucker"
@@ -31,7 +31,7 @@ class Tucker(Structural):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Eighths of the channels of a convolution, as long as that makes fewer weights."""
+        """Eighths of the channels of a convolution, as long as these reduce the number of weights."""
         form = Form.known(site, stats)
         if form is None or form.taps == 1:
             return
@@ -41,7 +41,7 @@ class Tucker(Structural):
                 yield one
 
     def most(self, form: Form) -> tuple[int, ...]:
-        """The channels; and no rank can be larger than what the other one makes of the kernel."""
+        """The channels, or the dimension that the other rank leaves."""
         inputs, outputs = self.ranks
         return min(form.channels, outputs * form.taps), min(form.outputs, inputs * form.taps)
 
@@ -71,8 +71,8 @@ class Tucker(Structural):
         a, core, b = factors
         return np.asarray(np.einsum("tq,qrp,rs->tsp", b, core, a, optimize=True).reshape(form.outputs, -1))
 
-    def settled(self, graph: Graph, site: Site, stats: Stats) -> Step:
-        """A weight without taps is the matrix that `svd` is for."""
+    def with_ranks(self, graph: Graph, site: Site, stats: Stats) -> Step:
+        """See `Structural`; for a weight of one tap, a step of `svd`."""
         if self.ranks:
             return self.step()
         layer = Layer(graph, site, stats)
@@ -84,7 +84,7 @@ class Tucker(Structural):
         """Makes ``path@in``, ``path@core`` and ``path@out``."""
         layer, path = Layer(graph, site, stats), site.path
         if layer.conv:
-            return layer.batchnorm_to_conv(self)
+            return layer.factorise_convs(self)
         flattened = _flattened(graph, layer, path)
         if flattened is None:
             raise Skip("is no convolution, nor one matrix product behind a Flatten of an input whose shape is known")

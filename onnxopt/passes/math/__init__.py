@@ -1,4 +1,4 @@
-"""Low-rank factors of weights and how many of them to keep: numbers only, all in float64."""
+"""Numerical methods: low-rank factors and ranks, all in float64; clustering; relative indices."""
 
 from onnxopt.passes.math.factors import root, spatial, svd, tucker, unfold
 from onnxopt.passes.math.ranks import Spectrum, energy_rank, evbmf, spectrum, tail

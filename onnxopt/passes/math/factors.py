@@ -1,7 +1,7 @@
-"""Factors of a weight, of least error in the layer's outputs.
+"""Low-rank factors of a weight that minimize the error in the layer's outputs.
 
-A layer's outputs ``y = W x`` err by ``|(W - W') L|^2`` in power, where ``L L^T = H = E[x x^T]`` is the second moment of
-its inputs; without one, L is the identity, and the weights' own error is made small.
+The error of the outputs ``y = W x`` has the power ``|(W - W') L|^2``, where ``L L^T = H = E[x x^T]`` is the second
+moment of the inputs. If H is not known, L is the identity and the error of the weights themselves is minimized.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from scipy import linalg
 Floats = npt.NDArray[np.float64]
 
 _SWEEPS = 3
-"""Of higher-order orthogonal iteration. In trained kernels (ResNet-32, LeNet-5) they move the outputs' error by 2 % at
-most, seven more by 1 %; with second moments, by 0.9 % and 0.1 %."""
+"""Of higher-order orthogonal iteration. In trained kernels (ResNet-32, LeNet-5) they change the error of the outputs by
+at most 2 %, seven more by 1 %; with second moments by 0.9 % and 0.1 %."""
 
 
 def root(feedback: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]) -> Floats:
-    """``L[inputs, inputs]`` with ``L L^T = H``, from the factor of ``H^-1`` that error feedback uses.
+    """``L[inputs, inputs]`` with ``L L^T = H``, from the factor of ``H^-1`` of error feedback.
 
-    That is ``H^-1 = U^T U`` with ``U = diag(variance)^(-1/2) (I - feedback)``, so ``L = U^-1``.
+    That factor is ``H^-1 = U^T U`` with ``U = diag(variance)^(-1/2) (I - feedback)``, so ``L = U^-1``.
 
     Arguments:
         feedback: [inputs, inputs], strictly upper.
@@ -34,8 +34,8 @@ def root(feedback: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]) -
 def svd(w: Floats, rank: int, root: Floats | None = None) -> tuple[Floats, Floats]:
     """Factors ``U[outputs, rank]`` and ``V[rank, inputs]`` of ``W[outputs, inputs]``, of equal norms.
 
-    The best ``U V`` truncates the singular values of ``W L = P S Q^T`` and multiplies back by ``L^-1``: with U the
-    leading P, ``V = S Q^T L^-1 = U^T W``. The layer's outputs are projected on their principal components.
+    The best ``U V`` truncates the singular values of ``W L = P S Q^T`` and multiplies by ``L^-1``: U is the leading
+    part of P and ``V = S Q^T L^-1 = U^T W``. This projects the layer's outputs on their principal components.
     """
     u = _leading(w if root is None else w @ root, rank)
     v = u.T @ w
@@ -45,12 +45,12 @@ def svd(w: Floats, rank: int, root: Floats | None = None) -> tuple[Floats, Float
 
 
 def tucker(kernel: Floats, rank_in: int, rank_out: int, root: Floats | None = None) -> tuple[Floats, Floats, Floats]:
-    """Tucker-2 of ``K[outputs, inputs, taps]`` (Kim et al. 2016, eq. 3 to 5): the factors, in the order they are met.
+    """Tucker-2 of ``K[outputs, inputs, taps]`` (Kim et al. 2016, eq. 3 to 5), factors in the order of computation.
 
     Returns ``A[rank_in, inputs]``, ``C[rank_out, rank_in, taps]`` and ``B[outputs, rank_out]``; K is ``B C A`` along
-    outputs and inputs. They start from the higher-order SVD and are improved by higher-order orthogonal iteration. With
-    a root L of the second moment (inputs x taps), A comes from inputs whitened by what their channels share at all
-    taps, and C and B are then the best for that A.
+    outputs and inputs. Higher-order orthogonal iteration refines the higher-order SVD. Given a root L of the second
+    moment (inputs x taps), A is computed on inputs that are whitened by their second moment summed over taps; C and B
+    are then optimal for this A.
     """
     outputs, inputs, taps = kernel.shape
     whitened, white = _whiten(kernel, root)
@@ -70,8 +70,8 @@ def spatial(kernel: Floats, rank: int, root: Floats | None = None) -> tuple[Floa
     """``K[outputs, inputs, rows, columns]`` as rows x 1 and then 1 x columns (Jaderberg et al. 2014).
 
     Returns ``V[rank, inputs, rows]`` and ``H[outputs, rank, columns]``: the leading singular vectors of K as a matrix
-    (inputs x rows) x (outputs x columns). With a root L of the second moment (inputs x rows x columns), V comes from
-    inputs whitened by what they share at all columns, and H is then the best for that V.
+    (inputs x rows) x (outputs x columns). Given a root L of the second moment (inputs x rows x columns), V is computed
+    on inputs that are whitened by their second moment summed over columns; H is then optimal for this V.
     """
     outputs, inputs, rows, columns = kernel.shape
     flat = kernel.reshape(outputs, inputs * rows, columns)
@@ -81,9 +81,10 @@ def spatial(kernel: Floats, rank: int, root: Floats | None = None) -> tuple[Floa
 
 
 def _leading(a: Floats, rank: int) -> Floats:
-    """Left singular vectors ``[m, rank]`` of ``a[m, n]``, of its largest singular values.
+    """Left singular vectors ``[m, rank]`` of the largest singular values of ``a[m, n]``.
 
-    By the smaller of ``A A^T`` and ``A^T A``. Squaring drowns what is 1e-8 of the largest, below a float32's rounding.
+    Uses the smaller of ``A A^T`` and ``A^T A``. This loses singular values below 1e-8 of the largest, which is less
+    than the rounding of float32.
     """
     m, n = a.shape
     size = min(m, n)
@@ -96,12 +97,12 @@ def _leading(a: Floats, rank: int) -> Floats:
 
 
 def unfold(kernel: Floats, root: Floats | None = None) -> Floats:
-    """``K[outputs, inputs, taps]`` as ``[inputs, outputs x taps]``, inputs whitened by what they share at all taps."""
+    """``K[outputs, inputs, taps]`` as ``[inputs, outputs x taps]``, its inputs whitened (see `tucker`)."""
     return _whiten(kernel, root)[0]
 
 
 def _whiten(kernel: Floats, root: Floats | None) -> tuple[Floats, Floats | None]:
-    """``W^T K``, unfolded, and the W of the inputs' second moment ``W W^T``, the sum over their taps."""
+    """``W^T K``, unfolded, and the Cholesky factor W of the inputs' second moment, summed over taps."""
     _, inputs, taps = kernel.shape
     matrix = kernel.swapaxes(0, 1).reshape(inputs, -1)
     if root is None:
@@ -113,7 +114,7 @@ def _whiten(kernel: Floats, root: Floats | None) -> tuple[Floats, Floats | None]
 
 
 def _unwhiten(a: Floats, white: Floats | None) -> Floats:
-    """Rows ``[rank, inputs]`` that find in the inputs what the columns of `a` find in the whitened ones."""
+    """Rows ``[rank, inputs]`` that project the inputs as the columns of `a` project the whitened inputs."""
     return np.ascontiguousarray(a.T if white is None else linalg.solve_triangular(white, a, trans="T", lower=True).T)
 
 
@@ -124,7 +125,7 @@ def _meet(a: Floats, root: Floats, taps: int) -> Floats:
 
 
 def _regress(kernel: Floats, a: Floats, root: Floats | None) -> Floats:
-    """``[outputs, rank x taps]``, by which the projections ``A[rank, inputs]`` at every tap give the outputs best."""
+    """``[outputs, rank x taps]``: least squares for the outputs from ``A[rank, inputs] x`` at every tap."""
     outputs, _, taps = kernel.shape
     if root is None:  # the rows of A are orthonormal
         return np.asarray(np.einsum("rs,tsp->trp", a, kernel, optimize=True).reshape(outputs, -1))

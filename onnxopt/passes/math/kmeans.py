@@ -1,7 +1,7 @@
-"""One-dimensional clustering of any number of weights: k-means, entropy-constrained scalar quantization, even borders.
+"""One-dimensional clustering of weights: k-means, entropy-constrained scalar quantization, evenly spaced borders.
 
-Clusters of numbers on a line are intervals, so weights are counted once in fine bins and an iteration reads prefix
-sums at the cluster's borders: it takes the same time for a thousand weights as for a hundred million.
+Clusters on a line are intervals. So weights are counted once in fine bins, and an iteration reads prefix sums at the
+borders of the clusters: its time does not depend on the number of weights.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ Init = Literal["linear", "random", "density"]
 
 BINS = 2**16
 _CLASSES_AN_OCTAVE, _OCTAVES = 2, 16
-"""Of importance: weights of one class share the borders that their mean importance asks for. Below so many octaves
-under the largest, differences no longer matter."""
+"""Classes of importance: the weights of a class share the borders for its mean importance. Importances are at least
+this many octaves below the largest."""
 _PIECE = 2**22
-"""Weights that are looked at together: their temporaries fit into the memory that there is."""
+"""Weights processed at a time, which bounds the memory for temporaries."""
 _BODY = 16.0
-"""Bins are even up to the mean magnitude over this, then grow with the magnitude: far tails leave the body its bins."""
+"""Bins are even up to the mean magnitude over this, then grow with the magnitude, so that far tails take few bins."""
 _SWEEPS = 300
 _TINY = float(np.finfo(np.float32).tiny)
-_SETTLED = 1e-6
-"""Relative gain of a sweep after which no other follows."""
+_CONVERGED = 1e-6
+"""Relative gain of a sweep at which the iteration stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Bins:
-    """What clustering needs to know of the weights: sums over all up to each bin, by class of importance."""
+    """Prefix sums over the weights in bins, by class of importance."""
 
     centres: Floats
     """[bins], increasing"""
     sums: Floats
-    """[4, classes, bins + 1]: number of weights, and sums of h, ``h w`` and ``h w^2``, of all bins before each"""
+    """[4, classes, bins + 1]: count of weights, and sums of h, ``h w`` and ``h w^2``, over all bins before each"""
     importance: Floats
-    """[classes], the mean of each"""
+    """[classes]: mean importance"""
     cell: npt.NDArray[np.int32]
-    """[weights]: ``class * bins + bin`` of each"""
+    """[weights]: ``class * bins + bin``"""
 
 
 def cluster(
     w: Floats, k: int, h: npt.ArrayLike = 1.0, price: float = 0.0, init: Init = "linear"
 ) -> tuple[npt.NDArray[np.int32], Floats]:
-    """Shares values: the indices (of w's shape) and the values that make ``sum h (w - value)^2`` small.
+    """Clusters weights: the indices (in w's shape) and values that minimize ``sum h (w - value)^2``.
 
-    A price makes it ``sum h (w - value)^2 + price * bits``, where a value that a share p of the weights has costs
-    ``-log2 p`` bits (ECSQ: Chou, Lookabaugh & Gray 1989; for weights, with h the diagonal of the Hessian: Choi,
-    El-Khamy & Lee 2016). Weights that are zero stay zero, and count for the bits; with a price, others may join them.
-    Values that no weight has are dropped, so that there may be fewer than k. Found by Lloyd's iteration, so a local
-    minimum; the same for the same weights, always.
+    With a price, the objective is ``sum h (w - value)^2 + price * bits``, where a value that a share p of the weights
+    has costs ``-log2 p`` bits (ECSQ: Chou, Lookabaugh & Gray 1989; for weights, with h the diagonal of the Hessian:
+    Choi, El-Khamy & Lee 2016). Zero weights stay zero and count for the bits; with a price, others may become zero.
+    Values that no weight has are dropped, so there may be fewer than k. Lloyd's iteration finds a local minimum, and
+    the same one for the same weights.
 
     Arguments:
         w: finite.
-        k: values at most, zero among them where a weight is zero; 2 at least.
-        h: how much an error counts: not negative, broadcast to w's shape.
-        price: of a bit, in the unit of ``h w^2``.
-        init: where values begin: evenly over the range (as Deep Compression has it, for it keeps the large weights),
-            at weights taken at random, or at equal shares of all weights.
+        k: most values, at least 2; zero is among them if a weight is zero.
+        h: importance of an error: not negative, broadcast to w's shape.
+        price: of a bit, in units of ``h w^2``.
+        init: initial values: evenly spaced over the range (as in Deep Compression, which keeps large weights), random
+            weights, or quantiles.
     """
     nonzero = w != 0
     zeros = w.size - int(np.count_nonzero(nonzero))
@@ -73,12 +73,12 @@ def cluster(
         table, found = few, np.searchsorted(few, kept).astype(np.int32)
     else:
         peak = float(np.abs(kept).max())
-        kept /= peak  # at most 1, nothing can overflow
+        kept /= peak  # at most 1, so that nothing overflows
         weights = np.broadcast_to(np.asarray(h, np.float32), w.shape)[nonzero]
         weights = np.maximum(weights, max(float(weights.max()) * 2.0**-_OCTAVES, _TINY))
         bins = _bins(kept, weights, bool(price))
         table, owner = _lloyd(bins, _start(bins, kept, k - bool(zeros), init), 0.0, 0)
-        if price:  # from there on: better than from the start by up to a twelfth, and never worse than without
+        if price:  # warm start: up to a twelfth better than a cold start, and never worse than without a price
             table, owner = _lloyd(bins, table, price / peak**2, zeros)
         table, found = table * peak, owner.reshape(-1)[bins.cell]
     if zeros and not (table == 0).any():
@@ -90,17 +90,17 @@ def cluster(
 
 
 def even(w: Floats, k: int, step: float, h: npt.ArrayLike = 1.0) -> tuple[npt.NDArray[np.int32], Floats]:
-    """Shares values between borders that lie `step` apart: indices and values as `cluster` has them.
+    """Clusters between borders that are `step` apart: indices and values as in `cluster`.
 
-    A uniform quantizer with its entropy coded is within a quarter bit of the limit at high rates (Gish & Pierce 1968);
-    values that are means, not middles, make up for some of that at low ones (Choi, El-Khamy & Lee 2016). The borders
-    about zero are half a step away, and what lies between becomes zero.
+    An entropy-coded uniform quantizer is within a quarter bit of the limit at high rates (Gish & Pierce 1968); values
+    at the means instead of the midpoints recover part of that at low rates (Choi, El-Khamy & Lee 2016). Weights within
+    half a step of zero become zero.
 
     Arguments:
         w: finite.
-        k: values at most; where the step is too small for that, it is as large as it must be. 3 at least.
+        k: most values, at least 3; the step is enlarged if there would be more.
         step: above 0.
-        h: how much an error counts in means: not negative, broadcast to w's shape.
+        h: importance of a weight in the means: not negative, broadcast to w's shape.
     """
     sides = (k - 1) // 2
     step = max(step, float(np.abs(w).max()) / (sides + 0.5))
@@ -114,14 +114,14 @@ def even(w: Floats, k: int, step: float, h: npt.ArrayLike = 1.0) -> tuple[npt.ND
 
 
 def _distinct(w: Floats, k: int) -> Floats | None:
-    """The values, sorted, where there are no more than k."""
+    """The sorted distinct values if there are at most k, else None."""
     if len(np.unique(w[:_PIECE:64])) > k or len(values := np.unique(w)) > k:
         return None
     return values
 
 
 def _bins(w: Floats, h: npt.NDArray[np.float32], classes: bool) -> _Bins:
-    """Counts the weights ``w[n]``, in classes by their importances ``h[n]`` or in one."""
+    """Bins the weights ``w[n]``, in classes by their importances ``h[n]`` or all in one class."""
     body = float(np.abs(w).mean()) / _BODY
     low, high = (float(np.arcsinh(edge / body)) for edge in (w.min(), w.max()))
     scale = (BINS - 1) / max(high - low, _TINY)
@@ -146,7 +146,7 @@ def _bins(w: Floats, h: npt.NDArray[np.float32], classes: bool) -> _Bins:
 
 
 def _start(bins: _Bins, w: Floats, k: int, init: Init) -> Floats:
-    """Values to begin with, distinct and increasing."""
+    """Initial values, distinct and increasing."""
     if init == "linear":
         return np.unique(np.linspace(w.min(), w.max(), k))
     if init == "random":
@@ -156,15 +156,15 @@ def _start(bins: _Bins, w: Floats, k: int, init: Init) -> Floats:
 
 
 def _lloyd(bins: _Bins, values: Floats, price: float, zeros: int) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Values, and the value of every bin ``[classes, bins]``."""
-    pinned = bool(zeros and price)  # others may join the zeros only where that saves bits
+    """The values, and the index of every bin's value ``[classes, bins]``."""
+    pinned = bool(zeros and price)  # only a price lets other weights become zero
     if pinned:
         values = np.unique(np.append(values, 0.0))
     total = float(bins.sums[0, :, -1].sum()) + zeros
     bits = np.zeros(len(values))
     before = np.inf
     for _ in range(_SWEEPS):
-        order = np.argsort(values)  # classes of unlike importance can bring values out of order
+        order = np.argsort(values)  # classes of different importance can change the order
         values, bits = values[order], bits[order]
         borders = _borders(bins, values, price * bits)
         counts, weight, moment, square = np.diff(_at(bins.sums, borders)).sum(1)
@@ -174,9 +174,9 @@ def _lloyd(bins: _Bins, values: Floats, price: float, zeros: int) -> tuple[Float
         values, counts, weight, moment, square = (a[used] for a in (values, counts, weight, moment, square))
         values = np.where((values == 0) & pinned, 0.0, moment / np.where(weight > 0, weight, 1))
         bits = -np.log2(counts / total)
-        errors = square + values * (values * weight - 2 * moment)  # of each by itself: a far weight hides no others
+        errors = square + values * (values * weight - 2 * moment)  # a sum for each value: precise beside far weights
         cost = float(errors.sum() + price * (bits * counts).sum())
-        if before - cost <= _SETTLED * abs(cost):
+        if before - cost <= _CONVERGED * abs(cost):
             break
         before = cost
     owner = np.empty((len(bins.importance), BINS), np.int32)
@@ -186,9 +186,9 @@ def _lloyd(bins: _Bins, values: Floats, price: float, zeros: int) -> tuple[Float
 
 
 def _borders(bins: _Bins, values: Floats, cost: Floats) -> npt.NDArray[np.int64]:
-    """[classes, values + 1]: the first bin of each value, and the end; no bins for a value that is never the best.
+    """[classes, values + 1]: the first bin of each value, and the end; a value that is never the best has no bins.
 
-    Of two values ``a < b`` the second is better for ``w > (a + b) / 2 + (cost_b - cost_a) / (2 h (b - a))``.
+    Of two values ``a < b``, the second is better for ``w > (a + b) / 2 + (cost_b - cost_a) / (2 h (b - a))``.
     """
     gaps = values - values[:, None]
     upper = np.triu(np.ones(gaps.shape, np.bool_), 1)
@@ -200,7 +200,7 @@ def _borders(bins: _Bins, values: Floats, cost: Floats) -> npt.NDArray[np.int64]
         first = np.where(upper, better, -np.inf).max(0)
         last = np.where(upper, better, np.inf).min(1)
         start = np.where(first < last, first, np.inf)
-        start = np.minimum.accumulate(start[::-1])[::-1]  # one that is never best begins where the next one does
+        start = np.minimum.accumulate(start[::-1])[::-1]  # one that is never best starts with the next
         row[:-1] = np.searchsorted(bins.centres, start)
         row[0], row[-1] = 0, len(bins.centres)
     return borders

@@ -1,4 +1,4 @@
-"""How many components of a weight are more than noise, or hold most of it."""
+"""Rank selection: the components of a weight that exceed noise, or that hold a share of its power."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scipy import linalg
 Floats = npt.NDArray[np.float64]
 
 _GRID = 64
-"""Noise variances that are looked at before the best is refined: the free energy has several minima."""
+"""Noise variances on the grid that the search starts from, as the free energy has several minima."""
 
 _DEAD = 0.03
-"""Norm, as a share of the largest, of a row or a column that counts as none. Of the 2,211 input and output channels
-of ResNet-32's kernels 77 are below 0.02 and 8 more below 0.1."""
+"""Norm, as a share of the largest, below which a row or column is dead. Of the 2,211 input and output channels of
+ResNet-32's kernels, 77 are below 0.02 and 8 more below 0.1."""
 
 
 def spectrum(w: Floats, root: Floats | None = None) -> Floats:
@@ -24,7 +24,7 @@ def spectrum(w: Floats, root: Floats | None = None) -> Floats:
 
 
 def tail(values: Floats) -> Floats:
-    """Root of the power that the ranks 0, 1, 2, ... leave out, of a spectrum of n values: [n + 1], from all to 0."""
+    """Root of the power that the ranks 0, 1, ..., n leave out of a spectrum of n values: [n + 1], down to 0."""
     return np.asarray(np.sqrt(np.append(np.cumsum(np.square(values[::-1]))[::-1], 0.0)))
 
 
@@ -36,7 +36,7 @@ def energy_rank(values: Floats, share: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Empirical variational Bayes on a matrix of low rank and white noise, by its singular values alone.
+    """Empirical variational Bayes for a low-rank matrix with white noise, from its singular values alone.
 
     The global analytic solution: Nakajima, Sugiyama, Babacan & Tomioka 2013, "Global analytic solution of
     fully-observed variational Bayesian matrix factorization"; edge and free energy in the form of Nakajima, Tomioka,
@@ -44,13 +44,13 @@ class Spectrum:
     """
 
     squares: Floats
-    """Of the singular values, largest first, [rows]."""
+    """[rows]: squared singular values, largest first."""
     columns: int
-    """At least as many as rows."""
+    """At least the number of rows."""
 
     @classmethod
     def of(cls, w: Floats) -> Spectrum:
-        """Of a matrix of any shape. What rounding made of exact zeros counts as no less than rounding."""
+        """The spectrum of a matrix of any shape; singular values are at least the rounding error."""
         values = spectrum(w)
         smallest = max(w.shape) * np.finfo(np.float64).eps * float(values[0])
         return cls(np.square(np.maximum(values, smallest)), max(w.shape))
@@ -62,9 +62,9 @@ class Spectrum:
 
     @property
     def edge(self) -> float:
-        """Of ``x = square / (columns variance)``: components above it are kept.
+        """The threshold on ``x = square / (columns variance)`` above which components are kept.
 
-        It is ``(1 + t) (1 + a / t)`` with a the aspect and t the root of ``f(t) + f(t / a)``,
+        It is ``(1 + t) (1 + a / t)``, where a is the aspect and t the root of ``f(t) + f(t / a)``,
         ``f(z) = log(z + 1) / z - 1 / 2``; for a square matrix t is 2.5129.
         """
         from scipy import optimize  # noqa: PLC0415 (slow to import, and rarely needed)
@@ -78,18 +78,18 @@ class Spectrum:
         return (1 + t) * (1 + a / t)
 
     def free_energy(self, variance: float) -> float:
-        """Of the best factorization at a variance of the noise, up to a constant."""
+        """Free energy of the best factorisation for a noise variance, up to a constant."""
         a, x = self.aspect, self.squares / (self.columns * variance)
         kept = x[x > self.edge]
         t = (kept - (1 + a) + np.sqrt(np.square(kept - (1 + a)) - 4 * a)) / 2
         return float((x - np.log(x)).sum() + (np.log1p(t) + a * np.log1p(t / a) - t).sum())
 
     def variance(self) -> float:
-        """Of the noise: where the free energy is least, between the bounds that the papers give."""
+        """The noise variance of least free energy, between the bounds of the papers."""
         from scipy import optimize  # noqa: PLC0415 (slow to import, and rarely needed)
 
         rows, squares = len(self.squares), self.squares
-        most = int(np.ceil(rows / (1 + self.aspect))) - 1  # components that can be told from noise
+        most = int(np.ceil(rows / (1 + self.aspect))) - 1  # most components that are distinguishable from noise
         low = max(squares[most] / (self.columns * self.edge), squares[most:].mean() / self.columns)
         high = squares.mean() / self.columns
         if low >= high:
@@ -101,15 +101,15 @@ class Spectrum:
         return float(found.x)
 
     def rank(self, variance: float) -> int:
-        """Components that are more than noise of this variance."""
+        """Number of components that exceed noise of this variance."""
         return int((self.squares > self.columns * variance * self.edge).sum())
 
 
 def evbmf(w: Floats) -> int:
-    """The rank of ``w[m, n]`` under white noise of unknown variance; 0 where all is noise.
+    """The rank of ``w[m, n]`` under white noise of unknown variance; 0 if all of it is noise.
 
-    Global analytic solution of empirical variational Bayesian matrix factorization; see `Spectrum`. Rows and columns
-    that are all but zero are left out: dead channels, whose residue would be taken for the noise of all.
+    Global analytic solution of empirical variational Bayesian matrix factorization; see `Spectrum`. Dead rows and
+    columns are left out, as they would lower the estimate of the noise.
     """
     if not w.any():
         return 0

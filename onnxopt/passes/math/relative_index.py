@@ -1,8 +1,8 @@
-"""Deep Compression's arithmetic (Han, Mao & Dally 2016): what sparse weights take as relative indices, Huffman-coded.
+"""The size of sparse weights in Deep Compression (Han, Mao & Dally 2016): Huffman-coded relative indices.
 
-For every nonzero the number of zeros since the one before, its *gap*, in few bits; a gap that these cannot hold is cut
-by *fillers*, zeros that are stored as if they were weights. Values and gaps have a Huffman code each. Sizes are for
-reports: what files hold is the codecs' choice, which codec 2 (docs/format/huffman.md) offers the same scheme to.
+Each nonzero weight stores its *gap*, the number of zeros since the previous one, in a few bits; a longer gap is split
+by *fillers*, zeros that are stored like weights. Values and gaps have a Huffman code each. These sizes are for reports
+only: files hold what the codecs choose. Codec 2 (docs/format/huffman.md) has the same scheme.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding
 Integers = npt.NDArray[np.int64]
 
 _POINTER_BITS = 32
-"""Of a row's begin in compressed sparse rows."""
+"""Bits of a row pointer in compressed sparse rows."""
 
 
 def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
-    """Tokens of ``values[n]``: gaps below ``2^gap_bits``, and what stands after each; a filler's value is 0.
+    """Tokens of ``values[n]``: gaps below ``2^gap_bits``, and the value after each gap; a filler's value is 0.
 
-    Zeros after the last nonzero are not stored.
+    Zeros after the last nonzero value are not stored.
     """
     where = np.flatnonzero(values)
     zeros = np.diff(where, prepend=-1) - 1
-    fillers, gaps = np.divmod(zeros, 2**gap_bits)  # a filler stands for its gap of 2^gap_bits - 1 and for itself
+    fillers, gaps = np.divmod(zeros, 2**gap_bits)  # a filler covers its gap of 2^gap_bits - 1 and itself
     last = np.cumsum(fillers + 1) - 1
     all_gaps = np.full(last[-1] + 1 if len(last) else 0, 2**gap_bits - 1, np.int64)
     all_values = np.zeros(len(all_gaps), values.dtype)
@@ -38,7 +38,7 @@ def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
 
 
 def decode(gaps: Integers, values: Array, size: int) -> Array:
-    """The inverse of `encode`, `size` values. Raises ValueError where a token lies outside."""
+    """The inverse of `encode`, `size` values. Raises ValueError if a token is outside."""
     where = np.cumsum(gaps + 1) - 1
     if len(where) and where[-1] >= size:
         raise ValueError(f"a token is at {where[-1]}, expected less than {size}")
@@ -48,9 +48,9 @@ def decode(gaps: Integers, values: Array, size: int) -> Array:
 
 
 def huffman_bits(symbols: Array) -> int:
-    """What an optimal prefix code of their own (Huffman 1952) takes for the symbols; its table is not counted.
+    """Bits of the symbols in their own optimal prefix code (Huffman 1952), without its table.
 
-    A lone symbol takes a bit each time, as in any code that says where words end.
+    A single distinct symbol takes one bit each time.
     """
     _, counts = np.unique(symbols, return_counts=True)
     if len(counts) < 2:
@@ -59,7 +59,7 @@ def huffman_bits(symbols: Array) -> int:
     heapify(heap)
     bits = 0
     while len(heap) > 1:
-        merged = heappop(heap) + heappop(heap)  # each symbol below gets one bit more
+        merged = heappop(heap) + heappop(heap)  # each symbol below gets one more bit
         bits += merged
         heappush(heap, merged)
     return bits
@@ -67,35 +67,35 @@ def huffman_bits(symbols: Array) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """One weight, as a row of the paper's table. Bits are of all of it."""
+    """One weight, as a row of the paper's table. Bits are totals unless stated otherwise."""
 
     weights: int
     source_bits: int
-    """Of one weight before."""
+    """Of one weight, originally."""
     kept: int
-    """Weights that are not zero."""
+    """Nonzero weights."""
     tokens: int
-    """The same, and fillers."""
+    """Nonzero weights and fillers."""
     value_bits: int
-    """Of one token's value: 2^value_bits values can be told apart."""
+    """Of one token's value, one of at most 2^value_bits."""
     gap_bits: int
-    """Of one token's gap; 0 where nothing is pruned."""
+    """Of one token's gap; 0 if nothing is pruned."""
     table_bits: int
-    """Of shared values or scales."""
+    """Of the codebook or the scales."""
     huffman_value_bits: int
     huffman_gap_bits: int
     csr_bits: int
-    """Values, index within the row, and begins of rows, all in fixed widths; a row is what has one first index."""
+    """Values, column indices and row pointers, in fixed widths; a row has one first index."""
     csc_bits: int
 
     @property
     def density(self) -> float:
-        """Weights % (P)."""
+        """Weights % (P), as a share."""
         return self.kept / self.weights
 
     @property
     def pruned_bits(self) -> int:
-        """P: kept weights as they were, and gaps."""
+        """P: kept weights in their original type, and gaps."""
         return self.tokens * (self.source_bits + self.gap_bits)
 
     @property
@@ -110,19 +110,19 @@ class Sizes:
 
     @property
     def mean_value_bits(self) -> float:
-        """Weight bits (P + Q + H): of a token."""
+        """Weight bits (P + Q + H) of a token."""
         return self.huffman_value_bits / max(1, self.tokens)
 
     @property
     def mean_gap_bits(self) -> float:
-        """Index bits (P + Q + H): of a token."""
+        """Index bits (P + Q + H) of a token."""
         return self.huffman_gap_bits / max(1, self.tokens)
 
 
 def sizes(leaf: Encoding, gap_bits: int) -> Sizes:
-    """What a stored weight takes, its gaps in `gap_bits`: 4 in the paper's tables.
+    """Sizes of a stored weight with gaps of `gap_bits`, 4 in the paper's tables.
 
-    A plain array's values keep the width of their type, and no code makes them fewer.
+    The values of a plain array keep the width of their type and are not coded.
     """
     symbols, source_bits, table_bits = _symbols(leaf)
     flat = symbols.ravel()
@@ -144,7 +144,7 @@ def sizes(leaf: Encoding, gap_bits: int) -> Sizes:
 
 
 def _symbols(leaf: Encoding) -> tuple[npt.NDArray[Any], int, int]:
-    """Numbers that are 0 where the weight is, bits of one of its elements, and bits of all its scales or its table."""
+    """Symbols that are 0 where the weight is 0, bits of one element, and bits of the scales or the codebook."""
     if isinstance(leaf, Affine):
         return leaf.q, 8 * leaf.dtype.itemsize, 8 * leaf.k.nbytes
     if isinstance(leaf, Blockwise):
@@ -156,5 +156,5 @@ def _symbols(leaf: Encoding) -> tuple[npt.NDArray[Any], int, int]:
 
 
 def _width(count: int) -> int:
-    """Bits that tell so many apart; one at least."""
+    """Bits that distinguish `count` values; at least one."""
     return max(1, (count - 1).bit_length())

@@ -1,29 +1,46 @@
-"""Data in numpy's files."""
+"""NumPy files."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxopt.data.inputs import Input, only
+from onnxopt.data.preprocess import ImageOptions
 from onnxopt.data.random import Array
+from onnxopt.data.readers.base import Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, in_batches
 from onnxopt.errors import OnnxoptError, first_line
 
 LABELS = ("labels", "label", "y")
-"""What the array of labels may be called."""
+"""Names that the array of labels may have."""
 _BATCH = 64
 
 
-def open_arrays(path: Path, inputs: list[Input]) -> Data:
-    """A `.npz` of arrays named as the model's inputs, each [samples, ...], and perhaps labels; or a single `.npy`.
+class ArrayReader(Reader):
+    """A `.npz` of arrays ``[samples, ...]`` named as the model's inputs, with or without labels; or a single `.npy`.
 
-    A model with one input takes an array of any name. An array without dimensions is fed as it is with every batch.
-    Raises OnnxoptError where the arrays are not what the model takes.
+    The array may have any name if the model has one input. An array without dimensions is fed with every batch.
     """
+
+    priority = 10
+    reads = "a .npz or .npy file"
+
+    def claims(self, spec: Spec) -> bool:
+        """An existing file of one of these suffixes."""
+        path = path_of(spec)
+        return path is not None and path.suffix.lower() in (".npz", ".npy") and path.is_file()
+
+    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+        """See `Reader`."""
+        return _open(Path(spec), inputs)
+
+
+def _open(path: Path, inputs: list[Input]) -> Data:
     feeds, labels = _assigned(path, _load(path), inputs)
     entries = {entry.name: entry for entry in inputs}
     lengths = {name: len(array) for name, array in feeds.items() if array.ndim}
@@ -57,12 +74,12 @@ def _load(path: Path) -> dict[str, Array]:
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except Exception as error:  # numpy, zipfile and zlib raise all sorts of errors for a damaged file
+    except Exception as error:  # numpy, zipfile and zlib raise various errors for a damaged file
         raise OnnxoptError(f"{path}: not a file of numpy arrays that can be read: {first_line(error)}") from error
 
 
 def _assigned(path: Path, arrays: dict[str, Array], inputs: list[Input]) -> tuple[dict[str, Array], Array | None]:
-    """Which array is for which input, and the labels."""
+    """The array for each input, and the labels."""
     names = [entry.name for entry in inputs]
     label = next((name for name in LABELS if name in arrays and name not in names), None)
     others = {name: array for name, array in arrays.items() if name != label}

@@ -1,4 +1,4 @@
-"""Ranges hold what they promise, and errors are those of a real quantizer."""
+"""Estimated ranges keep their guarantees, and predicted errors are those of a quantizer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def data(draw: st.DrawFn) -> Array:
 
 @given(data(), st.sampled_from([3, 15, 16, 255, 256, 65536]), st.booleans())
 @settings(deadline=None, max_examples=150)
-def test_every_range_keeps_its_promises(x: Array, levels: int, symmetric: bool) -> None:
+def test_every_range_keeps_its_guarantees(x: Array, levels: int, symmetric: bool) -> None:
     histogram = seen(x)
     found = candidates(histogram, levels, symmetric)
     assert set(found) == METHODS
@@ -73,7 +73,7 @@ def test_every_range_keeps_its_promises(x: Array, levels: int, symmetric: bool) 
 
 @given(data(), st.lists(st.integers(0, 3000), max_size=4))
 @settings(deadline=None)
-def test_pieces_in_any_order_are_the_same_as_all_at_once(x: Array, cuts: list[int]) -> None:
+def test_order_and_chunks_do_not_matter(x: Array, cuts: list[int]) -> None:
     pieces = [x[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), len(x)])]
     assert same(seen(x), seen(*pieces))
     assert same(seen(x), seen(*reversed(pieces)))
@@ -96,7 +96,7 @@ def test_errors_are_those_of_a_quantizer(kind: str, levels: int) -> None:
 
 @pytest.mark.parametrize("levels", [16, 256])
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
-def test_mse_is_the_best_there_is(kind: str, levels: int) -> None:
+def test_mse_is_optimal(kind: str, levels: int) -> None:
     x = getattr(np.random.default_rng(1), kind)(size=20_000).astype(np.float32)
     histogram = seen(x)
     chosen = candidates(histogram, levels)["mse"]
@@ -152,7 +152,7 @@ def test_a_constant(symmetric: bool) -> None:
 
 
 @pytest.mark.parametrize("x", [np.empty(0), np.zeros(9), np.array([-0.0]), np.array([np.nan, np.inf, -np.inf])])
-def test_nothing_to_be_seen(x: Array) -> None:
+def test_no_finite_numbers(x: Array) -> None:
     histogram = seen(x)
     assert set(candidates(histogram, 256).values()) == {Range(0, 1)}
     assert error(histogram, Range(-1, 1), 256) == 0
@@ -188,7 +188,7 @@ def test_ranges_always_hold_zero() -> None:
     assert Range(0, 0) == Range(1, -1) == Range(0, 1)
 
 
-def test_it_is_quick_and_small() -> None:
+def test_histograms_are_fast_and_small() -> None:
     histogram = seen(np.random.default_rng(7).standard_t(3, size=1_000_000).astype(np.float32))
     assert len(histogram.bins()[0]) < 20_000
     seconds = []

@@ -1,4 +1,4 @@
-"""Every rule of differentiation against central differences."""
+"""Every differentiation rule against central differences."""
 
 from __future__ import annotations
 

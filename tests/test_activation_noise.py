@@ -1,4 +1,4 @@
-"""What rounding a value does to the outputs, heard through dials: as much as when it is really rounded."""
+"""Noise of rounded activations: what fake quantization measures is what rounding does."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def data(tmp_path: Path) -> Data:
     return open_data(str(tmp_path / "data.npz"), quiet_session(str(tmp_path / "model.onnx")))
 
 
-def test_dials_that_are_off_change_nothing() -> None:
+def test_fake_quantization_that_is_off_changes_nothing() -> None:
     session = quiet_session(with_fake_quant(residual(), VALUES).SerializeToString())
     (y,) = session.run(["y"], {"x": X, **settings(VALUES, {})})
     (wanted,) = quiet_session(residual().SerializeToString()).run(None, {"x": X})
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_dials_round_as_pairs_do() -> None:
+def test_fake_quantization_rounds_as_pairs_do() -> None:
     made, graph = in_integers(residual(), X)
     (y,) = quiet_session(made.SerializeToString()).run(None, {"x": X})
     assert np.linalg.norm(y - expected(graph, X)) < 0.02 * np.linalg.norm(y)
 
 
-def test_histograms_are_streamed_and_leave_out_what_is_no_float(data: Data) -> None:
+def test_histograms_are_streamed_and_leave_out_other_types(data: Data) -> None:
     found = histograms(graph_of(residual()).model, ["x", "r1"], data)
     assert {name: elements for name, (_, elements) in found.items()} == {"x": 8 * 144, "r1": 8 * 144}
     assert found["r1"][0].low == 0
@@ -52,12 +52,12 @@ def test_the_method_with_the_least_noise_is_kept(data: Data) -> None:
     found, together = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert set(found) == set(VALUES)
     assert 0.3 < together < 3  # small noises add up
-    listener = FakeQuantProbe(graph.model, VALUES, data, 64)
+    probe = FakeQuantProbe(graph.model, VALUES, data, 64)
     for name, one in found.items():
-        assert 0.4 < listener.noise({name: one.pair}) / one.noise < 2.5  # predicted to first order
+        assert 0.4 < probe.noise({name: one.pair}) / one.noise < 2.5  # predicted to first order
         low, high = one.pair.reach
         coarser = QuantParams.over(4 * low, 4 * high, "uint8")
-        assert listener.noise({name: coarser}) > one.noise
+        assert probe.noise({name: coarser}) > one.noise
     again, _ = measure(graph.model, VALUES, data, "uint8", lambda share: None)
     assert again == found
 

@@ -1,4 +1,4 @@
-"""Operators brought to what integer kernels know: the same function, batch normalizations as convolutions."""
+"""Models prepared for integer kernels: a later opset, batch normalizations as convolutions; the same function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from onnx import helper
 import onnxopt
 from onnxopt import Contract
 from onnxopt.data import quiet_session
-from onnxopt.graph.rewrite.opset import OPSET, batchnorm_to_conv, raise_opset, version
+from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
+from onnxopt.graph.rewrite.opset import OPSET, raise_opset, version
 
 Array = np.ndarray[Any, Any]
 CHANNELS = 16

@@ -1,17 +1,19 @@
-"""Data in a folder of images, decoded batch by batch."""
+"""Folders of images, decoded batch by batch."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from onnxopt.data.inputs import Input
-from onnxopt.data.preprocess import Preparation
+from onnxopt.data.inputs import Input, only
+from onnxopt.data.preprocess import ImageOptions, Preparation, preparation
 from onnxopt.data.random import Array
+from onnxopt.data.readers.base import Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, in_batches, sha256
 from onnxopt.errors import OnnxoptError, first_line
 
@@ -19,15 +21,29 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _BATCH = 16
 
 
-def open_images(folder: Path, entry: Input, prepare: Preparation) -> Data:
-    """Images at any depth of a folder; with labels where each lies in a class folder.
+class ImageReader(Reader):
+    """Images at any depth of a folder; with labels if each lies in a class folder.
 
-    Arguments:
-        entry: the model's input.
-        prepare: makes a sample for it.
-
-    Raises OnnxoptError where there are no images; iterating, where one cannot be read.
+    Iterating raises OnnxoptError if an image cannot be read.
     """
+
+    priority = 20
+    reads = "a folder of images"
+    prepares = True
+
+    def claims(self, spec: Spec) -> bool:
+        """A folder."""
+        path = path_of(spec)
+        return path is not None and path.is_dir()
+
+    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+        """See `Reader`."""
+        folder = Path(spec)
+        entry = only(inputs, str(folder), "images are for one; yield batches from a function instead")
+        return _open(folder, entry, preparation(str(folder), entry, options))
+
+
+def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
     files = [path for path in sorted(folder.rglob("*")) if _is_image(path.relative_to(folder))]
     if len(files) < (entry.batch or 1):
         raise OnnxoptError(f"{folder}: has {len(files)} images ({', '.join(SUFFIXES)}), "
@@ -52,9 +68,9 @@ def _is_image(path: Path) -> bool:
 
 
 def _labels(paths: list[Path]) -> Array | None:
-    """By class folder: its name where all names are whole numbers, else its place in alphabetical order.
+    """Labels by class folder: its name if all names are whole numbers, else its place in alphabetical order.
 
-    None where an image lies in no class folder, or there is but one that is no number.
+    None if an image lies in no class folder, or the only class folder is not a number.
     """
     if any(len(path.parts) == 1 for path in paths):
         return None
@@ -69,7 +85,7 @@ def _decoded(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert(mode)
-    except Exception as error:  # decoders raise all sorts of errors
+    except Exception as error:  # decoders raise various errors
         raise OnnxoptError(f"{path}: not an image that can be read: {first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Equalized channels: the same function, of values that fill their range."""
+"""Cross-layer equalization: the same function, with channels of similar ranges."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def spread(made: onnx.ModelProto, x: Array, value: str) -> float:
 
 @pytest.mark.parametrize("groups", [1, 2, CHANNELS])
 @pytest.mark.parametrize("kind", ["relu", "leaky", "prelu", "none", "pools"])
-def test_convolutions_compute_the_same_with_channels_alike(kind: str, groups: int) -> None:
+def test_equalized_convolutions_compute_the_same(kind: str, groups: int) -> None:
     made, x = convs(kind, groups, bias=kind != "leaky")
     other, count = equalized(made, x)
     assert count == 1
@@ -150,7 +150,7 @@ def test_heads(flatten: bool, transposed: bool) -> None:
 
 @given(st.integers(0, 10_000), st.sampled_from([1, CHANNELS]), st.sampled_from([0.3, 1.0, 3.0]))
 @settings(deadline=None, max_examples=25)
-def test_a_clip_is_not_reached_newly(seed: int, groups: int, size: float) -> None:
+def test_no_channel_newly_reaches_a_clip(seed: int, groups: int, size: float) -> None:
     made, x = convs("clip", groups, seed)
     x = x * np.float32(size)
     other, _ = equalized(made, x)
@@ -222,7 +222,7 @@ def test_what_others_read_is_left(change: Any) -> None:
     assert neighbours(made) == []
 
 
-def test_what_does_not_let_factors_through_is_left() -> None:
+def test_what_does_not_commute_with_scales_is_left() -> None:
     for node in (
         helper.make_node("Sigmoid", ["c"], ["r"]),
         helper.make_node("HardSwish", ["c"], ["r"]),

@@ -1,4 +1,4 @@
-"""Ranks that passes choose, and what they promise of decisions before anything is factored."""
+"""Ranks that passes choose, and their predictions for a decision before it is applied."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def layer(name: str, bias: bool = False) -> tuple[onnx.ModelProto, Array, Stats]
     return made, x, statistics(graph_of(made), "w", x)
 
 
-def settled(made: onnx.ModelProto, step: str, stats: Stats | None = None) -> str:
+def with_ranks(made: onnx.ModelProto, step: str, stats: Stats | None = None) -> str:
     graph = graph_of(made)
     site = next(site for site in graph.sites() if site.path == "w")
-    return str(execute_plan.settled(graph, site, Step.parse(step), stats or Stats()))
+    return str(execute_plan.with_ranks(graph, site, Step.parse(step), stats or Stats()))
 
 
 def decision(text: str) -> Structural:
@@ -58,8 +58,8 @@ def decision(text: str) -> Structural:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_promise_is_what_the_chain_does(name: str, bias: bool) -> None:
-    """On the inputs that the statistics are of; less the mean, which a bias takes off."""
+def test_the_predicted_noise_is_that_of_the_chain(name: str, bias: bool) -> None:
+    """On the inputs of the statistics, without the mean, which the bias corrects."""
     made, x, stats = layer(name, bias)
     graph = graph_of(made)
     site = next(graph.sites())
@@ -73,7 +73,7 @@ def test_the_promise_is_what_the_chain_does(name: str, bias: bool) -> None:
 
 
 @pytest.mark.parametrize("cls", STRUCTURAL.values(), ids=STRUCTURAL)
-def test_the_space_is_promised_at_once(cls: type[Structural]) -> None:
+def test_predictions_for_the_space_share_their_work(cls: type[Structural]) -> None:
     made, _, stats = layer("conv")
     graph = graph_of(made)
     site = next(graph.sites())
@@ -89,7 +89,7 @@ def test_the_space_is_promised_at_once(cls: type[Structural]) -> None:
 
 @settings(max_examples=60)
 @given(convolutions(least_rank=2))
-def test_weights_and_work_are_known_before_the_chain_is_made(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
+def test_weights_and_macs_are_known_before_the_chain_is_made(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
     made, x, _ = drawn
     graph = graph_of(made)
     site = next(site for site in graph.sites() if site.path == "w")
@@ -111,7 +111,7 @@ def test_weights_and_work_are_known_before_the_chain_is_made(drawn: tuple[onnx.M
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_work_of_matrix_products(index: int) -> None:
+def test_macs_of_matrix_products(index: int) -> None:
     x, w = (weights(4, 5, 9), weights(4, 9, 7)) if index else (weights(4, 9, 5), weights(4, 7, 9))
     made = one_node("MatMul", x, w, index=index)
     graph = graph_of(made)
@@ -141,24 +141,24 @@ def conv_of(w: Array, groups: int = 1) -> onnx.ModelProto:
 
 def test_variational_bayes_finds_the_ranks() -> None:
     w = of_ranks(4, 7)
-    assert settled(conv_of(w), "tucker") == "tucker{in=4,out=7}"
-    assert settled(conv_of(w), "svd") == "svd{rank=7}"
+    assert with_ranks(conv_of(w), "tucker") == "tucker{in=4,out=7}"
+    assert with_ranks(conv_of(w), "svd") == "svd{rank=7}"
     rows = np.linalg.matrix_rank(w.transpose(1, 2, 0, 3).reshape(60, 72).astype(np.float64), tol=1)
-    assert settled(conv_of(w), "spatial") == f"spatial{{rank={rows}}}"
+    assert with_ranks(conv_of(w), "spatial") == f"spatial{{rank={rows}}}"
 
 
 def test_groups_get_the_largest_rank_of_any() -> None:
     w = np.concatenate([of_ranks(3, 8), of_ranks(6, 5)])
-    assert settled(conv_of(w, 2), "tucker") == "tucker{in=6,out=8}"
+    assert with_ranks(conv_of(w, 2), "tucker") == "tucker{in=6,out=8}"
 
 
 def test_tucker_leaves_matrices_to_svd() -> None:
     low = weights(30, 4) @ weights(4, 40, seed=1) + weights(30, 40, seed=2, scale=0.01)
-    assert settled(conv_of(low[:, :, None, None]), "tucker") == "svd{rank=4}"
-    assert settled(one_node("MatMul", weights(2, 30), low), "tucker{energy=0.999}") == "svd{rank=4}"
+    assert with_ranks(conv_of(low[:, :, None, None]), "tucker") == "svd{rank=4}"
+    assert with_ranks(one_node("MatMul", weights(2, 30), low), "tucker{energy=0.999}") == "svd{rank=4}"
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w"], ["y"])]
     flat = of_ranks(4, 7).reshape(24, 180).T
-    assert settled(model(nodes, {"w": flat}, {"x": ["n", 20, 3, 3]}, {"y": None}), "tucker") == "tucker{in=4,out=7}"
+    assert with_ranks(model(nodes, {"w": flat}, {"x": ["n", 20, 3, 3]}, {"y": None}), "tucker") == "tucker{in=4,out=7}"
 
 
 # ---- by energy, by tolerance ---------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_tucker_leaves_matrices_to_svd() -> None:
 @pytest.mark.parametrize("energy", [0.5, 0.7, 0.8])
 def test_energy_is_kept_by_the_smallest_rank(energy: float, known: bool) -> None:
     made, x, stats = layer("gemm")
-    step = settled(made, f"svd{{energy={energy}}}", stats if known else None)
+    step = with_ranks(made, f"svd{{energy={energy}}}", stats if known else None)
     w = graph_of(made).values("w").astype(np.float64)
     power = np.square(np.linalg.svd(w @ x.T if known else w, compute_uv=False))
     kept = np.cumsum(power) / power.sum()
@@ -183,7 +183,7 @@ def test_the_tolerance_is_kept_by_the_smallest_ranks(name: str, gain: float) -> 
     stats = replace(stats, gain=gain / stats.signal)
     values, site = graph_of(made).values("w"), next(graph_of(made).sites())
     tolerance = 0.3 * gain**0.5
-    found = decision(settled(made, f"{name}{{tolerance={tolerance}}}", stats))
+    found = decision(with_ranks(made, f"{name}{{tolerance={tolerance}}}", stats))
     promised = found.predict(values, site, stats)
     assert promised is not None
     assert promised * gain**0.5 <= tolerance
@@ -199,7 +199,8 @@ def test_larger_tolerances_take_no_more_weights() -> None:
     assert form is not None
     for name in ("svd", "tucker", "spatial"):
         sizes = [
-            decision(settled(made, f"{name}{{tolerance={t}}}", stats)).weights(form) for t in (0.3, 0.4, 0.5, 0.7, 1.0)
+            decision(with_ranks(made, f"{name}{{tolerance={t}}}", stats)).weights(form)
+            for t in (0.3, 0.4, 0.5, 0.7, 1.0)
         ]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[-1] < sizes[0]
@@ -222,25 +223,25 @@ def test_larger_tolerances_take_no_more_weights() -> None:
 def test_what_would_not_be_smaller_is_left_with_a_reason(step: str, reason: str) -> None:
     made = conv_of(np.random.default_rng(0).normal(size=(24, 20, 3, 3)).astype(np.float32))
     with pytest.raises(Skip, match=reason):
-        settled(made, step)
+        with_ranks(made, step)
 
 
 def test_depthwise_convolutions_have_no_ranks() -> None:
     made = one_node("Conv", weights(1, 16, 9, 9), weights(16, 1, 3, 3), group=16)
     with pytest.raises(Skip, match=r"tucker{in=1,out=1} would have 176 weights, and it has 144"):
-        settled(made, "tucker")
+        with_ranks(made, "tucker")
 
 
 def test_matrices_have_no_rows_and_columns() -> None:
     with pytest.raises(Skip, match="two or more dimensions"):
-        settled(one_node("MatMul", weights(1, 8), weights(8, 8)), "spatial{energy=0.5}")
+        with_ranks(one_node("MatMul", weights(1, 8), weights(8, 8)), "spatial{energy=0.5}")
 
 
 # ---- in a plan -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_carried_out_has_its_ranks() -> None:
-    """So that a plan repeats it, whatever else would be chosen then."""
+def test_the_executed_step_has_ranks() -> None:
+    """So that a plan repeats it, whatever ranks would be chosen then."""
     graph = graph_of(conv_of(of_ranks(4, 7)))
     done = execute_plan.factorise(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
     assert {path: str(step) for path, step in done.steps.items()} == {"w": "tucker{in=4,out=7}"}

@@ -1,4 +1,4 @@
-"""Factors and ranks, as numbers."""
+"""Low-rank factors and rank selection, numerically."""
 
 from __future__ import annotations
 

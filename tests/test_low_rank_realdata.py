@@ -1,4 +1,4 @@
-"""Factors that know a layer's inputs against factors that do not, on real layers and images they were not fitted to."""
+"""Factors fitted to a layer's inputs against plain factors, on real layers and held-out images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_knowing_the_inputs_errs_less(
     ],
 )
 @pytest.mark.slow
-def test_promises_are_kept_on_other_images(model: str, shape: tuple[int, ...], decisions: list[Structural]) -> None:
+def test_predictions_hold_on_other_images(model: str, shape: tuple[int, ...], decisions: list[Structural]) -> None:
     """Of convolutions, which meet many vectors an image; a fully connected layer meets one."""
     found = errors(model, shape, decisions)
     for decision, promised, (*_, measured) in zip(decisions, promises(model, shape, decisions), found, strict=True):

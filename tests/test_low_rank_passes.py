@@ -1,4 +1,4 @@
-"""Passes that make a chain of layers of one: at full rank the model computes what it did."""
+"""Low-rank passes: at full rank the model computes the same function."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_matmul_at_full_rank(
 @pytest.mark.parametrize("through", ["Flatten", "Reshape"])
 @pytest.mark.parametrize("op", ["Gemm", "Gemm transposed", "MatMul"])
 @pytest.mark.parametrize("size", [(3, 2), (5,), (2, 3, 2)])
-def test_tucker_looks_through_a_flatten(through: str, op: str, size: tuple[int, ...]) -> None:
+def test_tucker_bypasses_a_flatten(through: str, op: str, size: tuple[int, ...]) -> None:
     channels, inputs = 4, 4 * prod(size)
     w = weights(6, inputs) if op == "Gemm transposed" else weights(inputs, 6)
     constants: dict[str, Array] = {"w": w, "b": weights(6, seed=3)}
@@ -208,7 +208,7 @@ def test_with_statistics_outputs_err_less(layer: str, bias: bool) -> None:
     assert_same(made, factored(made, full, stats=stats), {"x": x})
 
 
-def test_svd_with_statistics_is_the_best_there_is() -> None:
+def test_svd_with_statistics_is_optimal() -> None:
     """Its outputs err by the tail of the outputs' own spectrum, which no matrix of that rank can undercut."""
     x, w = correlated((500, 10), 3), weights(10, 14)
     made = one_node("MatMul", x, w)
@@ -220,7 +220,7 @@ def test_svd_with_statistics_is_the_best_there_is() -> None:
         assert best * (1 - 1e-4) <= np.linalg.norm(got - y) <= best * 1.001
 
 
-def test_the_bias_takes_the_mean_error_for_good() -> None:
+def test_the_bias_corrects_the_mean_error() -> None:
     x = correlated((400, 10), 5)
     made = one_node("Gemm", x, weights(10, 8), weights(8, seed=1))
     graph = factored(made, Svd(2), stats=statistics(graph_of(made), "w", x))
@@ -245,7 +245,7 @@ def test_a_shared_weight_leaves_biases_alone() -> None:
 # ---- what is around the layer --------------------------------------------------------------------------------------
 
 
-def test_a_shared_weight_is_factored_once() -> None:
+def test_a_shared_weight_is_factorised_once() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
         helper.make_node("Relu", ["a"], ["r"]),
@@ -277,7 +277,7 @@ def test_names_say_where_nodes_come_from() -> None:
     assert [len(node.input) for node in graph.model.graph.node] == [2, 2, 3]
 
 
-def test_parts_can_be_factored_again_and_quantized() -> None:
+def test_factors_can_be_factorised_again_and_quantized() -> None:
     made = one_node("Conv", weights(1, 6, 9, 9), weights(8, 6, 3, 3))
     graph = factored(made, Tucker(6, 8))
     (core,) = [site for site in graph.sites() if site.path == "w@core"]
@@ -363,7 +363,7 @@ def behind_unknown() -> onnx.ModelProto:
         (with_nan(), "w", Svd(2), "infinities or NaNs"),
     ],
 )
-def test_what_cannot_be_factored_is_left_with_a_reason(
+def test_what_cannot_be_factorised_stays_with_a_reason(
     made: onnx.ModelProto, path: str, decision: Structural, reason: str
 ) -> None:
     graph = graph_of(made)

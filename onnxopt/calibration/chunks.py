@@ -1,0 +1,58 @@
+"""Data in chunks small enough to run a model whose inner values are outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from onnxopt.data import Batch, Data
+from onnxopt.encoding import Array
+
+_BYTES = 2**27
+"""Of layer inputs in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Data in chunks of at most `most` samples."""
+
+    data: Data
+    most: int
+    """Samples of a chunk; 0 if the model takes whole batches only."""
+
+    @classmethod
+    def fitting(cls, model: onnx.ModelProto, data: Data, sizes: Mapping[str, int]) -> Chunks:
+        """Chunks whose layer inputs fit into memory; `sizes` are the bytes of one sample of each."""
+        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if _any_batch(model) else 0)
+
+    def feeds(self, samples: int | None = None) -> Iterator[dict[str, Array]]:
+        """Feeds of all chunks, or of those that hold the first `samples`."""
+        seen = 0
+        for batch in self.data:
+            for chunk in _cut(batch, self.most):
+                yield chunk.feeds
+                seen += chunk.size
+                if samples is not None and seen >= samples:
+                    return
+
+
+def one_sample(model: onnx.ModelProto, data: Data) -> Batch:
+    """The first sample of the data; the first batch if the model takes whole batches only."""
+    return next(_cut(next(iter(data)), 1 if _any_batch(model) else 0))
+
+
+def _any_batch(model: onnx.ModelProto) -> bool:
+    """Whether the first dimension of every input is free."""
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    return all(len(dims) > 0 and not dims[0].dim_value for dims in shapes)
+
+
+def _cut(batch: Batch, most: int) -> Iterator[Batch]:
+    size = batch.size
+    if not most or size <= most or any(len(array) != size for array in batch.feeds.values()):
+        yield batch
+        return
+    for at in range(0, size, most):
+        yield Batch({name: array[at : at + most] for name, array in batch.feeds.items()})

@@ -1,0 +1,163 @@
+"""First and second moments of layer inputs, accumulated in one pass over the data.
+
+The inputs are never all in memory: each chunk is added to running sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from zlib import crc32
+
+import numpy as np
+
+from onnxopt.calibration.cache import Cache
+from onnxopt.calibration.chunks import Chunks
+from onnxopt.calibration.stats import Floats, cholesky_feedback
+from onnxopt.data import Batch, quiet_session
+from onnxopt.encoding import Array
+from onnxopt.graph import Graph, Linear, expose
+
+DAMPING = 0.01
+"""Of second moments; see `cholesky_feedback`."""
+NOISE = 0.03
+"""Relative noise at which gains are measured: small enough to add up, large enough for float32 to show."""
+_LEAST_ROWS = 32768
+"""Input vectors of one weight that suffice..."""
+_ROWS_A_COLUMN = 16
+"""...or this many for each of its inputs, whichever is more."""
+_HELD = 256
+"""Input vectors of one weight that are held back for validation."""
+_HOLD_BACK = 8
+"""One chunk in this many is held back."""
+_BLOCK = 256
+"""Rows of a second moment that are updated at a time."""
+
+
+def key(path: str) -> str:
+    """A file name for a weight, whose path may hold any character; the length separates paths of equal checksums."""
+    return f"{crc32(path.encode()):08x}-{len(path)}"
+
+
+def moment_bytes(graph: Graph, path: str, linear: Linear) -> int:
+    """Bytes of a weight's second moment, in float64."""
+    groups, _, inputs = linear.matrix(graph.values(path)).shape
+    return int(groups) * int(inputs) ** 2 * 8
+
+
+def white_noise(path: str, w: Floats) -> Floats:
+    """White noise of `NOISE` times the weight's RMS, always the same for a path."""
+    rms = float(np.sqrt(np.square(w).mean()))
+    return np.random.default_rng(crc32(path.encode())).standard_normal(w.shape) * (NOISE * rms)
+
+
+def measure_moments(
+    graph: Graph, uses: Mapping[str, Sequence[Linear]], chunks: Chunks, samples: int, cache: Cache, max_ram: int
+) -> None:
+    """Measures the inputs of these weights in one pass over the data and puts the result into the cache.
+
+    Arguments:
+        uses: each weight's uses.
+        samples: number of samples in the data.
+        max_ram: bytes; a weight whose second moment takes more than half gets its diagonal only.
+    """
+    inputs = {value.name for value in graph.model.graph.input}
+    names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
+    session = quiet_session(expose(graph.model, names)) if names else None
+    sums = {
+        path: _Sums(graph.values(path), linears, crc32(path.encode()), samples,
+                    2 * moment_bytes(graph, path, linears[0]) <= max_ram)
+        for path, linears in uses.items()
+    }  # fmt: skip
+    for index, feeds in enumerate(chunks.feeds()):
+        made = session.run(names, feeds) if session else []
+        values = {**feeds, **dict(zip(names, made, strict=True))}
+        size = Batch(feeds).size
+        for one in sums.values():
+            one.add(values, size, index % _HOLD_BACK == 1)
+    for path in list(sums):
+        _store(graph, path, uses[path], sums.pop(path), cache)
+
+
+def _store(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
+    w = linears[0].matrix(graph.values(path).astype(np.float64))
+    centred = linears[0].bias is not None and len(linears) == 1
+    mean, second = sums.moments(centred)
+    noise = white_noise(path, w)
+    arrays = {}
+    if second.ndim == 3:
+        power = np.diagonal(second, axis1=1, axis2=2)
+        signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
+        power = power.copy()
+        arrays["feedback"], variance = cholesky_feedback(second, DAMPING)
+    else:
+        power = second
+        signal, noise_power = (float((np.square(m) * power[:, None]).sum()) for m in (w, noise))
+        variance = power + DAMPING * power.mean(1, keepdims=True)
+    floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # the inputs may all be 0
+    cache.put(
+        key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
+        power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
+        signal=max(0.0, signal), noise_power=noise_power,
+    )  # fmt: skip
+
+
+class _Sums:
+    """Running sums over the input vectors of one weight."""
+
+    def __init__(self, weight: Array, linears: Sequence[Linear], seed: int, samples: int, full: bool) -> None:
+        self._linears, self._samples, self._full = linears, samples, full
+        self._random = np.random.default_rng(seed)
+        groups, _, inputs = linears[0].matrix(weight).shape
+        self._most = max(_LEAST_ROWS, _ROWS_A_COLUMN * inputs)
+        # Subtracted from every vector: products in float32 lose a variance that is small against the mean.
+        self._shift: Array | None = None
+        self._count = 0
+        self._total: Floats = np.zeros((groups, inputs))
+        self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
+        self._held: list[Array] = []
+
+    def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
+        most = _HELD * _HOLD_BACK if hold_back else self._most
+        for linear in self._linears:
+            rows = linear.inputs(values[linear.x], max(16, -(-most * size // self._samples)), self._random)
+            rows = rows.astype(np.float32, copy=False)
+            rows = rows[:, np.isfinite(rows).all((0, 2))]  # overflow, or a mask of infinities, does not count
+            if hold_back:
+                self._held.append(rows)
+                continue
+            if self._shift is None and rows.size:
+                self._shift = rows.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+            if self._shift is not None:
+                rows -= self._shift
+            self._count += rows.shape[1]
+            self._total += rows.sum(1, dtype=np.float64)
+            if not self._full:
+                self._second += np.square(rows, dtype=np.float64).sum(1)
+            elif len(rows) == 1:
+                self._second[0] += rows[0].T @ rows[0]  # one array twice: numpy calls BLAS's syrk
+            else:
+                self._second += rows.swapaxes(1, 2) @ rows
+
+    def moments(self, centred: bool) -> tuple[Floats, Floats]:
+        """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""
+        count = max(1, self._count)
+        mean = off = self._total / count
+        if self._shift is not None:
+            mean = off + self._shift[:, 0]
+        self._second /= count
+        for about, sign in ((off, -1), *(() if centred else ((mean, 1),))):
+            if self._full:
+                for second, vector in zip(self._second, about, strict=True):
+                    for i in range(0, len(vector), _BLOCK):
+                        second[i : i + _BLOCK] += sign * (vector[i : i + _BLOCK, None] * vector)
+            else:
+                self._second += sign * np.square(about)
+        return mean, self._second
+
+    def held(self, mean: Floats) -> Array:
+        """Held-back vectors ``[groups, vectors, inputs]`` less `mean`."""
+        if not self._held:
+            return np.zeros((*self._total.shape[:1], 0, self._total.shape[1]), np.float32)
+        rows = np.concatenate(self._held, 1)
+        chosen = np.linspace(0, rows.shape[1] - 1, min(_HELD, rows.shape[1])).astype(int)
+        return (rows[:, chosen] - mean[:, None]).astype(np.float32)

@@ -1,0 +1,44 @@
+"""The reader protocol."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from onnxopt.data.inputs import Input
+from onnxopt.data.preprocess import ImageOptions
+from onnxopt.data.stream import Data
+
+Spec = str | os.PathLike[str] | Callable[[], Iterable[Any]] | Iterable[Any]
+
+
+class Reader(ABC):
+    """Opens one kind of data. Subclasses stand in a module of their own in this folder."""
+
+    priority: ClassVar[int]
+    """Readers of lower priority are asked first; of two that claim a specification, the first one opens it."""
+    reads: ClassVar[str]
+    """What it reads, for the error message of `open_data`: "a folder of images"."""
+    prepares: ClassVar[bool] = False
+    """Whether it takes image options."""
+
+    @abstractmethod
+    def claims(self, spec: Spec) -> bool:
+        """Whether the specification is of this kind."""
+
+    @abstractmethod
+    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+        """The data of a specification that it claims. Raises OnnxoptError if the model does not take it.
+
+        Arguments:
+            inputs: the model's.
+            options: for images; none is set unless the reader `prepares` them.
+        """
+
+
+def path_of(spec: Spec) -> Path | None:
+    """The path that a specification names; None for functions and iterables."""
+    return Path(spec) if isinstance(spec, str | os.PathLike) else None
