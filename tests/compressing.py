@@ -8,12 +8,12 @@ import onnx
 
 from onnxopt.build import container
 from onnxopt.calibration.stats import Stats
-from onnxopt.graph import Graph, Quantized, normalise, split, wrap
+from onnxopt.graph import Graph, QuantParams, normalise, split, wrap
 from onnxopt.passes.quantise.nbits import NBits
 
 
 def compressed(
-    model: onnx.ModelProto, rounded: Mapping[str, Quantized] | None = None, blocked: Mapping[str, int] | None = None
+    model: onnx.ModelProto, rounded: Mapping[str, QuantParams] | None = None, blocked: Mapping[str, int] | None = None
 ) -> bytes:
     """The file; these values are `rounded` where it runs, and these weights are integers of so many bits."""
     source = onnx.ModelProto()

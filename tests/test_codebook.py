@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxopt import encoding, native
 from onnxopt.build import container, execute_plan
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Encoding, values_of
+from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Site
 from onnxopt.passes import PASSES, Pass, Skip
@@ -186,7 +186,7 @@ def leaf_of(w: Array, *passes: Pass) -> Encoding:
     graph, site = one_weight(w)
     for one in passes:
         one.apply(graph, site, Stats())
-    return graph.leaf("w")
+    return graph.encoding("w")
 
 
 @given(matrices(), st.sampled_from([2, 3, 16, 256]), INITS, st.sampled_from([0.0, 0.01]))
@@ -337,7 +337,7 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
     site = max(found.sites, key=lambda site: site.elements)
     for price in (1e-11, 1e-10, 1e-9):
         found.applied(site, Codebook(hessian=True, entropy=price))
-        leaf = found.graph.leaf(site.path)
+        leaf = found.graph.encoding(site.path)
         assert isinstance(leaf, encoding.Codebook)
         assert coded_bits(leaf) <= 1.01 * entropy(leaf.index), price
 
@@ -348,7 +348,7 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
 def run_plan(found: Calibrated, step: str) -> dict[str, Encoding]:
     steps = {site.path: Step.parse(step) for site in found.sites}
     execute_plan.run(found.graph, Plan("", steps), found.statistics)
-    return {site.path: found.graph.leaf(site.path) for site in found.sites}
+    return {site.path: found.graph.encoding(site.path) for site in found.sites}
 
 
 @pytest.mark.parametrize("before", ["", "prune{keep=0.4,compensate=true} > "])
@@ -365,13 +365,13 @@ def test_a_group_shares_one_table(before: str, how: str, tmp_path: Path) -> None
     assert (counts > 0).all()
     assert (np.diff(counts) <= 0).all()
     for path, leaf in leaves.items():
-        assert ((values_of(leaf) == 0) == (values_of(alone[path]) == 0)).all() or how.startswith(("entropy", "grid"))
+        assert ((leaf.values() == 0) == (alone[path].values() == 0)).all() or how.startswith(("entropy", "grid"))
     packed = container.write(b"", leaves, "{}")
     with native.Container(packed) as stored:
         decoded = stored.decode()
         assert sum(entry.hidden for entry in stored.entries) == 1  # the one table
     for path, leaf in leaves.items():
-        assert decoded[path].tobytes() == values_of(leaf).tobytes()
+        assert decoded[path].tobytes() == leaf.values().tobytes()
 
 
 def test_a_group_is_clustered_as_if_it_were_one_weight(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_group_is_clustered_as_if_it_were_one_weight(tmp_path: Path) -> None:
     leaves = run_plan(found, 'codebook{k=16,group="all"}')
     whole = np.concatenate([found.graph.values(site.path).ravel() for site in found.sites]).astype(np.float64)
     index, table = cluster(whole, 16)
-    got = np.concatenate([values_of(leaf).ravel() for leaf in leaves.values()])
+    got = np.concatenate([leaf.values().ravel() for leaf in leaves.values()])
     np.testing.assert_allclose(got, table[index], rtol=1e-6)
 
 
@@ -390,4 +390,4 @@ def test_groups_of_other_names_keep_apart(tmp_path: Path) -> None:
     execute_plan.run(found.graph, Plan("", steps), found.statistics)
     for site in found.sites:
         index, table = cluster(found.graph.values(site.path).astype(np.float64), 8)
-        np.testing.assert_allclose(values_of(found.graph.leaf(site.path)), table[index], rtol=1e-6)
+        np.testing.assert_allclose(found.graph.encoding(site.path).values(), table[index], rtol=1e-6)

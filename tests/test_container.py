@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, nearest_log_step, step_of, values_of
+from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, Raw, nearest_log_step, step_of
 
 
 def read_back(leaves: dict[str, Encoding], **options: str) -> native.Container:
@@ -67,46 +67,46 @@ def test_any_density_comes_back(values: np.ndarray[Any, np.dtype[np.int32]], pre
     """As integers, as a grid, and as shared values."""
     index, table = np.unique(values % 256, return_inverse=True)[::-1]
     leaves: dict[str, Encoding] = {
-        "integers": np.resize(values, (2, values.size)),
+        "integers": Raw(np.resize(values, (2, values.size))),
         "grid": Affine(values >> 8, np.zeros(1, np.int16), 0, np.dtype(np.float32)),
         "shared": Codebook(index.reshape(values.shape).astype(np.int32), table.astype(np.float32)),
     }
     got = read_back(leaves, prefer=prefer).decode()
-    assert all(got[name].tobytes() == values_of(leaf).tobytes() for name, leaf in leaves.items())
+    assert all(got[name].tobytes() == leaf.values().tobytes() for name, leaf in leaves.items())
 
 
 @given(st.sampled_from(sorted(STORABLE, key=str)), st.data())
 @settings(max_examples=80)
 def test_any_array_comes_back_bit_for_bit(dtype: np.dtype[np.generic], data: st.DataObject) -> None:
     values = data.draw(hnp.arrays(dtype, hnp.array_shapes(max_dims=4, max_side=12)))
-    assert read_back({"x": values}).decode()["x"].tobytes() == values.tobytes()
+    assert read_back({"x": Raw(values)}).decode()["x"].tobytes() == values.tobytes()
 
 
 def test_large_tensors_are_cut_into_chunks_and_come_back() -> None:
     leaf = scaled((3000, 1000), 0)
-    stored = read_back({"w": leaf, "v": weights(1500, 1000)})
+    stored = read_back({"w": leaf, "v": Raw(weights(1500, 1000))})
     assert stored.decode(threads=2)["w"].tobytes() == leaf.values().tobytes()
 
 
 def test_names_plan_and_model_are_kept() -> None:
     plan = json.dumps({"grün": 1}, ensure_ascii=False)
-    with native.Container(container.write(b"\0inner", {"größe/w:0": weights(9, 9)}, plan)) as stored:
+    with native.Container(container.write(b"\0inner", {"größe/w:0": Raw(weights(9, 9))}, plan)) as stored:
         assert [e.name for e in stored.entries] == ["größe/w:0"]
         assert (stored.model, stored.plan) == (b"\0inner", plan)
 
 
 def test_values_crc_is_that_of_the_decoded_weights() -> None:
-    leaves: dict[str, Encoding] = {"w": scaled((30, 40), 0), "x": weights(70)}
+    leaves: dict[str, Encoding] = {"w": scaled((30, 40), 0), "x": Raw(weights(70))}
     stored = read_back(leaves)
     crc = 0
     for leaf in leaves.values():
-        crc = zlib.crc32(values_of(leaf).tobytes(), crc)
+        crc = zlib.crc32(leaf.values().tobytes(), crc)
     assert stored.values_crc == crc
 
 
 @pytest.mark.parametrize("prefer", native.PREFERENCES)
 def test_two_writes_give_the_same_bytes(prefer: str) -> None:
-    leaves: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": weights(70, 80)}
+    leaves: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": Raw(weights(70, 80))}
     assert container.write(b"m", leaves, "{}", prefer) == container.write(b"m", leaves, "{}", prefer)
 
 

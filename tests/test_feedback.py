@@ -17,7 +17,7 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import open_data, quiet_session
-from onnxopt.encoding import Affine, step_of, values_of
+from onnxopt.encoding import Affine, step_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.passes.quantise.feedback import _RATE, Feedback
@@ -55,7 +55,7 @@ def noise(error: Array, stats: Stats) -> float:
 def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Affine:
     graph.reset()
     decision.apply(graph, site, stats)
-    leaf = graph.leaves[site.path]
+    leaf = graph.encodings[site.path]
     assert isinstance(leaf, Affine)
     return leaf
 
@@ -82,7 +82,7 @@ def test_it_is_never_worse_than_rounding(measured: tuple[Graph, Statistics], slo
         price = 2 * np.log(2) * slope / stats.gain * _RATE
         q, _, _ = native.quantize(stats.linear.matrix(w.astype(np.float64)), None, stats.moments.power, step, price)
         rounded = stats.linear.tensor(q * step[..., None])
-        ours, theirs = noise(values_of(leaf) - w, stats), noise(rounded - w, stats)
+        ours, theirs = noise(leaf.values() - w, stats), noise(rounded - w, stats)
         assert ours <= theirs * (1 + 1e-3) + 1e-12
         better.append(ours < 0.7 * theirs)
     assert any(better)
@@ -123,7 +123,7 @@ def test_the_bias_takes_up_what_the_error_is_on_average(measured: tuple[Graph, S
         stats = statistics.of(site, w)
         leaf = applied(graph, site, Feedback(1e-5), stats)
         assert stats.moments is not None
-        error = linear.matrix(w.astype(np.float64) - values_of(leaf))
+        error = linear.matrix(w.astype(np.float64) - leaf.values())
         shift = np.einsum("goi,gi->go", error, stats.moments.mean).ravel()
         assert np.abs(shift).max() > 0
         np.testing.assert_allclose(graph.values(linear.bias) - bias, shift, rtol=1e-3, atol=1e-5)
@@ -144,7 +144,7 @@ def test_max_bits_hold_with_statistics_too(measured: tuple[Graph, Statistics], b
     graph, statistics = measured
     plan = Plan("", {site.path: Step("feedback", (("slope", 1e-12), ("max_bits", bits))) for site in graph.sites()})
     execute_plan.run(graph, plan, statistics)
-    leaves = {path: leaf for path, leaf in graph.leaves.items() if isinstance(leaf, Affine)}
+    leaves = {path: leaf for path, leaf in graph.encodings.items() if isinstance(leaf, Affine)}
     assert leaves
     for path, leaf in leaves.items():
         assert np.abs(leaf.q).max() < 2 ** (bits - 1), path
@@ -162,7 +162,7 @@ def test_what_cannot_be_quantized_is_left_with_a_reason(values: Array, reason: s
     graph = Graph(made)
     (event,) = execute_plan.run(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
     assert reason in event.reason
-    assert not graph.leaves
+    assert not graph.encodings
 
 
 def test_a_dead_output_costs_nothing() -> None:

@@ -49,7 +49,7 @@ def test_steps_of_eight_bits(largest: float, step: float) -> None:
     w[0, 0] = -largest  # the most negative number of its length
     graph, site = one_weight(w)
     FixedPoint(8).apply(graph, site, Stats())
-    leaf = graph.leaf("w")
+    leaf = graph.encoding("w")
     assert isinstance(leaf, Affine)
     assert leaf.q.flat[0] == -round(largest / step)
     assert leaf.values().flat[0] == -round(largest / step) * step
@@ -70,7 +70,7 @@ def test_zeros_stay_zeros_and_tables_stay_tables() -> None:
     graph, site = one_weight(w)
     for one in (Prune(keep=0.3), Codebook(16), FixedPoint(6)):
         one.apply(graph, site, Stats())
-    leaf = graph.leaf("w")
+    leaf = graph.encoding("w")
     assert isinstance(leaf, encoding.Codebook)
     assert not leaf.values()[pruned == 0].any()
     shared = applied(w, Prune(keep=0.3), Codebook(16))

@@ -11,7 +11,6 @@ from golden import values
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import values_of
 
 NAMES = sorted(values.files())
 
@@ -49,7 +48,7 @@ def test_container_reads() -> None:
         assert (stored.version, stored.model, stored.plan) == (1, values.MODEL, values.PLAN)
     assert list(decoded) == list(values.leaves())
     for name, leaf in values.leaves().items():
-        wanted = values_of(leaf)
+        wanted = leaf.values()
         assert (decoded[name].shape, decoded[name].dtype) == (wanted.shape, wanted.dtype)
         assert decoded[name].tobytes() == wanted.tobytes()
 

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxopt
 from onnxopt import Contract, OnnxoptError
 from onnxopt.build.workspace import Workspace
-from onnxopt.encoding import tensor_of
 from onnxopt.graph import Graph, QuantParams, embed, normalise, read
 from onnxopt.graph.cleanup import clean
 from onnxopt.measure.benchmark import SpeedRatio
@@ -66,7 +65,7 @@ def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
     graph = Graph(copy)
     graph.prelu_as_convs(value)
     made, leaves = graph.export()
-    embed(made, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+    embed(made, {name: leaf.run_time_tensor() for name, leaf in leaves.items()})
     return made
 
 

@@ -13,7 +13,7 @@ from onnxopt.calibration.collect import Statistics
 from onnxopt.errors import OnnxoptError
 from onnxopt.results.events import Chain, Event
 from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
-from onnxopt.encoding import Array, relative_error, values_of
+from onnxopt.encoding import Array, relative_error
 from onnxopt.spec.overrides import Overrides
 from onnxopt.passes import PASSES, STRUCTURAL, Pass, Skip
 from onnxopt.passes.base import finite
@@ -201,7 +201,7 @@ def _members(
             with suppress(Skip):
                 for one in before:
                     one.apply(graph, sites[path], stats)
-                values = values_of(graph.leaf(path))
+                values = graph.encoding(path).values()
                 finite(values)
                 weights.append((values, stats))
                 members.append(path)
@@ -237,7 +237,7 @@ def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stat
             break
     if not done:
         return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
-    got = values_of(graph.leaf(site.path))
+    got = graph.encoding(site.path).values()
     return Event(
         site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),

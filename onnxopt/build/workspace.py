@@ -25,7 +25,7 @@ from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.results.events import Chain, Event, Histogram
 from onnxopt.graph import OPSET, Graph, Neighbours, QuantParams, Site, Source, Users, channel_peaks, batchnorm_to_conv, embed, equalize, is_for_value, neighbours, normalise, raise_opset, split, step_of_value, strip, weight_macs, wrap, write_atomically
-from onnxopt.encoding import Encoding, tensor_of, values_of
+from onnxopt.encoding import Encoding
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
@@ -160,7 +160,7 @@ class Workspace:
         steps = plan.steps | self._values({value: step for value, step in plan.steps.items() if is_for_value(step)})
         execute_plan.run(self.graph, replace(plan, steps=steps), self.statistics)
         inner, leaves = self.graph.export()
-        embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+        embed(inner, {name: leaf.run_time_tensor() for name, leaf in leaves.items()})
         return bytes(inner.SerializeToString())
 
     def calibrate(self, data: Data) -> None:
@@ -306,7 +306,7 @@ class Workspace:
         weights = {path for path, _ in self.graph.weights()}  # others are what a weight came to have: scales
         for path, leaf in built.leaves.items():
             users = inner.of(path)
-            values = values_of(self.graph.leaf(path) if path in self.graph.integers else leaf)
+            values = (self.graph.encoding(path) if path in self.graph.integers else leaf).values()
             rounded = {linear.output for linear in linears.get(path, ())} & self.graph.quantized.keys()
             if path in self.graph.integers:
                 rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}

@@ -1,4 +1,4 @@
-"""The graph as passes see it: weights by path, their sites, and leaves to be stored."""
+"""The graph as passes see it: weights by path, their sites, and how each weight is stored."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxopt.encoding import STORABLE, Affine, Array, Encoding, values_of
+from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
-from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq
+from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs, rectifiers
 from onnxopt.graph.rewrite.qdq import QuantParams
-from onnxopt.graph.rewrite.quantized import Quantized, insert
 
 MIN_QUANTIZED = 16
 """Elements: a smaller weight is not worth its row in the container's table."""
@@ -58,8 +57,8 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
         self.model = model
-        self.leaves: dict[str, Encoding] = {}
-        self.quantized: dict[str, Quantized] = {}
+        self.encodings: dict[str, Encoding] = {}
+        self.quantized: dict[str, QuantParams] = {}
         self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
         """What rectifiers make that shall be convolutions."""
@@ -118,28 +117,28 @@ class Graph:
 
     def reset(self) -> None:
         """Back to the model as it came."""
-        self.leaves.clear()
+        self.encodings.clear()
         self.quantized.clear()
         self.pairs.clear()
         self.depthwise.clear()
         self.integers.clear()
         self._adjusted.clear()
 
-    def store(self, path: str, leaf: Encoding) -> None:
-        """The weight at `path` shall be stored as `leaf`."""
-        self.leaves[path] = leaf
+    def store(self, path: str, encoding: Encoding) -> None:
+        """Sets how the weight at `path` is stored."""
+        self.encodings[path] = encoding
 
-    def quantize(self, value: str, how: Quantized) -> None:
-        """Whoever reads this value of the main graph, the user too, shall get it rounded."""
-        self.quantized[value] = how
+    def quantize(self, value: str, params: QuantParams) -> None:
+        """Rounds this value of the main graph for all its readers, the user included."""
+        self.quantized[value] = params
 
-    def pair(self, value: str, how: QuantParams) -> None:
-        """This value of the main graph shall be integers between the nodes that can take them as such.
+    def pair(self, value: str, params: QuantParams) -> None:
+        """Makes this value of the main graph integers between nodes that take integers.
 
-        Raises OnnxoptError where there is none of this name, or the operators are too old.
+        Raises OnnxoptError where the model has no such value, or its opset is too old.
         """
-        qdq.check(self.model, value)
-        self.pairs[value] = how
+        qdq_insert.check(self.model, value)
+        self.pairs[value] = params
 
     def prelu_as_convs(self, value: str) -> None:
         """The PRelu that makes this value shall be depthwise convolutions, which compute the same.
@@ -172,9 +171,9 @@ class Graph:
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
 
-    def leaf(self, path: str) -> Encoding:
-        """What stands at `path` now: what the last pass stored, or the weight as it came."""
-        return self.leaves[path] if path in self.leaves else self.values(path)
+    def encoding(self, path: str) -> Encoding:
+        """How the weight at `path` is stored now: as the last pass left it, or as it came."""
+        return self.encodings[path] if path in self.encodings else Raw(self.values(path))
 
     def weights(self) -> Iterator[tuple[str, int]]:
         """Every initializer's name and bytes."""
@@ -182,8 +181,8 @@ class Graph:
             yield name, tensor_bytes(tensor)
 
     def export(self) -> tuple[onnx.ModelProto, dict[str, Encoding]]:
-        """The inner model, its stored weights external-data references, and what is stored for each by name."""
-        leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
+        """The inner model, with external-data references for stored weights, and these weights by name."""
+        stored = {name: encoding for name in self._tensors if (encoding := self._stored(name)) is not None}
         inner = onnx.ModelProto()
         for field, value in self.model.ListFields():
             if field.name != "graph":
@@ -191,29 +190,29 @@ class Graph:
         for field, value in self.model.graph.ListFields():
             if field.name != "initializer":
                 _copy_field(inner.graph, field.name, value)
-        inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
+        inner.graph.initializer.extend(_reference(t) if name in stored else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
         prelu_as_convs(inner, self.depthwise)
-        matmul_nbits.insert(inner, leaves)
-        insert(inner, self.quantized)
+        matmul_nbits.insert(inner, stored)
+        round_outputs.insert(inner, self.quantized)
         if self.pairs:
-            self._insert_pairs(inner, leaves)
-        return inner, leaves
+            self._insert_pairs(inner, stored)
+        return inner, stored
 
-    def _insert_pairs(self, inner: onnx.ModelProto, leaves: dict[str, Encoding]) -> None:
-        grids = {path: leaf for path in self.integers if isinstance(leaf := leaves.get(path), Affine)}
-        found = qdq.insert(inner, self.pairs, grids, lambda bias: values_of(self.leaf(bias)))
-        leaves.update({path: grids[path].q.astype(np.int8) for path in found.integers})
+    def _insert_pairs(self, inner: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
+        grids = {path: weight for path in self.integers if isinstance(weight := stored.get(path), Affine)}
+        found = qdq_insert.insert(inner, self.pairs, grids, lambda bias: self.encoding(bias).values())
+        stored.update({path: Raw(grids[path].q.astype(np.int8)) for path in found.integers})
         for name in found.gone:
-            leaves.pop(name, None)
+            stored.pop(name, None)
         for index in reversed(range(len(inner.graph.initializer))):
             if inner.graph.initializer[index].name in found.gone:
                 del inner.graph.initializer[index]
-        for name, leaf in found.stored.items():
-            values = values_of(leaf)
+        for name, encoding in found.stored.items():
+            values = encoding.values()
             tensor = numpy_helper.from_array(values, name)
             if values.size >= MIN_STORED:
-                leaves[name], tensor = leaf, _reference(tensor)
+                stored[name], tensor = encoding, _reference(tensor)
             inner.graph.initializer.append(tensor)
 
     def _small(self, name: str) -> onnx.TensorProto:
@@ -221,9 +220,10 @@ class Graph:
         adjusted = self._adjusted.get(name)
         return self._tensors[name] if adjusted is None else numpy_helper.from_array(adjusted, name)
 
-    def _leaf(self, name: str) -> Encoding | None:
-        if name in self.leaves:
-            return self.leaves[name]
+    def _stored(self, name: str) -> Encoding | None:
+        """How an initializer is stored; None where it stays in the inner model."""
+        if name in self.encodings:
+            return self.encodings[name]
         tensor = self._tensors[name]
         count = prod(tensor.dims) if tensor.dims else 0
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
@@ -231,7 +231,7 @@ class Graph:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
-        return self.values(name)
+        return Raw(self.values(name))
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import Affine, Codebook, Encoding
+from onnxopt.encoding import Affine, Codebook, Encoding, Raw
 
 HERE = Path(__file__).parent
 INTEGER_CODECS = native.CODECS[:-1]
@@ -67,9 +67,9 @@ def leaves() -> dict[str, Encoding]:
         "gemm.weight": Affine(q % 9 - 4, np.arange(-36, 0, dtype=np.int16), 1, np.dtype(np.float16)),
         "one.scale": Affine(q[:4], np.array([-17], np.int16), 0, np.dtype(np.float64)),
         "shared": Codebook(q % 5, elements()["planes"][0, :5].copy()),
-        "lossless": elements()["planes"],
-        "shape": np.arange(-2, 9),
-        "mask": sparse(5, 7, 7) != 0,
+        "lossless": Raw(elements()["planes"]),
+        "shape": Raw(np.arange(-2, 9)),
+        "mask": Raw(sparse(5, 7, 7) != 0),
     }
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import Affine, Codebook, Encoding
+from onnxopt.encoding import Affine, Codebook, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import wrap
 
@@ -86,9 +86,9 @@ def _leaves(rng: np.random.Generator) -> dict[str, Encoding]:
         "gemm": Affine(q.reshape(12, 24), rng.integers(-40, -8, 24).astype(np.int16), 1, np.dtype(np.float16)),
         "one": Affine(q.reshape(12, 24), k[:1], 0, np.dtype(np.float64)),
         "shared": Codebook(rng.integers(0, 5, (9, 11)).astype(np.int32), rng.normal(0, 1, 5).astype(np.float32)),
-        "bias": rng.normal(0, 1, 20).astype(np.float32),
-        "index": np.arange(12),
-        "flags": rng.random(31) < 0.5,
+        "bias": Raw(rng.normal(0, 1, 20).astype(np.float32)),
+        "index": Raw(np.arange(12)),
+        "flags": Raw(rng.random(31) < 0.5),
     }
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding
+from onnxopt.encoding import Array, Encoding
 
 Integers = npt.NDArray[np.int64]
 
@@ -119,40 +118,28 @@ class Sizes:
         return self.huffman_gap_bits / max(1, self.tokens)
 
 
-def sizes(leaf: Encoding, gap_bits: int) -> Sizes:
-    """What a stored weight takes, its gaps in `gap_bits`: 4 in the paper's tables.
+def sizes(weight: Encoding, gap_bits: int) -> Sizes:
+    """What a stored weight takes with gaps of `gap_bits`: 4 in the paper's tables.
 
-    A plain array's values keep the width of their type, and no code makes them fewer.
+    Raw values keep the width of their type, coded or not.
     """
-    symbols, source_bits, table_bits = _symbols(leaf)
-    flat = symbols.ravel()
+    symbols = weight.symbols()
+    flat = symbols.values.ravel()
     kept = int(np.count_nonzero(flat))
     gap_bits = gap_bits if kept < flat.size else 0
     gaps, values = encode(flat, gap_bits)
-    if isinstance(leaf, np.ndarray):
-        value_bits, coded = source_bits, source_bits * len(values)
-    else:
+    if symbols.few:
         value_bits, coded = _width(len(np.unique(values))), huffman_bits(values)
-    rows = symbols.shape[0] if symbols.ndim > 1 else 1
+    else:
+        value_bits, coded = symbols.element_bits, symbols.element_bits * len(values)
+    rows = len(symbols.values) if symbols.values.ndim > 1 else 1
     columns = flat.size // rows
     csr, csc = (kept * (value_bits + _width(across)) + (along + 1) * _POINTER_BITS
                 for along, across in ((rows, columns), (columns, rows)))  # fmt: skip
     return Sizes(
-        flat.size, source_bits, kept, len(gaps), value_bits, gap_bits, table_bits,
-        coded, huffman_bits(gaps) if gap_bits else 0, csr + table_bits, csc + table_bits,
+        flat.size, symbols.element_bits, kept, len(gaps), value_bits, gap_bits, symbols.table_bits,
+        coded, huffman_bits(gaps) if gap_bits else 0, csr + symbols.table_bits, csc + symbols.table_bits,
     )  # fmt: skip
-
-
-def _symbols(leaf: Encoding) -> tuple[npt.NDArray[Any], int, int]:
-    """Numbers that are 0 where the weight is, bits of one of its elements, and bits of all its scales or its table."""
-    if isinstance(leaf, Affine):
-        return leaf.q, 8 * leaf.dtype.itemsize, 8 * leaf.k.nbytes
-    if isinstance(leaf, Blockwise):
-        return leaf.q, 32, 32 * leaf.k.size
-    if isinstance(leaf, Codebook):
-        symbol = np.where(leaf.table == 0, 0, np.arange(1, len(leaf.table) + 1))
-        return symbol[leaf.index], 8 * leaf.table.itemsize, 8 * leaf.table.nbytes
-    return leaf, 8 * leaf.itemsize, 0
 
 
 def _width(count: int) -> int:

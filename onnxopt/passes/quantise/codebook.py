@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxopt import encoding
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Array, values_of
+from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, correct_bias, finite, matrix
 from onnxopt.passes.math.kmeans import Init, cluster, even
@@ -68,7 +68,7 @@ class Codebook(Pass):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores table and indices, the most frequent value first, as codecs like it. Raises Skip for no numbers."""
-        values = values_of(graph.leaf(site.path))
+        values = graph.encoding(site.path).values()
         finite(values)
         (leaf,) = self.shared([(values, stats)])
         _store(graph, site, stats, leaf)
@@ -113,7 +113,7 @@ class Member(Codebook):
 
 
 def _store(graph: Graph, site: Site, stats: Stats, leaf: encoding.Codebook) -> None:
-    w = values_of(graph.leaf(site.path)).astype(np.float64)
+    w = graph.encoding(site.path).values().astype(np.float64)
     correct_bias(graph, matrix(w - leaf.values(), site, stats), stats)
     graph.store(site.path, leaf)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.calibration.stats import Floats, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Codebook, step_of, values_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Codebook, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, finite, integer_length
 
@@ -37,15 +37,16 @@ class FixedPoint(Pass):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores integers and the power of two. Raises Skip for infinities, NaNs, and where all is zero."""
-        leaf = graph.leaf(site.path)
-        w = finite(values_of(leaf))
+        stored = graph.encoding(site.path)
+        values = stored.values()
+        w = finite(values)
         exponent = integer_length(float(np.abs(w).max())) - self.bits
         k = np.array([max(exponent, -126) * STEPS_PER_OCTAVE], np.int16)  # scales are normal float32 numbers
-        if isinstance(leaf, Codebook):
-            table = Affine(self._round(leaf.table.astype(np.float64), k), k, 0, leaf.table.dtype).values()
-            graph.store(site.path, Codebook(leaf.index, table))
+        if isinstance(stored, Codebook):
+            table = Affine(self._round(stored.table.astype(np.float64), k), k, 0, stored.table.dtype).values()
+            graph.store(site.path, Codebook(stored.index, table))
         else:
-            graph.store(site.path, Affine(self._round(w, k), k, 0, values_of(leaf).dtype))
+            graph.store(site.path, Affine(self._round(w, k), k, 0, values.dtype))
         return ()
 
     def _round(self, w: Floats, k: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:

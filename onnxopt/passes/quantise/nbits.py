@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 
 from onnxopt import native
 from onnxopt.calibration.stats import Moments, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Blockwise, nearest_log_step, step_of, values_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Blockwise, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.graph.rewrite import matmul_nbits
 from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix
@@ -68,13 +68,13 @@ class NBits(Pass):
         """
         if reason := matmul_nbits.obstacle(graph.model, site.path, self.bits):
             raise Skip(f"stays in floats: {reason}")
-        values = values_of(graph.leaf(site.path))
+        values = graph.encoding(site.path).values()
         w = matrix(finite(values), site, stats)[0].astype(np.float32)
         if w.shape[1] < self.block:
             raise Skip(f"stays in floats: {w.shape[1]} inputs, fewer than a block of {self.block}")
         found, moments = self._plain(w, stats.moments), stats.moments
         error = self._error(w, *found)
-        if moments is not None and moments.feedback is not None and site.path not in graph.leaves:
+        if moments is not None and moments.feedback is not None and site.path not in graph.encodings:
             fed = self._fed(w, moments, moments.feedback[0])
             other = self._error(w, *fed)
             if not moments.held_back.shape[1] or moments.noise(other) < moments.noise(error):

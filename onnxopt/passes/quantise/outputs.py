@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxopt.calibration.stats import Stats
-from onnxopt.graph import Graph, Quantized, Site
+from onnxopt.graph import Graph, QuantParams, Site
 from onnxopt.passes.base import Pass, Skip, integer_length
 
 
@@ -54,7 +54,7 @@ class Outputs(Pass):
                 raise Skip("the layer's outputs are all zeros")
             if not np.isfinite(peak) or (length := integer_length(peak)) > widest:
                 raise Skip(f"the layer's outputs reach {peak:.3g}, which {dtype} holds no grid for")
-            quantized[value] = Quantized(2.0 ** max(length - self.bits, -126), 0, -top, top - 1, dtype)
-        for value, how in quantized.items():
-            graph.quantize(value, how)
+            quantized[value] = QuantParams.within(2.0 ** max(length - self.bits, -126), 0, -top, top - 1, str(dtype))
+        for value, params in quantized.items():
+            graph.quantize(value, params)
         return ()

@@ -7,18 +7,16 @@ optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxopt.calibration.stats import Floats, Moments, Stats
-from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding, values_of
+from onnxopt.encoding import Array, Mask, Raw
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix, tensor
-
-Mask = npt.NDArray[np.bool_]
 
 _BLOCK = 128
 """Columns whose weights are chosen together, and whose errors go to all later columns in one product."""
@@ -71,19 +69,19 @@ class Prune(Pass):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and where all is zero already."""
-        leaf = graph.leaf(site.path)
-        values = values_of(leaf)
+        stored = graph.encoding(site.path)
+        values = stored.values()
         w = finite(values)
         kept = self._largest(w, graph, site, stats)
-        pruned = _keeping(leaf, kept)
+        pruned = stored.masked(kept)
         if self.compensate and stats.linear is not None and stats.moments is not None:
-            if not isinstance(leaf, np.ndarray):
+            if not isinstance(stored, Raw):
                 raise Skip("its values are shared already, and compensation changes them: prune with it first")
             other = self._compensated(stats.linear.matrix(w), int(w.size - np.count_nonzero(kept)), stats.moments)
-            candidates = (stats.linear.tensor(other).astype(values.dtype), values_of(pruned))
-            errors = [stats.moments.noise(stats.linear.matrix(w - candidate)) for candidate in candidates]
+            candidates = (Raw(stats.linear.tensor(other).astype(values.dtype)), pruned)
+            errors = [stats.moments.noise(stats.linear.matrix(w - candidate.values())) for candidate in candidates]
             pruned = candidates[int(np.argmin(errors))]
-        correct_bias(graph, matrix(w - values_of(pruned), site, stats), stats)
+        correct_bias(graph, matrix(w - pruned.values(), site, stats), stats)
         graph.store(site.path, pruned)
         return ()
 
@@ -149,15 +147,3 @@ def _least_of_each(costs: Array, n: int, m: int) -> Mask:
     least = np.ones(order.shape, np.bool_)
     np.put_along_axis(least, order[..., :n], False, axis=-1)
     return least.reshape(padded.shape)[..., : costs.shape[-1]]
-
-
-def _keeping(leaf: Encoding, kept: Mask) -> Encoding:
-    """The leaf with zeros where nothing is kept."""
-    if isinstance(leaf, Affine):
-        return Affine(np.where(kept, leaf.q, 0).astype(np.int32), leaf.k, leaf.axis, leaf.dtype)
-    if isinstance(leaf, Blockwise):
-        return replace(leaf, q=np.where(kept.T if leaf.across else kept, leaf.q, 0).astype(np.int8))
-    if isinstance(leaf, Codebook):
-        table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
-        return Codebook(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
-    return np.where(kept, leaf, leaf.dtype.type(0))
