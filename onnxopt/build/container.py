@@ -134,7 +134,7 @@ def _table_row(record: _Record, codec: str, chunk_rows: int, chunks: list[bytes]
     dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.elements.shape
     row = varint(len(name)) + name + bytes((dtype, len(dims)))
     row += b"".join(map(varint, dims))
-    row += bytes((entry.reconstruction, entry.axis, native.CODECS.index(codec)))
+    row += bytes((entry.reconstruction, entry.axis, native.CODECS[codec]))
     row += b"" if record.auxiliary is None else varint(record.auxiliary)
     row += varint(chunk_rows)
     return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in chunks)

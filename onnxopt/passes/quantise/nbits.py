@@ -94,6 +94,7 @@ class NBits(Pass):
         outputs, inputs = w.shape
         q, k = np.zeros(w.shape, np.int8), np.zeros((outputs, -(-inputs // self.block)), np.int16)
         left, errors = w.copy(), np.zeros_like(w)
+        options = native.QuantizerOptions(self._top, sweeps=1)
 
         def choose(first: int, last: int) -> None:
             """These blocks; halves of them, so that products of errors and feedback are of large matrices."""
@@ -109,7 +110,7 @@ class NBits(Pass):
             own, variance = feedback[part, part], moments.variance[0, part]
             k[:, first] = self._scales(left[:, part], variance)
             step = step_of(k[:, first])
-            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, self._top, sweeps=1)
+            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, options)
             # The error of each column once it has taken up those of the columns before it: e (I - F) = w - q.
             wrong = left[:, part] - q[:, part] * step[:, None]
             errors[:, part] = solve_triangular(np.eye(len(own)) - own, wrong.T, trans=1, unit_diagonal=True).T
