@@ -26,7 +26,7 @@ def compressed(
     sites = {site.path: site for site in graph.sites()}
     for path, bits in (blocked or {}).items():
         NBits(bits).apply(graph, sites[path], Stats())
-    inner, leaves = graph.export()
-    assert leaves, "no weight of this model is large enough to be stored"
-    packed = container.write(inner.SerializeToString(), leaves, "{}")
+    inner, encodings = graph.export()
+    assert encodings, "no weight of this model is large enough to be stored"
+    packed = container.write(inner.SerializeToString(), encodings, "{}")
     return bytes(wrap(model, inner, outside, tensors, packed).SerializeToString())

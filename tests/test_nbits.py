@@ -40,8 +40,8 @@ def opened(made: onnx.ModelProto) -> tuple[Graph, dict[str, Site]]:
 
 def ran(graph: Graph, **feeds: Array) -> Array:
     """What the exported model gives, its weights through the container, in the stock runtime."""
-    inner, leaves = graph.export()
-    with native.Container(container.write(inner.SerializeToString(), leaves, "{}")) as stored:
+    inner, encodings = graph.export()
+    with native.Container(container.write(inner.SerializeToString(), encodings, "{}")) as stored:
         embed(inner, stored.decode())
     onnx.checker.check_model(inner, full_check=True)
     session = onnxruntime.InferenceSession(inner.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -53,21 +53,21 @@ def kernels(graph: Graph) -> list[str]:
 
 
 def exact(*shape: int, seed: int = 0) -> Array:
-    """Inputs that the kernel's own rounding to 8 bits leaves as they are."""
+    """Inputs that the kernel's own rounding to 8 bits encodings as they are."""
     return np.random.default_rng(seed).integers(-1, 2, shape).astype(np.float32)
 
 
-def dequantized(leaf: Any) -> Array:
+def dequantized(weight: Any) -> Array:
     """[outputs, inputs], element by element as the operator's page has it."""
-    assert isinstance(leaf, Blockwise)
-    codes, scales = leaf.run_time_tensor(), np.asarray(leaf.scales(1.0).values())
+    assert isinstance(weight, Blockwise)
+    codes, scales = weight.run_time_tensor(), np.asarray(weight.scales(1.0).values())
     outputs, blocks, _ = codes.shape
-    w = np.zeros((outputs, blocks * leaf.block))
-    for o, i in itertools.product(range(outputs), range(blocks * leaf.block)):
-        block, at = divmod(i, leaf.block)
-        code = codes[o, block, at] if leaf.bits == 8 else codes[o, block, at // 2] >> 4 * (at % 2) & 15
-        w[o, i] = (int(code) - 2 ** (leaf.bits - 1)) * float(scales[o * blocks + block])
-    return w[:, : leaf.q.shape[1]]
+    w = np.zeros((outputs, blocks * weight.block))
+    for o, i in itertools.product(range(outputs), range(blocks * weight.block)):
+        block, at = divmod(i, weight.block)
+        code = codes[o, block, at] if weight.bits == 8 else codes[o, block, at // 2] >> 4 * (at % 2) & 15
+        w[o, i] = (int(code) - 2 ** (weight.bits - 1)) * float(scales[o * blocks + block])
+    return w[:, : weight.q.shape[1]]
 
 
 @pytest.mark.parametrize("shape", [(3, 70), (2, 3, 70), (70,)], ids=str)
@@ -117,10 +117,10 @@ def test_rounding_is_at_most_half_a_step_that_is_nearly_as_fine_as_can_be(bits: 
     w = weights(32, 20)
     graph, site = one_weight(w)
     NBits(bits).apply(graph, site, Stats())
-    leaf = graph.encoding("w")
-    assert isinstance(leaf, Blockwise)
-    step, error = step_of(leaf.k)[:, 0], np.abs(w - leaf.values())
-    saturated = np.abs(leaf.q.T) > 2 ** (bits - 1) - 2
+    weight = graph.encoding("w")
+    assert isinstance(weight, Blockwise)
+    step, error = step_of(weight.k)[:, 0], np.abs(w - weight.values())
+    saturated = np.abs(weight.q.T) > 2 ** (bits - 1) - 2
     assert (error <= step / 2 * 1.0001)[~saturated].all()
     assert (step <= np.abs(w).max(0) / (2 ** (bits - 1) - 1) * 2**0.5).all()
 

@@ -41,10 +41,10 @@ OPSETS = (8, 10, 11, 13, 17, 21)
 
 def embedded(graph: Graph) -> onnx.ModelProto:
     """What is exported, as a model that runs alone and that ONNX's checker has nothing to say against."""
-    inner, leaves = graph.export()
+    inner, encodings = graph.export()
     for tensor in inner.graph.initializer:
-        if tensor.name in leaves:
-            tensor.CopyFrom(numpy_helper.from_array(leaves[tensor.name].values(), tensor.name))
+        if tensor.name in encodings:
+            tensor.CopyFrom(numpy_helper.from_array(encodings[tensor.name].values(), tensor.name))
     onnx.checker.check_model(inner, full_check=True)
     return inner
 

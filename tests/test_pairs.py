@@ -88,8 +88,8 @@ def in_integers(
             axis = next(site.axis for site in graph.sites() if site.path == unit.weight)
             graph.store(unit.weight, grid(graph.values(unit.weight), axis or 0))
             graph.keep_integers(unit.weight)
-    inner, leaves = graph.export()
-    embed(inner, {name: leaf.values() for name, leaf in leaves.items()})
+    inner, encodings = graph.export()
+    embed(inner, {name: weight.values() for name, weight in encodings.items()})
     onnx.checker.check_model(inner, full_check=True)
     return inner, graph
 
@@ -169,8 +169,8 @@ def test_users_outputs_and_inputs_keep_their_names_and_types() -> None:
         graph.pair(name, QuantParams(0.1, 0 if name != "x" else 128, "uint8"))
     graph.store("w", grid(graph.values("w"), 0))
     graph.keep_integers("w")
-    inner, leaves = graph.export()
-    embed(inner, {name: leaf.values() for name, leaf in leaves.items()})
+    inner, encodings = graph.export()
+    embed(inner, {name: weight.values() for name, weight in encodings.items()})
     y, z = quiet_session(inner.SerializeToString()).run(None, {"x": X})
     assert y.dtype == z.dtype == np.float32
     assert np.allclose(y / 0.1, np.rint(y / 0.1), atol=1e-3)

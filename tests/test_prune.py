@@ -63,9 +63,9 @@ def test_what_is_quantized_stays_so(grid: FixedPoint | Codebook, decision: Prune
     graph, site = one_weight(w)
     for one in (grid, decision):
         one.apply(graph, site, Stats())
-    leaf = graph.encoding("w")
-    assert isinstance(leaf, Affine | encoding.Codebook)
-    got = leaf.values()
+    weight = graph.encoding("w")
+    assert isinstance(weight, Affine | encoding.Codebook)
+    got = weight.values()
     assert ((got == before) | (got == 0)).all()
     assert 0 < np.count_nonzero(got) < np.count_nonzero(before)
 
@@ -74,10 +74,10 @@ def test_a_table_has_one_zero_however_often_it_is_pruned() -> None:
     graph, site = one_weight(weights(64, 48))
     for one in (Codebook(8), Prune(keep=0.8), Prune(keep=0.4), Prune(keep=0.1)):
         one.apply(graph, site, Stats())
-    leaf = graph.encoding("w")
-    assert isinstance(leaf, encoding.Codebook)
-    assert np.count_nonzero(leaf.table == 0) == 1
-    assert np.count_nonzero(leaf.values()) >= 0.1 * 64 * 48
+    weight = graph.encoding("w")
+    assert isinstance(weight, encoding.Codebook)
+    assert np.count_nonzero(weight.table == 0) == 1
+    assert np.count_nonzero(weight.values()) >= 0.1 * 64 * 48
 
 
 def test_all_may_go() -> None:

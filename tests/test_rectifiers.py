@@ -64,8 +64,8 @@ def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
     normalise(copy)
     graph = Graph(copy)
     graph.prelu_as_convs(value)
-    made, leaves = graph.export()
-    embed(made, {name: leaf.run_time_tensor() for name, leaf in leaves.items()})
+    made, encodings = graph.export()
+    embed(made, {name: weight.run_time_tensor() for name, weight in encodings.items()})
     return made
 
 

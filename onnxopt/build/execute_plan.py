@@ -205,8 +205,8 @@ def _members(
                 finite(values)
                 weights.append((values, stats))
                 members.append(path)
-        for path, leaf in zip(members, book.shared(weights) if weights else (), strict=True):
-            found[path] = [Member(leaf=leaf) if one == book else one for one in passes[path]]
+        for path, own in zip(members, book.shared(weights) if weights else (), strict=True):
+            found[path] = [Member(own=own) if one == book else one for one in passes[path]]
     return found
 
 

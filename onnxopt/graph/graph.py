@@ -21,14 +21,14 @@ from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs, rectifiers
 from onnxopt.graph.rewrite.qdq import QuantParams
 
 MIN_QUANTIZED = 16
-"""Elements: a smaller weight is not worth its row in the container's table."""
+"""Elements: a smaller weight costs more in the container's table than quantization saves."""
 MIN_STORED = 64
-"""Elements: a smaller tensor that is not quantized stays in the inner model, where deflate sees it beside its like."""
+"""Elements: a smaller tensor that is not quantized stays in the inner model, where deflate compresses it better."""
 MIN_STORED_INTEGERS = 1024
 """Elements of an int32 or int64 tensor: smaller ones are shapes and axes, which the runtime wants to see at load."""
 
 LOCATION = "onnxopt"
-"""Where inner models say their weights lie; no such file exists, the loader hands them over."""
+"""The external location that inner models give for their weights; no such file exists, the loader provides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Site:
 
 
 class Graph:
-    """One normalised model under work: passes change what it holds, and `reset` takes all changes back."""
+    """One normalised model: passes change how it is stored and run, and `reset` undoes all changes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
@@ -61,9 +61,9 @@ class Graph:
         self.quantized: dict[str, QuantParams] = {}
         self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
-        """What rectifiers make that shall be convolutions."""
+        """Values whose PRelu becomes depthwise convolutions."""
         self.integers: set[str] = set()
-        """Weights that the model shall have as integers."""
+        """Weights that stay int8 at run time."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
@@ -112,11 +112,11 @@ class Graph:
         return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
     def adjust(self, path: str, values: Array) -> None:
-        """The weight at `path` shall have these values, of its own shape and type, before any pass stores it."""
+        """Replaces the values of the weight at `path`, in its own shape and type, before any pass stores it."""
         self._adjusted[path] = values
 
     def reset(self) -> None:
-        """Back to the model as it came."""
+        """Restores the model as it came."""
         self.encodings.clear()
         self.quantized.clear()
         self.pairs.clear()
@@ -141,9 +141,9 @@ class Graph:
         self.pairs[value] = params
 
     def prelu_as_convs(self, value: str) -> None:
-        """The PRelu that makes this value shall be depthwise convolutions, which compute the same.
+        """Replaces the PRelu that makes this value by depthwise convolutions, which compute the same.
 
-        Raises OnnxoptError where there is none, or its slopes are not those of channels.
+        Raises OnnxoptError where no PRelu makes it, or the PRelu has no slope for each channel.
         """
         if value not in self.rectifiers:
             raise OnnxoptError(f"plan, value {value!r}: no PRelu with slopes by channel makes it of images")
@@ -151,19 +151,19 @@ class Graph:
 
     @cached_property
     def rectifiers(self) -> list[str]:
-        """Values that depthwise convolutions can make in the place of a PRelu."""
+        """Outputs of PRelu nodes that depthwise convolutions can replace."""
         return rectifiers(self.model)
 
     def keep_integers(self, path: str) -> None:
-        """The weight at `path`, which is stored on a grid of 8 bits, shall be integers when the model runs, too."""
+        """Keeps the weight at `path`, stored on a grid of 8 bits, as int8 at run time."""
         self.integers.add(path)
 
     def replace(self, path: str, tensors: Mapping[str, Array], chain: low_rank_chain.Chain) -> tuple[Site, ...]:
-        """Every node that uses the weight at `path` becomes a chain, for good; returns the sites of what is new.
+        """Replaces every node that uses the weight at `path` by a chain, for good; returns the sites of new weights.
 
         Arguments:
-            tensors: initializers to be added, ``path@part``, or to be overwritten, by name.
-            chain: the nodes that take a node's place.
+            tensors: initializers to add, ``path@part``, or to overwrite, by name.
+            chain: the nodes that replace a node.
 
         Raises OnnxoptError where a name is taken.
         """
@@ -261,7 +261,7 @@ _VECTORS = {
     "BatchNormalization": (1, 2), "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "LSTM": (3,), "GRU": (3,),
     "RNN": (3,), "PRelu": (1,),
 }  # fmt: skip
-"""Operators with scales, biases or slopes, and the inputs where these are."""
+"""Operators with scales, biases or slopes, and the indices of these inputs."""
 
 
 def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
@@ -272,7 +272,7 @@ def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bo
 
 
 _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-"""What only moves a weight's elements about before they are used."""
+"""Operators that only move the elements of a weight."""
 
 
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:

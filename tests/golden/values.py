@@ -60,8 +60,8 @@ def elements() -> dict[str, npt.NDArray[np.generic]]:
     return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette, "sparse": pruned}
 
 
-def leaves() -> dict[str, Encoding]:
-    """What the golden container holds: every kind of leaf."""
+def encodings() -> dict[str, Encoding]:
+    """What the golden container holds: every encoding."""
     q = bell(12, 36, 6)
     return {
         "conv.weight": Affine(q.reshape(12, 4, 3, 3), np.arange(-20, -8, dtype=np.int16), 0, np.dtype(np.float32)),
@@ -78,7 +78,7 @@ def files() -> dict[str, bytes]:
     """Name -> bytes, as this onnxopt writes them."""
     out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}
     out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in elements().items()}
-    return out | {"container": container.write(MODEL, leaves(), PLAN)}
+    return out | {"container": container.write(MODEL, encodings(), PLAN)}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a plan decides on a value of the main graph, by its name; other steps are for weights.
+"""Steps for values of the main graph, which a plan names; all other steps are for weights.
 
-    equalize     the channels were made alike (`equalization.py`)
-    depthwise    the PRelu that makes it is depthwise convolutions (`rectifiers.py`)
-    qdq{...}     it is rounded between nodes (`pairs.py`)
+    equalize     equalizes the ranges of the value's channels (`equalise.py`)
+    depthwise    replaces the PRelu that makes the value by depthwise convolutions (`prelu_to_conv.py`)
+    qdq{...}     rounds the value between nodes (`qdq_insert.py`)
 
-Several are one step, in this order.
+Several of them form one step, in this order.
 """
 
 from __future__ import annotations

@@ -43,10 +43,10 @@ def seeds() -> dict[str, bytes]:
         out[f"codec_lossless_{name}"] = head + native.encode_lossless(values)
     table, data, count = every_entry(rng)
     out["entries"] = _unpacked(table, data, count)
-    packed = container.write(b"model", _leaves(rng), "{}")
+    packed = container.write(b"model", _encodings(rng), "{}")
     out["container"] = packed
     out["whole.onnx"] = _outer(every_container(rng))
-    out["written.onnx"] = _outer(container.write(_inner().SerializeToString(), _leaves(rng), "{}"))
+    out["written.onnx"] = _outer(container.write(_inner().SerializeToString(), _encodings(rng), "{}"))
     return out
 
 
@@ -82,7 +82,7 @@ def _elements(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def _leaves(rng: np.random.Generator) -> dict[str, Encoding]:
+def _encodings(rng: np.random.Generator) -> dict[str, Encoding]:
     q = np.rint(rng.normal(0, 3, (8, 4, 3, 3))).astype(np.int32)
     k = rng.integers(-40, -8, 8).astype(np.int16)
     return {

@@ -1,8 +1,8 @@
-"""Deep Compression's arithmetic (Han, Mao & Dally 2016): what sparse weights take as relative indices, Huffman-coded.
+"""Deep Compression's arithmetic (Han, Mao & Dally 2016): the size of sparse weights as coded relative indices.
 
-For every nonzero the number of zeros since the one before, its *gap*, in few bits; a gap that these cannot hold is cut
-by *fillers*, zeros that are stored as if they were weights. Values and gaps have a Huffman code each. Sizes are for
-reports: what files hold is the codecs' choice, which codec 2 (docs/format/huffman.md) offers the same scheme to.
+Every nonzero has a *gap*, the number of zeros before it, in a few bits. A gap that is too large for them is split by
+*fillers*: zeros that are stored like weights. Values and gaps have one Huffman code each. The sizes are for reports;
+files hold what the choice of codecs gives, where codec 2 (docs/format/huffman.md) implements the same scheme.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from onnxopt.encoding import Array, Encoding
 Integers = npt.NDArray[np.int64]
 
 _POINTER_BITS = 32
-"""Of a row's begin in compressed sparse rows."""
+"""Of a row pointer in compressed sparse rows (CSR)."""
 
 
 def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
-    """Tokens of ``values[n]``: gaps below ``2^gap_bits``, and what stands after each; a filler's value is 0.
+    """Tokens of ``values[n]``: gaps below ``2^gap_bits``, and the value after each gap; a filler's value is 0.
 
     Zeros after the last nonzero are not stored.
     """
@@ -37,7 +37,7 @@ def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
 
 
 def decode(gaps: Integers, values: Array, size: int) -> Array:
-    """The inverse of `encode`, `size` values. Raises ValueError where a token lies outside."""
+    """The inverse of `encode`, `size` values. Raises ValueError where a token lies beyond."""
     where = np.cumsum(gaps + 1) - 1
     if len(where) and where[-1] >= size:
         raise ValueError(f"a token is at {where[-1]}, expected less than {size}")
@@ -47,9 +47,9 @@ def decode(gaps: Integers, values: Array, size: int) -> Array:
 
 
 def huffman_bits(symbols: Array) -> int:
-    """What an optimal prefix code of their own (Huffman 1952) takes for the symbols; its table is not counted.
+    """Bits of the symbols in an optimal prefix code (Huffman 1952), without the code's table.
 
-    A lone symbol takes a bit each time, as in any code that says where words end.
+    A lone symbol takes one bit for each occurrence, as no code word is empty.
     """
     _, counts = np.unique(symbols, return_counts=True)
     if len(counts) < 2:
@@ -66,7 +66,7 @@ def huffman_bits(symbols: Array) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """One weight, as a row of the paper's table. Bits are of all of it."""
+    """One weight, as a row of the paper's table. Bits are totals unless said otherwise."""
 
     weights: int
     source_bits: int
@@ -74,9 +74,9 @@ class Sizes:
     kept: int
     """Weights that are not zero."""
     tokens: int
-    """The same, and fillers."""
+    """Nonzero weights and fillers."""
     value_bits: int
-    """Of one token's value: 2^value_bits values can be told apart."""
+    """Of one token's value in a fixed width."""
     gap_bits: int
     """Of one token's gap; 0 where nothing is pruned."""
     table_bits: int
@@ -84,7 +84,7 @@ class Sizes:
     huffman_value_bits: int
     huffman_gap_bits: int
     csr_bits: int
-    """Values, index within the row, and begins of rows, all in fixed widths; a row is what has one first index."""
+    """Values, indices within the row, and row pointers, all in fixed widths; a row has one first index."""
     csc_bits: int
 
     @property

@@ -1,7 +1,7 @@
-"""Dynamic fixed point: integers of b bits, and one power of two for the whole weight.
+"""Dynamic fixed point: integers of b bits, and one power-of-two scale for the whole weight.
 
 As in Ristretto (Gysel, Motamedi & Ghiasi 2016) and MicroBrain (Ge et al.): the integer part is as long as the largest
-magnitude needs, ``ceil(log2 max|x|) + 1`` bits with the sign, and the fraction has what is left.
+magnitude needs, ``ceil(log2 max|x|) + 1`` bits with the sign, and the fraction has the remaining bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnxopt.passes.base import Pass, finite, integer_length
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint(Pass):
-    """``fixedpoint{bits=8}``: rounded to the nearest, saturating. Of shared values the table is what is rounded."""
+    """``fixedpoint{bits=8}``: rounds to the nearest level, saturating. Of a codebook it rounds the table."""
 
     name: ClassVar[str] = "fixedpoint"
     bits: int
@@ -36,7 +36,7 @@ class FixedPoint(Pass):
         yield from (cls(bits) for bits in range(2, 17))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores integers and the power of two. Raises Skip for infinities, NaNs, and where all is zero."""
+        """Stores integers and the scale. Raises Skip for infinities, NaNs, and weights that are all zeros."""
         stored = graph.encoding(site.path)
         values = stored.values()
         w = finite(values)

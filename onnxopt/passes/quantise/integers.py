@@ -1,4 +1,4 @@
-"""Weights that stay integers when the model runs: int8 and DequantizeLinear, which integer kernels take."""
+"""INT8 weights at run time: int8 and DequantizeLinear, which integer kernels fuse."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Matrices that stay integers of 4 or 8 bits when the model runs, with a scale for every block of inputs.
+"""Weight-only quantization: matrices that stay in 4 or 8 bits at run time, with a scale for every block of inputs.
 
-ONNX Runtime multiplies by them with MatMulNBits (`graph/matmul_nbits.py`). Integers are chosen with error feedback, as
-GPTQ does it for groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4): block after block gets its
-scales, from what the errors of the blocks before it have made of its weights, and then its integers.
+ONNX Runtime multiplies by them in MatMulNBits (`graph/rewrite/matmul_nbits.py`). Error feedback chooses the
+integers, as in GPTQ with groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4): each block in
+turn gets its scales, from its weights as corrected for the errors of the blocks before it, and then its integers.
 """
 
 from __future__ import annotations

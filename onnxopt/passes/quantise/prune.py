@@ -1,7 +1,8 @@
 """Pruning: the weights that matter least become zero.
 
-By magnitude (Han et al. 2015), or by the noise that it makes in the node's outputs, with what is left taking that up:
-optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar & Alistarh 2023).
+They are the smallest magnitudes (Han et al. 2015), or those that make the least noise in the node's outputs once the
+remaining weights compensate: optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar &
+Alistarh 2023).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _BLOCK = 128
 
 @dataclass(frozen=True, slots=True)
 class Prune(Pass):
-    """``prune{keep=0.12}`` keeps the share of largest magnitude; weights that tie with the smallest of them stay, too.
+    """``prune{keep=0.12}`` keeps that share of the weights, the largest magnitudes, and all that tie with the smallest.
 
-    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below so many standard deviations of the weight, ``below=0.01``
-    those below a number (the same for all weights: global magnitude), and ``n=2,m=4`` all but the n largest of every m
-    consecutive inputs of an output. ``noise=0.2`` prunes those that make less than one weight's share of so much noise
-    over signal in the model's outputs, all weights having equal shares: sensitive layers keep more. What stands on a
-    grid or in a table stays there.
+    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below 1.2 standard deviations of the weight, ``below=0.01``
+    magnitudes below 0.01 (global magnitude pruning, where all weights have the same), and ``n=2,m=4`` all but the n
+    largest of every m consecutive inputs of an output. ``noise=0.2`` divides that noise over signal in the model's
+    outputs equally among all weights, and prunes weights that make less than their share: sensitive layers keep more.
+    The encoding of a quantized weight stays the same.
 
-    With ``compensate=true`` as many weights go, but those that make the least noise, and the others take it up; where
-    the inputs are not known, or that is no better on what was held back, magnitudes decide.
+    With ``compensate=true``, as many weights are pruned, those that make the least noise, and the others compensate.
+    Magnitudes decide where the inputs are unknown, or where compensation is no better on the held-back inputs.
     """
 
     name: ClassVar[str] = "prune"
@@ -68,7 +69,7 @@ class Prune(Pass):
             yield from (cls(keep=keep, compensate=known) for keep in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and where all is zero already."""
+        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and weights that are all zeros."""
         stored = graph.encoding(site.path)
         values = stored.values()
         w = finite(values)
