@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 JOBS := $(shell getconf _NPROCESSORS_ONLN)
 SOURCES := $(shell find onnxopt -type f -not -name '*.pyc') pyproject.toml
 NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/quantizer onnxopt/native/tests \
-            onnxopt/native/fuzz -name '*.cc' -o -name '*.h')
+            onnxopt/native/fuzz tests/toys -name '*.cc' -o -name '*.h')
 FUZZ_SECONDS ?= 600
 
 .PHONY: demo test check lint native-test pytest pytest-all tables engine fuzz clean
@@ -43,7 +43,7 @@ lint: build/installed-dev build/native/compile_commands.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
-	ls onnxopt/native/src/*.cc onnxopt/native/quantizer/*.cc | xargs -n 4 -P $(JOBS) $(BIN)/clang-tidy --quiet -p build/native
+	ls onnxopt/native/src/*.cc onnxopt/native/src/codecs/*.cc onnxopt/native/quantizer/*.cc | xargs -n 4 -P $(JOBS) $(BIN)/clang-tidy --quiet -p build/native
 
 build/native/compile_commands.json: onnxopt/native/CMakeLists.txt
 	cmake -S onnxopt/native -B build/native -DCMAKE_EXPORT_COMPILE_COMMANDS=ON

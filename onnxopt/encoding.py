@@ -1,25 +1,29 @@
-"""What a stored weight is made of: a plain array, or integers and what turns them back into values."""
+"""How a weight is stored: its elements as they are, or integers and the parameters that turn them into values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 STEPS_PER_OCTAVE = 4
-"""Scales are stored as whole quarters of a power of two: within 9% of any wish, and a few bits each.
+"""Scales are stored as quarter powers of two: within 9% of any wanted scale, at a few bits each.
 
-Rate against error does not suffer: a finer grid here and a coarser one there cost the same to first order."""
+The rate-distortion trade-off does not suffer: to first order, a finer grid in one place pays for a coarser one in
+another."""
 
 _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
 
 
 def nearest_log_step(step: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
-    """The stored form ``k`` of each wished scale: ``2^(k/4)`` is the nearest to it in ratio."""
+    """The stored form ``k`` of each wanted scale: ``2^(k/4)`` is the nearest in ratio."""
     k = np.rint(np.log2(step) * STEPS_PER_OCTAVE)
     return np.asarray(np.clip(k, -126 * STEPS_PER_OCTAVE, 127 * STEPS_PER_OCTAVE), np.int16)
 
@@ -31,12 +35,104 @@ def step_of(k: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
 
 
 def along_axis(rank: int, axis: int) -> tuple[int, ...]:
-    """The shape that makes a vector broadcast along `axis` of a tensor of `rank` dimensions."""
+    """The shape in which a vector broadcasts along `axis` of a tensor with `rank` dimensions."""
     return tuple(-1 if i == axis else 1 for i in range(rank))
 
 
+class Reconstruction(IntEnum):
+    """How the reader turns an entry's integers into elements; the numbers of FORMAT.md."""
+
+    RAW = 0
+    AFFINE = 1
+    CODEBOOK = 2
+
+
 @dataclass(frozen=True, slots=True)
-class Affine:
+class UncodedEntry:
+    """One entry of the container, before its elements are coded."""
+
+    dtype: np.dtype[Any]
+    """Of the reconstructed tensor."""
+    elements: Array
+    """Of the tensor's shape: int32 where an integer codec may be used, else elements for the lossless codec."""
+    reconstruction: Reconstruction = Reconstruction.RAW
+    axis: int = 0
+    """Along which the scales lie."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for entries of equal content."""
+        return self.dtype, self.elements.shape, self.elements.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """A weight as an entropy coder sees it."""
+
+    values: Array
+    """Of the weight's shape, or its transpose; 0 exactly where the weight is 0."""
+    element_bits: int
+    """Bits of one reconstructed element."""
+    table_bits: int = 0
+    """Bits of all scales, or of the table."""
+    few: bool = True
+    """Whether `values` come from a small alphabet that a code can shorten; floats as they are do not."""
+
+
+class Encoding(ABC):
+    """What is stored in the place of one weight."""
+
+    @abstractmethod
+    def values(self) -> Array:
+        """The weight as the loader reconstructs it, bit for bit."""
+
+    def run_time_tensor(self) -> Array:
+        """The initializer that the running model has under the weight's name."""
+        return self.values()
+
+    @abstractmethod
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """What the container stores: the weight's own entry last, its scales or table before it."""
+
+    @abstractmethod
+    def masked(self, kept: Mask) -> Encoding:
+        """The same weight with zeros where `kept`, of the weight's shape, is false."""
+
+    @abstractmethod
+    def symbols(self) -> Symbols:
+        """What an entropy coder sees of the weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw(Encoding):
+    """The elements as they are."""
+
+    elements: Array
+
+    def values(self) -> Array:
+        """The elements."""
+        return self.elements
+
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """One entry: integers for an integer codec where int32 holds them, else elements for the lossless codec."""
+        integers = self.elements.dtype.kind in "iub" and self._fits_int32()
+        return (UncodedEntry(self.elements.dtype, self.elements.astype(np.int32) if integers else self.elements),)
+
+    def _fits_int32(self) -> bool:
+        bounds = np.iinfo(np.int32)
+        return bounds.min <= int(self.elements.min()) and int(self.elements.max()) <= bounds.max
+
+    def masked(self, kept: Mask) -> Self:
+        """The elements, or zero."""
+        return replace(self, elements=np.where(kept, self.elements, self.elements.dtype.type(0)))
+
+    def symbols(self) -> Symbols:
+        """The elements themselves."""
+        return Symbols(self.elements, 8 * self.elements.itemsize, few=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Affine(Encoding):
     """A uniform grid: ``value = float32(q) * 2^(k/4)``, then rounded to `dtype`."""
 
     q: npt.NDArray[np.int32]
@@ -47,13 +143,26 @@ class Affine:
     dtype: np.dtype[Any]
 
     def values(self) -> Array:
-        """The weight as the loader reconstructs it, bit for bit."""
+        """The integers times their scales, rounded to `dtype`."""
         scales = step_of(self.k).reshape(along_axis(self.q.ndim, self.axis))
         return (self.q.astype(np.float32) * scales).astype(self.dtype)
 
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """Scales, then integers."""
+        scales = UncodedEntry(np.dtype(np.int16), self.k.astype(np.int32))
+        return scales, UncodedEntry(self.dtype, self.q, Reconstruction.AFFINE, self.axis)
+
+    def masked(self, kept: Mask) -> Self:
+        """On the same grid."""
+        return replace(self, q=np.where(kept, self.q, 0).astype(np.int32))
+
+    def symbols(self) -> Symbols:
+        """The integers."""
+        return Symbols(self.q, 8 * self.dtype.itemsize, 8 * self.k.nbytes)
+
 
 @dataclass(frozen=True, slots=True)
-class Codebook:
+class Codebook(Encoding):
     """Shared values: ``value = table[index]``."""
 
     index: npt.NDArray[np.int32]
@@ -62,36 +171,53 @@ class Codebook:
     """[number of distinct values]"""
 
     def values(self) -> Array:
-        """The weight as the loader reconstructs it, bit for bit."""
+        """The table's values at the indices."""
         return np.asarray(self.table[self.index])
+
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """Table, then indices."""
+        own = UncodedEntry(self.table.dtype, self.index, Reconstruction.CODEBOOK)
+        return UncodedEntry(self.table.dtype, self.table), own
+
+    def masked(self, kept: Mask) -> Self:
+        """With a table that has a zero."""
+        table = self.table if (self.table == 0).any() else np.append(self.table, self.table.dtype.type(0))
+        zero = np.flatnonzero(table == 0)[0]
+        return replace(self, index=np.where(kept, self.index, zero).astype(np.int32), table=table)
+
+    def symbols(self) -> Symbols:
+        """The indices from 1, or 0 for the table's zeros."""
+        symbol = np.where(self.table == 0, 0, np.arange(1, len(self.table) + 1))
+        return Symbols(symbol[self.index], 8 * self.table.itemsize, 8 * self.table.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Blockwise:
-    """A matrix with a scale for every block of inputs, which stays integers when the model runs.
+class Blockwise(Encoding):
+    """A matrix with one scale for each block of inputs, which stays in integers at run time.
 
-    ``W[o, i] = float32(q[o, i]) * 2^(k[o, i // block] / 4)``. Under the weight's name the integers are stored as
-    ONNX Runtime's operator MatMulNBits reads them; the scales are a weight of their own.
+    ``W[o, i] = float32(q[o, i]) * 2^(k[o, i // block] / 4)``. The entry under the weight's name holds the integers in
+    the layout of ONNX Runtime's operator MatMulNBits; the scales are a weight of their own (`scales`).
     """
 
     q: npt.NDArray[np.int8]
     """[outputs, inputs], below ``2^(bits - 1)`` in magnitude"""
     k: npt.NDArray[np.int16]
-    """[outputs, blocks]; the last block may be a part of one"""
+    """[outputs, blocks]; the last block may be shorter"""
     bits: int
     """4 or 8"""
     block: int
+    """Inputs that share a scale."""
     across: bool
     """The weight is ``[inputs, outputs]``."""
 
     def values(self) -> Array:
-        """The weight as the operator sees it, in float32."""
+        """The weight as the operator reconstructs it, in float32."""
         scales = np.repeat(step_of(self.k), self.block, 1)[:, : self.q.shape[1]]
         w = self.q.astype(np.float32) * scales
         return np.ascontiguousarray(w.T) if self.across else w
 
-    def packed(self) -> npt.NDArray[np.uint8]:
-        """[outputs, blocks, block * bits / 8]: integers from 0, of two in a byte the first in its low half."""
+    def run_time_tensor(self) -> npt.NDArray[np.uint8]:
+        """[outputs, blocks, block * bits / 8]: integers from 0; of two in a byte, the first is the low half."""
         outputs, inputs = self.q.shape
         blocks = self.k.shape[1]
         zero = 2 ** (self.bits - 1)
@@ -101,31 +227,28 @@ class Blockwise:
             codes = codes[:, ::2] | codes[:, 1::2] << 4
         return codes.reshape(outputs, blocks, -1)
 
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """The operator's integers."""
+        return Raw(self.run_time_tensor()).entries()
+
+    def masked(self, kept: Mask) -> Self:
+        """With the same scales."""
+        return replace(self, q=np.where(kept.T if self.across else kept, self.q, 0).astype(np.int8))
+
+    def symbols(self) -> Symbols:
+        """The integers; scales are float32 at run time."""
+        return Symbols(self.q, 32, 32 * self.k.size)
+
     def scales(self, factor: float) -> Codebook:
-        """[outputs * blocks]: times `factor`, in float32."""
+        """[outputs * blocks]: the scales times `factor`, in float32."""
         used, index = np.unique(self.k, return_inverse=True)
         return Codebook(index.ravel().astype(np.int32), step_of(used) * np.float32(factor))
-
-
-Stored = Affine | Codebook | Array
-"""What one entry of a container can hold."""
-Encoding = Stored | Blockwise
-
-
-def values_of(leaf: Encoding) -> Array:
-    """The weight as the loader reconstructs it, bit for bit."""
-    return leaf if isinstance(leaf, np.ndarray) else leaf.values()
-
-
-def tensor_of(leaf: Encoding) -> Array:
-    """What a model has under the leaf's name when it runs: values, or the integers of a matrix in blocks."""
-    return leaf.packed() if isinstance(leaf, Blockwise) else values_of(leaf)
 
 
 STORABLE = frozenset(
     map(np.dtype, ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64"))
 ) | frozenset(map(np.dtype, ("uint8", "uint16", "uint32", "uint64")))
-"""Element types that an entry can have."""
+"""Element types that an entry may have."""
 
 
 def relative_error(wanted: Array, got: Array) -> float:

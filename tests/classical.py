@@ -22,7 +22,6 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import open_data, quiet_session
-from onnxopt.encoding import values_of
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.graph.cleanup import clean
 from onnxopt.passes import Pass
@@ -60,7 +59,7 @@ def applied(w: Array, *passes: Pass) -> Array:
     graph, site = one_weight(w)
     for one in passes:
         one.apply(graph, site, Stats())
-    return values_of(graph.leaf("w"))
+    return graph.encoding("w").values()
 
 
 def correlated(samples: int, width: int) -> Array:
@@ -90,7 +89,7 @@ class Calibrated:
         self.graph.reset()
         for one in passes:
             one.apply(self.graph, site, self.of(site))
-        return values_of(self.graph.leaf(site.path)).astype(np.float64)
+        return self.graph.encoding(site.path).values().astype(np.float64)
 
     def noise(self, site: Site, got: Array) -> float:
         """Of the model's outputs, on inputs that were held back, the mean aside where a bias takes it up."""

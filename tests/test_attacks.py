@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 import onnxopt
 from onnxopt import cli, native
 from onnxopt.build import container
+from onnxopt.encoding import Raw
 from onnxopt.errors import ContainerError
 from onnxopt.graph import wrap
 
@@ -104,7 +105,7 @@ def test_a_weight_that_the_inner_model_declares_otherwise(dtype: int, count: int
     weight = inner.graph.initializer.add(name="w", data_type=dtype, dims=[count])
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="onnxopt")
-    packed = container.write(inner.SerializeToString(), {"w": np.ones(10, np.float32)}, "{}")
+    packed = container.write(inner.SerializeToString(), {"w": Raw(np.ones(10, np.float32))}, "{}")
     data = wrap(inner, inner, [], [], packed).SerializeToString()
     for create in (_session, onnxopt.load):
         with pytest.raises(Exception, match="not match"):

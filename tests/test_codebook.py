@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxopt import encoding, native
 from onnxopt.build import container, execute_plan
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Encoding, values_of
+from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Site
 from onnxopt.passes import PASSES, Pass, Skip
@@ -182,34 +182,34 @@ def test_ten_million_weights_take_seconds() -> None:
 # ---- the pass ------------------------------------------------------------------------------------------------------
 
 
-def leaf_of(w: Array, *passes: Pass) -> Encoding:
+def encoded(w: Array, *passes: Pass) -> Encoding:
     graph, site = one_weight(w)
     for one in passes:
         one.apply(graph, site, Stats())
-    return graph.leaf("w")
+    return graph.encoding("w")
 
 
 @given(matrices(), st.sampled_from([2, 3, 16, 256]), INITS, st.sampled_from([0.0, 0.01]))
 @settings(deadline=None)
 def test_it_is_stored_as_a_table(w: Array, k: int, init: Init, price: float) -> None:
-    check_table(leaf_of(w, Codebook(k, init, entropy=price)), w, k)
+    check_table(encoded(w, Codebook(k, init, entropy=price)), w, k)
 
 
 @given(matrices(), st.sampled_from([3, 16, 256]), st.floats(2**-6, 4))
 @settings(deadline=None)
 def test_a_grid_is_stored_as_a_table(w: Array, k: int, grid: float) -> None:
-    check_table(leaf_of(w, Codebook(k, grid=grid)), w, k)
+    check_table(encoded(w, Codebook(k, grid=grid)), w, k)
 
 
-def check_table(leaf: Encoding, w: Array, k: int) -> None:
-    assert isinstance(leaf, encoding.Codebook)
-    assert leaf.table.dtype == w.dtype
-    assert len(np.unique(leaf.table)) == len(leaf.table) <= k
-    assert leaf.index.shape == w.shape
-    counts = np.bincount(leaf.index.ravel(), minlength=len(leaf.table))
+def check_table(weight: Encoding, w: Array, k: int) -> None:
+    assert isinstance(weight, encoding.Codebook)
+    assert weight.table.dtype == w.dtype
+    assert len(np.unique(weight.table)) == len(weight.table) <= k
+    assert weight.index.shape == w.shape
+    counts = np.bincount(weight.index.ravel(), minlength=len(weight.table))
     assert counts.all()
     assert (np.diff(counts) <= 0).all()  # the most frequent first
-    assert not leaf.values()[w == 0].any()
+    assert not weight.values()[w == 0].any()
 
 
 @pytest.mark.parametrize("steps", [
@@ -228,7 +228,7 @@ def test_passes_in_any_order(steps: tuple[Pass, ...]) -> None:
         assert got.dtype == w.dtype
         assert not got[zero].any()  # what one makes zero the next ones leave
         zero = got == 0
-    packed = container.write(b"", {"w": leaf_of(w, *steps)}, "{}")
+    packed = container.write(b"", {"w": encoded(w, *steps)}, "{}")
     with native.Container(packed) as stored:
         assert stored.decode()["w"].tobytes() == got.tobytes()
 
@@ -236,14 +236,14 @@ def test_passes_in_any_order(steps: tuple[Pass, ...]) -> None:
 @pytest.mark.parametrize("price", [0.002, 0.03, 0.3])
 @pytest.mark.parametrize("keep", [1.0, 0.12])
 def test_its_bits_are_the_files(price: float, keep: float) -> None:
-    leaf = leaf_of(weights(500, 800), Prune(keep=keep), Codebook(entropy=price))
-    assert isinstance(leaf, encoding.Codebook)
-    assert coded_bits(leaf) == pytest.approx(entropy(leaf.index), rel=0.01)
+    weight = encoded(weights(500, 800), Prune(keep=keep), Codebook(entropy=price))
+    assert isinstance(weight, encoding.Codebook)
+    assert coded_bits(weight) == pytest.approx(entropy(weight.index), rel=0.01)
 
 
-def coded_bits(leaf: Encoding) -> float:
+def coded_bits(weight: Encoding) -> float:
     """Bits a weight of the container's entry."""
-    with native.Container(container.write(b"", {"w": leaf}, "{}")) as stored:
+    with native.Container(container.write(b"", {"w": weight}, "{}")) as stored:
         (entry,) = (entry for entry in stored.entries if entry.name == "w")
         return 8 * entry.coded_size / int(np.prod(entry.dims))
 
@@ -337,9 +337,9 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
     site = max(found.sites, key=lambda site: site.elements)
     for price in (1e-11, 1e-10, 1e-9):
         found.applied(site, Codebook(hessian=True, entropy=price))
-        leaf = found.graph.leaf(site.path)
-        assert isinstance(leaf, encoding.Codebook)
-        assert coded_bits(leaf) <= 1.01 * entropy(leaf.index), price
+        weight = found.graph.encoding(site.path)
+        assert isinstance(weight, encoding.Codebook)
+        assert coded_bits(weight) <= 1.01 * entropy(weight.index), price
 
 
 # ---- one table for several weights ---------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
 def run_plan(found: Calibrated, step: str) -> dict[str, Encoding]:
     steps = {site.path: Step.parse(step) for site in found.sites}
     execute_plan.run(found.graph, Plan("", steps), found.statistics)
-    return {site.path: found.graph.leaf(site.path) for site in found.sites}
+    return {site.path: found.graph.encoding(site.path) for site in found.sites}
 
 
 @pytest.mark.parametrize("before", ["", "prune{keep=0.4,compensate=true} > "])
@@ -356,30 +356,30 @@ def run_plan(found: Calibrated, step: str) -> dict[str, Encoding]:
 def test_a_group_shares_one_table(before: str, how: str, tmp_path: Path) -> None:
     found = small(tmp_path)
     alone = run_plan(found, f"{before}codebook{{{how}}}")
-    leaves = run_plan(found, f'{before}codebook{{{how},group="all"}}')
-    first, second = leaves.values()
+    encodings = run_plan(found, f'{before}codebook{{{how},group="all"}}')
+    first, second = encodings.values()
     assert isinstance(first, encoding.Codebook)
     assert isinstance(second, encoding.Codebook)
     assert first.table.tobytes() == second.table.tobytes()
-    counts = sum(np.bincount(leaf.index.ravel(), minlength=len(first.table)) for leaf in (first, second))
+    counts = sum(np.bincount(weight.index.ravel(), minlength=len(first.table)) for weight in (first, second))
     assert (counts > 0).all()
     assert (np.diff(counts) <= 0).all()
-    for path, leaf in leaves.items():
-        assert ((values_of(leaf) == 0) == (values_of(alone[path]) == 0)).all() or how.startswith(("entropy", "grid"))
-    packed = container.write(b"", leaves, "{}")
+    for path, weight in encodings.items():
+        assert ((weight.values() == 0) == (alone[path].values() == 0)).all() or how.startswith(("entropy", "grid"))
+    packed = container.write(b"", encodings, "{}")
     with native.Container(packed) as stored:
         decoded = stored.decode()
         assert sum(entry.hidden for entry in stored.entries) == 1  # the one table
-    for path, leaf in leaves.items():
-        assert decoded[path].tobytes() == values_of(leaf).tobytes()
+    for path, weight in encodings.items():
+        assert decoded[path].tobytes() == weight.values().tobytes()
 
 
 def test_a_group_is_clustered_as_if_it_were_one_weight(tmp_path: Path) -> None:
     found = small(tmp_path)
-    leaves = run_plan(found, 'codebook{k=16,group="all"}')
+    encodings = run_plan(found, 'codebook{k=16,group="all"}')
     whole = np.concatenate([found.graph.values(site.path).ravel() for site in found.sites]).astype(np.float64)
     index, table = cluster(whole, 16)
-    got = np.concatenate([values_of(leaf).ravel() for leaf in leaves.values()])
+    got = np.concatenate([weight.values().ravel() for weight in encodings.values()])
     np.testing.assert_allclose(got, table[index], rtol=1e-6)
 
 
@@ -390,4 +390,4 @@ def test_groups_of_other_names_keep_apart(tmp_path: Path) -> None:
     execute_plan.run(found.graph, Plan("", steps), found.statistics)
     for site in found.sites:
         index, table = cluster(found.graph.values(site.path).astype(np.float64), 8)
-        np.testing.assert_allclose(values_of(found.graph.leaf(site.path)), table[index], rtol=1e-6)
+        np.testing.assert_allclose(found.graph.encoding(site.path).values(), table[index], rtol=1e-6)

@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, nearest_log_step, step_of, values_of
+from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, Raw, nearest_log_step, step_of
 
 
-def read_back(leaves: dict[str, Encoding], **options: str) -> native.Container:
-    return native.Container(container.write(b"model", leaves, "{}", **options))
+def read_back(encodings: dict[str, Encoding], **options: str) -> native.Container:
+    return native.Container(container.write(b"model", encodings, "{}", **options))
 
 
 def scaled(shape: tuple[int, ...], axis: int, dtype: str = "float32", seed: int = 0) -> Affine:
@@ -33,17 +33,17 @@ def scaled(shape: tuple[int, ...], axis: int, dtype: str = "float32", seed: int 
     ("shape", "axis"),
     [((64,), 0), ((16, 9), 0), ((16, 9), 1), ((8, 4, 3, 3), 0), ((8, 4, 3, 3), 1), ((2, 12, 5), 1), ((5, 1, 7, 1), 0)],
 )
-def test_scaled_values_are_what_the_leaf_says(shape: tuple[int, ...], axis: int, dtype: str) -> None:
-    leaf = scaled(shape, axis, dtype)
-    got = read_back({"w": leaf}).decode()["w"]
-    assert got.dtype == leaf.dtype
-    assert got.tobytes() == leaf.values().tobytes()
+def test_affine_values_are_what_the_encoding_says(shape: tuple[int, ...], axis: int, dtype: str) -> None:
+    weight = scaled(shape, axis, dtype)
+    got = read_back({"w": weight}).decode()["w"]
+    assert got.dtype == weight.dtype
+    assert got.tobytes() == weight.values().tobytes()
 
 
 def test_one_scale_may_serve_all() -> None:
     q = np.arange(-50, 50, dtype=np.int32)
-    leaf = Affine(q, np.array([-7], np.int16), 0, np.dtype(np.float32))
-    assert read_back({"b": leaf}).decode()["b"].tobytes() == leaf.values().tobytes()
+    weight = Affine(q, np.array([-7], np.int16), 0, np.dtype(np.float32))
+    assert read_back({"b": weight}).decode()["b"].tobytes() == weight.values().tobytes()
 
 
 def test_equal_scales_are_stored_once() -> None:
@@ -57,8 +57,8 @@ def test_equal_scales_are_stored_once() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_shared_values_come_from_the_table(dtype: str) -> None:
     rng = np.random.default_rng(0)
-    leaf = Codebook(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
-    assert read_back({"w": leaf}).decode()["w"].tobytes() == leaf.values().tobytes()
+    weight = Codebook(rng.integers(0, 16, (20, 30)).astype(np.int32), rng.normal(0, 20, 16).astype(dtype))
+    assert read_back({"w": weight}).decode()["w"].tobytes() == weight.values().tobytes()
 
 
 @given(sparse(), st.sampled_from(native.PREFERENCES))
@@ -66,53 +66,53 @@ def test_shared_values_come_from_the_table(dtype: str) -> None:
 def test_any_density_comes_back(values: np.ndarray[Any, np.dtype[np.int32]], prefer: str) -> None:
     """As integers, as a grid, and as shared values."""
     index, table = np.unique(values % 256, return_inverse=True)[::-1]
-    leaves: dict[str, Encoding] = {
-        "integers": np.resize(values, (2, values.size)),
+    encodings: dict[str, Encoding] = {
+        "integers": Raw(np.resize(values, (2, values.size))),
         "grid": Affine(values >> 8, np.zeros(1, np.int16), 0, np.dtype(np.float32)),
         "shared": Codebook(index.reshape(values.shape).astype(np.int32), table.astype(np.float32)),
     }
-    got = read_back(leaves, prefer=prefer).decode()
-    assert all(got[name].tobytes() == values_of(leaf).tobytes() for name, leaf in leaves.items())
+    got = read_back(encodings, prefer=prefer).decode()
+    assert all(got[name].tobytes() == weight.values().tobytes() for name, weight in encodings.items())
 
 
 @given(st.sampled_from(sorted(STORABLE, key=str)), st.data())
 @settings(max_examples=80)
 def test_any_array_comes_back_bit_for_bit(dtype: np.dtype[np.generic], data: st.DataObject) -> None:
     values = data.draw(hnp.arrays(dtype, hnp.array_shapes(max_dims=4, max_side=12)))
-    assert read_back({"x": values}).decode()["x"].tobytes() == values.tobytes()
+    assert read_back({"x": Raw(values)}).decode()["x"].tobytes() == values.tobytes()
 
 
 def test_large_tensors_are_cut_into_chunks_and_come_back() -> None:
-    leaf = scaled((3000, 1000), 0)
-    stored = read_back({"w": leaf, "v": weights(1500, 1000)})
-    assert stored.decode(threads=2)["w"].tobytes() == leaf.values().tobytes()
+    weight = scaled((3000, 1000), 0)
+    stored = read_back({"w": weight, "v": Raw(weights(1500, 1000))})
+    assert stored.decode(threads=2)["w"].tobytes() == weight.values().tobytes()
 
 
 def test_names_plan_and_model_are_kept() -> None:
     plan = json.dumps({"grün": 1}, ensure_ascii=False)
-    with native.Container(container.write(b"\0inner", {"größe/w:0": weights(9, 9)}, plan)) as stored:
+    with native.Container(container.write(b"\0inner", {"größe/w:0": Raw(weights(9, 9))}, plan)) as stored:
         assert [e.name for e in stored.entries] == ["größe/w:0"]
         assert (stored.model, stored.plan) == (b"\0inner", plan)
 
 
 def test_values_crc_is_that_of_the_decoded_weights() -> None:
-    leaves: dict[str, Encoding] = {"w": scaled((30, 40), 0), "x": weights(70)}
-    stored = read_back(leaves)
+    encodings: dict[str, Encoding] = {"w": scaled((30, 40), 0), "x": Raw(weights(70))}
+    stored = read_back(encodings)
     crc = 0
-    for leaf in leaves.values():
-        crc = zlib.crc32(values_of(leaf).tobytes(), crc)
+    for weight in encodings.values():
+        crc = zlib.crc32(weight.values().tobytes(), crc)
     assert stored.values_crc == crc
 
 
 @pytest.mark.parametrize("prefer", native.PREFERENCES)
 def test_two_writes_give_the_same_bytes(prefer: str) -> None:
-    leaves: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": weights(70, 80)}
-    assert container.write(b"m", leaves, "{}", prefer) == container.write(b"m", leaves, "{}", prefer)
+    encodings: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": Raw(weights(70, 80))}
+    assert container.write(b"m", encodings, "{}", prefer) == container.write(b"m", encodings, "{}", prefer)
 
 
 def test_preferences_keep_their_word() -> None:
-    leaves: dict[str, Encoding] = {"w": scaled((400, 500), 0)}
-    sizes = {prefer: len(container.write(b"m", leaves, "{}", prefer)) for prefer in native.PREFERENCES}
+    encodings: dict[str, Encoding] = {"w": scaled((400, 500), 0)}
+    sizes = {prefer: len(container.write(b"m", encodings, "{}", prefer)) for prefer in native.PREFERENCES}
     assert sizes["smallest"] <= sizes["balanced"] <= sizes["fastest"]
 
 

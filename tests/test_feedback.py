@@ -17,7 +17,7 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import open_data, quiet_session
-from onnxopt.encoding import Affine, step_of, values_of
+from onnxopt.encoding import Affine, step_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.passes.quantise.feedback import _RATE, Feedback
@@ -55,15 +55,15 @@ def noise(error: Array, stats: Stats) -> float:
 def applied(graph: Graph, site: Site, decision: Feedback, stats: Stats) -> Affine:
     graph.reset()
     decision.apply(graph, site, stats)
-    leaf = graph.leaves[site.path]
-    assert isinstance(leaf, Affine)
-    return leaf
+    weight = graph.encodings[site.path]
+    assert isinstance(weight, Affine)
+    return weight
 
 
-def steps_of(leaf: Affine) -> Array:
+def steps_of(weight: Affine) -> Array:
     """The step of every weight."""
-    shape = [-1 if axis == leaf.axis else 1 for axis in range(leaf.q.ndim)]
-    return np.broadcast_to(step_of(leaf.k).astype(np.float64).reshape(shape), leaf.q.shape)
+    shape = [-1 if axis == weight.axis else 1 for axis in range(weight.q.ndim)]
+    return np.broadcast_to(step_of(weight.k).astype(np.float64).reshape(shape), weight.q.shape)
 
 
 @pytest.mark.parametrize("slope", [1e-9, 1e-7, 1e-6, 1e-5, 1e-4])
@@ -77,12 +77,12 @@ def test_it_is_never_worse_than_rounding(measured: tuple[Graph, Statistics], slo
         stats = statistics.of(site, w)
         if stats.linear is None or stats.moments is None:
             continue
-        leaf = applied(graph, site, Feedback(slope), stats)
-        step = stats.linear.matrix(steps_of(leaf))[:, :, 0]
+        weight = applied(graph, site, Feedback(slope), stats)
+        step = stats.linear.matrix(steps_of(weight))[:, :, 0]
         price = 2 * np.log(2) * slope / stats.gain * _RATE
         q, _, _ = native.quantize(stats.linear.matrix(w.astype(np.float64)), None, stats.moments.power, step, price)
         rounded = stats.linear.tensor(q * step[..., None])
-        ours, theirs = noise(values_of(leaf) - w, stats), noise(rounded - w, stats)
+        ours, theirs = noise(weight.values() - w, stats), noise(rounded - w, stats)
         assert ours <= theirs * (1 + 1e-3) + 1e-12
         better.append(ours < 0.7 * theirs)
     assert any(better)
@@ -121,9 +121,9 @@ def test_the_bias_takes_up_what_the_error_is_on_average(measured: tuple[Graph, S
         graph.reset()
         w, bias = graph.values(path), graph.values(linear.bias)
         stats = statistics.of(site, w)
-        leaf = applied(graph, site, Feedback(1e-5), stats)
+        weight = applied(graph, site, Feedback(1e-5), stats)
         assert stats.moments is not None
-        error = linear.matrix(w.astype(np.float64) - values_of(leaf))
+        error = linear.matrix(w.astype(np.float64) - weight.values())
         shift = np.einsum("goi,gi->go", error, stats.moments.mean).ravel()
         assert np.abs(shift).max() > 0
         np.testing.assert_allclose(graph.values(linear.bias) - bias, shift, rtol=1e-3, atol=1e-5)
@@ -135,8 +135,8 @@ def test_integers_keep_to_max_bits(bits: int, slope: float, seed: int) -> None:
     made = mlp(32, seed)
     graph = Graph(made)
     for site in list(graph.sites()):
-        leaf = applied(graph, site, Feedback(slope, bits), Stats())
-        assert np.abs(leaf.q).max() < 2 ** (bits - 1)
+        weight = applied(graph, site, Feedback(slope, bits), Stats())
+        assert np.abs(weight.q).max() < 2 ** (bits - 1)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -144,11 +144,11 @@ def test_max_bits_hold_with_statistics_too(measured: tuple[Graph, Statistics], b
     graph, statistics = measured
     plan = Plan("", {site.path: Step("feedback", (("slope", 1e-12), ("max_bits", bits))) for site in graph.sites()})
     execute_plan.run(graph, plan, statistics)
-    leaves = {path: leaf for path, leaf in graph.leaves.items() if isinstance(leaf, Affine)}
-    assert leaves
-    for path, leaf in leaves.items():
-        assert np.abs(leaf.q).max() < 2 ** (bits - 1), path
-        assert np.abs(leaf.q).max() >= 2 ** (bits - 1) / 4, path  # and the grid is no coarser than it has to be
+    encodings = {path: weight for path, weight in graph.encodings.items() if isinstance(weight, Affine)}
+    assert encodings
+    for path, weight in encodings.items():
+        assert np.abs(weight.q).max() < 2 ** (bits - 1), path
+        assert np.abs(weight.q).max() >= 2 ** (bits - 1) / 4, path  # and the grid is no coarser than it has to be
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_cannot_be_quantized_is_left_with_a_reason(values: Array, reason: s
     graph = Graph(made)
     (event,) = execute_plan.run(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
     assert reason in event.reason
-    assert not graph.leaves
+    assert not graph.encodings
 
 
 def test_a_dead_output_costs_nothing() -> None:
@@ -171,9 +171,9 @@ def test_a_dead_output_costs_nothing() -> None:
     w[:, 3], w[:, 5] = 0, w[:, 5] * 1e-6
     graph = Graph(model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": w}, {"x": [1, 64]}, {"y": [1, 64]}))
     (site,) = graph.sites()
-    leaf = applied(graph, site, Feedback(1e-5), Stats())
-    assert not leaf.q[:, [3, 5]].any()
-    assert leaf.q[:, 4].any()
+    weight = applied(graph, site, Feedback(1e-5), Stats())
+    assert not weight.q[:, [3, 5]].any()
+    assert weight.q[:, 4].any()
 
 
 @pytest.mark.parametrize("text", ["feedback{slope=0}", "feedback{slope=-1}", "feedback{slope=1,max_bits=1}",

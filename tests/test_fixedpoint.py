@@ -49,10 +49,10 @@ def test_steps_of_eight_bits(largest: float, step: float) -> None:
     w[0, 0] = -largest  # the most negative number of its length
     graph, site = one_weight(w)
     FixedPoint(8).apply(graph, site, Stats())
-    leaf = graph.leaf("w")
-    assert isinstance(leaf, Affine)
-    assert leaf.q.flat[0] == -round(largest / step)
-    assert leaf.values().flat[0] == -round(largest / step) * step
+    weight = graph.encoding("w")
+    assert isinstance(weight, Affine)
+    assert weight.q.flat[0] == -round(largest / step)
+    assert weight.values().flat[0] == -round(largest / step) * step
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e38])
@@ -70,11 +70,11 @@ def test_zeros_stay_zeros_and_tables_stay_tables() -> None:
     graph, site = one_weight(w)
     for one in (Prune(keep=0.3), Codebook(16), FixedPoint(6)):
         one.apply(graph, site, Stats())
-    leaf = graph.leaf("w")
-    assert isinstance(leaf, encoding.Codebook)
-    assert not leaf.values()[pruned == 0].any()
+    weight = graph.encoding("w")
+    assert isinstance(weight, encoding.Codebook)
+    assert not weight.values()[pruned == 0].any()
     shared = applied(w, Prune(keep=0.3), Codebook(16))
-    assert (leaf.values() == applied(shared, FixedPoint(6))).all()
+    assert (weight.values() == applied(shared, FixedPoint(6))).all()
 
 
 @pytest.mark.parametrize(("poison", "reason"), [(np.nan, "NaN"), (np.inf, "infinities"), (0, "all zeros")])

@@ -11,7 +11,6 @@ from golden import values
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import values_of
 
 NAMES = sorted(values.files())
 
@@ -47,16 +46,16 @@ def test_container_reads() -> None:
     with native.Container(_stored("container")) as stored:
         decoded = stored.decode()
         assert (stored.version, stored.model, stored.plan) == (1, values.MODEL, values.PLAN)
-    assert list(decoded) == list(values.leaves())
-    for name, leaf in values.leaves().items():
-        wanted = values_of(leaf)
+    assert list(decoded) == list(values.encodings())
+    for name, weight in values.encodings().items():
+        wanted = weight.values()
         assert (decoded[name].shape, decoded[name].dtype) == (wanted.shape, wanted.dtype)
         assert decoded[name].tobytes() == wanted.tobytes()
 
 
 def test_container_bytes() -> None:
     """All of it, the metadata inflated: zlib's versions differ in how they deflate."""
-    assert _parts(container.write(values.MODEL, values.leaves(), values.PLAN)) == _parts(_stored("container"))
+    assert _parts(container.write(values.MODEL, values.encodings(), values.PLAN)) == _parts(_stored("container"))
 
 
 def _parts(data: bytes) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ import onnxopt
 from onnxopt import native
 from onnxopt.build import container
 from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
-from onnxopt.encoding import Blockwise, step_of, values_of
+from onnxopt.encoding import Blockwise, step_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, embed, normalise
 from onnxopt.passes import Skip
@@ -40,8 +40,8 @@ def opened(made: onnx.ModelProto) -> tuple[Graph, dict[str, Site]]:
 
 def ran(graph: Graph, **feeds: Array) -> Array:
     """What the exported model gives, its weights through the container, in the stock runtime."""
-    inner, leaves = graph.export()
-    with native.Container(container.write(inner.SerializeToString(), leaves, "{}")) as stored:
+    inner, encodings = graph.export()
+    with native.Container(container.write(inner.SerializeToString(), encodings, "{}")) as stored:
         embed(inner, stored.decode())
     onnx.checker.check_model(inner, full_check=True)
     session = onnxruntime.InferenceSession(inner.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -53,21 +53,21 @@ def kernels(graph: Graph) -> list[str]:
 
 
 def exact(*shape: int, seed: int = 0) -> Array:
-    """Inputs that the kernel's own rounding to 8 bits leaves as they are."""
+    """Inputs that the kernel's own rounding to 8 bits encodings as they are."""
     return np.random.default_rng(seed).integers(-1, 2, shape).astype(np.float32)
 
 
-def dequantized(leaf: Any) -> Array:
+def dequantized(weight: Any) -> Array:
     """[outputs, inputs], element by element as the operator's page has it."""
-    assert isinstance(leaf, Blockwise)
-    codes, scales = leaf.packed(), np.asarray(leaf.scales(1.0).values())
+    assert isinstance(weight, Blockwise)
+    codes, scales = weight.run_time_tensor(), np.asarray(weight.scales(1.0).values())
     outputs, blocks, _ = codes.shape
-    w = np.zeros((outputs, blocks * leaf.block))
-    for o, i in itertools.product(range(outputs), range(blocks * leaf.block)):
-        block, at = divmod(i, leaf.block)
-        code = codes[o, block, at] if leaf.bits == 8 else codes[o, block, at // 2] >> 4 * (at % 2) & 15
-        w[o, i] = (int(code) - 2 ** (leaf.bits - 1)) * float(scales[o * blocks + block])
-    return w[:, : leaf.q.shape[1]]
+    w = np.zeros((outputs, blocks * weight.block))
+    for o, i in itertools.product(range(outputs), range(blocks * weight.block)):
+        block, at = divmod(i, weight.block)
+        code = codes[o, block, at] if weight.bits == 8 else codes[o, block, at // 2] >> 4 * (at % 2) & 15
+        w[o, i] = (int(code) - 2 ** (weight.bits - 1)) * float(scales[o * blocks + block])
+    return w[:, : weight.q.shape[1]]
 
 
 @pytest.mark.parametrize("shape", [(3, 70), (2, 3, 70), (70,)], ids=str)
@@ -80,8 +80,8 @@ def test_a_product_of_any_rank_is_that_of_the_stored_integers(bits: int, block: 
     graph, sites = opened(made)
     NBits(bits, block).apply(graph, sites["w"], Stats())
     assert kernels(graph) == ["MatMulNBits"]
-    w, x = dequantized(graph.leaf("w")), exact(*shape)
-    assert np.array_equal(w.T.astype(np.float32), values_of(graph.leaf("w")))
+    w, x = dequantized(graph.encoding("w")), exact(*shape)
+    assert np.array_equal(w.T.astype(np.float32), graph.encoding("w").values())
     np.testing.assert_allclose(ran(graph, x=x), x @ w.T, rtol=1e-4, atol=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_gemm_keeps_its_factors_and_its_bias(
     NBits(4).apply(graph, sites["w"], Stats())
     assert kernels(graph)[0] == "MatMulNBits"
     x, c = exact(4, 64), given.get("c", 0.0)
-    wanted = alpha * x @ dequantized(graph.leaf("w")).T + beta * c
+    wanted = alpha * x @ dequantized(graph.encoding("w")).T + beta * c
     np.testing.assert_allclose(ran(graph, x=x), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_what_the_kernel_rounds_is_small() -> None:
     for path in ("fc1", "fc2"):
         NBits(8).apply(graph, sites[path], Stats())
     x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
-    wanted = np.maximum(x @ values_of(graph.leaf("fc1")), 0) @ values_of(graph.leaf("fc2")).T + graph.values("b2")
+    wanted = np.maximum(x @ graph.encoding("fc1").values(), 0) @ graph.encoding("fc2").values().T + graph.values("b2")
     assert np.abs(ran(graph, x=x) - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
@@ -117,10 +117,10 @@ def test_rounding_is_at_most_half_a_step_that_is_nearly_as_fine_as_can_be(bits: 
     w = weights(32, 20)
     graph, site = one_weight(w)
     NBits(bits).apply(graph, site, Stats())
-    leaf = graph.leaf("w")
-    assert isinstance(leaf, Blockwise)
-    step, error = step_of(leaf.k)[:, 0], np.abs(w - leaf.values())
-    saturated = np.abs(leaf.q.T) > 2 ** (bits - 1) - 2
+    weight = graph.encoding("w")
+    assert isinstance(weight, Blockwise)
+    step, error = step_of(weight.k)[:, 0], np.abs(w - weight.values())
+    saturated = np.abs(weight.q.T) > 2 ** (bits - 1) - 2
     assert (error <= step / 2 * 1.0001)[~saturated].all()
     assert (step <= np.abs(w).max(0) / (2 ** (bits - 1) - 1) * 2**0.5).all()
 
@@ -148,7 +148,7 @@ def test_errors_are_passed_on_where_that_helps(bits: int, inputs: int) -> None:
     def noise(known: Moments | None) -> float:
         graph.reset()
         NBits(bits, 16).apply(graph, site, Stats(linear=graph.linears()["w"][0], moments=known))
-        return float(np.square(held @ (values_of(graph.leaf("w")) - w)).sum())
+        return float(np.square(held @ (graph.encoding("w").values() - w)).sum())
 
     assert noise(moments) < 0.7 * noise(None)
     other = correlated(inputs, seed=1)[0]
@@ -199,7 +199,7 @@ def test_what_it_is_not_for_is_left_with_a_reason(made: onnx.ModelProto, path: s
     site = sites[path] if path else next(iter(sites.values()))
     with pytest.raises(Skip, match=f"stays in floats: .*{reason}"):
         NBits().apply(graph, site, Stats())
-    assert not graph.leaves
+    assert not graph.encodings
 
 
 @pytest.mark.parametrize("step", ["nbits{bits=3}", "nbits{block=48}", "nbits{block=512}", "nbits{rank=2}"])
@@ -218,7 +218,7 @@ def test_pruned_before_or_after_zeros_stay_zeros(transposed: int) -> None:
         graph.reset()
         for one in order:
             one.apply(graph, sites["w"], Stats())
-        got = values_of(graph.leaf("w"))
+        got = graph.encoding("w").values()
         assert kernels(graph) == ["MatMulNBits"]
         assert np.count_nonzero(got) <= 0.51 * w.size  # of equal ones all stay
         kept = got != 0
@@ -236,8 +236,8 @@ def test_names_that_are_taken_are_left_alone() -> None:
     for path in ("w", "v"):
         NBits(8).apply(graph, sites[path], Stats())
     x, c = exact(3, 64), tensors["w@scales"]
-    h = np.maximum(x @ dequantized(graph.leaf("w")).T + c, 0)
-    wanted = h @ dequantized(graph.leaf("v")).T + c
+    h = np.maximum(x @ dequantized(graph.encoding("w")).T + c, 0)
+    wanted = h @ dequantized(graph.encoding("v")).T + c
     assert np.abs(ran(graph, x=x) - wanted).max() < 0.02 * np.abs(wanted).max()
     graph.reset()
     assert kernels(graph) == ["Gemm", "Relu", "Gemm"]
@@ -268,7 +268,7 @@ def test_a_layer_is_timed_with_integers_and_without() -> None:
     errors = [np.abs(y - whole).max() / np.abs(whole).max() for y in made]
     assert max(errors) < 0.5
     assert max(errors[2:]) < 0.05
-    assert not graph.leaves
+    assert not graph.encodings
     with pytest.raises(Skip, match="no matrix product is known"):
         weight_only_options(graph, sites["fc2"], Stats(), sample, clock)
 

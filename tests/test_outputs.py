@@ -28,9 +28,8 @@ from onnxopt.build import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import input_scale, quiet_session, synthetic
-from onnxopt.encoding import values_of
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Graph, Quantized, normalise
+from onnxopt.graph import Graph, QuantParams, normalise
 from onnxopt.passes import PASSES, Skip
 from onnxopt.passes.quantise.outputs import Outputs
 from onnxopt.spec.overrides import Overrides
@@ -42,10 +41,10 @@ OPSETS = (8, 10, 11, 13, 17, 21)
 
 def embedded(graph: Graph) -> onnx.ModelProto:
     """What is exported, as a model that runs alone and that ONNX's checker has nothing to say against."""
-    inner, leaves = graph.export()
+    inner, encodings = graph.export()
     for tensor in inner.graph.initializer:
-        if tensor.name in leaves:
-            tensor.CopyFrom(numpy_helper.from_array(values_of(leaves[tensor.name]), tensor.name))
+        if tensor.name in encodings:
+            tensor.CopyFrom(numpy_helper.from_array(encodings[tensor.name].values(), tensor.name))
     onnx.checker.check_model(inner, full_check=True)
     return inner
 
@@ -153,7 +152,7 @@ def test_a_record_of_any_grid(zero: int, low: int, more: int, bits: int) -> None
     graph, _ = unchanged(21)
     high, scale = (low + more) * (bits * 8 - 63), 0.3
     zero = max(zero, 0)
-    graph.quantize("y", Quantized(scale, zero, low, high, np.dtype("float32")))
+    graph.quantize("y", QuantParams.within(scale, zero, low, high))
     values = weights(32, 4, scale=20)
     (got,) = ran(embedded(graph), x=values)
     grid = np.clip(np.rint(values / np.float32(scale)) + zero, low, high) - zero
@@ -189,7 +188,7 @@ def test_everybody_gets_what_was_rounded() -> None:
     normalise(made)
     graph = Graph(made)
     assert graph.linears()["w"][0].output == "h"
-    graph.quantize("h", Quantized(0.5, 0, -8, 7, np.dtype("float32")))
+    graph.quantize("h", QuantParams.within(0.5, 0, -8, 7))
     values = weights(8, 4)
     wanted = np.clip(np.rint(values / 0.5), -8, 7) * 0.5
     h, plus, chosen = ran(embedded(graph), x=values)
@@ -281,7 +280,7 @@ def test_every_decision_leaves_a_valid_model(name: str, tmp_path: Path) -> None:
 
 
 def test_weights_stay_what_they_are_in_the_runtime(tmp_path: Path) -> None:
-    """Newer runtimes round float weights to 8 bits where they find layers between integers; see `Quantized`."""
+    """Newer runtimes round float weights to 8 bits where they find layers between integers; see `round_outputs`."""
     nodes, tensors, value = [], {}, "x"
     for i in range(4):
         tensors[f"w{i}"], tensors[f"b{i}"] = weights(16, 16, 3, 3, seed=i, scale=0.05), weights(16, seed=i, scale=0.1)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxopt.data import quiet_session
-from onnxopt.encoding import Affine, values_of
+from onnxopt.encoding import Affine
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, QdqSupport, QuantParams, embed, fused_ops, settings, with_fake_quant
 from onnxopt.spec.plan import Step
@@ -63,8 +63,8 @@ def in_integers(
             axis = next(site.axis for site in graph.sites() if site.path == unit.weight)
             graph.store(unit.weight, grid(graph.values(unit.weight), axis or 0))
             graph.keep_integers(unit.weight)
-    inner, leaves = graph.export()
-    embed(inner, {name: values_of(leaf) for name, leaf in leaves.items()})
+    inner, encodings = graph.export()
+    embed(inner, {name: weight.values() for name, weight in encodings.items()})
     onnx.checker.check_model(inner, full_check=True)
     return inner, graph
 
@@ -84,7 +84,7 @@ def expected(graph: Graph, x: Array) -> Array:
     plain.CopyFrom(graph.model)
     for tensor in plain.graph.initializer:
         if tensor.name in graph.integers:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values_of(graph.leaf(tensor.name)), tensor.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(graph.encoding(tensor.name).values(), tensor.name))
     session = quiet_session(with_fake_quant(plain, graph.pairs).SerializeToString())
     (y,) = session.run(["y"], {"x": x, **settings(graph.pairs, graph.pairs)})
     return np.asarray(y)
@@ -144,8 +144,8 @@ def test_users_outputs_and_inputs_keep_their_names_and_types() -> None:
         graph.pair(name, QuantParams(0.1, 0 if name != "x" else 128, "uint8"))
     graph.store("w", grid(graph.values("w"), 0))
     graph.keep_integers("w")
-    inner, leaves = graph.export()
-    embed(inner, {name: values_of(leaf) for name, leaf in leaves.items()})
+    inner, encodings = graph.export()
+    embed(inner, {name: weight.values() for name, weight in encodings.items()})
     y, z = quiet_session(inner.SerializeToString()).run(None, {"x": X})
     assert y.dtype == z.dtype == np.float32
     assert np.allclose(y / 0.1, np.rint(y / 0.1), atol=1e-3)

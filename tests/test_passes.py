@@ -11,7 +11,7 @@ from builders import ALL
 from onnxopt.build import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import relative_error, values_of
+from onnxopt.encoding import relative_error
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, normalise
 from onnxopt.passes import QUANTIZING, Pass, base
@@ -44,12 +44,12 @@ def test_every_decision_leaves_a_valid_model(name: str, site: Site, decision: Pa
     for _ in range(2):
         graph = graph_of(name)
         (event,) = run(graph, plan)
-        inner, leaves = graph.export()
-        exported.append((inner.SerializeToString(deterministic=True), values_of(leaves[site.path]).tobytes()))
+        inner, encodings = graph.export()
+        exported.append((inner.SerializeToString(deterministic=True), encodings[site.path].values().tobytes()))
     assert exported[0] == exported[1]
     assert event.path == site.path
     assert not event.reason
-    stored = values_of(leaves[site.path])
+    stored = encodings[site.path].values()
     original = graph_of(name).values(site.path)
     assert stored.shape == original.shape
     assert stored.dtype == original.dtype
@@ -104,8 +104,8 @@ def test_a_weight_that_cannot_be_quantized_is_left_with_a_reason(poison: float) 
             tensor.raw_data = values.tobytes()
     (event,) = run(graph, Plan("", {"fc1": Step.parse("uniform{error=0.1}")}))
     assert "infinities or NaNs" in event.reason
-    _, leaves = graph.export()
-    assert values_of(leaves["fc1"]).tobytes() == values.tobytes()
+    _, encodings = graph.export()
+    assert encodings["fc1"].values().tobytes() == values.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from onnxopt import encoding
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Affine, values_of
+from onnxopt.encoding import Affine, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes import PASSES, Skip
 from onnxopt.passes.quantise.codebook import Codebook
@@ -63,9 +63,9 @@ def test_what_is_quantized_stays_so(grid: FixedPoint | Codebook, decision: Prune
     graph, site = one_weight(w)
     for one in (grid, decision):
         one.apply(graph, site, Stats())
-    leaf = graph.leaf("w")
-    assert isinstance(leaf, Affine | encoding.Codebook)
-    got = leaf.values()
+    weight = graph.encoding("w")
+    assert isinstance(weight, Affine | encoding.Codebook)
+    got = weight.values()
     assert ((got == before) | (got == 0)).all()
     assert 0 < np.count_nonzero(got) < np.count_nonzero(before)
 
@@ -74,10 +74,10 @@ def test_a_table_has_one_zero_however_often_it_is_pruned() -> None:
     graph, site = one_weight(weights(64, 48))
     for one in (Codebook(8), Prune(keep=0.8), Prune(keep=0.4), Prune(keep=0.1)):
         one.apply(graph, site, Stats())
-    leaf = graph.leaf("w")
-    assert isinstance(leaf, encoding.Codebook)
-    assert np.count_nonzero(leaf.table == 0) == 1
-    assert np.count_nonzero(leaf.values()) >= 0.1 * 64 * 48
+    weight = graph.encoding("w")
+    assert isinstance(weight, encoding.Codebook)
+    assert np.count_nonzero(weight.table == 0) == 1
+    assert np.count_nonzero(weight.values()) >= 0.1 * 64 * 48
 
 
 def test_all_may_go() -> None:
@@ -152,7 +152,7 @@ def test_noise_of_a_weight_that_nothing_is_known_of() -> None:
     w = weights(64, 48)
     graph, site = one_weight(w)
     Prune(noise=3 * 0.5 * w.size**0.5).apply(graph, site, Stats(gain=9))
-    assert (values_of(graph.leaf("w")) == np.where(np.abs(w) >= 0.5, w, 0)).all()
+    assert (graph.encoding("w").values() == np.where(np.abs(w) >= 0.5, w, 0)).all()
 
 
 def test_dearer_decisions_make_less_noise(measured: Calibrated) -> None:
@@ -182,8 +182,9 @@ def test_one_column_is_compensated_by_the_best_there_is(measured: Calibrated) ->
     w[:, 0] = 0.1  # the least of all costs
     measured.graph.adjust(site.path, w)
     Prune(keep=1 - 1 / w.shape[1], compensate=True).apply(measured.graph, site, stats)
-    got = measured.graph.leaf(site.path)
-    assert isinstance(got, np.ndarray)
+    stored = measured.graph.encoding(site.path)
+    assert isinstance(stored, Raw)
+    got = stored.values()
     assert (np.flatnonzero((got == 0).all(0)) == [0]).all()
     np.testing.assert_allclose(got[:, 1:], w[:, 1:] + 0.1 * stats.moments.feedback[0, 0, 1:], rtol=1e-5)
 

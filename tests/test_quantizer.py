@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from onnxopt import native
 from onnxopt.errors import OnnxoptError
+from onnxopt.native import QuantizerOptions as Options
 
 
 def weights(rows, cols, groups=None, seed=0):
@@ -44,7 +45,7 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 40))
 def test_free_bits_leave_errors_of_half_a_step_and_the_cost_of_a_replay(shape, seed):
     w, (_, feedback, variance) = weights(*shape, seed=seed), correlated(shape[1], seed)
     step = np.random.default_rng(seed).uniform(0.1, 1, shape[0]).astype(np.float32)
-    q, bits, cost = native.quantize(w, feedback, variance, step, 0, survivors=1)
+    q, bits, cost = native.quantize(w, feedback, variance, step, 0, Options(survivors=1))
     errors, expected = replay(w, q, feedback, variance, step)
     assert np.abs(errors).max() < 0.5 + 1e-3
     assert cost == pytest.approx(expected, rel=1e-3, abs=1e-9)
@@ -83,14 +84,14 @@ def test_survivors_cost_less(cols, step):
     price = step**2 / 6 * 0.3
     total = [
         cost + price * bits
-        for _, bits, cost in (native.quantize(w, feedback, variance, step, price, survivors=n) for n in (1, 8))
+        for _, bits, cost in (native.quantize(w, feedback, variance, step, price, Options(survivors=n)) for n in (1, 8))
     ]
     assert total[1] < 0.985 * total[0]
 
 
 def test_without_feedback_survivors_change_nothing():
     w = weights(50, 70)
-    one, eight = (native.quantize(w, None, 1, 0.25, 0.01, survivors=n) for n in (1, 8))
+    one, eight = (native.quantize(w, None, 1, 0.25, 0.01, Options(survivors=n)) for n in (1, 8))
     assert np.array_equal(one[0], eight[0])
     assert one[1:] == eight[1:]
 
@@ -145,9 +146,9 @@ def test_bits_are_near_what_the_coder_takes(step):
 def test_magnitudes_stay_within_the_bound(max_level):
     w, (_, feedback, variance) = weights(20, 30), correlated(30)
     step = 2.5 / max(max_level, 1)
-    q, _, _ = native.quantize(w, feedback, variance, step, 0, max_level=max_level)
+    q, _, _ = native.quantize(w, feedback, variance, step, 0, Options(max_level=max_level))
     assert np.abs(q).max() == max_level
-    q, _, _ = native.quantize(w, feedback, variance, step, 0, max_level=max_level, survivors=1)
+    q, _, _ = native.quantize(w, feedback, variance, step, 0, Options(max_level=max_level, survivors=1))
     assert np.abs(q).max() == max_level
     errors, _ = replay(w, q, feedback, variance, np.full(20, step, np.float32))
     assert (np.abs(errors[np.abs(q) < max_level]) < 0.5 + 1e-2).all()
@@ -175,9 +176,9 @@ def test_threads_change_nothing(shape):
     w = weights(*shape[-2:], *shape[:-2])
     feedback, variance = correlated(shape[-1])[1:]
     feedback = np.broadcast_to(feedback, (*shape[:-2], *feedback.shape))
-    first = native.quantize(w, feedback, variance, 0.3, 0.01, threads=1)
+    first = native.quantize(w, feedback, variance, 0.3, 0.01, Options(threads=1))
     for threads in (2, 5, 0):
-        q, bits, cost = native.quantize(w, feedback, variance, 0.3, 0.01, threads=threads)
+        q, bits, cost = native.quantize(w, feedback, variance, 0.3, 0.01, Options(threads=threads))
         assert np.array_equal(q, first[0])
         assert (bits, cost) == first[1:]
 
@@ -205,13 +206,23 @@ def test_nothing_and_zeros_cost_nothing(shape):
         ({"step": 1e-9}, "the step is too fine"),
         ({"price": [1, 2, 3]}, r"price has the shape \(3,\); \(2,\) is expected"),
         ({"price": np.nan}, "price has values"),
-        ({"max_level": -1}, "max_level is -1"),
-        ({"max_level": 1 << 23}, "max_level is 8388608"),
-        ({"sweeps": 0}, "sweeps 0"),
-        ({"survivors": 4}, "survivors 4"),
     ],
 )
 def test_bad_input_is_named(change, message):
     arguments = {"w": np.ones((2, 3)), "feedback": None, "variance": 1, "step": 1, "price": 0} | change
     with pytest.raises(OnnxoptError, match=message):
         native.quantize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_level": -1}, "max_level is -1"),
+        ({"max_level": 1 << 23}, "max_level is 8388608"),
+        ({"sweeps": 0}, "sweeps 0"),
+        ({"survivors": 4}, "survivors 4"),
+    ],
+)
+def test_bad_options_are_named(change, message):
+    with pytest.raises(OnnxoptError, match=message):
+        Options(**change)

@@ -17,7 +17,6 @@ from builders import prelu
 import onnxopt
 from onnxopt import Contract, OnnxoptError
 from onnxopt.build.workspace import Workspace
-from onnxopt.encoding import tensor_of
 from onnxopt.graph import Graph, QuantParams, embed, normalise, read
 from onnxopt.graph.cleanup import clean
 from onnxopt.measure.benchmark import SpeedRatio
@@ -49,8 +48,8 @@ def convolved(one: onnx.ModelProto, value: str = "bent") -> onnx.ModelProto:
     normalise(copy)
     graph = Graph(copy)
     graph.prelu_as_convs(value)
-    made, leaves = graph.export()
-    embed(made, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+    made, encodings = graph.export()
+    embed(made, {name: weight.run_time_tensor() for name, weight in encodings.items()})
     return made
 
 

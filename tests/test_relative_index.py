@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxopt import native
-from onnxopt.encoding import Affine, Codebook
+from onnxopt.encoding import Affine, Codebook, Raw
 from onnxopt.passes.math.relative_index import decode, encode, huffman_bits, sizes
 
 
@@ -90,7 +90,7 @@ def test_the_zero_of_a_table_is_what_is_not_stored() -> None:
     assert (found.kept, found.tokens, found.table_bits) == (2, 2, 96)
     without = sizes(Codebook(q, np.array([0.5, 1.0, 0.25], np.float32)), 4)
     assert (without.kept, without.gap_bits, without.huffman_gap_bits) == (8, 0, 0)  # nothing is pruned: no index
-    floats = sizes(np.array([0.5, 0.0, 0.0, 1.0], np.float32), 4)
+    floats = sizes(Raw(np.array([0.5, 0.0, 0.0, 1.0], np.float32)), 4)
     assert (floats.kept, floats.value_bits, floats.huffman_value_bits) == (2, 32, 64)
 
 

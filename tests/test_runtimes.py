@@ -27,7 +27,7 @@ from test_pairs import X, residual
 
 import onnxopt
 from onnxopt import native
-from onnxopt.graph import Quantized
+from onnxopt.graph import QuantParams
 
 pytestmark = pytest.mark.slow
 
@@ -180,15 +180,15 @@ def plainly(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 def test_wheel_rounds_values(tmp_path: Path, version: str) -> None:
     """To integers of 5 bits in int8, and of 14 bits, which these operators have no type for."""
     rounded = {
-        "y": Quantized(0.5, 0, -16, 15, np.dtype("float32")),
-        "z": Quantized(2.0**-9, 0, -(2**13), 2**13 - 1, np.dtype("float32")),
+        "y": QuantParams.within(0.5, 0, -16, 15),
+        "z": QuantParams.within(2.0**-9, 0, -(2**13), 2**13 - 1),
     }
     done = in_python(version, "load", tmp_path, compressed(two_outputs(), rounded))
     assert done.returncode == 0, done.stderr
     got = np.load(tmp_path / "out.npz")
     for name, values in plainly(tmp_path).items():
         how = rounded[name]
-        wanted = np.clip(np.rint(values / how.scale), how.low, how.high) * how.scale
+        wanted = np.clip(np.rint(values / how.scale), *how.levels) * how.scale
         assert np.mean(got[name] != wanted) < 0.01  # sums that two runtimes round to either side of a half
 
 

@@ -40,7 +40,7 @@ FORMS = ("plain", "registered", "load")
 MIB = 1 << 20
 
 
-def leaf(rng: np.random.Generator, shape: tuple[int, ...]) -> Affine:
+def random_weight(rng: np.random.Generator, shape: tuple[int, ...]) -> Affine:
     """Normal weights of He's initialization, on a 4-bit grid with one scale a row."""
     sigma = np.sqrt(2 / np.prod(shape[1:]))
     k = nearest_log_step(np.full(shape[0], 0.35 * sigma))
@@ -58,7 +58,7 @@ def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Affine]]:
             nodes.append(helper.make_node("MaxPool", [value], [at], kernel_shape=[2, 2], strides=[2, 2]))
         else:
             outputs = int(wanted * width)
-            weights[f"w{at}"] = leaf(rng, (outputs, channels, 3, 3))
+            weights[f"w{at}"] = random_weight(rng, (outputs, channels, 3, 3))
             nodes.append(helper.make_node("Conv", [value, f"w{at}"], [f"c{at}"], pads=[1, 1, 1, 1]))
             nodes.append(helper.make_node("Relu", [f"c{at}"], [at]))
             channels = outputs
@@ -66,7 +66,7 @@ def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Affine]]:
     nodes.append(helper.make_node("Flatten", [value], ["flat"]))
     value, features = "flat", channels * 49
     for name, outputs in (("fc6", int(4096 * width)), ("fc7", int(4096 * width)), ("fc8", 1000)):
-        weights[f"{name}.w"] = leaf(rng, (outputs, features))
+        weights[f"{name}.w"] = random_weight(rng, (outputs, features))
         nodes.append(helper.make_node("Gemm", [value, f"{name}.w"], [name], transB=1))
         nodes.append(helper.make_node("Relu" if name != "fc8" else "Softmax", [name], [f"{name}.out"]))
         value, features = f"{name}.out", outputs
@@ -88,8 +88,8 @@ def write_models(folder: Path, width: float) -> None:
     graph = Graph(inner)
     for name, weight in weights.items():
         graph.store(name, weight)
-    inner, leaves = graph.export()
-    packed = container.write(inner.SerializeToString(), leaves, "{}")
+    inner, encodings = graph.export()
+    packed = container.write(inner.SerializeToString(), encodings, "{}")
     onnx.save(wrap(model, inner, outside, tensors, packed), folder / "compressed.onnx")
 
 

@@ -1,6 +1,6 @@
-"""The container's writer (FORMAT.md). Knows leaves and codecs, neither passes nor graphs.
+"""The container's writer (FORMAT.md). It knows encodings and codecs, neither passes nor graphs.
 
-The reader is native (`onnxopt.native.Container`): one reader, whoever reads.
+The reader is native (`onnxopt.native.Container`), for Python and for devices alike.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 import onnx
 
 from onnxopt import native
-from onnxopt.encoding import Affine, Array, Blockwise, Encoding, Stored, values_of
+from onnxopt.encoding import Encoding, UncodedEntry
 from onnxopt.errors import OnnxoptError
 
 MAGIC = b"onnxopt\0"
 VERSION = 1
 CHUNK = 1 << 20
 """Elements that are coded together: large enough for tables to cost nothing, small enough to use every core."""
-_NONE, _SCALES, _TABLE = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +30,10 @@ class _Record:
     """One row of the entry table, before its chunks are coded."""
 
     name: str
-    dtype: np.dtype[np.generic]
-    dims: tuple[int, ...]
-    axis: int
-    reconstruction: int
-    auxiliary: int | None
-    elements: Array
-    """int32 where an integer codec may be used, else the tensor's own elements for the lossless codec."""
+    """Empty for scales and tables."""
+    entry: UncodedEntry
+    auxiliary: int | None = None
+    """Index of the entry with the scales or the table."""
 
 
 def varint(value: int) -> bytes:
@@ -51,31 +47,30 @@ def varint(value: int) -> bytes:
 
 
 def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """Rows and columns as codecs see them: what follows the axis is a row; where nothing does, the axis itself is."""
+    """Rows and columns as codecs see them: a row is what follows the axis, or the axis itself where nothing does."""
     inner = prod(dims[axis + 1 :])
     return (prod(dims[: axis + 1]), inner) if inner > 1 else (prod(dims[:axis]), dims[axis])
 
 
 def write(
     model: bytes,
-    leaves: Mapping[str, Encoding],
+    weights: Mapping[str, Encoding],
     plan: str,
     prefer: str = "balanced",
     advance: Callable[[str], None] | None = None,
 ) -> bytes:
-    """The container of an inner model, its weights and the plan they come from.
+    """The container of an inner model, its weights and the plan that made them.
 
     Arguments:
-        model: the inner ONNX model, serialized; its initializers named in `leaves` are external-data references.
-        leaves: every stored weight by name; none may be empty or a scalar.
+        model: the inner ONNX model, serialized; its initializers named in `weights` are external-data references.
+        weights: every stored weight by name; none may be empty or a scalar.
         plan: JSON, kept verbatim.
         prefer: what the choice of codecs favours, one of `native.PREFERENCES`.
-        advance: told each stored weight's name as it is done.
+        advance: called with each stored weight's name once it is coded.
     """
-    stored = {name: leaf.packed() if isinstance(leaf, Blockwise) else leaf for name, leaf in leaves.items()}
-    records = list(_records(stored))
+    records = list(_records(weights))
     with ThreadPoolExecutor() as pool:
-        coded = [pool.submit(_code, record, prefer) for record in records]
+        coded = [pool.submit(_code, record.entry, prefer) for record in records]
         table, data = bytearray(), bytearray()
         for record, future in zip(records, coded, strict=True):
             codec, chunk_rows, chunks = future.result()
@@ -85,8 +80,8 @@ def write(
             if advance and record.name:
                 advance(record.name)
     values_crc = 0
-    for leaf in stored.values():
-        values_crc = zlib.crc32(values_of(leaf).tobytes(), values_crc)
+    for weight in weights.values():
+        values_crc = zlib.crc32(weight.run_time_tensor().tobytes(), values_crc)
     text = plan.encode()
     meta = varint(len(table)) + varint(len(model)) + bytes(table) + model + text
     packed = _deflate(meta)
@@ -96,54 +91,35 @@ def write(
 
 
 def _deflate(data: bytes) -> bytes:
-    """The fewest bytes that zlib makes of it: its memory level sets where it may begin a block of new tables."""
-    streams = (zlib.compressobj(9, zlib.DEFLATED, -15, level) for level in range(4, 10))  # raw: the checksums are ours
+    """The shortest of zlib's streams: its memory level decides where a block with new tables may begin."""
+    streams = (zlib.compressobj(9, zlib.DEFLATED, -15, level) for level in range(4, 10))  # raw: we have our checksums
     return min((deflate.compress(data) + deflate.flush() for deflate in streams), key=len)
 
 
-def _records(leaves: Mapping[str, Stored]) -> Iterator[_Record]:
-    """The entries in file order: scales or tables stand before the first leaf that has them, and serve all that do."""
+def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
+    """The entries in file order: scales or a table stand before the first weight that has them, and serve all."""
     indices: dict[tuple[object, ...], int] = {}
     count = 0
-    for name, leaf in leaves.items():
-        if isinstance(leaf, np.ndarray):
-            yield _Record(name, leaf.dtype, leaf.shape, 0, _NONE, None, _as_integers(leaf))
-            count += 1
-            continue
-        if isinstance(leaf, Affine):
-            auxiliary = _Record("", np.dtype(np.int16), leaf.k.shape, 0, _NONE, None, leaf.k.astype(np.int32))
-        else:
-            auxiliary = _Record("", leaf.table.dtype, leaf.table.shape, 0, _NONE, None, leaf.table)
-        key = (auxiliary.dtype, auxiliary.dims, auxiliary.elements.tobytes())
-        if key not in indices:
-            indices[key] = count
-            yield auxiliary
-            count += 1
-        if isinstance(leaf, Affine):
-            yield _Record(name, leaf.dtype, leaf.q.shape, leaf.axis, _SCALES, indices[key], leaf.q)
-        else:
-            yield _Record(name, leaf.table.dtype, leaf.index.shape, 0, _TABLE, indices[key], leaf.index)
+    for name, weight in weights.items():
+        *before, own = weight.entries()
+        auxiliary = None
+        for entry in before:
+            if entry.key not in indices:
+                indices[entry.key] = count
+                yield _Record("", entry)
+                count += 1
+            auxiliary = indices[entry.key]
+        yield _Record(name, own, auxiliary)
         count += 1
 
 
-def _as_integers(values: Array) -> Array:
-    """int32 where every element fits, else the elements themselves."""
-    if values.dtype.kind == "f":
-        return values
-    if values.dtype.itemsize >= 4:
-        low, high = int(values.min()), int(values.max())
-        if low < -(2**31) or high >= 2**31:
-            return values
-    return values.astype(np.int32)
-
-
-def _code(record: _Record, prefer: str) -> tuple[str, int, list[bytes]]:
-    """The codec, the rows in a chunk and the coded chunks of one entry: whichever codec takes the fewest bytes."""
-    rows, cols = matrix_view(record.dims, record.axis)
-    elements = np.ascontiguousarray(record.elements).reshape(rows, cols)
+def _code(entry: UncodedEntry, prefer: str) -> tuple[str, int, list[bytes]]:
+    """One entry's codec, the one of fewest bytes; its rows in a chunk; its coded chunks."""
+    rows, cols = matrix_view(entry.elements.shape, entry.axis)
+    elements = np.ascontiguousarray(entry.elements).reshape(rows, cols)
     chunk_rows = max(1, min(rows, CHUNK // cols))
     parts = [elements[at : at + chunk_rows] for at in range(0, rows, chunk_rows)]
-    if elements.dtype != np.int32 or (record.dtype.kind == "f" and record.reconstruction == _NONE):
+    if elements.dtype != np.int32:
         return "lossless", chunk_rows, [native.encode_lossless(part) for part in parts]
     codec, first = native.encode(parts[0], prefer=prefer)
     try:
@@ -154,10 +130,11 @@ def _code(record: _Record, prefer: str) -> tuple[str, int, list[bytes]]:
 
 def _table_row(record: _Record, codec: str, chunk_rows: int, chunks: list[bytes]) -> bytes:
     name = record.name.encode()
-    dtype = onnx.helper.np_dtype_to_tensor_dtype(record.dtype)
-    row = varint(len(name)) + name + bytes((dtype, len(record.dims)))
-    row += b"".join(map(varint, record.dims))
-    row += bytes((record.reconstruction, record.axis, native.CODECS.index(codec)))
+    entry = record.entry
+    dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.elements.shape
+    row = varint(len(name)) + name + bytes((dtype, len(dims)))
+    row += b"".join(map(varint, dims))
+    row += bytes((entry.reconstruction, entry.axis, native.CODECS[codec]))
     row += b"" if record.auxiliary is None else varint(record.auxiliary)
     row += varint(chunk_rows)
     return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in chunks)

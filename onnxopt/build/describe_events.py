@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxopt import native
 from onnxopt.build.workspace import Built, Workspace
-from onnxopt.encoding import values_of
 from onnxopt.graph import Users
 from onnxopt.passes.math import relative_index
 from onnxopt.results.events import Chain, Event, Histogram
@@ -49,7 +48,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     weights = {path for path, _ in work.graph.weights()}  # others are what a weight came to have: scales
     for path, leaf in built.leaves.items():
         users = inner.of(path)
-        values = values_of(built.grids.get(path, leaf))
+        values = built.grids.get(path, leaf).values()
         rounded = {linear.output for linear in linears.get(path, ())} & built.rounded
         if path in built.grids:
             rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}

@@ -12,7 +12,7 @@ from onnxopt.build.decisions import is_structural, output_power
 from onnxopt.build.factorise import check_path
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Array, relative_error, values_of
+from onnxopt.encoding import Array, relative_error
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
 from onnxopt.passes import PASSES, Pass, Skip
@@ -77,12 +77,12 @@ def _members(
             with suppress(Skip):
                 for one in before:
                     one.apply(graph, sites[path], stats)
-                values = values_of(graph.leaf(path))
+                values = graph.encoding(path).values()
                 finite(values)
                 weights.append((values, stats))
                 members.append(path)
-        for path, leaf in zip(members, book.shared(weights) if weights else (), strict=True):
-            found[path] = [Member(leaf=leaf) if one == book else one for one in passes[path]]
+        for path, own in zip(members, book.shared(weights) if weights else (), strict=True):
+            found[path] = [Member(own=own) if one == book else one for one in passes[path]]
     return found
 
 
@@ -108,7 +108,7 @@ def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stat
             break
     if not done:
         return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
-    got = values_of(graph.leaf(site.path))
+    got = graph.encoding(site.path).values()
     return Event(
         site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),

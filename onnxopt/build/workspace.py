@@ -29,7 +29,7 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.data import Data
-from onnxopt.encoding import Encoding, tensor_of
+from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import (
     Graph,
@@ -253,7 +253,7 @@ class Workspace:
 
         events = execute_plan(self.graph, plan, self.statistics, step)
         exported, leaves = self.graph.export()
-        grids = {path: self.graph.leaf(path) for path in self.graph.integers}
+        grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
         packed = container.write(model, leaves, plan.to_json(), self.request.decode, step)
@@ -318,7 +318,7 @@ class Workspace:
         statistics = self.statistics if quantized else Statistics(None, {}, {})
         execute_plan(self.graph, Plan(self.source.sha256, {**quantized, **self.form.values}), statistics)
         inner, leaves = self.graph.export()
-        embed(inner, {name: tensor_of(leaf) for name, leaf in leaves.items()})
+        embed(inner, {name: leaf.run_time_tensor() for name, leaf in leaves.items()})
         self.graph.reset()
         return inner
 

@@ -16,7 +16,6 @@ from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, 
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
 from onnxopt.graph.rewrite.opset import OPSET, raise_opset
 from onnxopt.graph.rewrite.qdq import QuantParams
-from onnxopt.graph.rewrite.quantized import Quantized
 from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 from onnxopt.graph.strip import strip
 from onnxopt.graph.wrapper import embed, join, split, wrap
@@ -32,7 +31,6 @@ __all__ = [
     "Neighbours",
     "QdqSupport",
     "QuantParams",
-    "Quantized",
     "Site",
     "Source",
     "Users",

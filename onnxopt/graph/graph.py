@@ -1,4 +1,4 @@
-"""The graph as passes see it: weights by path, their sites, and the encodings to store."""
+"""The graph as passes see it: weights by path, their sites, and how each weight is stored."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxopt.encoding import STORABLE, Affine, Array, Encoding, values_of
+from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
-from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq
+from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
-from onnxopt.graph.rewrite.quantized import Quantized, insert
 
 MIN_QUANTIZED = 16
-"""Elements: a smaller weight costs more in the container's table than it saves."""
+"""Elements: a smaller weight costs more in the container's table than quantization saves."""
 MIN_STORED = 64
-"""Elements: a smaller tensor that is not quantized stays in the inner model, which deflate compresses as a whole."""
+"""Elements: a smaller tensor that is not quantized stays in the inner model, where deflate compresses it better."""
 MIN_STORED_INTEGERS = 1024
 """Elements of an int32 or int64 tensor: smaller ones are shapes and axes, which the runtime needs at load time."""
 
 LOCATION = "onnxopt"
-"""The external-data location of an inner model's weights. No such file exists: the loader provides them."""
+"""The external location that inner models give for their weights; no such file exists, the loader provides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +52,18 @@ class Site:
 
 
 class Graph:
-    """A normalised model that passes change; `reset` undoes all changes but `replace`."""
+    """One normalised model: passes change how it is stored and run, and `reset` undoes all changes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         hoist(model)
         self.model = model
-        self.leaves: dict[str, Encoding] = {}
-        self.quantized: dict[str, Quantized] = {}
+        self.encodings: dict[str, Encoding] = {}
+        self.quantized: dict[str, QuantParams] = {}
         self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
-        """Outputs of the PRelu nodes that are exported as convolutions."""
+        """Values whose PRelu becomes depthwise convolutions."""
         self.integers: set[str] = set()
-        """Weights that are exported as integers."""
+        """Weights that stay int8 at run time."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
@@ -113,38 +112,38 @@ class Graph:
         return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
     def adjust(self, path: str, values: Array) -> None:
-        """Replaces the values of the weight at `path`, keeping shape and type, before any pass stores it."""
+        """Replaces the values of the weight at `path`, in its own shape and type, before any pass stores it."""
         self._adjusted[path] = values
 
     def reset(self) -> None:
-        """Undoes every change but `replace`."""
-        self.leaves.clear()
+        """Restores the model as it came."""
+        self.encodings.clear()
         self.quantized.clear()
         self.pairs.clear()
         self.depthwise.clear()
         self.integers.clear()
         self._adjusted.clear()
 
-    def store(self, path: str, leaf: Encoding) -> None:
-        """Stores the weight at `path` as `leaf`."""
-        self.leaves[path] = leaf
+    def store(self, path: str, encoding: Encoding) -> None:
+        """Sets how the weight at `path` is stored."""
+        self.encodings[path] = encoding
 
-    def quantize(self, value: str, how: Quantized) -> None:
+    def quantize(self, value: str, params: QuantParams) -> None:
         """Rounds this value of the main graph for all its readers, the user included."""
-        self.quantized[value] = how
+        self.quantized[value] = params
 
-    def pair(self, value: str, how: QuantParams) -> None:
-        """Quantizes this value of the main graph between nodes that have integer kernels.
+    def pair(self, value: str, params: QuantParams) -> None:
+        """Makes this value of the main graph integers between nodes that take integers.
 
-        Raises OnnxoptError if no value has this name, or the opset is too old.
+        Raises OnnxoptError where the model has no such value, or its opset is too old.
         """
-        qdq.check(self.model, value)
-        self.pairs[value] = how
+        qdq_insert.check(self.model, value)
+        self.pairs[value] = params
 
     def prelu_as_convs(self, value: str) -> None:
-        """Exports the PRelu that makes this value as depthwise convolutions, which compute the same.
+        """Replaces the PRelu that makes this value by depthwise convolutions, which compute the same.
 
-        Raises OnnxoptError if there is none, or its slopes are not by channel.
+        Raises OnnxoptError where no PRelu makes it, or the PRelu has no slope for each channel.
         """
         if value not in self.prelus:
             raise OnnxoptError(f"plan, value {value!r}: no PRelu with slopes by channel makes it of images")
@@ -152,21 +151,19 @@ class Graph:
 
     @cached_property
     def prelus(self) -> list[str]:
-        """Outputs of the PRelu nodes that depthwise convolutions can replace."""
+        """Outputs of PRelu nodes that depthwise convolutions can replace."""
         return channelwise_prelus(self.model)
 
     def keep_integers(self, path: str) -> None:
-        """Keeps the weight at `path`, which is stored on an 8-bit grid, as integers when the model runs."""
+        """Keeps the weight at `path`, stored on a grid of 8 bits, as int8 at run time."""
         self.integers.add(path)
 
     def replace(self, path: str, tensors: Mapping[str, Array], chain: low_rank_chain.Chain) -> tuple[Site, ...]:
-        """Replaces every node that uses the weight at `path` by a low-rank chain; returns the sites of its weights.
-
-        `reset` does not undo this.
+        """Replaces every node that uses the weight at `path` by a chain, for good; returns the sites of new weights.
 
         Arguments:
-            tensors: by name, initializers to add, ``path@part``, or to overwrite.
-            chain: makes the nodes that replace a node.
+            tensors: initializers to add, ``path@part``, or to overwrite, by name.
+            chain: the nodes that replace a node.
 
         Raises OnnxoptError if a name is taken.
         """
@@ -174,9 +171,9 @@ class Graph:
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
 
-    def leaf(self, path: str) -> Encoding:
-        """The encoding at `path`: the one that the last pass stored, or the weight itself."""
-        return self.leaves[path] if path in self.leaves else self.values(path)
+    def encoding(self, path: str) -> Encoding:
+        """How the weight at `path` is stored now: as the last pass left it, or as it came."""
+        return self.encodings[path] if path in self.encodings else Raw(self.values(path))
 
     def weights(self) -> Iterator[tuple[str, int]]:
         """Every initializer's name and bytes."""
@@ -184,8 +181,8 @@ class Graph:
             yield name, tensor_bytes(tensor)
 
     def export(self) -> tuple[onnx.ModelProto, dict[str, Encoding]]:
-        """The inner model, whose stored weights are external-data references, and the encoding of each by name."""
-        leaves = {name: leaf for name in self._tensors if (leaf := self._leaf(name)) is not None}
+        """The inner model, with external-data references for stored weights, and these weights by name."""
+        stored = {name: encoding for name in self._tensors if (encoding := self._stored(name)) is not None}
         inner = onnx.ModelProto()
         for field, value in self.model.ListFields():
             if field.name != "graph":
@@ -193,29 +190,29 @@ class Graph:
         for field, value in self.model.graph.ListFields():
             if field.name != "initializer":
                 _copy_field(inner.graph, field.name, value)
-        inner.graph.initializer.extend(_reference(t) if name in leaves else self._small(name)
+        inner.graph.initializer.extend(_reference(t) if name in stored else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
         prelu_as_convs(inner, self.depthwise)
-        matmul_nbits.insert(inner, leaves)
-        insert(inner, self.quantized)
+        matmul_nbits.insert(inner, stored)
+        round_outputs.insert(inner, self.quantized)
         if self.pairs:
-            self._insert_pairs(inner, leaves)
-        return inner, leaves
+            self._insert_pairs(inner, stored)
+        return inner, stored
 
-    def _insert_pairs(self, inner: onnx.ModelProto, leaves: dict[str, Encoding]) -> None:
-        grids = {path: leaf for path in self.integers if isinstance(leaf := leaves.get(path), Affine)}
-        found = qdq.insert(inner, self.pairs, grids, lambda bias: values_of(self.leaf(bias)))
-        leaves.update({path: grids[path].q.astype(np.int8) for path in found.integers})
+    def _insert_pairs(self, inner: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
+        grids = {path: weight for path in self.integers if isinstance(weight := stored.get(path), Affine)}
+        found = qdq_insert.insert(inner, self.pairs, grids, lambda bias: self.encoding(bias).values())
+        stored.update({path: Raw(grids[path].q.astype(np.int8)) for path in found.integers})
         for name in found.gone:
-            leaves.pop(name, None)
+            stored.pop(name, None)
         for index in reversed(range(len(inner.graph.initializer))):
             if inner.graph.initializer[index].name in found.gone:
                 del inner.graph.initializer[index]
-        for name, leaf in found.stored.items():
-            values = values_of(leaf)
+        for name, encoding in found.stored.items():
+            values = encoding.values()
             tensor = numpy_helper.from_array(values, name)
             if values.size >= MIN_STORED:
-                leaves[name], tensor = leaf, _reference(tensor)
+                stored[name], tensor = encoding, _reference(tensor)
             inner.graph.initializer.append(tensor)
 
     def _small(self, name: str) -> onnx.TensorProto:
@@ -223,9 +220,10 @@ class Graph:
         adjusted = self._adjusted.get(name)
         return self._tensors[name] if adjusted is None else numpy_helper.from_array(adjusted, name)
 
-    def _leaf(self, name: str) -> Encoding | None:
-        if name in self.leaves:
-            return self.leaves[name]
+    def _stored(self, name: str) -> Encoding | None:
+        """How an initializer is stored; None where it stays in the inner model."""
+        if name in self.encodings:
+            return self.encodings[name]
         tensor = self._tensors[name]
         count = prod(tensor.dims) if tensor.dims else 0
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
@@ -233,7 +231,7 @@ class Graph:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
-        return self.values(name)
+        return Raw(self.values(name))
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
@@ -263,7 +261,7 @@ _VECTORS = {
     "BatchNormalization": (1, 2), "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "LSTM": (3,), "GRU": (3,),
     "RNN": (3,), "PRelu": (1,),
 }  # fmt: skip
-"""Operators with scales, biases or slopes, and the inputs where these are."""
+"""Operators with scales, biases or slopes, and the indices of these inputs."""
 
 
 def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
@@ -274,7 +272,7 @@ def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bo
 
 
 _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators that only rearrange a weight's elements before they are used."""
+"""Operators that only move the elements of a weight."""
 
 
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:

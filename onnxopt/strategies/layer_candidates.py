@@ -14,7 +14,7 @@ from onnx import helper
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import quiet_session
-from onnxopt.encoding import Array, Encoding, tensor_of, values_of
+from onnxopt.encoding import Array, Encoding
 from onnxopt.graph import WEIGHT, Graph, Site, embed, expose, extract_layer
 from onnxopt.measure.clock import Clock
 from onnxopt.passes import STRUCTURAL, Skip, Structural
@@ -174,7 +174,7 @@ def weight_only_options(
     for one in offered:
         trial.reset()
         one.apply(trial, site, stats)
-        leaves.append(trial.leaf(site.path))
+        leaves.append(trial.encoding(site.path))
     (use,) = graph.linears()[site.path]
     layer = extract_layer(graph.model, site.path, _shapes(graph.model, {use.x, use.y}, sample))
     models = [layer.SerializeToString()]
@@ -182,7 +182,7 @@ def weight_only_options(
         other = Graph(onnx.ModelProto.FromString(models[0]))
         other.store(WEIGHT, leaf)
         inner, stored = other.export()
-        embed(inner, {name: tensor_of(one) for name, one in stored.items()})
+        embed(inner, {name: one.run_time_tensor() for name, one in stored.items()})
         models.append(inner.SerializeToString())
     before, *after = clock.time_many(models, _feeds(layer))
     noises = [_noise(graph.values(site.path), leaf, stats) for leaf in leaves]
@@ -195,7 +195,7 @@ def _noise(values: Array, leaf: Encoding, stats: Stats) -> float | None:
     """Of a stored weight, on inputs that nothing was computed from."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
-    signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - values_of(leaf)))
+    signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - leaf.values()))
     return made / signal * stats.signal * stats.gain if signal else None
 
 

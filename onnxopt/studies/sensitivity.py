@@ -19,7 +19,7 @@ import onnx
 from onnxopt import runtime
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import Spec, open_data, quiet_session
-from onnxopt.encoding import Array, values_of
+from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, is_compressed, normalise, read
 from onnxopt.graph.cleanup import clean
@@ -161,7 +161,7 @@ def _weight(graph: Graph, site: Site, passes: Mapping[float, Sequence[Pass]], re
         except Skip as skip:
             reason = str(skip)
             continue
-        swapped.values = values_of(graph.leaf(site.path))
+        swapped.values = graph.encoding(site.path).values()
         if np.array_equal(swapped.values, original):  # need not be run
             points.append(Point(setting, 0.0, None if reference.before is None else 0.0))
             continue

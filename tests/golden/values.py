@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import Affine, Codebook, Encoding
+from onnxopt.encoding import Affine, Codebook, Encoding, Raw
 
 HERE = Path(__file__).parent
-INTEGER_CODECS = native.CODECS[:-1]
+INTEGER_CODECS = ("raw", "bitpack", "huffman", "rans", "context")
+"""The codecs that have golden files: those of the format's version 1."""
 MODEL, PLAN = b"a golden model", '{"golden": true}'
 
 
@@ -59,17 +60,17 @@ def elements() -> dict[str, npt.NDArray[np.generic]]:
     return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette, "sparse": pruned}
 
 
-def leaves() -> dict[str, Encoding]:
-    """What the golden container holds: every kind of leaf."""
+def encodings() -> dict[str, Encoding]:
+    """What the golden container holds: every encoding."""
     q = bell(12, 36, 6)
     return {
         "conv.weight": Affine(q.reshape(12, 4, 3, 3), np.arange(-20, -8, dtype=np.int16), 0, np.dtype(np.float32)),
         "gemm.weight": Affine(q % 9 - 4, np.arange(-36, 0, dtype=np.int16), 1, np.dtype(np.float16)),
         "one.scale": Affine(q[:4], np.array([-17], np.int16), 0, np.dtype(np.float64)),
         "shared": Codebook(q % 5, elements()["planes"][0, :5].copy()),
-        "lossless": elements()["planes"],
-        "shape": np.arange(-2, 9),
-        "mask": sparse(5, 7, 7) != 0,
+        "lossless": Raw(elements()["planes"]),
+        "shape": Raw(np.arange(-2, 9)),
+        "mask": Raw(sparse(5, 7, 7) != 0),
     }
 
 
@@ -77,7 +78,7 @@ def files() -> dict[str, bytes]:
     """Name -> bytes, as this onnxopt writes them."""
     out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}
     out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in elements().items()}
-    return out | {"container": container.write(MODEL, leaves(), PLAN)}
+    return out | {"container": container.write(MODEL, encodings(), PLAN)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Matrix products that run on integers: what becomes of the node whose weight is `Blockwise`.
+"""Weight-only quantization at run time: MatMulNBits nodes for weights that are `Blockwise`.
 
 ONNX Runtime's operator MatMulNBits (domain com.microsoft) takes ``x[..., K]`` and a constant ``W[N, K]`` in integers of
 4 or 8 bits with a scale for every block of a row, and reads the integers from memory: at batch 1 a large product takes
@@ -47,15 +47,15 @@ def obstacle(model: onnx.ModelProto, path: str, bits: int) -> str:
     return ""
 
 
-def insert(model: onnx.ModelProto, leaves: dict[str, Encoding]) -> None:
+def insert(model: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
     """Puts MatMulNBits in the place of every product with a `Blockwise` weight, in place.
 
     Of a Gemm the bias is added by an Add, as the operator has none in all versions. Where x is empty, so is y.
 
     Arguments:
-        leaves: what is stored, by name; the scales come to it.
+        stored: the stored weights by name; the scales are added.
     """
-    blocked = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, Blockwise)}
+    blocked = {path: weight for path, weight in stored.items() if isinstance(weight, Blockwise)}
     if not blocked:
         return
     taken = names_taken(model)
@@ -66,28 +66,30 @@ def insert(model: onnx.ModelProto, leaves: dict[str, Encoding]) -> None:
         if path is None:
             nodes.append(node)
             continue
-        leaf, attributes = blocked[path], _attributes(node)
+        weight, attributes = blocked[path], _attributes(node)
         scales = fresh(f"{path}@scales", taken)
-        leaves[scales] = stored = leaf.scales(attributes.get("alpha", 1.0))
-        _describe(tensors[path], TensorProto.UINT8, leaf.packed().shape)
+        stored[scales] = scale = weight.scales(attributes.get("alpha", 1.0))
+        _describe(tensors[path], TensorProto.UINT8, weight.run_time_tensor().shape)
         added = model.graph.initializer.add()
         added.CopyFrom(tensors[path])
         added.name = scales
-        _describe(added, TensorProto.FLOAT, stored.index.shape)
-        nodes += _product(model, node, leaf, scales, taken)
+        _describe(added, TensorProto.FLOAT, scale.index.shape)
+        nodes += _product(model, node, weight, scales, taken)
     set_nodes(model.graph, nodes)
     if all(one.domain != _DOMAIN for one in model.opset_import):
         model.opset_import.add(domain=_DOMAIN, version=1)
 
 
-def _product(model: onnx.ModelProto, node: NodeProto, leaf: Blockwise, scales: str, taken: set[str]) -> list[NodeProto]:
+def _product(
+    model: onnx.ModelProto, node: NodeProto, weight: Blockwise, scales: str, taken: set[str]
+) -> list[NodeProto]:
     """The nodes that take a product's place."""
-    outputs, inputs = leaf.q.shape
+    outputs, inputs = weight.q.shape
     y, beta = node.output[0], _attributes(node).get("beta", 1.0)
     bias = node.input[2] if len(node.input) > 2 and beta else ""
     made = helper.make_node(
         "MatMulNBits", [node.input[0], node.input[1], scales], [fresh(f"{y}@product", taken) if bias else y], node.name,
-        domain=_DOMAIN, K=inputs, N=outputs, bits=leaf.bits, block_size=leaf.block, accuracy_level=_INT8,
+        domain=_DOMAIN, K=inputs, N=outputs, bits=weight.bits, block_size=weight.block, accuracy_level=_INT8,
     )  # fmt: skip
     if not bias:
         return [made]

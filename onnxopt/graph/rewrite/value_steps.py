@@ -1,10 +1,10 @@
-"""Steps of a plan for a value of the main graph, by its name; all other steps are for weights.
+"""Steps for values of the main graph, which a plan names; all other steps are for weights.
 
-    equalize     its channels are equalized (`equalise.py`)
-    depthwise    the PRelu that makes it becomes depthwise convolutions (`prelu_to_conv.py`)
-    qdq{...}     it is quantized between nodes (`qdq.py`)
+    equalize     equalizes the ranges of the value's channels (`equalise.py`)
+    depthwise    replaces the PRelu that makes the value by depthwise convolutions (`prelu_to_conv.py`)
+    qdq{...}     rounds the value between nodes (`qdq_insert.py`)
 
-Several are chained into one step, in this order.
+Several of them form one step, in this order.
 """
 
 from __future__ import annotations

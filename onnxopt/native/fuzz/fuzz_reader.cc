@@ -3,10 +3,11 @@
 //   0 .. 4   [u8 rows][u16 cols] then a stream of the integer codec with this id
 //   5        [u8 rows][u16 cols][u8 log2 of the element's bytes] then a lossless stream
 //   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container
-//   here others   a compressed .onnx file or a bare container, as it is
+//   7        [u8 id] then as 0 .. 4, a stream of any integer codec
+//   others   a compressed .onnx file or a bare container, as it is
 //
 // Built with ONNXOPT_FUZZING, every checksum matches. Beyond what sanitizers see, this checks that codecs
-// hand over every element once, and that vector and scalar decoders agree, on what is an error too.
+// hand over every element once, and that vector and scalar decoders agree, also on what is an error.
 #include <zlib.h>
 
 #include <cstdlib>
@@ -116,21 +117,23 @@ std::vector<uint8_t> container_of(uint32_t entries, Bytes meta, Bytes data) {
 Values decoded(Bytes input) {
   Reader r(input);
   const uint8_t kind = r.left() == 0 ? 255 : r.u8();
-  if (kind > 6) return weights(input);
+  if (kind > 7) return weights(input);
   if (kind == 6) {
     const uint32_t entries = r.u8();
     const Bytes meta = r.bytes(r.u16());
     const std::vector<uint8_t> container = container_of(entries, meta, r.rest());
     return weights({container.data(), container.size()});
   }
+  const uint8_t id = kind == 7 ? r.u8() : kind;
   const size_t rows = r.u8();
   const Shape shape{rows, r.u16()};
   if (shape.size() > kMostDecoded / sizeof(uint64_t)) return std::nullopt;
-  if (kind == onnxopt::kLossless) {
+  if (id == onnxopt::kLossless) {
     const size_t width = size_t{1} << (r.u8() & 3);
     return elements(r.rest(), width, shape);
   }
-  return integers(*onnxopt::find_codec(kind), r.rest(), shape);
+  const Codec* codec = onnxopt::find_codec(id);
+  return codec == nullptr ? std::nullopt : integers(*codec, r.rest(), shape);
 }
 
 Values outcome(Bytes input, const char* simd) {

@@ -15,12 +15,14 @@ from onnx import TensorProto, helper
 
 from onnxopt import native
 from onnxopt.build import container
-from onnxopt.encoding import Affine, Codebook, Encoding
+from onnxopt.encoding import Affine, Codebook, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import wrap
 
 CORPUS = Path(__file__).with_name("corpus")
-INTEGER_CODECS = native.CODECS[:-1]
+INTEGER_CODECS = [name for name in native.CODECS if name != "lossless"]
+OLDEST = 5
+"""Streams of codecs with lower ids begin with the id, of others with form 7."""
 
 
 def seeds() -> dict[str, bytes]:
@@ -33,16 +35,18 @@ def seeds() -> dict[str, bytes]:
                 _, data = native.encode(q, codec)
             except OnnxoptError:
                 continue
-            out[f"codec_{codec}_{name}"] = pack("<BBH", native.CODECS.index(codec), *q.shape) + data
+            number = native.CODECS[codec]
+            head = bytes([number] if number < OLDEST else [7, number])
+            out[f"codec_{codec}_{name}"] = head + pack("<BH", *q.shape) + data
     for name, values in _elements(rng).items():
         head = pack("<BBHB", 5, *values.shape, values.itemsize.bit_length() - 1)
         out[f"codec_lossless_{name}"] = head + native.encode_lossless(values)
     table, data, count = every_entry(rng)
     out["entries"] = _unpacked(table, data, count)
-    packed = container.write(b"model", _leaves(rng), "{}")
+    packed = container.write(b"model", _encodings(rng), "{}")
     out["container"] = packed
     out["whole.onnx"] = _outer(every_container(rng))
-    out["written.onnx"] = _outer(container.write(_inner().SerializeToString(), _leaves(rng), "{}"))
+    out["written.onnx"] = _outer(container.write(_inner().SerializeToString(), _encodings(rng), "{}"))
     return out
 
 
@@ -78,7 +82,7 @@ def _elements(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def _leaves(rng: np.random.Generator) -> dict[str, Encoding]:
+def _encodings(rng: np.random.Generator) -> dict[str, Encoding]:
     q = np.rint(rng.normal(0, 3, (8, 4, 3, 3))).astype(np.int32)
     k = rng.integers(-40, -8, 8).astype(np.int16)
     return {
@@ -86,9 +90,9 @@ def _leaves(rng: np.random.Generator) -> dict[str, Encoding]:
         "gemm": Affine(q.reshape(12, 24), rng.integers(-40, -8, 24).astype(np.int16), 1, np.dtype(np.float16)),
         "one": Affine(q.reshape(12, 24), k[:1], 0, np.dtype(np.float64)),
         "shared": Codebook(rng.integers(0, 5, (9, 11)).astype(np.int32), rng.normal(0, 1, 5).astype(np.float32)),
-        "bias": rng.normal(0, 1, 20).astype(np.float32),
-        "index": np.arange(12),
-        "flags": rng.random(31) < 0.5,
+        "bias": Raw(rng.normal(0, 1, 20).astype(np.float32)),
+        "index": Raw(np.arange(12)),
+        "flags": Raw(rng.random(31) < 0.5),
     }
 
 
@@ -101,7 +105,7 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
     ) -> None:
         nonlocal table, data, count
         table += container.varint(len(name)) + name.encode() + bytes((dtype, len(dims)))
-        table += b"".join(map(container.varint, dims)) + how[:2] + bytes((native.CODECS.index(codec),)) + how[2:]
+        table += b"".join(map(container.varint, dims)) + how[:2] + bytes((native.CODECS[codec],)) + how[2:]
         table += container.varint(rows)
         table += b"".join(container.varint(len(part)) + pack("<I", zlib.crc32(part)) for part in parts)
         data += b"".join(parts)

@@ -61,7 +61,7 @@ typedef struct onnxopt_entry {
   uint32_t rank;
   uint32_t dtype; /* ONNX TensorProto.DataType */
   uint32_t axis;
-  uint32_t reconstruction; /* 0 none, 1 scales, 2 codebook */
+  uint32_t reconstruction; /* 0 raw, 1 affine, 2 codebook */
   uint32_t auxiliary;      /* entry that holds the scales or the table */
   uint32_t hidden;         /* 1: holds scales or a table, is no tensor of the model */
 } onnxopt_entry;

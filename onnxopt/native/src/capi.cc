@@ -196,9 +196,7 @@ int onnxopt_decode_floats(int codec, const void* data, size_t size, size_t rows,
 
 const char* onnxopt_codec_name(int codec) {
   if (codec == onnxopt::kLossless) return "lossless";
-  const onnxopt::Codec* found =
-      codec >= 0 && codec <= UINT8_MAX ? onnxopt::find_codec(static_cast<uint8_t>(codec)) : nullptr;
-  return found == nullptr ? nullptr : found->name;
+  return guarded<const char*>(nullptr, [&] { return codec_of(codec).name; });
 }
 
 const char* onnxopt_simd(void) { return onnxopt::simd_name(); }

@@ -40,7 +40,7 @@ bool context_wins_sample(const int32_t* q, Shape shape, const Codec& rival, size
   const bool long_rows = shape.cols > kSample;
   const Shape sample{long_rows ? 1 : kSample / shape.cols, long_rows ? kSample : shape.cols};
   const int32_t* middle = q + (shape.rows - sample.rows) / 2 * shape.cols;
-  const size_t context = kContext.encode(middle, sample).size();
+  const size_t context = codecs::context.encode(middle, sample).size();
   return cheaper(context, handicap, rival.encode(middle, sample).size());
 }
 
@@ -49,21 +49,21 @@ bool context_wins_sample(const int32_t* q, Shape shape, const Codec& rival, size
 Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
   const size_t n = shape.size();
   Candidates candidates{q, shape};
-  for (const Codec* codec : codecs()) {
-    if (codec->id == kContext.id) continue;
-    if (codec->id == kHuffman.id && (prefer == Prefer::kFastest || !mostly_zero(q, n))) continue;
+  for (const Codec* codec : all_codecs()) {
+    if (codec->id == codecs::context.id) continue;
+    if (codec->id == codecs::huffman.id && (prefer == Prefer::kFastest || !mostly_zero(q, n))) continue;
     candidates.offer(*codec);
   }
   // The context coder's every integer costs something, so its bytes are never refused.
   if (prefer == Prefer::kFastest) {
-    if (candidates.any_refused) candidates.offer(kContext);
+    if (candidates.any_refused) candidates.offer(codecs::context);
     return std::move(candidates.best);
   }
   const bool large = n >= kSmall;
   const size_t handicap = large && prefer == Prefer::kBalanced && !candidates.any_refused ? kWorthwhile : 0;
   const Codec& rival = *find_codec(candidates.best.codec);
   if (!large || candidates.any_refused || context_wins_sample(q, shape, rival, handicap)) {
-    candidates.offer(kContext, handicap);
+    candidates.offer(codecs::context, handicap);
   }
   return std::move(candidates.best);
 }

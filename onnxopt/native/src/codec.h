@@ -1,7 +1,7 @@
 // The codec interface: integers in a matrix <-> bytes. A codec knows nothing of weights, scales or files.
 //
-// Adding a codec: one new .cc file that defines a `const Codec`, and its line in codecs.cc. Its id is
-// forever.
+// Adding a codec: one file codecs/NAME.cc that defines `const Codec codecs::NAME`. CMake finds it there, and
+// the choice of codecs, the C ABI, Python and the contract tests then know it. Its id is forever.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ class Sink {
 };
 
 struct Codec {
-  uint8_t id;
+  uint8_t id;  // in files; no two codecs may have the same
   const char* name;
   // Returns the coded form of q[rows, cols]; empty where this codec cannot hold these integers.
   std::vector<uint8_t> (*encode)(const int32_t* q, Shape shape);
@@ -39,16 +39,20 @@ struct Codec {
   void (*decode)(Bytes in, Shape shape, Sink& sink);
 };
 
-extern const Codec kRaw;          // 0: little-endian integers of 1, 2 or 4 bytes
-extern const Codec kBitpack;      // 1: fixed-width offsets from the minimum
-extern const Codec kHuffman;      // 2: relative index + canonical Huffman (Deep Compression)
-extern const Codec kRans;         // 3: interleaved rANS, static tables by row and column class
-extern const Codec kContext;      // 4: adaptive binary context coder
-constexpr uint8_t kLossless = 5;  // codes bytes, not integers; see lossless.h
+// One for each file in codecs/.
+namespace codecs {
+#define ONNXOPT_CODEC(name) extern const Codec name;
+#include "codec_list.inc"  // written by CMake
+#undef ONNXOPT_CODEC
+}  // namespace codecs
+
+// Ids that no integer codec may have.
+constexpr uint8_t kLossless = 5;  // the lossless codec, which codes elements, not integers; see lossless.h
+constexpr uint8_t kStored = 255;  // inside lossless streams: bytes as they are
 
 // Null where no integer codec has this id.
 const Codec* find_codec(uint8_t id);
-// Every integer codec, in order of id.
-const std::vector<const Codec*>& codecs();
+// Every integer codec, in order of id. Throws Error where two have the same id.
+const std::vector<const Codec*>& all_codecs();
 
 }  // namespace onnxopt

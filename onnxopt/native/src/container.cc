@@ -178,7 +178,7 @@ void read_chunks(Reader& r, Entry& e, Reader& data) {
 
 void check_auxiliary(const Entry& e, const Entry& aux) {
   const auto dtype = static_cast<Dtype>(aux.dtype);
-  bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kNone;
+  bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kRaw;
   if (e.reconstruction == Reconstruction::kAffine) {
     fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) &&
            (aux.dims[0] == e.dims[e.axis] || aux.dims[0] == 1);
@@ -208,10 +208,10 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
   if (e.codec != kLossless && find_codec(e.codec) == nullptr) {
     fail("%s: unknown codec %u: update onnxopt", quoted(e).c_str(), e.codec);
   }
-  if (e.codec == kLossless && e.reconstruction != Reconstruction::kNone) {
+  if (e.codec == kLossless && e.reconstruction != Reconstruction::kRaw) {
     fail("%s: lossless elements cannot be reconstructed from integers", quoted(e).c_str());
   }
-  if (e.reconstruction != Reconstruction::kNone) {
+  if (e.reconstruction != Reconstruction::kRaw) {
     const uint64_t auxiliary = r.varint();
     if (auxiliary >= before.size()) fail("%s: its scales or table must stand before it", quoted(e).c_str());
     e.auxiliary = static_cast<size_t>(auxiliary);
@@ -255,8 +255,8 @@ void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out
   }
   const Codec& codec = *find_codec(e.codec);
   switch (e.reconstruction) {
-    case Reconstruction::kNone:
-      return decode_into(codec, chunk.bytes, shape, first, e.dtype, Cast{}, out);
+    case Reconstruction::kRaw:
+      return decode_into(codec, chunk.bytes, shape, first, e.dtype, Raw{}, out);
     case Reconstruction::kAffine:
       return decode_into(
           codec, chunk.bytes, shape, first, e.dtype,
@@ -354,7 +354,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (out[i] == nullptr) continue;
     const Entry& e = entries_[i];
-    if (e.reconstruction != Reconstruction::kNone) {
+    if (e.reconstruction != Reconstruction::kRaw) {
       naming(e, [&] { decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]); });
     }
     for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});

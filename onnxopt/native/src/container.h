@@ -9,7 +9,7 @@
 
 namespace onnxopt {
 
-enum class Reconstruction : uint8_t { kNone = 0, kAffine = 1, kCodebook = 2 };
+enum class Reconstruction : uint8_t { kRaw = 0, kAffine = 1, kCodebook = 2 };
 
 // Whole rows of a tensor, coded so that they can be decoded by themselves.
 struct Chunk {
@@ -24,7 +24,7 @@ struct Entry {
   std::vector<int64_t> dims;
   uint8_t axis = 0;  // of the scales, and of the view as a matrix
   uint8_t codec = 0;
-  Reconstruction reconstruction = Reconstruction::kNone;
+  Reconstruction reconstruction = Reconstruction::kRaw;
   size_t auxiliary = 0;        // index of the entry with the scales or the table; it stands before this one
   bool hidden = false;         // holds scales or a table: no tensor of the model
   Shape shape{};               // the matrix the codec sees

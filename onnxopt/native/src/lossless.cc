@@ -15,7 +15,6 @@ enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 
 // What kSparse says of each element; the others are stored.
 enum class Mark : uint8_t { kZero = 0, kOther = 1, kMinusZero = 2 };
 
-constexpr uint8_t kStored = 255;  // in place of a codec's id: the plane's bytes as they are
 constexpr size_t kMaxPalette = 4096;
 constexpr size_t kFewZeros = 64;  // one element in so many: below, 1 % of the bytes is not worth the time
 

@@ -338,9 +338,3 @@ void decode(Bytes in, Shape shape, Sink& sink) {
 }
 
 }  // namespace onnxopt::rans
-
-namespace onnxopt {
-
-const Codec kRans{3, "rans", rans::encode, rans::decode};
-
-}  // namespace onnxopt

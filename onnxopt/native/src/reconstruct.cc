@@ -13,9 +13,9 @@ namespace {
 // --- value = q ---
 
 template <typename T>
-class CastSink final : public Sink {
+class RawSink final : public Sink {
  public:
-  explicit CastSink(uint8_t* out) : out_(out) {}
+  explicit RawSink(uint8_t* out) : out_(out) {}
 
   void put(size_t first, const int32_t* q, size_t n) override {
     using Limits = std::numeric_limits<T>;
@@ -191,28 +191,27 @@ size_t dtype_bytes(uint8_t dtype) {
   return 0;
 }
 
-void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtype, const Cast&,
-                 uint8_t* out) {
+void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtype, const Raw&, uint8_t* out) {
   const auto run = [&](auto sink) { codec.decode(in, chunk, sink); };
   switch (static_cast<Dtype>(dtype)) {
     case Dtype::kUint8:
-      return run(CastSink<uint8_t>(out));
+      return run(RawSink<uint8_t>(out));
     case Dtype::kInt8:
-      return run(CastSink<int8_t>(out));
+      return run(RawSink<int8_t>(out));
     case Dtype::kBool:
-      return run(CastSink<bool>(out));
+      return run(RawSink<bool>(out));
     case Dtype::kUint16:
-      return run(CastSink<uint16_t>(out));
+      return run(RawSink<uint16_t>(out));
     case Dtype::kInt16:
-      return run(CastSink<int16_t>(out));
+      return run(RawSink<int16_t>(out));
     case Dtype::kInt32:
-      return run(CastSink<int32_t>(out));
+      return run(RawSink<int32_t>(out));
     case Dtype::kUint32:
-      return run(CastSink<uint32_t>(out));
+      return run(RawSink<uint32_t>(out));
     case Dtype::kInt64:
-      return run(CastSink<int64_t>(out));
+      return run(RawSink<int64_t>(out));
     case Dtype::kUint64:
-      return run(CastSink<uint64_t>(out));
+      return run(RawSink<uint64_t>(out));
     default:
       unsupported(dtype, "a cast");
   }

@@ -24,8 +24,8 @@ enum class Dtype : uint8_t {
 // Bytes an element; 0 where containers do not hold this type.
 size_t dtype_bytes(uint8_t dtype);
 
-// value = q: the tensor is of an integer type, q must fit it.
-struct Cast {};
+// value = q: the tensor has an integer type that q must fit.
+struct Raw {};
 // value = float32(q) * scale in float32, then rounded to the target type (float32, float16, float64,
 // bfloat16). scales[row % period] where by_row, else scales[col].
 struct Affine {
@@ -41,7 +41,7 @@ struct Codebook {
 
 // One of these sinks per chunk; `out` is where row 0 of the chunk starts, `first_row` is that row's number in
 // the whole tensor (so that row scales are found).
-void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Cast&,
+void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Raw&,
                  uint8_t* out);
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Affine&,
                  uint8_t* out);

@@ -1,4 +1,4 @@
-// What every integer codec must do, run by each codec's own test: round trips over many shapes and
+// What every integer codec must do, run over all of them by test_codecs.cc: round trips over many shapes and
 // distributions, and hostile bytes that either decode or throw, never anything else.
 #pragma once
 

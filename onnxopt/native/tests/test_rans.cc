@@ -36,7 +36,7 @@ using Coded = std::vector<uint8_t>;
 
 std::vector<int32_t> decode(const Coded& coded, Shape shape) {
   Collect sink(shape.size());
-  kRans.decode({coded.data(), coded.size()}, shape, sink);
+  codecs::rans.decode({coded.data(), coded.size()}, shape, sink);
   CHECK(sink.complete());
   return sink.values;
 }
@@ -56,7 +56,7 @@ Matrix bell(std::mt19937& random, Shape shape, unsigned spread, unsigned zeros_o
 }
 
 Coded round_trip(const Matrix& q, Shape shape) {
-  const Coded coded = kRans.encode(q.data(), shape);
+  const Coded coded = codecs::rans.encode(q.data(), shape);
   CHECK(!coded.empty());
   for (const char* level : kLevels) {
     if (set_simd(level)) CHECK(decode(coded, shape) == q);
@@ -144,7 +144,7 @@ void broken_bytes() {
   for (const Case c :
        {Case{{8, 9}, 2, 0}, Case{{40, 60}, 100, 4}, Case{{64, 90}, 3, 12}, Case{{80, 200}, 9, 0}}) {
     const Matrix q = bell(random, c.shape, c.spread, c.zeros, true);
-    const Coded coded = kRans.encode(q.data(), c.shape);
+    const Coded coded = codecs::rans.encode(q.data(), c.shape);
     for (size_t n = 0; n < coded.size(); n += 1 + n / 64) {
       decode_broken(Coded(coded.begin(), coded.begin() + static_cast<std::ptrdiff_t>(n)), c.shape, true);
     }

@@ -13,9 +13,9 @@ using Matrix = std::vector<int32_t>;
 
 template <typename T, typename How>
 std::vector<T> rebuild(const Matrix& q, Shape shape, Dtype dtype, const How& how, size_t first_row = 0) {
-  const std::vector<uint8_t> coded = kRaw.encode(q.data(), shape);
+  const std::vector<uint8_t> coded = codecs::raw.encode(q.data(), shape);
   std::vector<T> out(shape.size());
-  decode_into(kRaw, {coded.data(), coded.size()}, shape, first_row, static_cast<uint8_t>(dtype), how,
+  decode_into(codecs::raw, {coded.data(), coded.size()}, shape, first_row, static_cast<uint8_t>(dtype), how,
               reinterpret_cast<uint8_t*>(out.data()));
   return out;
 }
@@ -32,10 +32,10 @@ void cast(Dtype dtype, int32_t lo, int32_t hi) {
   const Matrix q = noise(5000, -1, 2);
   Matrix fits(q);
   for (int32_t& v : fits) v = v < 0 ? lo : v > 1 ? hi : v;
-  const std::vector<T> out = rebuild<T>(fits, {50, 100}, dtype, Cast{});
+  const std::vector<T> out = rebuild<T>(fits, {50, 100}, dtype, Raw{});
   for (size_t i = 0; i < fits.size(); ++i) CHECK(static_cast<int64_t>(out[i]) == fits[i]);
-  if (lo > INT32_MIN) CHECK_THROWS(rebuild<T>({0, lo - 1}, {1, 2}, dtype, Cast{}));
-  if (hi < INT32_MAX) CHECK_THROWS(rebuild<T>({hi + 1, 0}, {1, 2}, dtype, Cast{}));
+  if (lo > INT32_MIN) CHECK_THROWS(rebuild<T>({0, lo - 1}, {1, 2}, dtype, Raw{}));
+  if (hi < INT32_MAX) CHECK_THROWS(rebuild<T>({hi + 1, 0}, {1, 2}, dtype, Raw{}));
 }
 
 void casts() {
@@ -48,7 +48,7 @@ void casts() {
   cast<uint32_t>(Dtype::kUint32, 0, INT32_MAX);
   cast<int64_t>(Dtype::kInt64, INT32_MIN, INT32_MAX);
   cast<uint64_t>(Dtype::kUint64, 0, INT32_MAX);
-  CHECK_THROWS(rebuild<float>({1}, {1, 1}, Dtype::kFloat32, Cast{}));
+  CHECK_THROWS(rebuild<float>({1}, {1, 1}, Dtype::kFloat32, Raw{}));
 }
 
 void scales() {

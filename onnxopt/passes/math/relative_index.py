@@ -1,25 +1,24 @@
-"""The size of sparse weights in Deep Compression (Han, Mao & Dally 2016): Huffman-coded relative indices.
+"""Deep Compression's arithmetic (Han, Mao & Dally 2016): the size of sparse weights as coded relative indices.
 
-Each nonzero weight stores its *gap*, the number of zeros since the previous one, in a few bits; a longer gap is split
-by *fillers*, zeros that are stored like weights. Values and gaps have a Huffman code each. These sizes are for reports
-only: files hold what the codecs choose. Codec 2 (docs/format/huffman.md) has the same scheme.
+Every nonzero has a *gap*, the number of zeros before it, in a few bits. A gap that is too large for them is split by
+*fillers*: zeros that are stored like weights. Values and gaps have one Huffman code each. The sizes are for reports;
+files hold what the choice of codecs gives, where codec 2 (docs/format/huffman.md) implements the same scheme.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding
+from onnxopt.encoding import Array, Encoding
 
 Integers = npt.NDArray[np.int64]
 
 _POINTER_BITS = 32
-"""Bits of a row pointer in compressed sparse rows."""
+"""Of a row pointer in compressed sparse rows (CSR)."""
 
 
 def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
@@ -38,7 +37,7 @@ def encode(values: Array, gap_bits: int) -> tuple[Integers, Array]:
 
 
 def decode(gaps: Integers, values: Array, size: int) -> Array:
-    """The inverse of `encode`, `size` values. Raises ValueError if a token is outside."""
+    """The inverse of `encode`, `size` values. Raises ValueError where a token lies beyond."""
     where = np.cumsum(gaps + 1) - 1
     if len(where) and where[-1] >= size:
         raise ValueError(f"a token is at {where[-1]}, expected less than {size}")
@@ -48,9 +47,9 @@ def decode(gaps: Integers, values: Array, size: int) -> Array:
 
 
 def huffman_bits(symbols: Array) -> int:
-    """Bits of the symbols in their own optimal prefix code (Huffman 1952), without its table.
+    """Bits of the symbols in an optimal prefix code (Huffman 1952), without the code's table.
 
-    A single distinct symbol takes one bit each time.
+    A lone symbol takes one bit for each occurrence, as no code word is empty.
     """
     _, counts = np.unique(symbols, return_counts=True)
     if len(counts) < 2:
@@ -67,7 +66,7 @@ def huffman_bits(symbols: Array) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """One weight, as a row of the paper's table. Bits are totals unless stated otherwise."""
+    """One weight, as a row of the paper's table. Bits are totals unless said otherwise."""
 
     weights: int
     source_bits: int
@@ -77,7 +76,7 @@ class Sizes:
     tokens: int
     """Nonzero weights and fillers."""
     value_bits: int
-    """Of one token's value, one of at most 2^value_bits."""
+    """Of one token's value in a fixed width."""
     gap_bits: int
     """Of one token's gap; 0 if nothing is pruned."""
     table_bits: int
@@ -85,7 +84,7 @@ class Sizes:
     huffman_value_bits: int
     huffman_gap_bits: int
     csr_bits: int
-    """Values, column indices and row pointers, in fixed widths; a row has one first index."""
+    """Values, indices within the row, and row pointers, all in fixed widths; a row has one first index."""
     csc_bits: int
 
     @property
@@ -119,40 +118,28 @@ class Sizes:
         return self.huffman_gap_bits / max(1, self.tokens)
 
 
-def sizes(leaf: Encoding, gap_bits: int) -> Sizes:
-    """Sizes of a stored weight with gaps of `gap_bits`, 4 in the paper's tables.
+def sizes(weight: Encoding, gap_bits: int) -> Sizes:
+    """What a stored weight takes with gaps of `gap_bits`: 4 in the paper's tables.
 
-    The values of a plain array keep the width of their type and are not coded.
+    Raw values keep the width of their type, coded or not.
     """
-    symbols, source_bits, table_bits = _symbols(leaf)
-    flat = symbols.ravel()
+    symbols = weight.symbols()
+    flat = symbols.values.ravel()
     kept = int(np.count_nonzero(flat))
     gap_bits = gap_bits if kept < flat.size else 0
     gaps, values = encode(flat, gap_bits)
-    if isinstance(leaf, np.ndarray):
-        value_bits, coded = source_bits, source_bits * len(values)
-    else:
+    if symbols.few:
         value_bits, coded = _width(len(np.unique(values))), huffman_bits(values)
-    rows = symbols.shape[0] if symbols.ndim > 1 else 1
+    else:
+        value_bits, coded = symbols.element_bits, symbols.element_bits * len(values)
+    rows = len(symbols.values) if symbols.values.ndim > 1 else 1
     columns = flat.size // rows
     csr, csc = (kept * (value_bits + _width(across)) + (along + 1) * _POINTER_BITS
                 for along, across in ((rows, columns), (columns, rows)))  # fmt: skip
     return Sizes(
-        flat.size, source_bits, kept, len(gaps), value_bits, gap_bits, table_bits,
-        coded, huffman_bits(gaps) if gap_bits else 0, csr + table_bits, csc + table_bits,
+        flat.size, symbols.element_bits, kept, len(gaps), value_bits, gap_bits, symbols.table_bits,
+        coded, huffman_bits(gaps) if gap_bits else 0, csr + symbols.table_bits, csc + symbols.table_bits,
     )  # fmt: skip
-
-
-def _symbols(leaf: Encoding) -> tuple[npt.NDArray[Any], int, int]:
-    """Symbols that are 0 where the weight is 0, bits of one element, and bits of the scales or the codebook."""
-    if isinstance(leaf, Affine):
-        return leaf.q, 8 * leaf.dtype.itemsize, 8 * leaf.k.nbytes
-    if isinstance(leaf, Blockwise):
-        return leaf.q, 32, 32 * leaf.k.size
-    if isinstance(leaf, Codebook):
-        symbol = np.where(leaf.table == 0, 0, np.arange(1, len(leaf.table) + 1))
-        return symbol[leaf.index], 8 * leaf.table.itemsize, 8 * leaf.table.nbytes
-    return leaf, 8 * leaf.itemsize, 0
 
 
 def _width(count: int) -> int:

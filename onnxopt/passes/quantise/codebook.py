@@ -1,7 +1,7 @@
-"""Weight sharing: a table of few values, and for every weight the index of its own.
+"""Weight sharing: a table of few values, and an index for every weight.
 
-k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), weighed by the Hessian's diagonal, with the
-bits that indices cost after entropy coding, or with even borders (Choi, El-Khamy & Lee 2016).
+The table comes from k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), optionally weighted by
+the Hessian's diagonal or with the rate of entropy-coded indices, or from a uniform grid (Choi, El-Khamy & Lee 2016).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxopt import encoding
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Array, values_of
+from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, correct_bias, finite, matrix
 from onnxopt.passes.math.kmeans import Init, cluster, even
@@ -25,17 +25,17 @@ _MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Codebook(Pass):
-    """``codebook{k=32}``: k values, zero among them where a weight is zero; zeros stay zeros.
+    """``codebook{k=32}``: k values. Zeros stay zeros, and where there are any, zero is one of the values.
 
-    ``hessian=true`` weighs the error of each weight by the noise that it makes in the model's outputs: the gain of its
-    layer times the power of its input. ``entropy=c`` charges c for a bit after entropy coding: in units of that noise
-    with the Hessian, so that one c serves all layers, and of a weight's squared error without; k then is where the
-    search for values begins. ``init`` says how (see `kmeans.cluster`).
+    ``hessian=true`` weights the error of each weight by the noise that it makes in the model's outputs: the gain of its
+    layer times the power of its input. ``entropy=c`` adds c for each bit after entropy coding, in units of that noise
+    with the Hessian, so that one c serves all layers, or else of a weight's squared error; k is then the initial number
+    of values. ``init`` chooses the initial values (see `kmeans.cluster`).
 
-    With a ``group="fc"`` all weights for which the same is decided share one table, as all layers do in Choi et al.
+    With ``group="fc"``, all weights with the same decision share one table, as all layers do in Choi et al.
 
-    With ``grid=d`` nothing is searched for: borders lie d apart, or as far as k values need, and weights between two of
-    them share their mean, likewise weighed with the Hessian; those about zero become zero.
+    With ``grid=d`` there is no search: cells are d wide, or wider where k values would not do, and the weights of a
+    cell share their mean, weighted by the Hessian if given; those of the cell around zero become zero.
     """
 
     name: ClassVar[str] = "codebook"
@@ -67,15 +67,15 @@ class Codebook(Pass):
             yield from (cls(k=2**bits, hessian=stats.moments is not None) for bits in range(1, 9))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores table and indices, the most frequent value first, as codecs like it. Raises Skip for no numbers."""
-        values = values_of(graph.leaf(site.path))
+        """Stores table and indices, the most frequent value first, which codecs code best. Raises Skip for NaNs."""
+        values = graph.encoding(site.path).values()
         finite(values)
-        (leaf,) = self.shared([(values, stats)])
-        _store(graph, site, stats, leaf)
+        (own,) = self.shared([(values, stats)])
+        _store(graph, site, stats, own)
         return ()
 
     def shared(self, weights: Sequence[tuple[Array, Stats]]) -> list[encoding.Codebook]:
-        """One table for all of these weights, of one element type, and the indices of each."""
+        """One table for all these weights, which have one element type, and the indices of each."""
         importance = [self._importance(stats) if self.hessian else 1.0 for _, stats in weights]
         w = np.concatenate([values.astype(np.float64).ravel() for values, _ in weights])
         h: npt.ArrayLike = 1.0
@@ -101,25 +101,25 @@ class Codebook(Pass):
 
 @dataclass(frozen=True, slots=True)
 class Member(Codebook):
-    """What a weight has of a table that others share with it."""
+    """The indices of one weight into a table that it shares with other weights."""
 
-    leaf: encoding.Codebook | None = None
+    own: encoding.Codebook | None = None
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores that."""
-        assert self.leaf is not None
-        _store(graph, site, stats, self.leaf)
+        """Stores them."""
+        assert self.own is not None
+        _store(graph, site, stats, self.own)
         return ()
 
 
-def _store(graph: Graph, site: Site, stats: Stats, leaf: encoding.Codebook) -> None:
-    w = values_of(graph.leaf(site.path)).astype(np.float64)
-    correct_bias(graph, matrix(w - leaf.values(), site, stats), stats)
-    graph.store(site.path, leaf)
+def _store(graph: Graph, site: Site, stats: Stats, own: encoding.Codebook) -> None:
+    w = graph.encoding(site.path).values().astype(np.float64)
+    correct_bias(graph, matrix(w - own.values(), site, stats), stats)
+    graph.store(site.path, own)
 
 
 def _ordered(index: npt.NDArray[np.int32], table: Array) -> tuple[npt.NDArray[np.int32], Array]:
-    """Values that the element type cannot tell apart become one, and the most frequent one comes first."""
+    """Merges values that are equal in the element type, and puts the most frequent one first."""
     table, merged = np.unique(table, return_inverse=True)
     owner = merged.reshape(-1)[index]
     order = np.argsort(-np.bincount(owner.ravel(), minlength=len(table)), kind="stable")

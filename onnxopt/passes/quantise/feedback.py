@@ -67,12 +67,12 @@ class Feedback(Pass):
         k = nearest_log_step(step)
         step = step_of(k).astype(np.float64)
         price = 2 * log(2) * self.slope / stats.gain * _RATE
-        top = 2 ** (self.max_bits - 1) - 1 if self.max_bits else None
+        options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
         plain = moments.feedback if moments else None
-        q, _, _ = native.quantize(w, plain, variance, step, price, top)
+        q, _, _ = native.quantize(w, plain, variance, step, price, options)
         if moments is not None and moments.held_back.shape[1]:
-            other, _, _ = native.quantize(w, None, moments.power, step, price, top)
+            other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
         correct_bias(graph, w - q * step[..., None], stats)
         graph.store(site.path, _leaf(q, k, values, site, stats))

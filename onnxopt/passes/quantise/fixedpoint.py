@@ -1,7 +1,7 @@
-"""Dynamic fixed point: integers of b bits, and one power of two for the whole weight.
+"""Dynamic fixed point: integers of b bits, and one power-of-two scale for the whole weight.
 
 As in Ristretto (Gysel, Motamedi & Ghiasi 2016) and MicroBrain (Ge et al.): the integer part is as long as the largest
-magnitude needs, ``ceil(log2 max|x|) + 1`` bits with the sign, and the fraction has what is left.
+magnitude needs, ``ceil(log2 max|x|) + 1`` bits with the sign, and the fraction has the remaining bits.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.calibration.stats import Floats, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Codebook, step_of, values_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Codebook, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, finite, integer_length
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint(Pass):
-    """``fixedpoint{bits=8}``: rounded to the nearest, saturating. Of shared values the table is what is rounded."""
+    """``fixedpoint{bits=8}``: rounds to the nearest level, saturating. Of a codebook it rounds the table."""
 
     name: ClassVar[str] = "fixedpoint"
     bits: int
@@ -36,16 +36,17 @@ class FixedPoint(Pass):
         yield from (cls(bits) for bits in range(2, 17))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores integers and the power of two. Raises Skip for infinities, NaNs, and where all is zero."""
-        leaf = graph.leaf(site.path)
-        w = finite(values_of(leaf))
+        """Stores integers and the scale. Raises Skip for infinities, NaNs, and weights that are all zeros."""
+        stored = graph.encoding(site.path)
+        values = stored.values()
+        w = finite(values)
         exponent = integer_length(float(np.abs(w).max())) - self.bits
         k = np.array([max(exponent, -126) * STEPS_PER_OCTAVE], np.int16)  # scales are normal float32 numbers
-        if isinstance(leaf, Codebook):
-            table = Affine(self._round(leaf.table.astype(np.float64), k), k, 0, leaf.table.dtype).values()
-            graph.store(site.path, Codebook(leaf.index, table))
+        if isinstance(stored, Codebook):
+            table = Affine(self._round(stored.table.astype(np.float64), k), k, 0, stored.table.dtype).values()
+            graph.store(site.path, Codebook(stored.index, table))
         else:
-            graph.store(site.path, Affine(self._round(w, k), k, 0, values_of(leaf).dtype))
+            graph.store(site.path, Affine(self._round(w, k), k, 0, values.dtype))
         return ()
 
     def _round(self, w: Floats, k: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:

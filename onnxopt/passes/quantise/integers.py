@@ -1,4 +1,4 @@
-"""Weights that stay integers when the model runs: int8 and DequantizeLinear, which integer kernels take."""
+"""INT8 weights at run time: int8 and DequantizeLinear, which integer kernels fuse."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Integers(Pass):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Raises Skip where the weight is on no grid, or on a finer one."""
-        leaf = graph.leaf(site.path)
-        if not isinstance(leaf, Affine):
+        stored = graph.encoding(site.path)
+        if not isinstance(stored, Affine):
             raise Skip("its weights are on no grid, so they stay floats when the model runs")
-        top = int(np.abs(leaf.q).max())
+        top = int(np.abs(stored.q).max())
         if top > _TOP:
             raise Skip(f"its weights reach {top} steps, and int8 holds {_TOP}, so they stay floats when the model runs")
         graph.keep_integers(site.path)

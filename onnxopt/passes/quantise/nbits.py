@@ -1,8 +1,8 @@
-"""Matrices that stay integers of 4 or 8 bits when the model runs, with a scale for every block of inputs.
+"""Weight-only quantization: matrices that stay in 4 or 8 bits at run time, with a scale for every block of inputs.
 
-ONNX Runtime multiplies by them with MatMulNBits (`graph/matmul_nbits.py`). Integers are chosen with error feedback, as
-GPTQ does it for groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4): block after block gets its
-scales, from what the errors of the blocks before it have made of its weights, and then its integers.
+ONNX Runtime multiplies by them in MatMulNBits (`graph/rewrite/matmul_nbits.py`). Error feedback chooses the
+integers, as in GPTQ with groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4): each block in
+turn gets its scales, from its weights as corrected for the errors of the blocks before it, and then its integers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 
 from onnxopt import native
 from onnxopt.calibration.stats import Moments, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Blockwise, nearest_log_step, step_of, values_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Blockwise, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.graph.rewrite import matmul_nbits
 from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix
@@ -68,13 +68,13 @@ class NBits(Pass):
         """
         if reason := matmul_nbits.obstacle(graph.model, site.path, self.bits):
             raise Skip(f"stays in floats: {reason}")
-        values = values_of(graph.leaf(site.path))
+        values = graph.encoding(site.path).values()
         w = matrix(finite(values), site, stats)[0].astype(np.float32)
         if w.shape[1] < self.block:
             raise Skip(f"stays in floats: {w.shape[1]} inputs, fewer than a block of {self.block}")
         found, moments = self._plain(w, stats.moments), stats.moments
         error = self._error(w, *found)
-        if moments is not None and moments.feedback is not None and site.path not in graph.leaves:
+        if moments is not None and moments.feedback is not None and site.path not in graph.encodings:
             fed = self._fed(w, moments, moments.feedback[0])
             other = self._error(w, *fed)
             if not moments.held_back.shape[1] or moments.noise(other) < moments.noise(error):
@@ -94,6 +94,7 @@ class NBits(Pass):
         outputs, inputs = w.shape
         q, k = np.zeros(w.shape, np.int8), np.zeros((outputs, -(-inputs // self.block)), np.int16)
         left, errors = w.copy(), np.zeros_like(w)
+        options = native.QuantizerOptions(self._top, sweeps=1)
 
         def choose(first: int, last: int) -> None:
             """These blocks; halves of them, so that products of errors and feedback are of large matrices."""
@@ -109,7 +110,7 @@ class NBits(Pass):
             own, variance = feedback[part, part], moments.variance[0, part]
             k[:, first] = self._scales(left[:, part], variance)
             step = step_of(k[:, first])
-            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, self._top, sweeps=1)
+            q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, options)
             # The error of each column once it has taken up those of the columns before it: e (I - F) = w - q.
             wrong = left[:, part] - q[:, part] * step[:, None]
             errors[:, part] = solve_triangular(np.eye(len(own)) - own, wrong.T, trans=1, unit_diagonal=True).T

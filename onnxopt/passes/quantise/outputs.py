@@ -1,11 +1,10 @@
-"""Layer outputs in dynamic fixed point: integers of b bits, and one power of two for all that a layer gives.
+"""Layer outputs in dynamic fixed point: integers of b bits, and one power of two for all outputs of a layer.
 
-As in Ristretto (Gysel, Motamedi & Ghiasi 2016), from which MicroBrain (Ge et al.) and ETRI (Kim et al.) have it: a
-layer is a convolution or a matrix product with its bias, and the range of its outputs is taken from data. Where a
-rectifier follows, Caffe lets it work in place, so the range is that of its outputs; here the rounding comes after it,
-too, which gives the same values and leaves the layer and its rectifier to the runtime in one piece. Ristretto's
-program has one bit less before the point for outputs than for weights, and the largest saturate; here nothing does that
-was seen.
+The method is Ristretto's (Gysel, Motamedi & Ghiasi 2016), as MicroBrain (Ge et al.) and ETRI (Kim et al.) use it: a
+layer is a convolution or a matrix product with its bias, and calibration data give the range of its outputs. Where a
+rectifier follows, Caffe runs it in place, so the range is that of the rectifier's outputs. Here, too, rounding follows
+the rectifier: the values are the same, and the runtime can fuse the layer and its rectifier. Ristretto's program has
+one integer bit less for outputs than for weights, so that the largest saturate; here no value seen in calibration does.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxopt.calibration.stats import Stats
-from onnxopt.graph import Graph, Quantized, Site
+from onnxopt.graph import Graph, QuantParams, Site
 from onnxopt.passes.base import Pass, Skip, integer_length
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs(Pass):
-    """``outputs{bits=8}``: what the layers with this weight give is rounded to the nearest, saturating.
+    """``outputs{bits=8}``: rounds the outputs of the layers with this weight to the nearest level, saturating.
 
-    The weight stays what it is, so this goes with steps that change it: ``fixedpoint{bits=6} > outputs{bits=8}``.
+    The weight itself does not change; steps that change it may stand before: ``fixedpoint{bits=6} > outputs{bits=8}``.
     """
 
     name: ClassVar[str] = "outputs"
@@ -37,12 +36,12 @@ class Outputs(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Fewest bits first; none where the range is not known."""
+        """Fewest bits first; none where the range is unknown."""
         if stats.peaks():
             yield from (cls(bits) for bits in range(2, 17))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Raises Skip where the range is not known, or no range."""
+        """Rounds the outputs. Raises Skip where their range is unknown, zero, or beyond the element type."""
         peaks = stats.peaks()
         if not peaks:
             raise Skip("the range of the layer's outputs was not measured")
@@ -54,7 +53,7 @@ class Outputs(Pass):
                 raise Skip("the layer's outputs are all zeros")
             if not np.isfinite(peak) or (length := integer_length(peak)) > widest:
                 raise Skip(f"the layer's outputs reach {peak:.3g}, which {dtype} holds no grid for")
-            quantized[value] = Quantized(2.0 ** max(length - self.bits, -126), 0, -top, top - 1, dtype)
-        for value, how in quantized.items():
-            graph.quantize(value, how)
+            quantized[value] = QuantParams.within(2.0 ** max(length - self.bits, -126), 0, -top, top - 1, str(dtype))
+        for value, params in quantized.items():
+            graph.quantize(value, params)
         return ()

@@ -1,24 +1,23 @@
 """Pruning: the weights that matter least become zero.
 
-By magnitude (Han et al. 2015), or by the noise that it makes in the node's outputs, with what is left taking that up:
-optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar & Alistarh 2023).
+They are the smallest magnitudes (Han et al. 2015), or those that make the least noise in the node's outputs once the
+remaining weights compensate: optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar &
+Alistarh 2023).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxopt.calibration.stats import Floats, Moments, Stats
-from onnxopt.encoding import Affine, Array, Blockwise, Codebook, Encoding, values_of
+from onnxopt.encoding import Array, Mask, Raw
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix, tensor
-
-Mask = npt.NDArray[np.bool_]
 
 _BLOCK = 128
 """Columns whose weights are chosen together, and whose errors go to all later columns in one product."""
@@ -26,16 +25,16 @@ _BLOCK = 128
 
 @dataclass(frozen=True, slots=True)
 class Prune(Pass):
-    """``prune{keep=0.12}`` keeps the share of largest magnitude; weights that tie with the smallest of them stay, too.
+    """``prune{keep=0.12}`` keeps that share of the weights, the largest magnitudes, and all that tie with the smallest.
 
-    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below so many standard deviations of the weight, ``below=0.01``
-    those below a number (the same for all weights: global magnitude), and ``n=2,m=4`` all but the n largest of every m
-    consecutive inputs of an output. ``noise=0.2`` prunes those that make less than one weight's share of so much noise
-    over signal in the model's outputs, all weights having equal shares: sensitive layers keep more. What stands on a
-    grid or in a table stays there.
+    Instead of `keep`: ``sigma=1.2`` prunes magnitudes below 1.2 standard deviations of the weight, ``below=0.01``
+    magnitudes below 0.01 (global magnitude pruning, where all weights have the same), and ``n=2,m=4`` all but the n
+    largest of every m consecutive inputs of an output. ``noise=0.2`` divides that noise over signal in the model's
+    outputs equally among all weights, and prunes weights that make less than their share: sensitive layers keep more.
+    The encoding of a quantized weight stays the same.
 
-    With ``compensate=true`` as many weights go, but those that make the least noise, and the others take it up; where
-    the inputs are not known, or that is no better on what was held back, magnitudes decide.
+    With ``compensate=true``, as many weights are pruned, those that make the least noise, and the others compensate.
+    Magnitudes decide where the inputs are unknown, or where compensation is no better on the held-back inputs.
     """
 
     name: ClassVar[str] = "prune"
@@ -70,20 +69,20 @@ class Prune(Pass):
             yield from (cls(keep=keep, compensate=known) for keep in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and where all is zero already."""
-        leaf = graph.leaf(site.path)
-        values = values_of(leaf)
+        """Stores the weight with its zeros. Raises Skip for infinities, NaNs, and weights that are all zeros."""
+        stored = graph.encoding(site.path)
+        values = stored.values()
         w = finite(values)
         kept = self._largest(w, graph, site, stats)
-        pruned = _keeping(leaf, kept)
+        pruned = stored.masked(kept)
         if self.compensate and stats.linear is not None and stats.moments is not None:
-            if not isinstance(leaf, np.ndarray):
+            if not isinstance(stored, Raw):
                 raise Skip("its values are shared already, and compensation changes them: prune with it first")
             other = self._compensated(stats.linear.matrix(w), int(w.size - np.count_nonzero(kept)), stats.moments)
-            candidates = (stats.linear.tensor(other).astype(values.dtype), values_of(pruned))
-            errors = [stats.moments.noise(stats.linear.matrix(w - candidate)) for candidate in candidates]
+            candidates = (Raw(stats.linear.tensor(other).astype(values.dtype)), pruned)
+            errors = [stats.moments.noise(stats.linear.matrix(w - candidate.values())) for candidate in candidates]
             pruned = candidates[int(np.argmin(errors))]
-        correct_bias(graph, matrix(w - values_of(pruned), site, stats), stats)
+        correct_bias(graph, matrix(w - pruned.values(), site, stats), stats)
         graph.store(site.path, pruned)
         return ()
 
@@ -149,15 +148,3 @@ def _least_of_each(costs: Array, n: int, m: int) -> Mask:
     least = np.ones(order.shape, np.bool_)
     np.put_along_axis(least, order[..., :n], False, axis=-1)
     return least.reshape(padded.shape)[..., : costs.shape[-1]]
-
-
-def _keeping(leaf: Encoding, kept: Mask) -> Encoding:
-    """The leaf with zeros where nothing is kept."""
-    if isinstance(leaf, Affine):
-        return Affine(np.where(kept, leaf.q, 0).astype(np.int32), leaf.k, leaf.axis, leaf.dtype)
-    if isinstance(leaf, Blockwise):
-        return replace(leaf, q=np.where(kept.T if leaf.across else kept, leaf.q, 0).astype(np.int8))
-    if isinstance(leaf, Codebook):
-        table = leaf.table if (leaf.table == 0).any() else np.append(leaf.table, leaf.table.dtype.type(0))
-        return Codebook(np.where(kept, leaf.index, np.flatnonzero(table == 0)[0]).astype(np.int32), table)
-    return np.where(kept, leaf, leaf.dtype.type(0))

@@ -49,6 +49,6 @@ void decode(Bytes in, Shape shape, Sink& sink) {
 
 }  // namespace
 
-const Codec kRaw{0, "raw", encode, decode};
+const Codec codecs::raw{0, "raw", encode, decode};
 
 }  // namespace onnxopt

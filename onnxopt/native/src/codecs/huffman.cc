@@ -204,6 +204,6 @@ void decode(Bytes in, Shape shape, Sink& sink) {
 }  // namespace
 }  // namespace huffman
 
-const Codec kHuffman{2, "huffman", huffman::encode, huffman::decode};
+const Codec codecs::huffman{2, "huffman", huffman::encode, huffman::decode};
 
 }  // namespace onnxopt

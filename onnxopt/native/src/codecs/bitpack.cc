@@ -87,6 +87,6 @@ void decode(Bytes in, Shape shape, Sink& sink) {
 
 }  // namespace
 
-const Codec kBitpack{1, "bitpack", encode, decode};
+const Codec codecs::bitpack{1, "bitpack", encode, decode};
 
 }  // namespace onnxopt

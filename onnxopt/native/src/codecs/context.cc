@@ -211,6 +211,6 @@ void decode(Bytes in, Shape shape, Sink& sink) {
 
 }  // namespace
 
-const Codec kContext{4, "context", encode, decode};
+const Codec codecs::context{4, "context", encode, decode};
 
 }  // namespace onnxopt

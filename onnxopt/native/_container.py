@@ -1,0 +1,135 @@
+"""The container's reader."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import byref, c_size_t, c_void_p
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx
+
+from onnxopt.errors import ContainerError
+from onnxopt.native._library import Array, EntryInfo, check, library
+
+RECONSTRUCTIONS = ("raw", "affine", "codebook")
+"""Their numbers are those of FORMAT.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored tensor, as the container's table lists it."""
+
+    name: str
+    """Empty for the scales and tables of other entries."""
+    dtype: int
+    """ONNX's TensorProto.DataType."""
+    dims: tuple[int, ...]
+    codec: str
+    coded_size: int
+    """Bytes in the file."""
+    size: int
+    """Bytes when decoded."""
+    axis: int
+    reconstruction: str
+    """One of `RECONSTRUCTIONS`."""
+    auxiliary: int | None
+    """Index of the entry with the scales or the table."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the entry holds scales or a table and is no tensor of the model."""
+        return not self.name
+
+
+class Container:
+    """A compressed model or a bare container in the native reader, which checks everything before use.
+
+    Raises ContainerError where `data` is damaged or no container.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data  # the reader keeps views into it
+        self._handle = library().onnxopt_open(data, len(data))
+        if not self._handle:
+            check(-1, ContainerError)
+        self.entries: Sequence[Entry] = [self._entry(i) for i in range(library().onnxopt_entry_count(self._handle))]
+        self.model = self._blob("onnxopt_model")
+        self.plan = self._blob("onnxopt_plan").decode(errors="replace")
+        self.version: int = library().onnxopt_format_version(self._handle)
+        self.values_crc: int = library().onnxopt_values_crc(self._handle)
+
+    def _entry(self, index: int) -> Entry:
+        info = EntryInfo()
+        check(library().onnxopt_entry_info(self._handle, index, byref(info)), ContainerError)
+        return Entry(
+            name=info.name.decode(errors="replace"),
+            dtype=info.dtype,
+            dims=tuple(info.dims[: info.rank]),
+            codec=info.codec.decode(),
+            coded_size=info.coded_size,
+            size=info.size,
+            axis=info.axis,
+            reconstruction=RECONSTRUCTIONS[info.reconstruction],
+            auxiliary=info.auxiliary if info.reconstruction else None,
+        )
+
+    def _blob(self, function: str) -> bytes:
+        size = c_size_t()
+        data = getattr(library(), function)(self._handle, byref(size))
+        return ctypes.string_at(data, size.value)
+
+    def decode(self, threads: int = 0) -> dict[str, Array]:
+        """Every tensor of the model by name, decoded on `threads` threads (0: all cores). Raises ContainerError."""
+        try:
+            arrays = [
+                None if e.hidden else np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype))
+                for e in self.entries
+            ]
+        except MemoryError as error:
+            size = sum(e.size for e in self.entries if not e.hidden)
+            raise ContainerError(f"decoded, its weights take {size} bytes: more than this machine gives") from error
+        out = (c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
+        check(library().onnxopt_decode(self._handle, out, threads), ContainerError)
+        return {e.name: a for e, a in zip(self.entries, arrays, strict=True) if a is not None}
+
+    def close(self) -> None:
+        """Frees the reader; the container cannot be used any more."""
+        if self._handle:
+            library().onnxopt_close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+@contextmanager
+def prepared(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Decodes the weights for one session, which the caller creates in this context.
+
+    Yields the value of the session config entry ``onnxopt.prepared``, to be set before the library is registered, and
+    the model for the session: see ``onnxopt_prepare`` in onnxopt.h. Raises ContainerError.
+    """
+    with Container(data) as container:
+        model, size = c_void_p(), c_size_t()
+        key = library().onnxopt_prepare(container._handle, 0, byref(model), byref(size))
+    if not key:
+        check(-1, ContainerError)
+    del data, container
+    try:
+        yield str(key), ctypes.string_at(model, size.value)
+    finally:
+        library().onnxopt_finish(key)
