@@ -7,6 +7,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from onnxopt.metrics import METRICS
 from onnxopt.report import html
 from onnxopt.report.json import to_json
 from onnxopt.report.table import shortened
@@ -58,4 +59,5 @@ def _cell(point: Point | None, found: Scan) -> str:
         return ""
     if point.drop is None:
         return f"{point.error:.3f}"
-    return f"{point.drop:.2f}" if found.metric in ("top1", "top5") else f"{point.drop:.3g}"
+    metric = METRICS.get(found.metric)
+    return f"{point.drop:.2f}" if metric and metric.is_accuracy else f"{point.drop:.3g}"
