@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.metrics import METRICS
-from onnxopt.report import html
 from onnxopt.report.json import to_json
-from onnxopt.report.table import shortened
+from onnxopt.report.pages import page
+from onnxopt.report.text import shortened
 from onnxopt.studies.sensitivity import Point, Scan
 
 _LONGEST = 20
@@ -42,7 +42,7 @@ def render(found: Scan) -> str:
     key, label = ("drop", f"drop of {found.metric}") if found.metric else ("error", "noise over signal of the outputs")
     values = {weight["path"]: [{point["setting"]: point[key] for point in weight["points"]}.get(setting)
                                for setting in plain["settings"]] for weight in plain["weights"]}  # fmt: skip
-    return html.page("sensitivity.html", {
+    return page("sensitivity.html", {
         "r": plain, "name": found.source.name, "label": label, "values": values,
         "most": max((value for row in values.values() for value in row if value is not None), default=0),
         "figure": plots.sensitivity(values, found.settings, found.step, label),
