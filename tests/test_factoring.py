@@ -230,7 +230,7 @@ def test_chains_of_rules_stay(low_rank: Path, data: Path) -> None:
     assert {"wide@u", "wide@v", "narrow@u", "narrow@v"} <= {event.path for event in result.events}
     assert {chain.path for chain in result.chains} == {"wide", "narrow"}
     page = html.render(json.loads(to_json(result)))
-    table = page.partition('<section id="chains"')[2].partition("</section>")[0]
+    table = page.partition('<section id="factorised"')[2].partition("</section>")[0]
     assert "narrow" in table
     assert "wide" not in table  # it is among those that were chosen
 
@@ -280,12 +280,12 @@ def test_what_misses_on_the_check_is_made_more_carefully(
 def test_the_page_has_every_layer(name: str, goal: str, data: Path, request: pytest.FixtureRequest) -> None:
     result = optimized(request.getfixturevalue(name), data, goal)
     page = html.render(json.loads(to_json(result)))
-    table = page.partition('<section id="factoring"')[2].partition("</section>")[0]
-    assert f"Chains for {goal}" in table
+    table = page.partition('<section id="low_rank"')[2].partition("</section>")[0]
+    assert "Low-rank factorisation" in table
     assert table.count("<tbody>") == len(result.factoring.layers) == 2  # type: ignore[union-attr]
-    assert ("None was taken: no chain pays" in table) == (name == "full_rank")
+    assert ("Not used: no chain pays" in table) == (name == "full_rank")
     assert ("the time" in table.partition("<table")[0]) == (name == "low_rank" and goal != "size")
-    assert 'href="#factoring"' in page
+    assert 'href="#strategies"' in page
 
 
 @pytest.mark.usefixtures("machine")
@@ -301,7 +301,7 @@ def test_the_command(
 
     options = ("-o", low_rank.with_name("small.onnx"), "--data", data, "--for", "speed")
     shown = command(*options)
-    for word in ("svd", "0.500x the time", "narrow", " M "):
+    for word in ("svd", "0.500x the time", "narrow", "Weights"):
         assert word in shown, word
     assert max(map(len, shown.splitlines())) <= 80
     found = json.loads(command(*options, "--json"))["factoring"]

@@ -288,9 +288,9 @@ def test_the_command_and_the_page(
     for name in (*found, *found["time"], *found["layers"][0]):
         assert f"`{name}`" in text, name
     page = html.render(result)
-    table = page.partition('<section id="integers"')[2].partition("</section>")[0]
+    table = page.partition('<section id="int8"')[2].partition("</section>")[0]
     assert table.count("<tbody>") == len(found["layers"])
-    assert "depthwise" in table and "0.500" in table and 'href="#integers"' in page
+    assert "depthwise" in table and "0.500" in table and 'href="#strategies"' in page
     assert html.render(json.loads(to_json(optimized(source, data))))  # and without
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 import sys
@@ -17,11 +18,14 @@ from builders import cnn, mlp
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rich.console import Console
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError, cli
 from onnxopt.report import html
 from onnxopt.report.json import to_json
+from onnxopt.report.strategies import print_strategies
+from onnxopt.report.strategy_records import strategy_records
 from onnxopt.results.events import Histogram
 from onnxopt.spec.overrides import Overrides
 
@@ -115,7 +119,7 @@ def test_says_what_was_found(digits: Plain) -> None:
         "digits.onnx is", f"{ratio:.1f}{TIMES} smaller", "442.3 kB", f"{ratio:.2f}{TIMES} smaller than fp32",
         "Contract met: noise over signal at most 0.02", f"{digits['check']['found']['error']:.4f}", "synthetic images",
         digits["plan"]["model_sha256"], digits["plan"]["data"], f"numpy {np.__version__}", "peak memory",
-        "dense1.weight: promised", f"128{TIMES}768", "feedback{slope=", "Conv conv2 (kernel_shape 3x3, pads 1x1x1x1)",
+        "dense1.weight: predicted", f"128{TIMES}768", "feedback{slope=", "Conv conv2 (kernel_shape 3x3, pads 1x1x1x1)",
         f"{len(digits['trials'])} files tried", "asked for: at most 0.02",
     ):  # fmt: skip
         assert word in text, word
@@ -232,8 +236,8 @@ def test_what_was_not_measured_is_not_claimed(digits: Plain) -> None:
     assert "not compared" in text
     assert "no input runs it" in text
     for word in (
-        "Promised",
-        "keep their promise",
+        "Predicted",
+        "Were the predictions right?",
         "Noise over signal in the outputs",
         "The search",
         "Sensitivity",
@@ -335,7 +339,55 @@ def test_layers_that_became_chains_have_a_table(folder: Path) -> None:
         "dense1.weight svd{rank=24} 98 304 21 504 4.57 98 304 21 504 4.57",
     ):
         assert row in text.replace("\N{THIN SPACE}", " ")
+    assert "Factorised layers" in text
     assert f"12 {TIMES} 24" in text
     assert "dense1.weight: 0 B" not in text
     assert "of tensors before" in text
-    assert "Layers that became chains" not in Page(html.render({**to_plain_model(result), "chains": []})).text
+    assert "Factorised layers" not in Page(html.render({**to_plain_model(result), "chains": []})).text
+
+
+TIME = {"path": "with", "against": "without", "ratio": 0.8, "low": 0.7, "high": 0.9, "significant": True,
+        "enough": True}  # fmt: skip
+PRODUCT = {"path": "dense1.weight", "step": "nbits{bits=8,block=128}", "ms_before": 0.5, "ms_after": 0.25,
+           "noise": 0.001, "accepted": True}  # fmt: skip
+
+
+def test_every_strategy_is_shown(digits: Plain) -> None:
+    """In the page and in the terminal, whether the file has what it proposed or not."""
+    strategies = {
+        "blocks": {"kept": True, "reason": "", "time": TIME, "trial": None, "layers": [PRODUCT]},
+        "rectifiers": {"kept": False, "nodes": 3, "reason": "the model takes longer", "time": TIME},
+    }
+    page = Page(html.render({**digits, **strategies}))
+    console = Console(file=io.StringIO(), width=80)
+    print_strategies(console, strategy_records(strategies))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in (page.text, " ".join(printed.split())):
+        for words in ("Weight-only quantization", PRODUCT["path"], PRODUCT["step"], "3 PRelu stay",
+                      "the model takes longer"):  # fmt: skip
+            assert str(words) in text, words
+    assert "0.500 \N{RIGHTWARDS ARROW} 0.250" in page.text
+    assert "0.5 -> 0.25" in printed
+    assert "Strategies" not in Page(html.render(digits)).text
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_strategy_chooses_its_columns(rows: int) -> None:
+    """A terminal has 80 columns: what does not fit is left out, and of many rows it shows the first."""
+    columns = [(f"c{i}", f"heading {i}", "what it means") for i in range(12)]
+    row = {key: (1.0, 2.0) for key, _, _ in columns}
+    record = {
+        "name": "toy", "title": "Toy", "about": "whatever it looks at.", "kept": False, "reason": "none pays",
+        "time": None, "columns": columns,
+        "rows": [{**row, "c0": f"accepted{i}", "c2": None, "accepted": True, "reason": ""} for i in range(rows)]
+        + [{**row, "c0": f"rejected{i}", "c2": None, "accepted": False, "reason": "too large"} for i in range(rows)],
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    print_strategies(console, [record])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, printed.splitlines())) <= 80
+    for words in ("Toy: whatever it looks at.", "heading 3", "accepted0", "rejected0", "too large", "none pays"):
+        assert words in printed, words
+    assert "heading 2" not in printed  # nothing in it
+    assert "heading 11" not in printed
+    assert ("and 30 more" in printed) == ("and 37 more: too large" in printed) == (rows == 40)

@@ -13,7 +13,8 @@ from rich.console import Console
 
 import onnxopt
 from onnxopt import Contract, Result
-from onnxopt.report.table import print_result, shortened
+from onnxopt.report.table import print_result
+from onnxopt.report.text import shortened
 from onnxopt.spec.overrides import Overrides
 
 BLOCKS = "\N{FULL BLOCK}\N{LEFT HALF BLOCK}"

@@ -33,7 +33,7 @@ from onnxopt import Contract
 from onnxopt.build.workspace import Workspace
 from onnxopt.graph import macs, parameters, read
 from onnxopt.measure.benchmark import SpeedRatio, time_ratio
-from onnxopt.report.table import size
+from onnxopt.report.text import size
 from onnxopt.results.result import Factoring
 from onnxopt.search.allocation import Goal
 from onnxopt.search.contract_search import ContractSearch

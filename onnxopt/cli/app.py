@@ -15,8 +15,8 @@ from rich.progress import Progress as Bar
 
 import onnxopt
 from onnxopt.graph import write_atomically
-from onnxopt.report import table
 from onnxopt.report.json import to_json
+from onnxopt.report.text import size
 from onnxopt.spec.progress import Progress
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ def write(path: Path, text: str) -> None:
 def show_written(path: Path, as_json: bool) -> None:
     """Says that a file was written."""
     count = path.stat().st_size
-    print(to_json({"output": path, "bytes": count}) if as_json else f"{path}: {table.size(count)}")
+    print(to_json({"output": path, "bytes": count}) if as_json else f"{path}: {size(count)}")
 
 
 @contextmanager

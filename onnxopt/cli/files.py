@@ -8,8 +8,9 @@ from typing import Annotated
 from onnxopt import native
 from onnxopt.cli.app import app, console, show_written
 from onnxopt.cli.options import Json, Output, argument
-from onnxopt.report import table
 from onnxopt.report.json import to_json
+from onnxopt.report.table import print_inspection
+from onnxopt.report.text import size
 from onnxopt.runtime import archive
 
 Compressed = Annotated[Path, argument(help="A model that onnxopt wrote.")]
@@ -22,7 +23,7 @@ def inspect(model: Compressed, as_json: Json = False) -> None:
     if as_json:
         print(to_json(info))
     else:
-        table.print_inspection(console(), info)
+        print_inspection(console(), info)
 
 
 @app.command()
@@ -36,7 +37,7 @@ def verify(model: Compressed, as_json: Json = False) -> None:
         True: "outputs identical to the plain model's",
         None: "no random input runs it, outputs not compared",
     }[seen.identical_outputs]
-    print(f"{model}: ok: {seen.entries} entries, {table.size(seen.weights_size)} of weights, {outputs}")
+    print(f"{model}: ok: {seen.entries} entries, {size(seen.weights_size)} of weights, {outputs}")
 
 
 @app.command()

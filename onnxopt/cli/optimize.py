@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnxopt import api
+from onnxopt import api, metrics
 from onnxopt.cli.app import app, console, progress, write
 from onnxopt.cli.options import (
     DataOption,
@@ -57,7 +57,7 @@ class Prefer(StrEnum):
 
 Model = Annotated[Path, argument(help="An ONNX model.")]
 Evaluation = Annotated[str | None, option("--eval", metavar="DATA", help="What the result is checked on, once.")]
-MetricOption = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
+MetricOption = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 MaxDrop = Annotated[float | None, option(help="What the metric may lose; points for top1 and top5.")]
 TargetSize = Annotated[str | None, option(help="Bytes of the file, as in 2MB.")]
 TargetRatio = Annotated[float | None, option(help="How many times smaller the file shall be.")]

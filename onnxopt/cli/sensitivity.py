@@ -21,6 +21,7 @@ from onnxopt.cli.options import (
     numbers,
     option,
 )
+from onnxopt.metrics import CHOICES
 from onnxopt.report.json import to_json
 from onnxopt.report.sensitivity import print_scan, render
 from onnxopt.studies import sensitivity as scanning
@@ -32,8 +33,8 @@ DataOption = Annotated[str, option("--data", metavar="DATA", help="Inputs, and l
                                    "a folder of images, or package.module:function.")]  # fmt: skip
 Step = Annotated[str, typer.Option(help="What is done to a weight, as in plans, $x standing for the setting.")]
 Settings = Annotated[str, typer.Option("--at", help="The settings.")]
-MetricOption = Annotated[str | None, option("--metric", help="Measure its drop, not the noise in the outputs: top1, "
-                                            "top5, mse, kl, or package.module:function.")]  # fmt: skip
+MetricOption = Annotated[str | None, option("--metric", help="Measure its drop, not the noise in the outputs: "
+                                            f"{CHOICES}.")]  # fmt: skip
 Samples = Annotated[int, typer.Option(help="As many of the data.")]
 Page = Annotated[Path | None, option("--output", "-o", help="Write an HTML page with a figure here.")]
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.measure.benchmark import Benchmark, Measured, SpeedRatio
-from onnxopt.report.table import columns, many, shortened, size
+from onnxopt.report.table import columns
+from onnxopt.report.text import many, shortened, size
 
 _MOST_OPS, _NAME = 8, 16
 """Operators that are shown of a model, the rest is one line; letters of a model's name."""

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes.math.relative_index import Sizes
-from onnxopt.report.table import columns, shortened, size
+from onnxopt.report.table import columns
+from onnxopt.report.text import shortened, size
 from onnxopt.results.events import Event
 from onnxopt.results.result import Stage
 from onnxopt.spec.plan import Scalar, Step

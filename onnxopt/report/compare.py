@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 
-from onnxopt.report.html import page
-from onnxopt.report.table import columns, size
+from onnxopt.report.pages import page
+from onnxopt.report.table import columns
+from onnxopt.report.text import size
 from onnxopt.studies.compare import ENGINE, System, Systems, loss
 
 _SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxopt.measure.evaluation import NO_ANSWER, Classification, Estimate, Evaluated, Evaluation, McNemar
-from onnxopt.report.table import size
+from onnxopt.report.text import size
 
 _MOST_CLASSES, _WORST = 20, 5
 """Rows of classes that are shown; where there are more, so many of them, the worst."""

@@ -12,21 +12,22 @@ from onnxopt.spec.plan import Plan
 
 
 def to_json(result: Any) -> str:
-    """One result object (a dataclass instance) as indented JSON, lists of numbers in one line each."""
-    text = json.dumps(_plain(result), indent=1, ensure_ascii=False)
-    # No text holds a line break as it is, so what follows one is the document's own structure.
+    """One result object (a dataclass instance) as indented JSON, each list of numbers on one line."""
+    text = json.dumps(plain(result), indent=1, ensure_ascii=False)
+    # In JSON, texts hold no raw line breaks, so a bracket before one is the document's own structure.
     return re.sub(r"\[\n([^\[\]{}\"]*)\n *\]", lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A result object, or a part of one, as what JSON is made of: mappings, lists, texts, numbers, booleans, None."""
     if isinstance(value, Plan):
         return json.loads(value.to_json())
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -158,17 +158,17 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
     return out[0]
 
 
-def promises(events: Sequence[Mapping[str, Any]]) -> str:
-    """Measured output error of each layer against the one that the statistics promised; at least one has both."""
+def predictions(events: Sequence[Mapping[str, Any]]) -> str:
+    """Measured against predicted noise in the outputs of each layer; at least one layer has both."""
     both = [e for e in events if _positive(e["predicted"]) and _positive(e["measured"])]
-    with _figure("promises", 5.9, 4.1) as (figure, titles, out):
+    with _figure("predictions", 5.9, 4.1) as (figure, titles, out):
         axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlabel="promised noise over signal of the layer's outputs",
+        axes.set(xscale="log", yscale="log", xlabel="predicted noise over signal of the layer's outputs",
                  ylabel="measured, on inputs held back")  # fmt: skip
         every = [e[key] for e in both for key in ("predicted", "measured")]
         ends = (min(every) / 1.5, max(every) * 1.5)
-        axes.plot(ends, ends, color=_MUTED, lw=1, ls=(0, (4, 3)), gid=titles.of("measured as promised"))
-        axes.annotate("as promised", (ends[0], ends[0]), (24, 4), textcoords="offset points", color=_MUTED)
+        axes.plot(ends, ends, color=_MUTED, lw=1, ls=(0, (4, 3)), gid=titles.of("measured as predicted"))
+        axes.annotate("as predicted", (ends[0], ends[0]), (24, 4), textcoords="offset points", color=_MUTED)
         for e in both:
             axes.plot(
                 e["predicted"],
@@ -178,7 +178,7 @@ def promises(events: Sequence[Mapping[str, Any]]) -> str:
                 color=_AFTER,
                 alpha=0.75,
                 mew=0,
-                gid=titles.of(f"{e['path']}: promised {e['predicted']:.3g}, measured {e['measured']:.3g}"),
+                gid=titles.of(f"{e['path']}: predicted {e['predicted']:.3g}, measured {e['measured']:.3g}"),
             )
         axes.set(xlim=ends, ylim=ends)
         _plain_log(axes, "x")

@@ -7,9 +7,10 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from onnxopt.report import html
+from onnxopt.metrics import METRICS
 from onnxopt.report.json import to_json
-from onnxopt.report.table import shortened
+from onnxopt.report.pages import page
+from onnxopt.report.text import shortened
 from onnxopt.studies.sensitivity import Point, Scan
 
 _LONGEST = 20
@@ -41,7 +42,7 @@ def render(found: Scan) -> str:
     key, label = ("drop", f"drop of {found.metric}") if found.metric else ("error", "noise over signal of the outputs")
     values = {weight["path"]: [{point["setting"]: point[key] for point in weight["points"]}.get(setting)
                                for setting in plain["settings"]] for weight in plain["weights"]}  # fmt: skip
-    return html.page("sensitivity.html", {
+    return page("sensitivity.html", {
         "r": plain, "name": found.source.name, "label": label, "values": values,
         "most": max((value for row in values.values() for value in row if value is not None), default=0),
         "figure": plots.sensitivity(values, found.settings, found.step, label),
@@ -58,4 +59,5 @@ def _cell(point: Point | None, found: Scan) -> str:
         return ""
     if point.drop is None:
         return f"{point.error:.3f}"
-    return f"{point.drop:.2f}" if found.metric in ("top1", "top5") else f"{point.drop:.3g}"
+    metric = METRICS.get(found.metric)
+    return f"{point.drop:.2f}" if metric and metric.is_accuracy else f"{point.drop:.3g}"

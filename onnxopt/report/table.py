@@ -11,41 +11,17 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxopt.report.blocks import print_blocks
-from onnxopt.report.factoring import print_factoring
-from onnxopt.report.integers import print_integers
+from onnxopt.report.json import plain
+from onnxopt.report.strategies import print_strategies
+from onnxopt.report.strategy_records import strategy_records
+from onnxopt.report.text import many, shortened, size
 from onnxopt.results.events import Chain, Event
-from onnxopt.results.result import Rectifiers, Result
+from onnxopt.results.result import Result
 from onnxopt.runtime.archive import Inspection
 from onnxopt.spec.plan import Step
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
 """Columns of a terminal; of a weight's name there, and all that a wider one has more; of a bar."""
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that reads best: 1 kB is 1000 bytes."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
-def many(count: int) -> str:
-    """A count to three digits."""
-    value = float(count)
-    for unit in ("", " k", " M"):
-        if value < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g} G"
-
-
-def shortened(name: str, most: int) -> str:
-    """At most so many letters: the ends of a long name tell it from others."""
-    return name if len(name) <= most else f"{name[: most // 3]}\N{HORIZONTAL ELLIPSIS}{name[most // 3 + 1 - most :]}"
 
 
 def columns(left: str, *right: str) -> Table:
@@ -72,18 +48,7 @@ def print_result(console: Console, result: Result) -> None:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
-    if result.rectifiers:
-        console.print(_rectifiers(result.rectifiers), highlight=False)
-        console.print()
-    if result.integers:
-        print_integers(console, result.integers)
-        console.print()
-    if result.blocks:
-        print_blocks(console, result.blocks)
-        console.print()
-    if result.factoring:
-        print_factoring(console, result.factoring)
-        console.print()
+    print_strategies(console, strategy_records(plain(result)))
     console.print(_headline(result), highlight=False)
     console.print(_facts(result))
     if result.contract and not result.met:
@@ -106,13 +71,6 @@ def _headline(result: Result) -> Text:
         f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, ",
         (f"{ratio:.2f}x smaller than fp32", "green"), f", {half:.2f}x than fp16", style="bold",
     )  # fmt: skip
-
-
-def _rectifiers(found: Rectifiers) -> Text:
-    """What they are now, and what that does to the model's time."""
-    if found.kept:
-        return Text(f"{found.nodes} PRelu run as depthwise convolutions: {found.time}", style="bold")
-    return Text(f"{found.nodes} PRelu stay: {found.reason}", style="yellow")
 
 
 def _facts(result: Result) -> RenderableType:

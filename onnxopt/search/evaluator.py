@@ -10,17 +10,17 @@ import numpy as np
 import onnxruntime
 
 from onnxopt.data import Array, Batch, Data, runnable_feeds
-from onnxopt.metrics import Custom, Metric, Outputs, TopK
+from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.output_error import output_error
 
 _PROBES = 4
 """Random inputs on which two models are compared."""
 _FOLDS = 8
-"""Parts of the data whose drops tell how certain their mean is."""
+"""Of the data, each scored alone: the spread of their drops is the standard error of the drop."""
 _NO_MISTAKES = 99.5
-"""Percent right."""
+"""Percent of the answers that are right."""
 _KEPT = 2**28
-"""Bytes of a reference model's outputs that are kept in memory; where there are more, it is run again."""
+"""Bytes of the original's outputs that are kept in memory; where there are more, it is run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +64,17 @@ class Comparison:
     drop: float | None
     """How much worse `after` is; see `Metric.drop`."""
     likely: float | None = None
-    """What the drop of a top-k metric is on samples like these in the mean; see `TopK.likely_drop`."""
+    """The expected drop on samples like these; see `onnxopt.metrics.Score.likely_drop`."""
     uncertainty: float = 0.0
-    """Standard error of the drop; 0 where the metric is the user's own."""
+    """Standard error of the drop; 0 where it is not known, as for a metric of the user's own."""
 
 
 class _Scores:
-    """A metric over all batches, and over each of some parts of them."""
+    """A metric over all batches, and over each fold of them."""
 
     def __init__(self, metric: Metric) -> None:
         self._whole = metric.start()
-        alone = isinstance(self._whole, Custom | TopK)
-        self._folds = [] if alone else [metric.start() for _ in range(_FOLDS)]
+        self._folds = [metric.start() for _ in range(_FOLDS)] if metric.in_folds else []
         self._batches = 0
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
@@ -91,12 +90,11 @@ class _Scores:
         return [fold.value() for fold in self._folds[: self._batches]]
 
     def likely_drop(self) -> tuple[float, float] | None:
-        """See `TopK.likely_drop`."""
-        return self._whole.likely_drop() if isinstance(self._whole, TopK) else None
+        return self._whole.likely_drop()
 
 
 class Runner(Protocol):
-    """What has a model's outputs to give: a session."""
+    """What runs a model: a session."""
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
         """Outputs by name, of inputs by name."""
@@ -132,8 +130,8 @@ class Evaluator:
 
     @property
     def memorised(self) -> bool:
-        """Whether the original makes (almost) no mistakes on labelled data: that is what it was trained on."""
-        return self.labelled and self._metric is not None and self._metric.name in ("top1", "top5") and (
+        """Whether the original makes almost no mistakes on labelled data, which is then its training data."""
+        return self.labelled and self._metric is not None and self._metric.is_accuracy and (
             self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
 
     def compare(self, session: Runner) -> Comparison:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxopt.data import Array
 from onnxopt.measure.evaluation.intervals import Estimate, share
-from onnxopt.metrics import ranks
+from onnxopt.metrics.class_scores import ranks
 
 NO_ANSWER = -1
 """The predicted class if a model's scores are NaN."""

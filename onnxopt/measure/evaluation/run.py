@@ -19,7 +19,9 @@ from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import read
 from onnxopt.measure.evaluation.classification import NO_ANSWER, Classification, Counts, answers
 from onnxopt.measure.evaluation.intervals import Estimate, McNemar, paired, share
-from onnxopt.metrics import Divergence, Outputs, class_labels, find_scores, rows
+from onnxopt.metrics import Outputs
+from onnxopt.metrics.class_scores import class_labels, find_scores, rows
+from onnxopt.metrics.kl import Divergence
 from onnxopt.metrics.output_error import output_error
 
 Progress = Callable[[str, float], None]

@@ -1,0 +1,58 @@
+"""What a metric is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxopt.data import Array
+from onnxopt.errors import OnnxoptError
+
+Outputs = Sequence[Any]
+"""A model's outputs on one batch, in the model's order. Outputs that are not arrays (sequences, maps) are ignored."""
+
+
+class Score(ABC):
+    """A metric of one model, accumulated over a stream of batches."""
+
+    @abstractmethod
+    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+        """Takes one batch: a model's outputs, the original model's on the same inputs, and the labels if known.
+
+        Raises OnnxoptError where the metric does not fit the outputs or the labels.
+        """
+
+    @abstractmethod
+    def value(self) -> float:
+        """The metric over all batches so far. Raises OnnxoptError where there were none."""
+
+    def likely_drop(self) -> tuple[float, float] | None:
+        """The expected drop on samples like these, and its standard error; None where the metric has no estimate."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What `--metric` names."""
+
+    name: str
+    start: Callable[[], Score]
+    """Starts measuring a model. The original itself is measured with its outputs as both."""
+    higher_is_better: bool
+    is_accuracy: bool = False
+    """Whether the value is the percentage of right answers, so that drops are percentage points."""
+    in_folds: bool = True
+    """Whether folds of the data are scored too: the spread of their drops is the standard error of the drop."""
+
+    def drop(self, before: float, after: float) -> float:
+        """How much worse `after` is than `before`: 0 for as good, negative for better."""
+        return before - after if self.higher_is_better else after - before
+
+
+def at_least_one(samples: int) -> int:
+    """The number of samples. Raises OnnxoptError where it is 0."""
+    if not samples:
+        raise OnnxoptError("there are no samples to measure on")
+    return samples
