@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxopt.cli.app import app, console, progress
-from onnxopt.cli.options import (
-    DataOption,
-    Images,
-    Json,
-    Layout,
-    Mean,
-    Preprocess,
-    Size,
-    Std,
-    Verbose,
-    argument,
-    option,
-)
+from onnxopt.cli.app import console, progress
+from onnxopt.cli.groups import command
+from onnxopt.cli.options import Inputs, Showing, argument, option
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.benchmark import benchmark as measure
 from onnxopt.report.benchmark import print_benchmark
@@ -28,35 +18,33 @@ from onnxopt.report.json import to_json
 
 Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models, plain or compressed; each is compared "
                                         "with the first.")]  # fmt: skip
-Threads = Annotated[str | None, option(help="Threads of the runtime, as in 1,2: latency is measured with the first, "
-                                       "throughput with each. Its own choice where not given.")]  # fmt: skip
-Batches = Annotated[str, typer.Option("--batch", help="Samples of a run, likewise.")]
-Seconds = Annotated[float, typer.Option(help="What latencies take for each model at most, while they are not certain.")]
 
 
-@app.command()
-def benchmark(
-    models: Models,
-    data: DataOption = None,
-    preprocess: Preprocess = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Layout = None,
-    size: Size = None,
-    threads: Threads = None,
-    batch: Batches = "1,8",
-    seconds: Seconds = 60.0,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+@dataclass(frozen=True)
+class Runs:
+    """What is run."""
+
+    threads: Annotated[
+        str | None,
+        option(help="Threads of the runtime, as in 1,2: latency is measured with the first, throughput with each. The "
+                    "runtime's own choice where not given."),
+    ] = None  # fmt: skip
+    batch: Annotated[str, typer.Option("--batch", help="Samples of a run, as in 1,8, likewise.")] = "1,8"
+    seconds: Annotated[
+        float, typer.Option(help="Most that the latencies of a model take, while they are not certain.")
+    ] = 60.0
+
+
+@command
+def benchmark(models: Models, inputs: Inputs, runs: Runs, showing: Showing) -> None:
     """Measure latency, throughput, memory and energy, and compare models."""
-    counts, sizes = _counts("--threads", threads), _counts("--batch", batch)
-    if seconds <= 0:
-        raise OnnxoptError(f"--seconds is {seconds:g}, expected more than zero")
-    with progress(verbose) as advance:
-        (inputs,) = Images(preprocess, mean, std, layout, size).open(models[0], data)
-        found = measure(models, inputs, counts, sizes, seconds, advance)
-    if as_json:
+    counts, sizes = _counts("--threads", runs.threads), _counts("--batch", runs.batch)
+    if runs.seconds <= 0:
+        raise OnnxoptError(f"--seconds is {runs.seconds:g}, expected more than zero")
+    with progress(showing.verbose) as advance:
+        (data,) = inputs.opened(models[0])
+        found = measure(models, data, counts, sizes, runs.seconds, advance)
+    if showing.as_json:
         print(to_json(found))
     else:
         print_benchmark(console(), found)

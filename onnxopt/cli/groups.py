@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
@@ -14,17 +14,13 @@ from onnxopt.cli.app import app
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """Registers a function as a command of its name."""
     hints = get_type_hints(run, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(run).parameters.items():
-        parameters += _options(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
+        parameters += _parameters(name, hints[name], parameter.default)
 
     @wraps(run)
     def flat(**values: Any) -> None:
-        grouped = {
-            name: group(**{one.name: values.pop(one.name) for one in fields(group)}) for name, group in groups.items()
-        }
-        run(**grouped, **values)
+        run(**{name: _value(name, hints[name], values) for name in inspect.signature(run).parameters})
 
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -32,14 +28,23 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options(group: type) -> list[inspect.Parameter]:
-    """Of the fields of a group."""
-    hints = get_type_hints(group, include_extras=True)
+def _parameters(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
+    """One, or those of a group, which may hold groups."""
+    if not (isinstance(hint, type) and is_dataclass(hint)):
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        return
+    hints = get_type_hints(hint, include_extras=True)
+    for one in fields(hint):
+        yield from _parameters(one.name, hints[one.name], _default(one))
 
-    def default(one: Field[Any]) -> Any:
-        return inspect.Parameter.empty if one.default is MISSING else one.default
 
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter(one.name, kind, default=default(one), annotation=hints[one.name]) for one in fields(group)
-    ]
+def _default(one: Field[Any]) -> Any:
+    return inspect.Parameter.empty if one.default is MISSING else one.default
+
+
+def _value(name: str, hint: Any, values: dict[str, Any]) -> Any:
+    """What a parameter gets of the options' values."""
+    if not (isinstance(hint, type) and is_dataclass(hint)):
+        return values[name]
+    hints = get_type_hints(hint, include_extras=True)
+    return hint(**{one.name: _value(one.name, hints[one.name], values) for one in fields(hint)})

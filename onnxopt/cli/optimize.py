@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxopt import api, metrics
-from onnxopt.cli.app import app, console, progress, write
+from onnxopt import api
+from onnxopt.cli.app import console, progress, write
+from onnxopt.cli.groups import command
 from onnxopt.cli.options import (
-    DataOption,
-    Images,
-    Json,
-    Layout,
-    Mean,
+    Bounds,
+    Building,
+    Decisions,
+    Inputs,
+    Memory,
+    Model,
     Output,
-    Preprocess,
-    Size,
-    Std,
+    Showing,
     Verbose,
-    argument,
-    count,
     option,
 )
 from onnxopt.data import Data
@@ -34,132 +31,83 @@ from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.measure.benchmark import benchmark
 from onnxopt.report import classical, html, table
 from onnxopt.report.json import to_json
+from onnxopt.request import Options
 from onnxopt.results.result import Result
-from onnxopt.search.allocation import Goal
-from onnxopt.spec import recipes
-from onnxopt.spec.contract import DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
-from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan
-from onnxopt.spec.recipes import Recipe
-from onnxopt.spec.target import TARGETS
 
 _SECONDS = 20.0
 """That a report's latencies take for each model at most: time for the processes that a verdict takes."""
 
-
-class Prefer(StrEnum):
-    """What the choice of codecs favours."""
-
-    SMALLEST = "smallest"
-    BALANCED = "balanced"
-    FASTEST = "fastest"
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)]
+PlanOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
 
 
-Model = Annotated[Path, argument(help="An ONNX model.")]
-Evaluation = Annotated[str | None, option("--eval", metavar="DATA", help="What the result is checked on, once.")]
-MetricOption = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
-MaxDrop = Annotated[float | None, option(help="What the metric may lose; points for top1 and top5.")]
-TargetSize = Annotated[str | None, option(help="Bytes of the file, as in 2MB.")]
-TargetRatio = Annotated[float | None, option(help="How many times smaller the file shall be.")]
-Error = Annotated[float | None, option(help="Noise over signal allowed in the outputs. Where nothing is asked for, "
-                                       f"{DEFAULT_ERROR}, or {SYNTHETIC_ERROR} on made-up inputs.")]  # fmt: skip
-RecipeOption = Annotated[str | None, option(help="A published system instead of the engine: "
-                                            f"{', '.join(recipes.names())}, or a .toml file.")]  # fmt: skip
-GoalOption = Annotated[Goal | None, option("--for", help="Make chains of layers, or run layers in integers, where "
-                                           "that saves bytes, milliseconds on this machine, or both.")]  # fmt: skip
-Activations = Annotated[int | None, option(help="8 or 16: all layers that can run in integers of so many bits.")]
-TargetOption = Annotated[str | None, option("--target", help="Whose integers: "
-                                            f"{', '.join(TARGETS)}; else this machine's.")]  # fmt: skip
-OverridesFile = Annotated[Path | None, option("--overrides", help="TOML: what is decided for single weights.")]
-AllowMiss = Annotated[bool, typer.Option("--allow-miss", help="Write what comes nearest where the contract is missed.")]
-MaxRam = Annotated[str, typer.Option(help="Memory for statistics.")]
-ReportOut = Annotated[
-    Path | None, option("--report", help="Write an HTML page here too; measures speed and memory for it.")
-]
-PlanOut = Annotated[Path | None, option(help="Write the plan here too.")]
-Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")]
-Favour = Annotated[Prefer, typer.Option(help="What the choice of codecs favours when decoding.")]
+@dataclass(frozen=True)
+class Checked:
+    """On what a result is checked."""
+
+    evaluation: Annotated[
+        str | None, option("--eval", metavar="DATA", help="What the result is checked on, once.")
+    ] = None  # fmt: skip
 
 
-@app.command()
+@dataclass(frozen=True)
+class Reporting(Building, Showing):
+    """How a file is built and shown."""
+
+    report: Annotated[
+        Path | None, option(help="Write an HTML page here too; speed and memory are measured for it.")
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planning(Memory):
+    """How a plan is made."""
+
+    verbose: Verbose = False
+
+
+@dataclass(frozen=True)
+class Writing(Reporting, Checked):
+    """What becomes of the file."""
+
+    allow_miss: Annotated[
+        bool, typer.Option("--allow-miss", help="Write the nearest file where the contract cannot be met.")
+    ] = False
+    plan_out: Annotated[Path | None, option(help="Write the plan here too.")] = None
+
+
+@command
 def optimize(
-    model: Model,
-    output: Output,
-    data: DataOption = None,
-    preprocess: Preprocess = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Layout = None,
-    size: Size = None,
-    evaluation: Evaluation = None,
-    metric: MetricOption = "top1",
-    max_drop: MaxDrop = None,
-    target_size: TargetSize = None,
-    target_ratio: TargetRatio = None,
-    error: Error = None,
-    lossless: Lossless = False,
-    recipe: RecipeOption = None,
-    goal: GoalOption = None,
-    activations: Activations = None,
-    target: TargetOption = None,
-    overrides: OverridesFile = None,
-    allow_miss: AllowMiss = False,
-    plan_out: PlanOut = None,
-    report: ReportOut = None,
-    prefer: Favour = Prefer.BALANCED,
-    max_ram: MaxRam = "512MiB",
-    as_json: Json = False,
-    verbose: Verbose = False,
+    model: Model, output: Output, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
     """Compress a model: the smallest file inside a contract."""
-    contract = contract_of(max_drop, target_size, target_ratio, error, metric)
-    system = _recipe(recipe)
-    with progress(verbose) as advance:
-        inputs, checked = Images(preprocess, mean, std, layout, size).open(model, data, evaluation)
-        result = api.optimize(
-            model, output, contract, inputs, checked, lossless, _overrides(overrides), allow_miss, prefer.value,
-            count("--max-ram", max_ram), advance, system, goal, activations, target,
-        )  # fmt: skip
-    if plan_out:
-        write(plan_out, result.plan.to_json())
-    _show(result, as_json, report, inputs, verbose, system.table if system else "")
+    contract, chosen = bounds.contract, decisions.options
+    with progress(writing.verbose) as advance:
+        data, checked = inputs.opened(model, writing.evaluation)
+        options: Options = {
+            **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
+            "max_ram": writing.ram, "progress": advance,
+        }  # fmt: skip
+        result = api.optimize(model, output, contract, data, **options)
+    if writing.plan_out:
+        write(writing.plan_out, result.plan.to_json())
+    recipe = chosen["recipe"]
+    _show(result, writing, data, recipe.table if recipe else "")
     if not result.met:
         raise typer.Exit(Missed.exit_code)
 
 
-@app.command()
+@command
 def plan(
-    model: Model,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
-    = None,
-    data: DataOption = None,
-    preprocess: Preprocess = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Layout = None,
-    size: Size = None,
-    metric: MetricOption = "top1",
-    max_drop: MaxDrop = None,
-    target_size: TargetSize = None,
-    target_ratio: TargetRatio = None,
-    error: Error = None,
-    lossless: Lossless = False,
-    recipe: RecipeOption = None,
-    goal: GoalOption = None,
-    activations: Activations = None,
-    target: TargetOption = None,
-    overrides: OverridesFile = None,
-    max_ram: MaxRam = "512MiB",
-    verbose: Verbose = False,
-) -> None:  # fmt: skip
+    model: Model, inputs: Inputs, bounds: Bounds, decisions: Decisions, planning: Planning, output: PlanOutput = None
+) -> None:
     """Write down what optimize would do, to be read, edited and applied."""
-    contract = contract_of(max_drop, target_size, target_ratio, error, metric)
-    with progress(verbose) as advance:
-        (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
-        found = api.plan(
-            model, contract, inputs, lossless, _overrides(overrides), count("--max-ram", max_ram), advance,
-            _recipe(recipe), goal, activations, target,
-        )  # fmt: skip
+    contract, chosen = bounds.contract, decisions.options
+    with progress(planning.verbose) as advance:
+        (data,) = inputs.opened(model)
+        options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
+        found = api.plan(model, contract, data, **options)
     text = found.to_json()
     if output is None:
         print(text, end="")
@@ -167,66 +115,31 @@ def plan(
         write(output, text)
 
 
-@app.command()
-def apply(
-    model: Model,
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)],
-    output: Output,
-    data: DataOption = None,
-    preprocess: Preprocess = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Layout = None,
-    size: Size = None,
-    prefer: Favour = Prefer.BALANCED,
-    max_ram: MaxRam = "512MiB",
-    report: ReportOut = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+@command
+def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, reporting: Reporting) -> None:
     """Compress a model as a plan says; one that was made on data needs the same data."""
     try:
         text = plan_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OnnxoptError(f"{plan_file}: cannot be read: {error}") from error
-    with progress(verbose) as advance:
-        (inputs,) = Images(preprocess, mean, std, layout, size).open(model, data)
+    with progress(reporting.verbose) as advance:
+        (data,) = inputs.opened(model)
         result = api.apply(
-            model, Plan.from_json(text), output, inputs, prefer.value, count("--max-ram", max_ram), advance
-        )
-    _show(result, as_json, report, inputs, verbose)
+            model, Plan.from_json(text), output, data, decode=reporting.favoured, max_ram=reporting.ram,
+            progress=advance,
+        )  # fmt: skip
+    _show(result, reporting, data)
 
 
-def contract_of(
-    max_drop: float | None, target_size: str | None, target_ratio: float | None, error: float | None, metric: str
-) -> Contract:
-    """What the options of these names ask for. Raises OnnxoptError where one of them is no number of bytes."""
-    most = None if target_size is None else count("--target-size", target_size)
-    return Contract(max_drop, most, target_ratio, error, metric)
-
-
-def _overrides(path: Path | None) -> Overrides:
-    return Overrides() if path is None else Overrides.read(path)
-
-
-def _recipe(name: str | None) -> Recipe | None:
-    recipe = None if name is None else Recipe.open(name)
-    if recipe and recipe.table:
-        classical.check(recipe.table)
-    return recipe
-
-
-def _show(
-    result: Result, as_json: bool, report: Path | None, data: Data | None, verbose: bool, table_name: str = ""
-) -> None:
+def _show(result: Result, how: Reporting, data: Data | None, table_name: str = "") -> None:
     """What was done; with the table of this name where events tell."""
     found = classical.of(table_name, result.events) if table_name and result.events else None
     if found:
         result = replace(result, table=json.loads(to_json(found)))
     result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
-    if report:
-        result = _benchmarked(result, data, verbose)
-    if as_json:
+    if how.report:
+        result = _benchmarked(result, data, how.verbose)
+    if how.as_json:
         print(to_json(result))
     else:
         table.print_result(console(), result)
@@ -234,8 +147,8 @@ def _show(
             classical.print_table(console(), found)
         if result.stages:
             classical.print_stages(console(), result.stages)
-    if report:
-        write(report, html.render(json.loads(to_json(result))))
+    if how.report:
+        write(how.report, html.render(json.loads(to_json(result))))
 
 
 def _benchmarked(result: Result, data: Data | None, verbose: bool) -> Result:

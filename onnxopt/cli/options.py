@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from onnxopt import native, runtime
+from onnxopt import metrics, native, runtime
 from onnxopt.data import PRESETS, Data, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
 from onnxopt.report import classical
@@ -40,14 +40,16 @@ class Decode(StrEnum):
 
 Model = Annotated[Path, argument(help="An ONNX model.")]
 Output = Annotated[Path, option("--output", "-o", help="The file to write.")]
+RequiredData = Annotated[str, option("--data", metavar="DATA", help="Inputs, and labels where there are any: .npz, "
+                                     ".npy, a folder of images, or package.module:function.")]  # fmt: skip
 DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, or "
                                           "package.module:function.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done, and why.")]
-Metric = Annotated[str, typer.Option("--metric", help="top1, top5, mse, kl, or package.module:function.")]
+Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Images:
     """How the pixels of image folders become inputs."""
 
@@ -76,7 +78,19 @@ class Images:
         return [(spec and open_data(spec, session, images)) or None for spec in specs]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Inputs:
+    """Data that a command can do without."""
+
+    data: DataOption = None
+    images: Images = field(default_factory=Images)
+
+    def opened(self, model: Path, *more: str | None) -> list[Data | None]:
+        """The data, and what further options name; see `Images.open`."""
+        return self.images.open(model, self.data, *more)
+
+
+@dataclass(frozen=True)
 class Bounds:
     """The contract."""
 
@@ -97,7 +111,7 @@ class Bounds:
         return Contract(self.max_drop, most, self.target_ratio, self.error, self.metric)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decisions:
     """What decides besides the contract."""
 
@@ -138,25 +152,39 @@ class Decisions:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Building:
+@dataclass(frozen=True)
+class Memory:
+    """What measuring may take."""
+
+    max_ram: Annotated[str, typer.Option(help="Memory for statistics.")] = "512MiB"
+
+    @property
+    def ram(self) -> int:
+        """Bytes. Raises OnnxoptError where the option is something else."""
+        return count("--max-ram", self.max_ram)
+
+
+@dataclass(frozen=True)
+class Building(Memory):
     """How statistics are measured and files are coded."""
 
     decode: Annotated[
         Decode | None, option(help="What the choice of codecs favours: smallest, balanced or fastest to decode.")
     ] = None
     prefer: Annotated[Decode | None, hidden("--prefer")] = None
-    max_ram: Annotated[str, typer.Option(help="Memory for statistics.")] = "512MiB"
 
     @property
     def favoured(self) -> str:
         """By codecs."""
         return (self.decode or self.prefer or Decode.BALANCED).value
 
-    @property
-    def ram(self) -> int:
-        """Bytes. Raises OnnxoptError where the option is something else."""
-        return count("--max-ram", self.max_ram)
+
+@dataclass(frozen=True)
+class Showing:
+    """How a result is shown."""
+
+    as_json: Json = False
+    verbose: Verbose = False
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from onnxopt.report.json import plain
 from onnxopt.report.strategies import print_strategies
-from onnxopt.report.strategy_records import strategy_records
 from onnxopt.report.text import many, shortened, size
 from onnxopt.results.events import Chain, Event
 from onnxopt.results.result import Result
@@ -48,7 +47,7 @@ def print_result(console: Console, result: Result) -> None:
         if event.reason:
             kept = "kept as it was: " if event.step == "lossless" else ""
             console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
-    print_strategies(console, strategy_records(plain(result)))
+    print_strategies(console, plain(result)["strategies"])
     console.print(_headline(result), highlight=False)
     console.print(_facts(result))
     if result.contract and not result.met:
@@ -128,7 +127,7 @@ def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
 
 def _searched(result: Result) -> set[str]:
     """Layers that became chains because these pay, which have a table of their own."""
-    return {one.path for one in result.factoring.layers if one.accepted} if result.factoring else set()
+    return {row["path"] for one in result.strategies for row in one.layers if row["accepted"]}
 
 
 def _chains(console: Console, chains: Sequence[Chain]) -> RenderableType:

@@ -30,6 +30,8 @@ class StrategyReport:
 
     name: str
     title: str
+    about: str
+    """What it looked at, and what it did, in a sentence or two."""
     goal: str
     """What was to be saved: size, speed, balanced; empty where the user asked for the form itself."""
     kept: bool

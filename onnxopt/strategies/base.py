@@ -111,6 +111,10 @@ class Strategy(ABC):
         the same, and what is now known of its layers."""
         return outcome
 
+    def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
+        """What it looked at, and what it did: a sentence or two for reports, the first one without a capital."""
+        return ""
+
     def settles(self, base: Baseline, outcome: Outcome) -> bool:
         """Whether an accepted outcome makes it needless to pursue what comes after it."""
         return False

@@ -7,6 +7,7 @@ what the whole model gains is raced.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, sqrt
@@ -57,19 +58,25 @@ class Int8(Strategy):
     worth = 0.9
     """What saves less is not worth rounding values, which inputs unlike the data may exceed."""
     columns = (
-        Column("path", "node", "With the rectifier behind it"),
-        Column("op", "operator", "Of the node"),
-        Column("weight", "weight", "Of the node, if it has one"),
-        Column("accepted", "INT8", "Whether it runs in INT8"),
-        Column("ms_before", "ms fp32", "Milliseconds in the whole model, from the runtime's profile"),
-        Column("ms_after", "ms INT8", "The same in INT8"),
-        Column("noise", "noise/signal", "In the model's outputs, when this node's output alone is rounded"),
-        Column("method", "range", "What chose the range of its output, by the noise that it makes"),
+        Column("path", "Node", "The node, with the activation function behind it"),
+        Column("op", "Operator", "Its type"),
+        Column("ms", "ms", "In the whole model: as float, in INT8"),
+        Column("noise", "Noise", "Over signal in the model's outputs, when this node's output alone is rounded"),
+        Column("method", "Range", "How the range of its output was chosen"),
     )
 
     def is_wanted(self, request: Request) -> bool:
         """With a goal that counts time, or where the user asks for INT8 itself."""
         return request.int8
+
+    def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
+        """What is asked for, and how many nodes of each type run in INT8."""
+        kind, request = base.request.kind, base.request
+        where = "where that saves time on this machine" if request.wanted else "wherever they can"
+        counts = Counter(row["op"] for row in layers if row["accepted"])
+        running = ", ".join(f"{count} {op}" for op, count in counts.most_common())
+        text = f"nodes run in INT8 {where}, with {_type(request)} activations, for {kind.name} kernels."
+        return f"{text} In INT8: {running}." if running else text
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
         """See the class."""
@@ -120,6 +127,12 @@ class Int8(Strategy):
         return base.request.wanted is Goal.SPEED and share < _FEW
 
 
+def _type(request: Request) -> str:
+    """Of activations."""
+    kind = request.kind.activations
+    return kind.replace("8", "16") if request.activations == 16 else kind
+
+
 def _flattered(base: Baseline) -> float:
     """Of the noise that the contract allows, in power, what may be made."""
     memorised = base.kept.memorised and base.contract.max_drop is not None
@@ -161,7 +174,6 @@ class _Model:
     @classmethod
     def of(cls, base: Baseline, work: Workspace) -> _Model:
         """Nothing is measured yet. A weight that the user decides on keeps its node in floats."""
-        kind, bits = base.request.kind.activations, base.request.activations or 8
         ops = tuple(
             replace(op, kind=QdqSupport.NONE) if op.weight is not None and op.weight not in base.undecided else op
             for op in fused_ops(work.graph.model)
@@ -172,7 +184,7 @@ class _Model:
         names = dict.fromkeys(name for op in usable for name in (*op.inputs, op.output))
         values = tuple(name for name in names if name not in moved)
         roots = {name: _root(name, movers) for op in ops for name in (*op.inputs, op.output)}
-        return cls(base, work, kind if bits == 8 else kind.replace("8", "16"), ops, roots, values)
+        return cls(base, work, _type(base.request), ops, roots, values)
 
     def measured(self, clock: Clock) -> _Model:
         """With the noise of every value, and the time of every node where time counts."""
@@ -286,7 +298,8 @@ class _Model:
             known = self.rounded.get(self.roots[op.output])
             cost = self.costs[i] if self.costs and self.base.request.wanted else None
             rows.append({
-                "path": op.name, "op": op.op, "weight": op.weight, "accepted": i in inside, "reason": "",
+                "path": op.name, "op": op.op, "weight": op.weight, "accepted": i in inside,
+                "reason": "" if i in inside else "stays float",
                 "ms_before": cost.floats if cost else None,
                 "ms_after": cost.integers if cost and cost.integers < inf else None,
                 "noise": sqrt(known.noise) if known else None, "method": known.method if known else "",

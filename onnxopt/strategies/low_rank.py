@@ -41,17 +41,24 @@ class LowRank(Strategy):
     goals = frozenset(Goal)
     inline_only = False
     columns = (
-        Column("path", "layer", "The weight that is factorised"),
-        Column("step", "chain", "What it became, or what came nearest to paying"),
-        Column("smaller", "M", "Weights before over after"),
-        Column("less_work", "E", "Multiply-accumulates before over after"),
-        Column("ms_before", "ms before", "Milliseconds of the layer alone, on one sample"),
-        Column("ms_after", "ms after", "The same as a chain"),
-        Column("bytes_before", "bytes before", "In the file; for layers that are not chains, as expected"),
-        Column("bytes_after", "bytes after", "The same as a chain"),
-        Column("noise", "noise/signal", "In the model's outputs, made by leaving ranks out"),
-        Column("reason", "why not", "Why the layer is no chain"),
+        Column("path", "Layer", "Its weight"),
+        Column("step", "Step", "The factorisation that was taken, or that came nearest to paying"),
+        Column("ms", "ms", "Of the layer alone on one sample, before and after"),
+        Column("bytes", "Bytes", "Coded, before and after; expected ones where it was rejected"),
+        Column("weights", "Weights", "Elements, before and after"),
+        Column("macs", "MACs", "Multiply-accumulates of a sample, before and after"),
+        Column("noise", "Noise", "Over signal in the model's outputs, before quantization"),
     )
+
+    def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
+        """What is to be saved."""
+        saved = {
+            Goal.SIZE: "bytes",
+            Goal.SPEED: "time on this machine",
+            Goal.BALANCED: "bytes and time on this machine",
+        }
+        goal = base.request.wanted
+        return f"layers become chains of thinner ones where that saves {saved[goal]}." if goal else ""
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
         """See the class."""
@@ -176,8 +183,7 @@ class _Choice:
     def rows(self) -> tuple[LayerOutcome, ...]:
         """Of all layers that might have become chains, in the order of the graph."""
         return tuple(
-            {**asdict(one), "smaller": one.weights_before / max(1, one.weights_after) if one.step else None,
-             "less_work": one.macs_before / max(1, one.macs_after) if one.step else None}
+            {**asdict(one), "bytes_before": round(one.bytes_before), "bytes_after": round(one.bytes_after)}
             for one in self._decisions.values()
         )  # fmt: skip
 

@@ -19,11 +19,16 @@ class PReluAsConvolutions(Strategy):
     order = 0
     goals = frozenset({Goal.SPEED, Goal.BALANCED})
     exact = True
-    columns = (Column("path", "value", "What the PRelu makes"), Column("accepted", "convolutions", "Instead of PRelu"))
+    columns = (Column("path", "Value", "What the PRelu makes"),)
 
     def applies(self, base: Baseline) -> bool:
         """Whether there are any."""
         return bool(base.work.graph.prelus)
+
+    def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
+        """How many there are."""
+        used = any(row["accepted"] for row in layers)
+        return f"{len(layers)} PRelu {'run as depthwise convolutions' if used else 'stay'}."
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
         """All of them."""

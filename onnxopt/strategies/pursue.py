@@ -63,10 +63,12 @@ def report(pursued: Pursued) -> StrategyReport:
     """What results say of it."""
     strategy, outcome, goal = pursued.strategy, pursued.outcome, pursued.base.request.goal
     kept, refused = outcome is not None, pursued.refused
+    layers = outcome.variant.layers if outcome else refused.layers
     searched = outcome.searched if outcome else None
+    about, time = strategy.about(pursued.base, layers), outcome.time if outcome else refused.time
     return StrategyReport(
-        strategy.name, strategy.title, goal or "", kept, refused.reason, outcome.time if outcome else refused.time,
-        searched.trial if searched else None, strategy.columns, outcome.variant.layers if outcome else refused.layers,
+        strategy.name, strategy.title, about, goal or "", kept, refused.reason, time,
+        searched.trial if searched else None, strategy.columns, layers,
     )  # fmt: skip
 
 

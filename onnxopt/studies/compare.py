@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import onnx
 from onnx import numpy_helper
@@ -16,7 +17,7 @@ from onnxopt.data import Array, Spec, open_data
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Source, macs, read, weight_macs
 from onnxopt.measure.benchmark.inputs import inputs_for
-from onnxopt.request import MAX_RAM
+from onnxopt.request import Options
 from onnxopt.results.result import Result
 from onnxopt.runtime import archive
 from onnxopt.runtime.session import load_checked
@@ -79,32 +80,39 @@ class Systems:
     """The command line, quoted for a shell; empty where there was none."""
 
 
+class CompareOptions(TypedDict, total=False):
+    """Fields of `Request` that `compare` takes as keywords."""
+
+    evaluation: Spec | None
+    max_ram: int
+    progress: Progress | None
+
+
 def compare(
     model: str | os.PathLike[str],
     recipes: Sequence[Recipe],
     contract: Contract,
     data: Spec | None = None,
-    evaluation: Spec | None = None,
-    max_ram: int = MAX_RAM,
-    progress: Progress | None = None,
+    **options: Unpack[CompareOptions],
 ) -> Systems:
     """Compresses the model at `model` by the engine and by recipes, each for itself, and keeps no file.
 
     Where nothing is asked for, all get the engine's default. A contract that some miss is no error here. Other
     arguments and errors as for `api.optimize`, as far as the engine raises them.
     """
-    tell, contract = progress or (lambda what, share: None), contract.with_default(synthetic=data is None)
+    contract = contract.with_default(synthetic=data is None)
+    tell = options.pop("progress", None) or (lambda what, share: None)
     contract.check()
     source, checked = read(model), ""
     feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
         for index, recipe in enumerate((None, *recipes)):
             name, share = Path(recipe.name).stem if recipe else ENGINE, index / (len(recipes) + 1)
+            told = _within(tell, name, share, 1 / (len(recipes) + 1))
+            given: Options = {**options, "allow_miss": True, "recipe": recipe, "progress": told}
             try:
                 result = api.optimize(
-                    model, Path(folder) / "small.onnx", contract, data, evaluation=evaluation, allow_miss=True,
-                    max_ram=max_ram, progress=_within(tell, name, share, 1 / (len(recipes) + 1)),
-                    recipe=recipe,
+                    model, Path(folder) / "small.onnx", contract, data, **given
                 )  # fmt: skip
             except OnnxoptError as error:
                 if recipe is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import onnx
@@ -82,31 +82,35 @@ class Scan:
     weights: tuple[Weight, ...]
 
 
-def scan(
-    model: str | os.PathLike[str],
-    data: Spec,
-    step: str = STEP,
-    settings: Sequence[float] = SETTINGS,
-    metric: str | Callable[..., float] | None = None,
-    samples: int = SAMPLES,
-    progress: Progress | None = None,
-) -> Scan:
+class ScanOptions(TypedDict, total=False):
+    """What `scan` takes as keywords."""
+
+    step: str
+    """As plans have it, ``$x`` standing for the setting."""
+    settings: Sequence[float]
+    """What is put there."""
+    metric: str | Callable[..., float] | None
+    """See `onnxopt.metrics.open_metric`; without one, the noise in the outputs is all that is measured."""
+    samples: int
+    """Of the data that are enough; they are taken in whole batches."""
+    progress: Progress | None
+    """Told what is being done, and the share that is done."""
+
+
+def scan(model: str | os.PathLike[str], data: Spec, **options: Unpack[ScanOptions]) -> Scan:
     """Does a step to every matrix and convolution of a model, one at a time, and measures the outputs.
 
-    Weights alone decide what the step does: nothing is calibrated, nothing takes up the error.
+    Weights alone decide what the step does: nothing is calibrated, and no bias corrects the error.
 
     Arguments:
         model: path of an ONNX file; batch normalizations are folded first, as when it is compressed.
         data: see `onnxopt.data.open_data`.
-        step: as plans have it, ``$x`` standing for the setting.
-        settings: what is put there.
-        metric: see `onnxopt.metrics.open_metric`; without one, the noise in the outputs is all that is measured.
-        samples: of the data that are enough; they are taken in whole batches.
-        progress: told what is being done, and the share that is done.
+        options: see `ScanOptions`.
 
     Raises OnnxoptError where the step is none, or the model or the metric do not fit the data.
     """
-    passes = {setting: _passes(step, setting) for setting in settings}
+    step, samples, metric = options.get("step", STEP), options.get("samples", SAMPLES), options.get("metric")
+    passes = {setting: _passes(step, setting) for setting in options.get("settings", SETTINGS)}
     if not passes or samples < 1:
         raise OnnxoptError(f"{samples} samples, {len(passes)} settings: expected one of each at least")
     source = read(model)
@@ -116,7 +120,7 @@ def scan(
     measure: Metric | None = open_metric(metric) if metric is not None else None
     original = runtime.load_checked(source.path)
     part = open_data(data, original).take(samples)
-    tell = progress or (lambda what, share: None)
+    tell = options.get("progress") or (lambda what, share: None)
     tell("running the model as it is", 0.0)
     reference = Evaluator(original, part, measure)
     sites = [site for site in graph.sites() if site.axis is not None]

@@ -24,6 +24,6 @@ class Factorised(Section):
 
 
 def _by_rules(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    strategy = result.get("factoring") or {}
-    searched = {one["path"] for one in strategy.get("layers", ()) if one["accepted"]}
+    strategies = result.get("strategies") or ()
+    searched = {row["path"] for one in strategies for row in one["layers"] if row["accepted"]}
     return [layer for layer in result.get("chains") or () if layer["path"] not in searched]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxopt.report.sections.base import Section, beside
-from onnxopt.report.strategy_records import filled_columns, strategy_records
+from onnxopt.report.strategies import cell, filled_columns
 
 
 class Strategies(Section):
@@ -17,15 +17,15 @@ class Strategies(Section):
 
     def applies(self, result: Mapping[str, Any]) -> bool:
         """Where any was tried."""
-        return bool(strategy_records(result))
+        return bool(result.get("strategies"))
 
     def view(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Their records; a column is of words where no row has a number in it."""
-        strategies = [{**one, "columns": filled_columns(one)} for one in strategy_records(result)]
+        strategies = [{**one, "columns": filled_columns(one)} for one in result["strategies"]]
         words = {
             (one["name"], key)
             for one in strategies
             for key, _, _ in one["columns"]
-            if all(isinstance(row[key], str) for row in one["rows"])
+            if all(isinstance(cell(row, key), str) for row in one["layers"])
         }
-        return {"strategies": strategies, "words": words}
+        return {"strategies": strategies, "words": words, "value_of": cell}
