@@ -109,7 +109,8 @@ def compare(
         for index, recipe in enumerate((None, *recipes)):
             name, share = Path(recipe.name).stem if recipe else ENGINE, index / (len(recipes) + 1)
             told = _within(tell, name, share, 1 / (len(recipes) + 1))
-            given: Options = {**options, "allow_miss": True, "recipe": recipe, "progress": told}
+            given = Options(allow_miss=True, recipe=recipe, progress=told)
+            given.update(options)  # type: ignore[typeddict-item]
             try:
                 result = api.optimize(
                     model, Path(folder) / "small.onnx", contract, data, **given
