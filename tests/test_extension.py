@@ -112,7 +112,19 @@ def test_a_clean_up(extended: Callable[[str, str], Run], source: Path) -> None:
     assert [node.op_type for node in onnxopt.decompress(output).graph.node] == ["Relu", "MatMul"]
 
 
+def test_a_data_reader(extended: Callable[[str, str], Run], source: Path) -> None:
+    run = extended("reader.py", "data/readers/toy.py")
+    data, output = source.with_name("data.csv"), source.with_name("small.onnx")
+    np.savetxt(data, np.random.default_rng(0).standard_normal((200, 64)), delimiter=",")
+    words = ("--data", data, "--error", 0.2, "--json")
+    result = json.loads(cli(run, "optimize", source, "-o", output, *words))
+    assert str(data) in result["calibrated"]
+    assert result["plan"]["data"]
+    assert 0 < result["check"]["found"]["error"] <= 0.3
+
+
 def test_the_guide_shows_every_toy_as_it_is() -> None:
+    """Where this fails, copy the toy's text into its code block in CONTRIBUTING.md."""
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"<!-- (tests/toys/\S+) -->\n```\w*\n(.*?)```\n", guide, re.DOTALL))
     toys = [path for path in TOYS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]

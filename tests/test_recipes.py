@@ -55,7 +55,7 @@ def test_knobs_turn_together(recipe: Path, strength: float, q: float, k: int) ->
         (f'[knobs]\nq = 3\n{RULE}step = "prune{{sigma=$q}}"', "knob q is 3, expected its gentlest and its strongest"),
         (f'{KNOBS}{RULE}step = "prune{{sigma=$p}}"', "there is no knob 'p'"),
         (f'{KNOBS}{RULE}step = "prune{{"', "rule 2: not a step"),
-        (f"{KNOBS}{RULE}max_bits = 3", "decides something else than a step"),
+        (f"{KNOBS}{RULE}max_bits = 3", "decides something other than a step"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

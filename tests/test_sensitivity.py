@@ -116,7 +116,7 @@ def test_what_cannot_be_done_is_said(model: Path) -> None:
     assert [(len(weight.points), weight.reason) for weight in found.weights] == [(2, ""), (0, "all zeros")]
     lines = io.StringIO()
     report.print_scan(Console(file=lines, width=80), found)
-    assert "fc2: not everywhere: all zeros" in lines.getvalue()
+    assert "fc2: not at every setting: all zeros" in lines.getvalue()
     assert "fc2" in report.render(found)
 
 

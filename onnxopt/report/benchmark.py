@@ -12,11 +12,11 @@ from onnxopt.report.table import columns
 from onnxopt.report.text import many, shortened, size
 
 _MOST_OPS, _NAME = 8, 16
-"""Operators that are shown of a model, the rest is one line; letters of a model's name."""
+"""The most operators shown of a model, the rest being one line; characters of a model's name."""
 
 
 def print_benchmark(console: Console, found: Benchmark) -> None:
-    """The machine, then tables: what each model is and costs, its latency, the comparisons, throughput, operators."""
+    """The machine, then tables: sizes and memory of each model, latency, comparisons, throughput, operators."""
     machine = found.machine
     lines = [
         f"{machine.cpu}, {_count(machine.cores, 'core')}, {size(machine.memory)} RAM",

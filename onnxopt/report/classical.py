@@ -1,7 +1,7 @@
-"""What published systems show of a network, a row a layer, from a result's events.
+"""Tables as published systems show them, one row for each layer, from the events of a result.
 
 Deep Compression (Han, Mao & Dally 2016, Table 4), MicroBrain (Ge et al., Table I) and ETRI's hierarchical compression
-(Kim et al., Tables 2 and 4). Biases are in none of them.
+(Kim et al., Tables 2 and 4). Biases are not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnxopt.results.result import Stage
 from onnxopt.spec.plan import Scalar, Step
 
 _LONGEST = 17
-"""Letters of a layer's name that a terminal has room for."""
+"""Characters of a layer's name that a terminal has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Column:
 
     heading: str
     unit: str
-    """How it is written: count, bytes, bits or %."""
+    """Its format: count, bytes, bits or %."""
     title: str
 
 
@@ -41,12 +41,12 @@ class Row:
 
     layer: str
     values: tuple[float | None, ...]
-    """By column; None where it is not known, or means nothing."""
+    """By column; None where a value is unknown or has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperTable:
-    """A paper's table of our numbers."""
+    """A table as in a paper, with our numbers."""
 
     title: str
     columns: tuple[Column, ...]
@@ -80,7 +80,7 @@ def _deep_compression(events: Sequence[Event]) -> PaperTable:
         Column("P+Q +H", "%", "Pruned, quantized and Huffman-coded"),
         Column("CSR", "%", "Pruned and quantized, in compressed sparse rows"),
         Column("CSC", "%", "Pruned and quantized, in compressed sparse columns"),
-        Column("file", "%", "What it takes in the file, as the default coder has it"),
+        Column("file", "%", "Its size in the file, with the default codecs"),
     )
     return PaperTable(
         "Deep Compression: layer by layer", columns,
@@ -92,7 +92,7 @@ def _deep_compression(events: Sequence[Event]) -> PaperTable:
 
 
 def _coded(each: Sequence[Sizes], stored: int) -> tuple[float | None, ...]:
-    """A row of Deep Compression's; `stored` bytes in the file."""
+    """A row of Deep Compression's table; `stored` is in bytes."""
     weights, tokens, kept = (sum(getattr(s, name) for s in each) for name in ("weights", "tokens", "kept"))
     values, gaps = (sum(s.tokens * getattr(s, name) for s in each) for name in ("value_bits", "gap_bits"))
     coded = [sum(getattr(s, name) for s in each) / max(1, tokens)
@@ -110,18 +110,18 @@ def _microbrain(events: Sequence[Event]) -> PaperTable:
     columns = (
         Column("before", "bytes", "Weights in the source"),
         Column("coded", "bytes", "Relative indices, Huffman-coded, as the paper stores them"),
-        Column("file", "bytes", "What they take in the file, as the default coder has it"),
+        Column("file", "bytes", "Their size in the file, with the default codecs"),
         Column("MACs before", "count", "Multiply-accumulates of one input"),
         Column("MACs after", "count", "Those with weights that are not zero"),
         Column("left", "%", "Multiply-accumulates, after of before"),
     )
-    rows = [Row(layer.path, _resources(layer, parts)) for layer, parts in _chains(events)]
+    rows = [Row(layer.path, _resources(layer, parts)) for layer, parts in _by_layer(events)]
     sums = [_sum(row.values[i] for row in rows) for i in range(5)]
     return PaperTable("MicroBrain: resources before and after", columns, tuple(rows), Row("total", _left(sums)), ())
 
 
 def _resources(layer: Event, parts: Sequence[tuple[Event, Sizes]]) -> tuple[float | None, ...]:
-    """A row of MicroBrain's: a layer, and what is stored in its place."""
+    """A row of MicroBrain's table: a layer, and its weights or factors in the file."""
     done = [part.macs if part.macs is None else round(part.macs * sizes.density) for part, sizes in parts]
     coded = sum(sizes.coded_bits for _, sizes in parts) / 8
     return _left([layer.bytes_before, coded, sum(part.bytes_after for part, _ in parts), layer.macs, _sum(done)])
@@ -137,11 +137,11 @@ def _hierarchical(events: Sequence[Event]) -> PaperTable:
     columns = (
         Column("count", "count", "Weights"),
         Column("pruned", "%", "Weights that are zero"),
-        Column("centroid bits", "bits", "Of the index of a shared value"),
-        Column("weight bits", "bits", "In fixed point, of a shared value"),
-        Column("output bits", "bits", "In fixed point, of what the layer gives"),
+        Column("centroid bits", "bits", "Of the index of a centroid"),
+        Column("weight bits", "bits", "In fixed point, of a centroid"),
+        Column("output bits", "bits", "In fixed point, of the layer's outputs"),
         Column("P+Q", "%", "Size with relative indices, of the source's"),
-        Column("file", "%", "What it takes in the file, as the default coder has it"),
+        Column("file", "%", "Its size in the file, with the default codecs"),
     )
     rows, every, found = [], [], dict[str, set[float]]()
     for event, plain in _weights(events):
@@ -170,15 +170,15 @@ _TABLES: dict[str, Callable[[Sequence[Event]], PaperTable]] = {
     "microbrain": _microbrain,
     "hierarchical": _hierarchical,
 }
-"""By the names that recipes know them by."""
+"""By the names that recipes use."""
 
 
 def _weights(events: Iterable[Event]) -> list[tuple[Event, Sizes]]:
     return [(event, event.sizes) for event in events if event.sizes is not None]
 
 
-def _chains(events: Sequence[Event]) -> list[tuple[Event, list[tuple[Event, Sizes]]]]:
-    """Every layer of the source, and what is stored of it: itself, or the factors that took its place."""
+def _by_layer(events: Sequence[Event]) -> list[tuple[Event, list[tuple[Event, Sizes]]]]:
+    """Every layer of the source, and what is stored of it: its weight, or the factors that replace it."""
     gone = [event for event in events if event.shape and not event.elements]
     found: dict[str, tuple[Event, list[tuple[Event, Sizes]]]] = {}
     for event, sizes in _weights(events):
@@ -188,7 +188,7 @@ def _chains(events: Sequence[Event]) -> list[tuple[Event, list[tuple[Event, Size
 
 
 def _arguments(event: Event, name: str) -> dict[str, Scalar] | None:
-    """Of the pass of this name, where it was among what was done to the weight."""
+    """Of the pass of this name; None where it was not applied to the weight."""
     steps = {one.name: dict(one.args) for one in Step.parse(event.step)}
     return None if event.reason else steps.get(name)
 
@@ -214,7 +214,7 @@ def _whole(value: float) -> float:
 
 
 def text(value: float | None, unit: str) -> str:
-    """A number in three digits, as its column writes it."""
+    """A number to three digits, in the format of its column."""
     if value is None:
         return ""
     if unit == "bytes":
@@ -249,7 +249,7 @@ def print_table(console: Console, found: PaperTable) -> None:
 
 
 def print_stages(console: Console, stages: Sequence[Stage]) -> None:
-    """What the model is worth after each step."""
+    """Size, noise and metric of the model after each step."""
     measured = ("metric", "drop") if any(map(_metric, stages)) else ()
     table = columns("after", "size", "noise/signal", *measured)
     for stage in stages:
@@ -260,7 +260,7 @@ def print_stages(console: Console, stages: Sequence[Stage]) -> None:
 
 
 def _metric(stage: Stage) -> tuple[str, ...]:
-    """What it is, and how far it dropped; nothing where none was measured."""
+    """The value and its drop; nothing where no metric was measured."""
     if stage.found is None or stage.found.after is None or stage.found.drop is None:
         return ()
     return f"{stage.found.after:.4g}", f"{stage.found.drop:.3g}"

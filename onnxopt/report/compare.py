@@ -12,11 +12,11 @@ from onnxopt.report.text import size
 from onnxopt.studies.compare import ENGINE, System, Systems, loss
 
 _SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of the bound: what files may lose in the table of the curves."""
+"""Losses in the table of the curves, relative to the bound."""
 
 
 def print_systems(console: Console, found: Systems) -> None:
-    """A row for each system, then how small it gets where less or more may be lost."""
+    """A row for each system, then its ratios at smaller and larger losses."""
     head = f"{found.source}: {size(found.bytes_before)}; asked for: {found.contract}"
     console.print(head, style="bold", highlight=False, markup=False, soft_wrap=True)
     _print_table(console, _headings(found), [_row(system, found) for system in found.systems])
@@ -61,7 +61,7 @@ def _headings(found: Systems) -> tuple[str, ...]:
 
 
 def _row(system: System, found: Systems) -> list[str]:
-    """What each column says of a system; a star where it misses the contract."""
+    """The cells of a system; a star marks one that misses the contract."""
     cells = [system.name + "*" * (not system.met), size(system.size), f"{found.bytes_before / system.size:.2f}x"]
     c = system.found
     if found.bounds.max_drop is not None:
@@ -71,7 +71,7 @@ def _row(system: System, found: Systems) -> list[str]:
 
 
 def _notes(found: Systems) -> Iterator[str]:
-    """What the table does not say."""
+    """What the table does not show."""
     first = found.systems[0].found
     before = (
         "" if first is None or first.before is None else f"; the original: {found.bounds.metric} {first.before:.4g}"
@@ -81,13 +81,13 @@ def _notes(found: Systems) -> Iterator[str]:
     if found.macs_before is not None:
         yield f"multiply-accumulates of one input; the original: {_short(found.macs_before)}"
     if not all(system.met for system in found.systems):
-        yield "* misses the contract: what comes nearest"
+        yield "* misses the contract: the file that comes nearest"
     for name, why in found.failed.items():
         yield f"{name}: {why}"
 
 
 def _bound(found: Systems) -> float | None:
-    """What may be lost; None where a size was asked for, or nothing may."""
+    """The bound on the loss; None where the contract bounds the size, or allows no loss."""
     return (found.bounds.error if found.bounds.max_drop is None else found.bounds.max_drop) or None
 
 
@@ -96,7 +96,7 @@ def _lost(found: Systems) -> str:
 
 
 def _reached(system: System, level: float, found: Systems) -> str:
-    """By the smallest of its files that loses no more."""
+    """The ratio of the smallest of its files that loses no more."""
     sizes = [trial.size for trial in system.curve if (loss(trial) or 0.0) <= level]
     return f"{found.bytes_before / min(sizes):.2f}x" if sizes else ""
 

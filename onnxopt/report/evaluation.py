@@ -12,7 +12,7 @@ from onnxopt.measure.evaluation import NO_ANSWER, Classification, Estimate, Eval
 from onnxopt.report.text import size
 
 _MOST_CLASSES, _WORST = 20, 5
-"""Rows of classes that are shown; where there are more, so many of them, the worst."""
+"""The most classes that are shown; of more, so many of the worst."""
 _WIDTH = 80
 
 

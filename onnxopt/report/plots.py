@@ -34,14 +34,14 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelsize": 11, "xtick.minor.bottom": False, "ytick.minor.left": False, "savefig.dpi": 72,
 }  # fmt: skip
 _SERIES = ("#d98200", "#16a077", "#c8609a", "#8a6fd1", "#3aa0c4", "#a08a00", "#d0574a", "#6b8f3c")
-"""Colours of lines that have names, readable on light and dark."""
+"""Colours of labelled lines, readable on light and dark."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FIRST = 5
-"""Weights, the most sensitive ones, that have their names in a scan."""
+"""The number of most sensitive weights that are labelled in a scan."""
 _FAR = 8.0
-"""Times what was asked for, where a figure of curves ends: a search looks farther."""
+"""Where a figure of curves ends, relative to the bound: a search goes beyond."""
 _NAMED = 16
-"""Layers that have their names on the axis; more are numbered."""
+"""The most layers that are named on the axis; more are numbered."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Titles:
 
 def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, bounds: Mapping[str, Any],
            source: int) -> str:  # fmt: skip
-    """The curve of the search: each file that was tried, its size against what it costs.
+    """The curve of the search: size against loss of each file that was tried.
 
     Arguments:
         trials: as the result holds them; at least one.
@@ -121,7 +121,7 @@ def layers(events: Sequence[Mapping[str, Any]]) -> str:
             axes.plot(x, before, "o", ms=4.5, color=_BEFORE, clip_on=False, gid=titles.of(text))
             axes.plot(x, after, "o", ms=4.5, color=_AFTER, clip_on=False, gid=titles.of(text))
         axes.vlines(where, *zip(*sizes, strict=True), color=_BEFORE, lw=1.2, alpha=0.6, zorder=1)
-        bars = {"bits": ("bits a weight", [e["bits"] for e in events], "{:.2f} bits a weight"),
+        bars = {"bits": ("bits per weight", [e["bits"] for e in events], "{:.2f} bits per weight"),
                 "zeros": ("zeros (%)", [100 * e["zeros"] for e in events], "{:.1f} % zeros")}  # fmt: skip
         for axes, key in zip(rows[1:], panels[1:], strict=True):
             if key == "sensitivity":
@@ -187,7 +187,7 @@ def predictions(events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def operators(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
-    """Time by type of operator, the longest first, before above after; at least one."""
+    """Time by type of operator, the longest first, before above after; at least one operator."""
     total: dict[str, list[float]] = {}
     for index, ops in enumerate((before, after)):
         for one in ops:
@@ -209,7 +209,7 @@ def operators(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
 
 
 def sensitivity(weights: Mapping[str, Sequence[float | None]], settings: Sequence[float], step: str, label: str) -> str:
-    """What is done to one weight alone, at several settings: a line for each weight.
+    """Loss when one weight alone is changed, at several settings: a line for each weight.
 
     Arguments:
         weights: by path, a value for each setting; None where there is none.
@@ -242,7 +242,7 @@ def sensitivity(weights: Mapping[str, Sequence[float | None]], settings: Sequenc
 
 
 def curves(found: Mapping[str, Sequence[tuple[float, float]]], label: str, bound: float | None) -> str:
-    """How small systems make a model against what that costs, a line for each; the first one stands out.
+    """Compression ratio against loss, a line for each system; the first one stands out.
 
     Arguments:
         found: by name, ratios and costs.
@@ -319,7 +319,7 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Ti
 
 
 def _inline(name: str, svg: bytes, titles: Mapping[str, str]) -> str:
-    """What matplotlib wrote, as a part of an HTML page: no namespaces, ids of its own, the page's colours and font."""
+    """matplotlib's SVG as a part of an HTML page: no namespaces, ids of its own, the page's colours and font."""
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg.decode()))
     for parent in list(root.iter()):
@@ -342,7 +342,7 @@ def _inline(name: str, svg: bytes, titles: Mapping[str, str]) -> str:
 
 
 def _page(value: str, name: str) -> str:
-    """An attribute's value as the page has it; numbers are as exact as a screen shows."""
+    """An attribute's value for the page; numbers are as exact as a screen shows."""
     value = re.sub(r"(url\(#|^#)(?=[a-zA-Z])", rf"\g<1>{name}-", value)
     value = re.sub(r"#0[1-7]010[1-7]", lambda color: f"var(--{_PROPERTIES[color[0]]})", value)
     value = re.sub(r"font: ([0-9.]+px) [^;]*", r"font-size: \1", value)

@@ -14,11 +14,11 @@ from onnxopt.report.text import shortened
 from onnxopt.studies.sensitivity import Point, Scan
 
 _LONGEST = 20
-"""Letters of a weight's name that a terminal has room for."""
+"""Characters of a weight's name that a terminal has room for."""
 
 
 def print_scan(console: Console, found: Scan) -> None:
-    """A row a weight, a column a setting."""
+    """A row for each weight, a column for each setting."""
     console.print(f"{found.source}: {_title(found)}", style="bold", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("weight", no_wrap=True)
@@ -31,7 +31,7 @@ def print_scan(console: Console, found: Scan) -> None:
     console.print(table, markup=False)
     for weight in found.weights:
         if weight.reason:
-            console.print(f"{weight.path}: not everywhere: {weight.reason}", style="yellow", markup=False)
+            console.print(f"{weight.path}: not at every setting: {weight.reason}", style="yellow", markup=False)
 
 
 def render(found: Scan) -> str:

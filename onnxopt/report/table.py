@@ -20,7 +20,7 @@ from onnxopt.runtime.archive import Inspection
 from onnxopt.spec.plan import Step
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
-"""Columns of a terminal; of a weight's name there, and all that a wider one has more; of a bar."""
+"""Columns of a terminal; of a weight's name there, which gets what a wider one has more; of a bar."""
 
 
 def columns(left: str, *right: str) -> Table:
@@ -107,7 +107,7 @@ def _search(result: Result) -> RenderableType:
 
 
 def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
-    """Errors are noise over signal in the layer's own outputs, else in the weight."""
+    """Errors are noise over signal in the layer's own outputs, or in the weight where those were not measured."""
     table = columns("weight", "shape", "step", "bytes", "", "bits", "zeros", "error")
     shape, step, bar = (table.columns[i] for i in (1, 2, 4))
     shape.style = step.style = "dim"
@@ -126,7 +126,7 @@ def _layers(console: Console, events: tuple[Event, ...]) -> RenderableType:
 
 
 def _searched(result: Result) -> set[str]:
-    """Layers that became chains because these pay, which have a table of their own."""
+    """Layers that a strategy factorised; the strategy has a table of its own."""
     return {row["path"] for one in result.strategies for row in one.layers if row["accepted"]}
 
 

@@ -1,4 +1,4 @@
-"""What a user asks for: how much the model may lose, or how large it may be."""
+"""What a user asks for: a bound on the loss, or on the size."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.metrics import Metric, open_metric
 
 DEFAULT_ERROR = 0.05
-"""Noise over signal in the outputs, where nothing else is asked for."""
+"""Bound on the noise over signal in the outputs, where nothing else is asked for."""
 SYNTHETIC_ERROR = 0.02
-"""The same where it is measured on synthetic inputs. They ask less of a model than photographs do: at 0.05 there,
-SqueezeNet 1.1 loses 6 points of top-1, at 0.03 two."""
+"""The same on synthetic inputs, which are easier for a model than photographs: at 0.05 on them SqueezeNet 1.1 loses 6
+points of top-1 accuracy, at 0.03 two."""
 _BOUNDS = ("max_drop", "target_size", "target_ratio", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One wish: at most one of the bounds."""
+    """At most one of the bounds."""
 
     max_drop: float | None = None
-    """Of the metric; percentage points for top1 and top5."""
+    """The largest drop of the metric; percentage points for top1 and top5."""
     target_size: int | None = None
-    """Bytes of the file."""
+    """The most bytes of the file."""
     target_ratio: float | None = None
-    """Times that the file is smaller."""
+    """The least ratio of the source's size to the file's."""
     error: float | None = None
-    """Noise over signal in the outputs."""
+    """The most noise over signal in the outputs."""
     metric: str = "top1"
     """See `onnxopt.metrics.open_metric`."""
 
     def check(self, lossless: bool = False, recipe: bool = False) -> None:
-        """Raises OnnxoptError where this is no contract, or something is wanted though every bit shall be kept."""
+        """Raises OnnxoptError where bounds contradict each other, or a bound or the metric is not valid."""
         given = [name for name in _BOUNDS if getattr(self, name) is not None] + ["lossless"] * lossless
         given += ["recipe"] * (recipe and lossless)
         if len(given) > 1:
@@ -52,7 +52,7 @@ class Contract:
         return None if self.max_drop is None else open_metric(self.metric)
 
     def size(self, source: int) -> int | None:
-        """Bytes that a file may have whose source has so many; None where the contract bounds something else."""
+        """The most bytes of a file whose source has `source` bytes; None where the contract does not bound the size."""
         if self.target_ratio is not None:
             return max(1, int(source / self.target_ratio))
         return self.target_size

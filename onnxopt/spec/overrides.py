@@ -1,10 +1,10 @@
-"""What a user decides for single weights, in a TOML file. Knows steps, and nothing else of ours.
+"""What a user decides for single weights, in a TOML file.
 
     [[rule]]
-    match = "layer4.*"        # weights whose path is like this,
-    op = ["Conv", "Gemm"]     # that nodes of these types use,
-    axes = 2                  # of so many axes at least (biases have one),
-    nth = 1                   # and of those the first; a rule has some of these conditions
+    match = "layer4.*"        # weights whose path matches,
+    op = ["Conv", "Gemm"]     # that are used by nodes of these types,
+    axes = 2                  # with at least so many axes (biases have one),
+    nth = 1                   # and of those the first; a rule has one or more of these conditions
     max_bits = 4
 
 Later rules win over earlier ones, key by key.
@@ -42,7 +42,7 @@ _DECISIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 class Weight(Protocol):
-    """What rules look at."""
+    """What rules match."""
 
     @property
     def path(self) -> str:
@@ -62,13 +62,13 @@ class Override:
     """What is decided for one weight; None leaves it to the search."""
 
     skip: bool = False
-    """Stored bit for bit; whatever else is decided does not count then."""
+    """Stored bit for bit; other decisions are then ignored."""
     max_bits: int | None = None
     """Quantized to integers q with ``|q| < 2^(max_bits - 1)``."""
     error: float | None = None
     """Relative error (noise over signal) of the quantized weight."""
     step: Step | None = None
-    """What is done to it instead; a structural step makes a chain of the layer, for whose parts other rules decide."""
+    """The step, instead of the search's. For the parts that a structural step makes, other rules decide."""
 
     @property
     def says_nothing(self) -> bool:
@@ -81,7 +81,7 @@ class Rule:
     """One rule of the file."""
 
     number: int
-    """From 1, in the file's order."""
+    """Position in the file, from 1."""
     conditions: dict[str, Any]
     """`match` is a glob on the path: ``*`` stands for anything, dots and slashes too."""
     decided: dict[str, Any]
@@ -92,7 +92,7 @@ class Rule:
         return f"rule {self.number} ({', '.join(wanted)})"
 
     def holds(self, weights: Sequence[Weight]) -> list[Weight]:
-        """Those that the rule is for."""
+        """Those that the rule matches."""
         ops = self.conditions.get("op", ())
         found = [
             weight
@@ -135,11 +135,11 @@ class Overrides:
 
     @classmethod
     def of(cls, rules: Sequence[dict[str, Any]], source: str = "overrides") -> Overrides:
-        """Of tables as the file has them. Raises OnnxoptError where a rule is wrong."""
+        """From tables as in the file. Raises OnnxoptError where a rule is wrong."""
         return cls(tuple(_rule(rule, number, source) for number, rule in enumerate(rules, 1)))
 
     def decided(self, weights: Sequence[Weight]) -> dict[str, Override]:
-        """What the rules decide, by path, for all weights of a model in their order."""
+        """What the rules decide for all weights of a model (in the graph's order), by path."""
         found = {weight.path: Override() for weight in weights}
         for rule in self.rules:
             for weight in rule.holds(weights):
@@ -147,7 +147,7 @@ class Overrides:
         return found
 
     def without(self, passes: Collection[str]) -> Overrides:
-        """The same without the steps of these passes, and without what their rules say of `skip`."""
+        """The same without the steps of these passes, and without `skip` in their rules."""
         rules = []
         for rule in self.rules:
             step = rule.decided.get("step")
@@ -156,7 +156,7 @@ class Overrides:
         return Overrides(tuple(rules))
 
     def unmatched(self, weights: Sequence[Weight]) -> list[Rule]:
-        """The rules that are for none of these weights."""
+        """The rules that match none of these weights."""
         return [rule for rule in self.rules if not rule.holds(weights)]
 
 

@@ -1,7 +1,7 @@
-"""The one vocabulary of decisions: a Plan maps weight paths to Steps. Imports the standard library only.
+"""The vocabulary of decisions: a Plan maps paths to Steps. It imports only the standard library.
 
-A path names a weight. A step consumes its path and makes child paths (``conv1.w`` by ``svd{rank=8}`` gives
-``conv1.w@u`` and ``conv1.w@v``), which may take steps of their own; a path without a step is stored lossless.
+A path names a weight. A structural step replaces its path by others (``svd{rank=8}`` on ``conv1.w`` gives ``conv1.w@u``
+and ``conv1.w@v``), which may have steps of their own. A path without a step is stored lossless.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision, for instance ``uniform{error=0.03}``; this text is what CLI, plan, container and report print.
+    """One decision, for instance ``uniform{error=0.03}``. CLI, plan, container and report all write this text.
 
-    Several are done one after the other: ``prune{keep=0.1} > codebook{k=32}``; iterating over a step gives each.
+    Several follow one another: ``prune{keep=0.1} > codebook{k=32}``; iterating over a step gives each.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Step:
             step = step.then
 
     def first(self, count: int) -> Step:
-        """As many of them, from the first on; one at least."""
+        """The first `count` of them, at least one."""
         return Step(self.name, self.args, self.then.first(count - 1) if self.then and count > 1 else None)
 
     @classmethod
     def parse(cls, text: str) -> Step:
-        """Reads the text form. Raises OnnxoptError where the text is none."""
+        """Reads the text form. Raises OnnxoptError where the text is not a step."""
         found: list[tuple[str, tuple[tuple[str, Scalar], ...]]] = []
         end, more = 0, True
         while more:
@@ -84,13 +84,13 @@ def _arguments(rest: str, text: str) -> tuple[tuple[str, Scalar], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every decision for one model, in the order in which they are applied."""
+    """Every decision for one model, in the order in which they are carried out."""
 
     model_sha256: str
     """Of the source file, in hex: a plan is refused for another model."""
     steps: dict[str, Step] = field(default_factory=dict)
     data: str = ""
-    """Identifies the data that the steps rely on; empty where they rely on none."""
+    """Digest of the data that the steps rely on; empty where they rely on none."""
 
     def to_json(self) -> str:
         """The plan file's text."""
@@ -99,16 +99,16 @@ class Plan:
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     def stages(self) -> Iterator[Plan]:
-        """The first of the steps on every weight, then the first two, and so on; at last the plan as it is.
+        """Plans with the first step of every weight, with the first two, and so on; the last is the plan itself.
 
-        ``prune{keep=0.2} > codebook{k=16}`` has two stages, the first one without shared values.
+        ``prune{keep=0.2} > codebook{k=16}`` has two stages; the first only prunes.
         """
         for count in range(1, max((len(list(step)) for step in self.steps.values()), default=0) + 1):
             yield replace(self, steps={path: step.first(count) for path, step in self.steps.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Reads a plan file's text. Raises OnnxoptError where it is none."""
+        """Reads a plan file's text. Raises OnnxoptError where it is not one."""
         try:
             document = json.loads(text)
             version, sha256 = document["onnxopt_plan"], document["model_sha256"]

@@ -1,4 +1,4 @@
-"""The integers that a device's kernels like."""
+"""The integer types that the INT8 kernels of a device take."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from onnxopt.errors import OnnxoptError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What activations and weights are in 8 bits. Weights are symmetric, with a scale for each output."""
+    """Types of activations and weights in INT8. Weights are symmetric, with one scale for each output channel."""
 
     name: str
     activations: str
-    """Type: unsigned ones are as asymmetric as their range, signed ones symmetric where it has two sides."""
+    """Their type. Unsigned ones are asymmetric; signed ones are symmetric where their range has both signs."""
     bits: int
-    """Of weights at most."""
+    """The most for weights."""
 
     @classmethod
     def of(cls, name: str | None) -> Target:
-        """By name; without one, this machine's. Raises OnnxoptError where there is none of this name."""
+        """The target of this name, or without one this machine's. Raises OnnxoptError where there is none."""
         name = name or _here()
         if name not in TARGETS:
             raise OnnxoptError(f"--target is {name!r}, expected {', '.join(TARGETS)}")
@@ -33,13 +33,13 @@ TARGETS = {
     "cpu-vnni": Target("cpu-vnni", "uint8", 8),
     # SDOT and SMMLA multiply signed by signed.
     "cpu-arm": Target("cpu-arm", "int8", 8),
-    # Without VNNI, VPMADDUBSW adds two products in 16 bits, which saturate: 255 x 64 x 2 is the most that fits.
+    # Without VNNI, VPMADDUBSW adds two products in 16 bits, which saturates: 255 x 64 x 2 is the most that fits.
     "generic": Target("generic", "uint8", 7),
 }
 
 
 def _here() -> str:
-    """The target that is this machine."""
+    """The name of this machine's target."""
     if platform.machine().lower() in ("aarch64", "arm64"):
         return "cpu-arm"
     try:

@@ -1,8 +1,8 @@
-"""Recipes: published systems as data, one TOML file each in this folder, or a file of the user's.
+"""Recipes: published systems as data. A TOML file in this folder is found by being there; users may have their own.
 
     title = "Deep Compression"
     source = "Han, Mao & Dally 2016"
-    table = "deep-compression"      # what of the result is shown as the paper does
+    table = "deep-compression"      # the paper's table, which the report shows
 
     [knobs]                         # each from its gentlest to its strongest setting
     q = [0.3, 1.8]
@@ -12,9 +12,9 @@
     axes = 2
     step = "prune{sigma=$q} > codebook{k=256}"
 
-Weights that no rule is for stay as they are. The knobs are turned together, by one *strength*, until the contract is
-met; then each in its turn goes on alone, as far as the contract lasts, and with ``layers = true`` each weight before.
-Where a size is asked for they stay together, and without a contract they stand in the middle.
+Weights that no rule matches stay as they are. One *strength* turns all knobs together until the contract is met. Then
+each weight (with ``layers = true``) and each knob is turned further alone, in turn, as far as the contract allows.
+Where the contract bounds the size they stay together; without a contract they are in the middle.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.spec.overrides import Overrides
 
 GENTLEST, STRONGEST = 1.0, 4096.0
-"""The range of strengths: the search takes them for slopes."""
+"""The range of strengths, which the search treats as slopes."""
 MIDDLE = float((GENTLEST * STRONGEST) ** 0.5)
 _FILES = files(__name__)
 STEP = STRONGEST ** (1 / 48)
-"""How much stronger one that goes on alone becomes at a time: a 48th of the way from one end to the other."""
+"""Factor of one step of a knob that is turned alone: a 48th of the range, on a logarithmic scale."""
 _KEYS = ("title", "source", "table", "layers", "knobs", "rule")
 
 
@@ -49,9 +49,9 @@ class Recipe:
     source: str
     """The paper."""
     table: str
-    """Name of the table that the paper shows; empty where none."""
+    """Name of the paper's table; empty where there is none."""
     layers: bool
-    """Whether settings are searched for each weight, too."""
+    """Whether settings are also searched for each weight."""
     knobs: dict[str, tuple[float, float]]
     """The gentlest and the strongest setting of each."""
     rules: tuple[dict[str, Any], ...]
@@ -59,7 +59,7 @@ class Recipe:
 
     @classmethod
     def open(cls, name: str) -> Recipe:
-        """The recipe of this name, or that of a file ``*.toml``. Raises OnnxoptError where there is none."""
+        """The recipe of this name, or of a file ``*.toml``. Raises OnnxoptError where there is none, or it is wrong."""
         try:
             text = (Path(name) if name.endswith(".toml") else _FILES / f"{name}.toml").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -82,11 +82,11 @@ class Recipe:
         for strength in (GENTLEST, STRONGEST):
             for rule in recipe.at(strength).rules:
                 if rule.decided.keys() - {"step", "skip"}:
-                    raise OnnxoptError(f"recipe {name}: {rule} decides something else than a step")
+                    raise OnnxoptError(f"recipe {name}: {rule} decides something other than a step")
         return recipe
 
     def at(self, strength: float, ahead: Mapping[str, int] | None = None) -> Overrides:
-        """Its rules with the knobs turned so far, some so many steps `ahead`. Raises OnnxoptError for a wrong rule."""
+        """Its rules at this strength, with some knobs so many steps `ahead`. Raises OnnxoptError for a wrong rule."""
         settings = {
             knob: _between(*ends, _share(strength * STEP ** (ahead or {}).get(knob, 0)))
             for knob, ends in self.knobs.items()
@@ -110,7 +110,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """Of the recipes that come with onnxopt."""
+    """Names of the recipes that come with onnxopt."""
     return sorted(path.name.removesuffix(".toml") for path in _FILES.iterdir() if path.name.endswith(".toml"))
 
 
@@ -123,12 +123,12 @@ def _knobs(table: dict[str, Any], name: str) -> dict[str, tuple[float, float]]:
 
 
 def _share(strength: float) -> float:
-    """Of the way from the gentlest to the strongest."""
+    """Position between the gentlest and the strongest, 0 to 1, on a logarithmic scale."""
     return min(1.0, max(0.0, log(strength / GENTLEST) / log(STRONGEST / GENTLEST)))
 
 
 def _between(gentlest: float, strongest: float, share: float) -> str:
-    """A setting, in equal ratios from one end to the other; whole where both ends are."""
+    """A setting, on a logarithmic scale from one end to the other; an integer where both ends are."""
     value = gentlest * (strongest / gentlest) ** share
     whole = isinstance(gentlest, int) and isinstance(strongest, int)
     return str(round(value)) if whole else f"{value:.4g}"
