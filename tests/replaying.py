@@ -1,7 +1,7 @@
 """Every goal on fixed models with a fixed clock: what plans and files are, as digests.
 
-    python tests/replaying.py --record          # of this commit, on this machine, into tests/replay.json
-    python tests/replaying.py --check --shared  # against what is recorded; six models of ONNXOPT_DATA, too
+    PYTHONPATH=tools python tests/replaying.py --record          # records this commit in tests/replay.json
+    PYTHONPATH=tools python tests/replaying.py --check --shared  # compares, and six models of ONNXOPT_DATA
 
 Sums of floats differ in their last bits from processor to processor and from runtime to runtime, and so do plans: what
 is recorded holds for one `environment`.
@@ -21,6 +21,7 @@ import builders
 import numpy as np
 import onnx
 import onnxruntime
+from common import realdata
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
@@ -28,9 +29,6 @@ from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.spec.recipes import Recipe
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tools"))
-
-import realdata  # noqa: E402 (tools are scripts)
 
 RECORDED = HERE / "replay.json"
 

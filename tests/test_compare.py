@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_digits
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import train_digits
 
 from onnxopt import Contract, OnnxoptError, cli
 from onnxopt.report.compare import render

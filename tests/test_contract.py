@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import train_digits
 from builders import mlp
 
 import onnxopt
 from onnxopt import cli, native
 from onnxopt.graph import payload
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import train_digits
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 

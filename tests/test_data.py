@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import realdata
 from feeding import VECTORS, everything, seen, taking
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +20,6 @@ from onnx import TensorProto
 from onnxopt.data import Array, Batch, Data, ImageOptions, open_data, split
 from onnxopt.data import readers as data_readers
 from onnxopt.errors import OnnxoptError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"

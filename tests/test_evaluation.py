@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import train_digits
 from builders import cnn, mlp
+from common import realdata
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
@@ -32,11 +34,6 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.measure.evaluation import Classification, Evaluation, evaluate
 from onnxopt.measure.evaluation.classification import Counts, answers
 from onnxopt.measure.evaluation.intervals import paired, share
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-import train_digits
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from builders import FLOAT, branches, lstm, mlp, weights
+from common import realdata
 from differences import build, check, node, opened, project, session, shift, slopes, spread
 from onnx import TensorProto, numpy_helper
 
 from onnxopt.calibration.stats import Probe
 from onnxopt.graph import normalise
 from onnxopt.graph.autodiff import Gradient
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import realdata
 
 
 def two_outputs(factor: float) -> onnx.ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from common import realdata
 from feeding import VECTORS, seen, taking
 from onnx import TensorProto
 from PIL import Image
 
 from onnxopt.data import PRESETS, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ import onnxruntime
 import pytest
 from builders import ALL, cnn, model, weights
 from classical import Calibrated, needs_data
+from common import realdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 from test_fixedpoint import reference
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 
 import onnxopt
 from onnxopt.build import execute_plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from classical import needs_data
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 import train_digits
+from classical import needs_data
+from common import realdata
 
 import onnxopt
 from onnxopt import Contract, Missed, OnnxoptError
