@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from builders import model, weights
-from common import realdata
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
 
+from common import realdata
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats

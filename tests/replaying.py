@@ -21,9 +21,9 @@ import builders
 import numpy as np
 import onnx
 import onnxruntime
-from common import realdata
 
 import onnxopt
+from common import realdata
 from onnxopt import Contract, OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.spec.recipes import Recipe

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import train_digits
-from common import realdata
 
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import Contract
 from onnxopt.report import html
 from onnxopt.report.json import to_json

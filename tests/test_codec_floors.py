@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import codec_sizes, codec_speed, realdata
-from common.codec_sizes import Setting
-from tables import codecs
-from tables.codecs import RANS_GOAL, goal
 
 import onnxopt
+from common import codec_sizes, codec_speed, realdata
+from common.codec_sizes import Setting
 from onnxopt import native
 from onnxopt.build import container
+from tables import codecs
+from tables.codecs import RANS_GOAL, goal
 
 pytestmark = [
     pytest.mark.slow,

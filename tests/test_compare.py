@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import train_digits
 from hypothesis import given
 from hypothesis import strategies as st
 
+import train_digits
 from onnxopt import Contract, OnnxoptError, cli
 from onnxopt.report.compare import render
 from onnxopt.search.slope import Trial

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import train_digits
 from builders import mlp
 
 import onnxopt
+import train_digits
 from onnxopt import cli, native
 from onnxopt.graph import payload
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from common import realdata
 from feeding import VECTORS, everything, seen, taking
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from common import realdata
 from onnxopt.data import Array, Batch, Data, ImageOptions, open_data, split
 from onnxopt.data import readers as data_readers
 from onnxopt.errors import OnnxoptError

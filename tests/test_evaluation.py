@@ -13,9 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import train_digits
 from builders import cnn, mlp
-from common import realdata
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
@@ -28,6 +26,8 @@ from sklearn.metrics import (
 )
 
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import cli
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from builders import FLOAT, branches, lstm, mlp, weights
-from common import realdata
 from differences import build, check, node, opened, project, session, shift, slopes, spread
 from onnx import TensorProto, numpy_helper
 
+from common import realdata
 from onnxopt.calibration.stats import Probe
 from onnxopt.graph import normalise
 from onnxopt.graph.autodiff import Gradient

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from common import realdata
 from feeding import VECTORS, seen, taking
 from onnx import TensorProto
 from PIL import Image
 
+from common import realdata
 from onnxopt.data import PRESETS, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
 

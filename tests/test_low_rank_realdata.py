@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from common import realdata
 from common.layer_error import errors, promises
-
 from onnxopt.passes import Structural
 from onnxopt.passes.low_rank.spatial import Spatial
 from onnxopt.passes.low_rank.svd import Svd

@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 from builders import ALL, cnn, model, weights
 from classical import Calibrated, needs_data
-from common import realdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_fixedpoint import reference
 
 import onnxopt
+from common import realdata
 from onnxopt.build import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats

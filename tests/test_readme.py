@@ -11,9 +11,9 @@ from pathlib import Path
 import onnx
 import pytest
 from builders import mlp
-from tables import sessions
 
 import onnxopt
+from tables import sessions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

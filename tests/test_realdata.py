@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from common import realdata, runs
-from common.kept import fresh
-from tables import models
 
 import onnxopt
+from common import realdata, runs
+from common.kept import fresh
 from onnxopt import Contract
 from onnxopt.spec.contract import SYNTHETIC_ERROR
+from tables import models
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import train_digits
 from classical import needs_data
-from common import realdata
 
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import Contract, Missed, OnnxoptError
 from onnxopt.graph import weight_macs
 from onnxopt.search import slope as search

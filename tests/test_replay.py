@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import replaying
+
 from common import realdata
 
 KNOWN = json.loads(replaying.RECORDED.read_text()).get(replaying.environment())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from common.pages import ROOT
+from onnxopt.passes.math.relative_index import Sizes
 from tables import alexnet, tables
 from tables.alexnet import GAP_BITS, PAPER, SHAPES, VALUE_BITS
-
-from onnxopt.passes.math.relative_index import Sizes
 
 SCATTERED = ("fc6", "fc7")
 """Where the paper has fewer fillers than nonzeros at random."""

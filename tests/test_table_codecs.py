@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from common import codec_sizes
 from common.codec_sizes import Setting, Size
-from tables import codecs
-
 from onnxopt import native
 from onnxopt.build import container
 from onnxopt.encoding import Affine
+from tables import codecs
 
 
 def weight(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

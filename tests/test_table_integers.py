@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import pytest
 from builders import model, weights
+from onnx import helper
+
+import onnxopt
 from common import int8_files
 from common.int8_files import File, Row, Times
 from common.kernels import Kernels, kernels
 from common.static_int8 import METHODS, Reader, int8
-from onnx import helper
-from tables.integers import CLAIMS, claims_table, main_table, methods_table
-
-import onnxopt
 from onnxopt import OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
+from tables.integers import CLAIMS, claims_table, main_table, methods_table
 
 
 def pair(ratio: float, significant: bool = True) -> SpeedRatio:

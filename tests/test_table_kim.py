@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from common.pages import ROOT
+from onnxopt.passes import math
 from tables import kim
 from tables.kim import Number
-
-from onnxopt.passes import math
 
 
 def no_svd(w: np.ndarray, rank: int, root: None) -> tuple[np.ndarray, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from common.pages import ROOT
 from tables import tables
 from tables.recipes import ASKS, SYSTEMS, Found, Row, beside

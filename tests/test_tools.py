@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 import tables as package
 from common import kept, pages, realdata
 from common.kept import Kept, fresh

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from common import realdata
 from onnx import TensorProto, helper, numpy_helper
+
+from common import realdata
 
 Array = np.ndarray[Any, Any]
 

@@ -74,9 +74,10 @@ class Kept:
         sources = [_sha256(Path(inspect.getfile(one))) for one in (function, realdata)]
         asked = [function.__qualname__, *sources, *map(_asked, args), self.version()]
         digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
-        models = [one for one in args if isinstance(one, str) and realdata.path_of(one).is_file()]
+        names = [one for one in args if isinstance(one, str) and realdata.path_of(one).is_file()]
+        what = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         FOLDER.mkdir(parents=True, exist_ok=True)
-        return FOLDER / f"{'-'.join([function.__qualname__.strip('_'), *models, digest])}.{suffix}"
+        return FOLDER / f"{'-'.join([what, *names, digest])}.{suffix}"
 
 
 def _asked(value: object) -> str:

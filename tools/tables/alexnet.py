@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
+
 from common import realdata
 from common.kept import ONNXOPT
 from common.networks import alexnet
 from common.pages import markdown
-from onnx import numpy_helper
-
 from onnxopt.encoding import Codebook
 from onnxopt.passes.math.kmeans import cluster
 from onnxopt.passes.math.relative_index import Sizes, sizes

@@ -14,7 +14,6 @@ from common.codec_sizes import LARGE, Setting, Size, Whole, model_sizes, speed_i
 from common.codec_speed import Speed, speeds
 from common.kept import ONNXOPT
 from common.pages import markdown
-
 from tables import Scope, Table
 
 BITS = tuple(range(2, 9))

@@ -15,7 +15,6 @@ from common import networks, realdata
 from common.kept import ONNXOPT, fresh
 from common.pages import machine, markdown
 from common.runs import Run, training_images
-
 from tables import Scope, Table
 from tables.ratios import Ask, run
 

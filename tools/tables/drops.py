@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from common.kept import ONNXOPT
 from common.pages import markdown
 from common.runs import Run, optimize, original, training_images
-
 from onnxopt import Contract
 from tables import Scope, Table
 

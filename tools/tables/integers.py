@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnxruntime
+
 from common.int8_files import File, Row, measured
 from common.pages import machine, markdown
 from common.static_int8 import METHODS
-
 from onnxopt.measure.benchmark import SpeedRatio
 from tables import Scope, Table
 

@@ -12,11 +12,11 @@ from math import prod
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
+
 from common.kept import ONNXOPT
 from common.networks import Fill, alexnet, random_weights, vgg16
 from common.pages import markdown
-from onnx import helper, numpy_helper
-
 from onnxopt.calibration.stats import Stats
 from onnxopt.graph import Graph, macs, normalise
 from onnxopt.passes import STRUCTURAL

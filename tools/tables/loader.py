@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import psutil
-from common.kept import ONNXOPT, fresh
-from common.pages import machine, markdown
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
+from common.kept import ONNXOPT, fresh
+from common.pages import machine, markdown
 from onnxopt.build import container
 from onnxopt.encoding import Affine, nearest_log_step
 from onnxopt.graph import Graph, split, wrap

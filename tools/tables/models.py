@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+import onnxopt
 from common import realdata, runs
 from common.kept import ONNXOPT
 from common.pages import markdown
-
-import onnxopt
 from tables import CannotMeasureError, Scope, Table
 
 NOTES = {

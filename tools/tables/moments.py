@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from common.kept import ONNXOPT
 from common.layer_error import errors
 from common.pages import markdown
-
 from onnxopt.passes import STRUCTURAL
 from onnxopt.spec.plan import Step
 from tables import Scope, Table

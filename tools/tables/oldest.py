@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+
+import onnxopt
 from common import realdata
 from common.int8_files import measured, ours
 from common.kept import RUNTIME
 from common.pages import ROOT, markdown
-
-import onnxopt
 from onnxopt.metrics.output_error import output_error
 from tables import CannotMeasureError, Scope, Table
 from tables.integers import MODELS

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
+import onnxopt
 from common import realdata
 from common.kept import ONNXOPT
 from common.pages import markdown
 from common.runs import original
-
-import onnxopt
 from onnxopt.graph import macs, parameters
 from onnxopt.spec.recipes import Recipe
 from tables import Scope, Table

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import onnxopt
 from common import realdata
 from common.control import BITS, control
 from common.internals import workspace
 from common.kept import ONNXOPT
 from common.pages import markdown
 from common.runs import optimize, original
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
-import onnxopt
 from onnxopt import Contract
 from onnxopt.graph import read
 from onnxopt.spec.plan import Plan, Step

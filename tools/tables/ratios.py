@@ -12,7 +12,6 @@ from common.control import Control, as_good, control
 from common.kept import ONNXOPT
 from common.pages import markdown
 from common.runs import Run, optimize, original, training_images
-
 from onnxopt import Contract
 from tables import Scope, Table
 

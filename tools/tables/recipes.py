@@ -13,12 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnxopt
 from common import realdata
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from common.runs import original
-
-import onnxopt
 from onnxopt import Contract
 from onnxopt.spec import recipes
 from onnxopt.spec.recipes import Recipe

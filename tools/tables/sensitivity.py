@@ -5,7 +5,6 @@ from __future__ import annotations
 from common import realdata
 from common.kept import ONNXOPT
 from common.pages import markdown
-
 from onnxopt.studies.sensitivity import Scan, scan
 from tables import Table
 

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common.pages import ROOT
 from rich.console import Console
 from rich.text import Text
-from train_digits import split
 
+from common.pages import ROOT
 from tables import Figure, Scope, Table
+from train_digits import split
 
 PICTURE = ROOT / "docs" / "terminal.svg"
 OPTIMIZE = "onnxopt optimize digits.onnx -o small.onnx"

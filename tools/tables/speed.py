@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
+import onnxopt
 from common import networks, realdata
 from common.internals import LowRank, low_rank
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from common.runs import original
-
-import onnxopt
 from onnxopt import Contract
 from onnxopt.graph import macs, parameters
 from onnxopt.measure.benchmark import SpeedRatio, time_ratio

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import onnxopt
 from common import realdata
 from common.internals import calibrated
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from common.static_int8 import int8
-
-import onnxopt
 from onnxopt import Contract
 from onnxopt.build.workspace import Workspace
 from onnxopt.graph import Site
