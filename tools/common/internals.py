@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +12,44 @@ from typing import Any
 
 from onnxopt import Contract
 from onnxopt.build.workspace import Workspace
-from onnxopt.data import open_data, quiet_session
-from onnxopt.graph import read
+from onnxopt.calibration.stats import Stats
+from onnxopt.data import Array, open_data, quiet_session
+from onnxopt.graph import Site, read
 from onnxopt.search.allocation import Goal
 from onnxopt.search.contract_search import ContractSearch
 from onnxopt.spec.overrides import Overrides
 from onnxopt.strategies.low_rank import factored
 
 
-def workspace(source: Path, max_ram: int = 2**29) -> Workspace:
-    """The model as the search sees it: normalised and cleaned."""
-    return Workspace(read(source), False, "balanced", max_ram, lambda what, share: None)
+def sites(source: Path) -> list[Site]:
+    """The weights of a model that steps may act on, after clean-ups."""
+    return _workspace(source).sites
+
+
+def _workspace(source: Path) -> Workspace:
+    return Workspace(read(source), False, "balanced", 2**29, lambda what, share: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """Weights of a model, and statistics of their inputs."""
+
+    sites: list[Site]
+    values: Callable[[Site], Array]
+    stats: Callable[[Site], Stats]
 
 
 @contextmanager
-def calibrated(source: Path, data: Any) -> Iterator[Workspace]:
-    """The same, with statistics of all of the data."""
-    engine = workspace(source)
-    engine.calibrate(open_data(data, quiet_session(str(source))))
-    yield engine
-    engine.close(keep=False)
+def calibrated(source: Path, data: Any) -> Iterator[Calibrated]:
+    """A model calibrated on all of the data."""
+    work = _workspace(source)
+    work.calibrate(open_data(data, quiet_session(str(source))))
+
+    def values(site: Site) -> Array:
+        return work.graph.values(site.path)
+
+    yield Calibrated(work.sites, values, lambda site: work.statistics.of(site, values(site)))
+    work.close(keep=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +76,15 @@ def low_rank(source: Path, output: Path, contract: Contract, goal: str, data: An
             said.add(what)
             print(f"{monotonic() - started:.0f} s: {what}", file=sys.stderr)
 
-    engine = Workspace(read(source), False, "balanced", 2**31, progress)
-    tuner = ContractSearch(engine, contract, Overrides())
-    tuner.calibrate(data, None)
-    best, met = tuner.run()
+    work = Workspace(read(source), False, "balanced", 2**31, progress)
+    search = ContractSearch(work, contract, Overrides())
+    search.calibrate(data, None)
+    best, met = search.run()
     assert met
-    with factored(tuner, best, Goal(goal), progress) as found:
+    with factored(search, best, Goal(goal), progress) as found:
         built = found.tuner.engine.build(found.tuner.plan(found.best), lambda share: None)
         found.tuner.engine.write(built, output)
-    engine.close(keep=False)
+    work.close(keep=False)
     done = found.factoring
     written = done.chained if done.kept and done.chained else done.plain
     assert written.error is not None

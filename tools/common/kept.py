@@ -1,7 +1,8 @@
 """Measurements that are made once: each is kept in build/measured/ by a digest of what was asked.
 
-A digest covers the function and its arguments, the content of model files, the versions of the runtime and of numpy,
-the machine, and, for `ONNXOPT`, every source file of onnxopt. Data sets do not count: they do not change.
+A digest covers the function, its module and the modules beside this one, the arguments with the content of model files,
+the versions of the runtime and of numpy, the machine, and, for `ONNXOPT`, every source file of onnxopt. Data sets do
+not count: they do not change.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Kept:
         return file
 
     def _file(self, function: Callable[..., object], args: Iterable[object], suffix: str) -> Path:
-        sources = [_sha256(Path(inspect.getfile(one))) for one in (function, realdata)]
-        asked = [function.__qualname__, *sources, *map(_asked, args), self.version()]
+        sources = [Path(inspect.getfile(function)), *sorted(Path(__file__).parent.glob("*.py"))]
+        asked = [function.__qualname__, *map(_asked, (*sources, *args)), self.version()]
         digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
         names = [one for one in args if isinstance(one, str) and realdata.path_of(one).is_file()]
         what = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"

@@ -18,7 +18,7 @@ INTEGER = {
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits", "QGemm",
     "QLinearConv", "QLinearMatMul",
 }  # fmt: skip
-"""Operators that multiply in integers."""
+"""Operators that multiply integers."""
 FLOAT = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 """Operators that multiply in float."""
 

@@ -80,7 +80,7 @@ def _original(model: str, limit: int | None) -> float:
 
 
 def training_images(model: str, images: int | None) -> str:
-    """The training images of a run, in words, when it asks for so many."""
+    """The training images of a run that asks for `images`, in words."""
     if images is None:
         return "none"
     name = realdata.TASKS[model].data.split(",")[0]

@@ -31,7 +31,7 @@ VALUE_BITS, GAP_BITS = {"conv": 8, "fc": 5}, 4
 _FREEDOM = 4
 """Degrees of freedom of Student's t: its fourth moment is infinite, trained weights' is large."""
 _LARGE, _MOST, _EACH = 50_000, 2**20, 4
-"""Trained layers that count: of so many weights, the first so many of each, and so many layers of a network."""
+"""The fewest weights of a trained layer that counts, the most that are used, and the most layers of a network."""
 
 
 @dataclass(frozen=True, slots=True)

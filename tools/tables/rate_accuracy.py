@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 import onnxopt
 from common import realdata
 from common.control import BITS, control
-from common.internals import workspace
+from common.internals import sites
 from common.kept import ONNXOPT
 from common.pages import markdown
 from common.runs import optimize, original
@@ -80,7 +80,7 @@ def measure(model: str, scope: Scope) -> Curves:
 def rounded(model: str, error: float, limit: int | None) -> Point:
     """A model with the same relative error in every matrix."""
     source = read(realdata.path_of(model))
-    errors = {site.path: error if len(site.shape) > 1 else VECTOR_ERROR for site in workspace(source.path).sites}
+    errors = {site.path: error if len(site.shape) > 1 else VECTOR_ERROR for site in sites(source.path)}
     plan = Plan(source.sha256, {path: Step("uniform", (("error", value),)) for path, value in errors.items()})
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"

@@ -19,12 +19,11 @@ import numpy as np
 
 import onnxopt
 from common import realdata
-from common.internals import calibrated
+from common.internals import Calibrated, calibrated
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from common.static_int8 import int8
 from onnxopt import Contract
-from onnxopt.build.workspace import Workspace
 from onnxopt.graph import Site
 from onnxopt.measure.benchmark import benchmark
 from onnxopt.measure.evaluation.intervals import SIGNIFICANT
@@ -80,7 +79,7 @@ class Row:
     """Operators and their share of the time, longest first."""
 
 
-def decided(source: Path, output: Path, data: Any, decide: Callable[[Workspace], dict[str, Step]]) -> None:
+def decided(source: Path, output: Path, data: Any, decide: Callable[[Calibrated], dict[str, Step]]) -> None:
     """Carries out the steps that `decide` gives, and leaves all other weights as they are."""
     with calibrated(source, data) as work:
         steps = decide(work)
@@ -89,30 +88,30 @@ def decided(source: Path, output: Path, data: Any, decide: Callable[[Workspace],
     onnxopt.optimize(source, output, Contract(error=1.0), data, overrides=Overrides.of(rules), allow_miss=True)
 
 
-def matrices(engine: Workspace) -> Iterable[Site]:
+def matrices(work: Calibrated) -> Iterable[Site]:
     """Weights of two or more dimensions."""
-    return (site for site in engine.sites if len(site.shape) > 1)
+    return (site for site in work.sites if len(site.shape) > 1)
 
 
-def weights8(engine: Workspace) -> dict[str, Step]:
+def weights8(work: Calibrated) -> dict[str, Step]:
     """Weights in 8 bits, a power of two for each tensor."""
-    return {site.path: Step("fixedpoint", (("bits", 8),)) for site in matrices(engine)}
+    return {site.path: Step("fixedpoint", (("bits", 8),)) for site in matrices(work)}
 
 
-def pruned(engine: Workspace) -> dict[str, Step]:
+def pruned(work: Calibrated) -> dict[str, Step]:
     """Half of the weights set to zero, the others corrected for that."""
     args = (("keep", KEPT), ("compensate", True))
-    return {site.path: Step("prune", args) for site in matrices(engine) if site.elements > 1000}
+    return {site.path: Step("prune", args) for site in matrices(work) if site.elements > 1000}
 
 
-def factorised(engine: Workspace) -> dict[str, Step]:
+def factorised(work: Calibrated) -> dict[str, Step]:
     """Matrices and convolutions by SVD, at the smallest rank that keeps the layer's outputs."""
     steps = {}
-    for site in matrices(engine):
-        stats = engine.statistics.of(site, engine.graph.values(site.path))
+    for site in matrices(work):
+        stats = work.stats(site)
         if stats.linear is None or stats.moments is None or stats.moments.feedback is None:
             continue
-        matrix = stats.linear.matrix(engine.graph.values(site.path).astype(np.float64))
+        matrix = stats.linear.matrix(work.values(site).astype(np.float64))
         if len(matrix) > 1:
             continue
         root = math.root(stats.moments.feedback[0], stats.moments.variance[0])
