@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from onnxopt import Contract
-from onnxopt.build.workspace import Workspace
+from onnxopt.build.workspace import Workspace, prepare
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import Array, open_data, quiet_session
 from onnxopt.graph import Site, read
-from onnxopt.search.allocation import Goal
-from onnxopt.search.contract_search import ContractSearch
-from onnxopt.spec.overrides import Overrides
-from onnxopt.strategies.low_rank import factored
+from onnxopt.request import Request
+from onnxopt.strategies.baseline import calibrate
+from onnxopt.strategies.low_rank import LowRank
+from onnxopt.strategies.pursue import pursue, report
 
 
-def sites(source: Path) -> list[Site]:
+def sites(source: Path) -> Sequence[Site]:
     """The weights of a model that steps may act on, after clean-ups."""
-    return _workspace(source).sites
+    with _workspace(source) as work:
+        return work.sites
 
 
 def _workspace(source: Path) -> Workspace:
-    return Workspace(read(source), False, "balanced", 2**29, lambda what, share: None)
+    return prepare(read(source), Request(max_ram=2**29))
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
     """Weights of a model, and statistics of their inputs."""
 
-    sites: list[Site]
+    sites: Sequence[Site]
     values: Callable[[Site], Array]
     stats: Callable[[Site], Stats]
 
@@ -42,18 +43,17 @@ class Calibrated:
 @contextmanager
 def calibrated(source: Path, data: Any) -> Iterator[Calibrated]:
     """A model calibrated on all of the data."""
-    work = _workspace(source)
-    work.calibrate(open_data(data, quiet_session(str(source))))
+    with _workspace(source) as plain:
+        work = plain.calibrated(open_data(data, quiet_session(str(source))))
 
-    def values(site: Site) -> Array:
-        return work.graph.values(site.path)
+        def values(site: Site) -> Array:
+            return work.graph.values(site.path)
 
-    yield Calibrated(work.sites, values, lambda site: work.statistics.of(site, values(site)))
-    work.close(keep=False)
+        yield Calibrated(work.sites, values, lambda site: work.statistics.of(site, values(site)))
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class Factorised:
     """What the low-rank strategy did to a model."""
 
     layers: int
@@ -67,7 +67,7 @@ class LowRank:
     """Noise over signal of what was written."""
 
 
-def low_rank(source: Path, output: Path, contract: Contract, goal: str, data: Any) -> LowRank:
+def low_rank(source: Path, output: Path, contract: Contract, goal: str, data: Any) -> Factorised:
     """Compresses with the low-rank strategy alone, without INT8."""
     started, said = monotonic(), set[str]()
 
@@ -76,17 +76,17 @@ def low_rank(source: Path, output: Path, contract: Contract, goal: str, data: An
             said.add(what)
             print(f"{monotonic() - started:.0f} s: {what}", file=sys.stderr)
 
-    work = Workspace(read(source), False, "balanced", 2**31, progress)
-    search = ContractSearch(work, contract, Overrides())
-    search.calibrate(data, None)
-    best, met = search.run()
-    assert met
-    with factored(search, best, Goal(goal), progress) as found:
-        built = found.tuner.engine.build(found.tuner.plan(found.best), lambda share: None)
-        found.tuner.engine.write(built, output)
-    work.close(keep=False)
-    done = found.factoring
-    written = done.chained if done.kept and done.chained else done.plain
-    assert written.error is not None
-    factorised = sum(layer.accepted for layer in done.layers)
-    return LowRank(len(done.layers), factorised, done.kept, done.plain.size, written.error)
+    request = Request.of(contract, data, {"goal": goal, "max_ram": 2**31, "progress": progress})
+    with prepare(read(source), request) as plain:
+        base = calibrate(plain)
+        base = replace(base, searched=base.search.run(base.work, base.contract))
+        assert base.kept.met
+        pursued = pursue(LowRank(), base, request.clock)
+        work, searched = base.work, base.kept
+        if pursued.outcome and pursued.outcome.searched:
+            work, searched = pursued.outcome.work, pursued.outcome.searched
+        work.write(work.build(searched.plan), output)
+    layers = report(pursued).layers
+    assert searched.trial.error is not None
+    accepted = sum(bool(layer["accepted"]) for layer in layers)
+    return Factorised(len(layers), accepted, pursued.outcome is not None, base.kept.trial.size, searched.trial.error)

@@ -16,14 +16,14 @@ import onnx
 
 import onnxopt
 from common import networks, realdata
-from common.internals import LowRank, low_rank
+from common.internals import Factorised, low_rank
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from common.runs import original
 from onnxopt import Contract
 from onnxopt.graph import macs, parameters
 from onnxopt.measure.benchmark import SpeedRatio, time_ratio
-from onnxopt.report.table import size
+from onnxopt.report.text import size
 from tables import Scope, Table
 
 IMAGES = 12_000
@@ -60,7 +60,7 @@ class Row:
     """One case, done."""
 
     case: Case
-    found: LowRank
+    found: Factorised
     bytes_after: int
     weights: float
     """How many times fewer weights and biases the network has."""
