@@ -1,7 +1,7 @@
 # make demo    build, install into .venv, compress a model, evaluate before and after
 # make test    everything that CI runs
 # make check   format, lint, types, import rules, tests, native tests under sanitizers
-# make tables  rewrite the tables in README.md and docs/; `make engine`: docs/engine.md
+# make tables  list the tables of README.md and docs/; `make tables NAMES='models codecs'`: measure and write them
 # make fuzz    fuzz the native reader for ten minutes (needs clang)
 
 PYTHON ?= python3
@@ -62,19 +62,13 @@ pytest-all: build/installed-dev
 	$(BIN)/pytest -m "not alone" -n $(JOBS) --dist worksteal --durations=10
 	$(BIN)/pytest -m alone --durations=5
 
-# Rewrites the generated tables in README.md.
+# Lists the generated tables with their minutes, or measures and writes those named.
 tables: build/installed
-	$(BIN)/python tools/table_models.py
-	$(BIN)/python tools/bench_codec.py --write docs/codecs.md
-	$(BIN)/python tools/bench_loader.py --write docs/loader.md
-	$(BIN)/python tools/table_lowrank.py
-	$(BIN)/python tools/table_classical.py
-	$(BIN)/python tools/readme_session.py
+	$(BIN)/python tools $(NAMES)
 
 # Rewrites docs/engine.md, tables and figures: an hour of searches and whole test parts.
 engine: build/installed
-	$(BIN)/python tools/table_engine.py
-	$(BIN)/python tools/rate_accuracy.py
+	$(BIN)/python tools docs/engine.md
 
 fuzz:
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \

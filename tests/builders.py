@@ -214,9 +214,7 @@ def prelu(slopes: tuple[int, ...] = (8, 1, 1), opset: int = 13, outputs: int = 8
         helper.make_node("Conv", ["bent", "w2"], ["y"], "second"),
     ]
     tensors = [numpy_helper.from_array(a, name) for a, name in ((w1, "w1"), (slope, "slope"), (w2, "w2"))]
-    x, y = (
-        helper.make_tensor_value_info(name, FLOAT, ["n", c, "h", "w"]) for name, c in (("x", 3), ("y", 4))
-    )
+    x, y = (helper.make_tensor_value_info(name, FLOAT, ["n", c, "h", "w"]) for name, c in (("x", 3), ("y", 4)))
     graph = helper.make_graph(nodes, "g", [x], [y], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-
+from common import realdata
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats

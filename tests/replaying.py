@@ -1,7 +1,7 @@
 """Every goal on fixed models with a fixed clock: what plans and files are, as digests.
 
-    python tests/replaying.py --record          # of this commit, on this machine, into tests/replay.json
-    python tests/replaying.py --check --shared  # against what is recorded; six models of ONNXOPT_DATA, too
+    PYTHONPATH=tools python tests/replaying.py --record          # records this commit in tests/replay.json
+    PYTHONPATH=tools python tests/replaying.py --check --shared  # compares, and six models of ONNXOPT_DATA
 
 Sums of floats differ in their last bits from processor to processor and from runtime to runtime, and so do plans: what
 is recorded holds for one `environment`.
@@ -23,14 +23,12 @@ import onnx
 import onnxruntime
 
 import onnxopt
+from common import realdata
 from onnxopt import Contract, OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.spec.recipes import Recipe
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tools"))
-
-import realdata  # noqa: E402 (tools are scripts)
 
 RECORDED = HERE / "replay.json"
 

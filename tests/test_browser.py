@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-import train_digits
-
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import Contract
 from onnxopt.report import html
 from onnxopt.report.json import to_json

@@ -5,7 +5,6 @@ The whole picture is docs/codecs.md; this keeps a part of it true. ONNXOPT_DATA 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import bench_codec
-import codec_speed
-import realdata
-from bench_codec import RANS_GOAL, Setting, goal
-
 import onnxopt
+from common import codec_sizes, codec_speed, realdata
+from common.codec_sizes import Setting
 from onnxopt import native
 from onnxopt.build import container
+from tables import codecs
+from tables.codecs import RANS_GOAL, goal
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,8 +28,8 @@ pytestmark = [
     ),
 ]
 
-DENSE = [Setting(0, bits) for bits in bench_codec.BITS]
-SPARSE = [Setting(zeros, bits) for zeros in bench_codec.ZEROS for bits in (4, 5)]
+DENSE = [Setting(0, bits) for bits in codecs.BITS]
+SPARSE = [Setting(zeros, bits) for zeros in codecs.ZEROS for bits in (4, 5)]
 
 
 def file(model: str) -> Path:
@@ -42,14 +38,14 @@ def file(model: str) -> Path:
 
 @pytest.mark.parametrize("model", ["resnet20", "mobilenet_v1_0.25", "squeezenet1.0", "dtln2_lstm"])
 def test_the_writers_choice_is_below_order_0(model: str) -> None:
-    for setting, size in bench_codec.model_sizes(file(model), DENSE + SPARSE).items():
+    for setting, size in codec_sizes.model_sizes(file(model), DENSE + SPARSE).items():
         assert size.ratio <= goal(model), setting
         assert size.rans <= RANS_GOAL, setting
 
 
 @pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
 def test_lossless_is_smaller_than_zip_and_zstd(model: str) -> None:
-    sizes = bench_codec.whole_file(file(model))
+    sizes = codec_sizes.whole_file(file(model))
     assert sizes.lossless < min(sizes.zip, sizes.zstd)
 
 
@@ -57,7 +53,7 @@ def test_lossless_is_smaller_than_zip_and_zstd(model: str) -> None:
 def test_lossless_gives_every_bit_back(model: str, tmp_path: Path) -> None:
     onnxopt.optimize(file(model), tmp_path / "small.onnx", lossless=True)
     onnxopt.decompress(tmp_path / "small.onnx", tmp_path / "plain.onnx")
-    wanted, got = (list(bench_codec.weights(path)) for path in (file(model), tmp_path / "plain.onnx"))
+    wanted, got = (list(codec_sizes.weights(path)) for path in (file(model), tmp_path / "plain.onnx"))
     assert len(got) == len(wanted) > 0
     for (a, _), (b, _) in zip(wanted, got, strict=True):
         assert a.dtype == b.dtype
@@ -68,15 +64,15 @@ def test_lossless_gives_every_bit_back(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
 def test_pruned_floats_cost_no_more_than_their_zeros_and_the_others(model: str, dtype: str, zeros: float) -> None:
-    weight = max((found for found, _ in bench_codec.weights(file(model))), key=np.size).astype(dtype)
+    weight = max((found for found, _ in codec_sizes.weights(file(model))), key=np.size).astype(dtype)
     w = weight.reshape(container.matrix_view(weight.shape, 0))
     kept = np.abs(w) > np.quantile(np.abs(w), zeros)
-    zeros_alone, _ = bench_codec.entropy(kept.astype(np.int32))
+    zeros_alone, _ = codec_sizes.entropy(kept.astype(np.int32))
     others_alone = len(native.encode_lossless(w[kept].reshape(1, -1)))
     assert len(native.encode_lossless(np.where(kept, w, 0))) <= 1.005 * (zeros_alone + others_alone)
 
 
-def reaches(least: float, q: bench_codec.Integers, task: Callable[[], object]) -> bool:
+def reaches(least: float, q: codec_sizes.Integers, task: Callable[[], object]) -> bool:
     """Whether one of twenty runs takes the float32 form of `q` at `least` bytes a second.
 
     Other work on the machine slows some; nothing makes one too fast.
@@ -90,7 +86,7 @@ def reaches(least: float, q: bench_codec.Integers, task: Callable[[], object]) -
 
 
 def test_rans_writes_a_gigabyte_of_floats_a_second_with_and_without_simd() -> None:
-    q = next(iter(bench_codec.speed_inputs().values()))
+    q = next(iter(codec_sizes.speed_inputs().values()))
     data = native.encode(q, "rans")[1]
     scales = np.full(len(q), 0.01, np.float32)
     try:
@@ -102,5 +98,5 @@ def test_rans_writes_a_gigabyte_of_floats_a_second_with_and_without_simd() -> No
 
 
 def test_rans_encodes_a_tenth_of_a_gigabyte_a_second() -> None:
-    for name, q in bench_codec.speed_inputs().items():
+    for name, q in codec_sizes.speed_inputs().items():
         assert reaches(1e8, q, lambda q=q: native.encode(q, "rans")), name

@@ -1,15 +1,12 @@
 """The C++ codecs against reference decoders that follow the specification."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from onnxopt.errors import OnnxoptError
 
 native = pytest.importorskip("onnxopt.native")
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
+
 import bitpack  # noqa: E402
 import context  # noqa: E402
 import huffman  # noqa: E402

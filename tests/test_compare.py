@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
 import train_digits
-
 from onnxopt import Contract, OnnxoptError, cli
 from onnxopt.report.compare import render
 from onnxopt.search.slope import Trial

@@ -16,12 +16,9 @@ import pytest
 from builders import mlp
 
 import onnxopt
+import train_digits
 from onnxopt import cli, native
 from onnxopt.graph import payload
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import train_digits
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 

@@ -17,13 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from common import realdata
 from onnxopt.data import Array, Batch, Data, ImageOptions, open_data, split
 from onnxopt.data import readers as data_readers
 from onnxopt.errors import OnnxoptError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"

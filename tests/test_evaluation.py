@@ -26,17 +26,14 @@ from sklearn.metrics import (
 )
 
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import cli
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.evaluation import Classification, Evaluation, evaluate
 from onnxopt.measure.evaluation.classification import Counts, answers
 from onnxopt.measure.evaluation.intervals import paired, share
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-import train_digits
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 

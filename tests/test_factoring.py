@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import model, network, weights
+from builders import model, network
 from onnx import helper
 
 import onnxopt

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -12,12 +9,10 @@ from builders import FLOAT, branches, lstm, mlp, weights
 from differences import build, check, node, opened, project, session, shift, slopes, spread
 from onnx import TensorProto, numpy_helper
 
+from common import realdata
 from onnxopt.calibration.stats import Probe
 from onnxopt.graph import normalise
 from onnxopt.graph.autodiff import Gradient
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import realdata
 
 
 def two_outputs(factor: float) -> onnx.ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,9 @@ from feeding import VECTORS, seen, taking
 from onnx import TensorProto
 from PIL import Image
 
+from common import realdata
 from onnxopt.data import PRESETS, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"

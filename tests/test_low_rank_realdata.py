@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
+from common import realdata
+from common.layer_error import errors, promises
 from onnxopt.passes import Structural
 from onnxopt.passes.low_rank.spatial import Spatial
 from onnxopt.passes.low_rank.svd import Svd
 from onnxopt.passes.low_rank.tucker import Tucker
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import realdata
-from layer_error import errors, promises
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,8 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 from test_fixedpoint import reference
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-
 import onnxopt
+from common import realdata
 from onnxopt.build import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats

@@ -1,17 +1,12 @@
 """The C++ rANS codec against the reference decoder that follows the specification."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import rans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxopt import native
-
-sys.path.insert(0, str(Path(__file__).parent / "reference"))
-import rans
 
 CASES = {
     "one value": lambda rng, shape: np.full(shape, -7),

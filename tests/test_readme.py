@@ -13,10 +13,7 @@ import pytest
 from builders import mlp
 
 import onnxopt
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import readme_session
+from tables import sessions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,13 +23,13 @@ SHOWN = dict(re.findall(r"<!-- session:(\w+) -->\n```console\n(.*?)\n```\n<!-- /
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> readme_session.Folder:
-    return readme_session.Folder(tmp_path_factory.mktemp("readme"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> sessions.Folder:
+    return sessions.Folder(tmp_path_factory.mktemp("readme"))
 
 
 @pytest.fixture(scope="module")
-def picture(folder: readme_session.Folder) -> str:
-    return folder.picture(readme_session.OPTIMIZE)
+def picture(folder: sessions.Folder) -> str:
+    return folder.picture(sessions.OPTIMIZE)
 
 
 def without_numbers(text: str) -> list[str]:
@@ -47,22 +44,22 @@ def words(svg: str) -> set[str]:
 
 
 def test_the_picture_shows_what_is_printed(picture: str) -> None:
-    shown = readme_session.PICTURE.read_text(encoding="utf-8")
+    shown = sessions.PICTURE.read_text(encoding="utf-8")
     assert words(picture) == words(shown)
     assert {"$", "dense1.weight", "(graph", "written", "asked", "smaller"} <= words(shown)
     assert not re.search(r"url\((?!#)|@import|<script|<image", shown)
 
 
-@pytest.mark.parametrize("name", [name for name in readme_session.SESSIONS if name != "benchmark"])
-def test_the_sessions_print_what_is_shown(name: str, folder: readme_session.Folder, picture: str) -> None:
-    printed = "\n".join(map(folder.text, readme_session.SESSIONS[name]))
+@pytest.mark.parametrize("name", [name for name in sessions.SESSIONS if name != "benchmark"])
+def test_the_sessions_print_what_is_shown(name: str, folder: sessions.Folder, picture: str) -> None:
+    printed = "\n".join(map(folder.text, sessions.SESSIONS[name]))
     assert without_numbers(printed) == without_numbers(SHOWN[name])
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_what_is_shown(folder: readme_session.Folder, picture: str) -> None:
+def test_the_benchmark_prints_what_is_shown(folder: sessions.Folder, picture: str) -> None:
     """The machine is another one, and the verdict as well."""
-    (command,) = readme_session.SESSIONS["benchmark"]
+    (command,) = sessions.SESSIONS["benchmark"]
     outlines = []
     for text in (folder.text(command), SHOWN["benchmark"]):
         command, _, tables = text.partition("\n")

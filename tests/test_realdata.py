@@ -5,22 +5,15 @@ Run with `pytest -m slow tests/test_realdata.py`; ONNXOPT_DATA names the folder 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import generated
-import measured
-import realdata
-import table_models
-
 import onnxopt
+from common import realdata, runs
+from common.kept import fresh
 from onnxopt import Contract
 from onnxopt.spec.contract import SYNTHETIC_ERROR
+from tables import models
 
 needs_data = pytest.mark.skipif(
     not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
@@ -46,15 +39,15 @@ but for chance, whose standard deviation is sqrt(50) = 7 answers, 0.7 points.
 """
 
 MOST_OUTPUT_ERROR = 0.15
-"""Of a model without labels on sensible inputs; the default is kept on made-up ones."""
+"""Of a model without labels on sensible inputs; the default is kept on synthetic ones."""
 
 
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FLOORS)
-def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
+def test_small_enough_and_good_enough(model: str) -> None:
     original, least_ratio, most_loss = FLOORS[model]
-    row = table_models.measure(model, tmp_path)
+    row = models.row(model)
     assert row.metric_before == pytest.approx(original, abs=0.06)
     assert row.identical
     assert row.noise is not None
@@ -68,14 +61,14 @@ def test_small_enough_and_good_enough(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        # Its outputs are nearly 0 on made-up inputs: the kernels of some processors leave more noise.
+        # Its outputs are nearly 0 on synthetic inputs: the kernels of some processors leave more noise.
         pytest.param(m, marks=pytest.mark.xfail(raises=onnxopt.Missed, strict=False)) if m == "ppocr_det" else m
-        for m in table_models.MODELS
+        for m in realdata.SHARED
         if m not in FLOORS
     ],
 )
-def test_other_models_are_never_larger_and_stay_close(model: str, tmp_path: Path) -> None:
-    row = table_models.measure(model, tmp_path)
+def test_other_models_are_never_larger_and_stay_close(model: str) -> None:
+    row = models.row(model)
     assert row.identical
     assert row.noise is not None
     assert row.noise <= SYNTHETIC_ERROR
@@ -88,20 +81,20 @@ def test_other_models_are_never_larger_and_stay_close(model: str, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "ratio", "most_loss"), [("lenet5", 20, 0.2), ("resnet20", 9, 0.3)])
 def test_a_ratio_on_training_images_costs_little_on_the_test_part(model: str, ratio: float, most_loss: float) -> None:
-    run = measured.fresh(measured.optimize, model, Contract(target_ratio=ratio), 4000)
+    run = fresh(runs.optimize, model, Contract(target_ratio=ratio), 4000)
     assert not run.refused
     assert ratio <= run.ratio <= ratio / 0.98
     assert run.metric is not None
-    assert measured.original(model) - run.metric <= most_loss + 1e-9
+    assert runs.original(model) - run.metric <= most_loss + 1e-9
 
 
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "most_drop", "least_ratio"), [("lenet5", 0.2, 12), ("resnet20", 0.5, 8)])
 def test_a_drop_is_kept_on_the_test_part(model: str, most_drop: float, least_ratio: float) -> None:
-    run = measured.fresh(measured.optimize, model, Contract(max_drop=most_drop), 4000)
+    run = fresh(runs.optimize, model, Contract(max_drop=most_drop), 4000)
     assert run.metric is not None
-    assert bool(run.refused) == (measured.original(model) - run.metric > most_drop + 1e-9)
+    assert bool(run.refused) == (runs.original(model) - run.metric > most_drop + 1e-9)
     assert run.validation is not None
     assert run.validation <= most_drop + 1e-9
     assert run.ratio >= least_ratio
@@ -115,16 +108,6 @@ def test_faces_are_told_by_a_threshold_from_the_other_folds() -> None:
     assert realdata.verification_accuracy(misleading, same) < 90
 
 
-def test_table_is_written_between_its_markers(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table_models.START}\nold\n{generated.END}\nafter\n", encoding="utf-8")
-    row = table_models.Row("lenet5", 1_725_618, 863_456, 172_562, True, 0.04, 0.01, 98.94, 98.93)
-    generated.rewrite(readme, table_models.table([row]), table_models.START)
-    text = readme.read_text(encoding="utf-8")
-    assert "| lenet5 | MNIST | 1.73 | 0.17 | 10.00x | 5.00x | 98.94 | 98.93 |" in text
-    assert "old" not in text
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    readme.write_text("no markers", encoding="utf-8")
-    with pytest.raises(ValueError, match="no lines"):
-        generated.rewrite(readme, "", table_models.START)
+def test_a_row_has_sizes_ratios_and_scores() -> None:
+    row = models.Row("lenet5", 1_725_618, 863_456, 172_562, True, 0.04, 0.01, 98.94, 98.93)
+    assert "| lenet5 | MNIST | 1.73 | 0.17 | 10.00x | 5.00x | 98.94 | 98.93 |" in models.render([row])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from pathlib import Path
 
@@ -12,12 +11,9 @@ import onnxruntime
 import pytest
 from classical import needs_data
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-
-import realdata
-import train_digits
-
 import onnxopt
+import train_digits
+from common import realdata
 from onnxopt import Contract, Missed, OnnxoptError
 from onnxopt.graph import weight_macs
 from onnxopt.search import slope as search

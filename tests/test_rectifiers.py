@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-
 from builders import prelu
 
 import onnxopt

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import realdata
 import replaying
+
+from common import realdata
 
 KNOWN = json.loads(replaying.RECORDED.read_text()).get(replaying.environment())
 recorded_here = pytest.mark.skipif(
     KNOWN is None,
-    reason=f"nothing is recorded for {replaying.environment()}; `python tests/replaying.py --record` of a commit that "
-    "is known to be good does it",
+    reason=f"nothing is recorded for {replaying.environment()}; `python tests/replaying.py --record` on a commit "
+    "that is known to be good records it",
 )
 
 
@@ -52,9 +53,10 @@ def test_other_hashes_give_the_same_bytes(goal: str, tmp_path: Path) -> None:
         "import json, sys, pathlib, replaying; folder = pathlib.Path(sys.argv[2]); "
         "print(json.dumps(replaying.replayed(replaying.made('residual', folder), sys.argv[1], folder)))"
     )
+    paths = os.pathsep.join(str(replaying.HERE.parent / folder) for folder in ("tests", "tools"))
     found = []
     for seed in "12":
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(replaying.HERE)}
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
         command = [sys.executable, "-c", script, goal, str(tmp_path)]
         found.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert found[0] == found[1]

@@ -1,10 +1,9 @@
-"""The comparison with the runtime's own quantizer: what it counts, what it keeps, and that no claim is made up."""
+"""The comparison with the runtime's own quantizer: what it counts, and how claims are computed."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ from builders import model, weights
 from onnx import helper
 
 import onnxopt
+from common import int8_files
+from common.int8_files import File, Row, Times
+from common.kernels import Kernels, kernels
+from common.static_int8 import METHODS, Reader, int8
+from onnxopt import OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import realdata
-import table_integers
-from kernels import Kernels, kernels
-from static_int8 import METHODS, Reader, int8
-from table_integers import CLAIMS, File, Row, Store, Times, Work, claims_table, main_table, methods_table
+from tables.integers import CLAIMS, claims_table, main_table, methods_table
 
 
 def pair(ratio: float, significant: bool = True) -> SpeedRatio:
@@ -88,54 +86,37 @@ def test_claims_say_nothing_where_there_is_nothing_to_gain() -> None:
     assert [claim.holds(small) for claim in CLAIMS] == [True, False, None, True, None, None]
 
 
-def test_results_belong_to_the_content_of_files(tmp_path: Path) -> None:
-    small, store = tmp_path / "small.onnx", tmp_path / "store.json"
-    small.write_bytes(b"one")
-    Store(store).put("file", [small], {"size": 3})
-    assert Store(store).get("file", [small]) == {"size": 3}
-    assert Store(store).get("times", [small]) is None
-    small.write_bytes(b"two")
-    assert Store(store).get("file", [small]) is None
+class Measurements:
+    """In the place of what is kept: files of known accuracy, and a contract that can be missed."""
+
+    def __init__(self, missed: bool) -> None:
+        self._missed = missed
+
+    def made(self, make: Callable[..., object], model: str, what: str | int) -> Path:
+        if make is int8_files.compressed:
+            assert what == 1001  # bytes of the best baseline
+            if self._missed:
+                raise OnnxoptError("missed")
+            return Path("ours")
+        return Path(str(what))
+
+    def once(self, function: Callable[..., object], model: str, *paths: Path) -> File | Times:
+        if function is int8_files.race:
+            assert [path.name for path in paths[:2]] == ["resnet20.onnx", "Entropy"]
+            assert ROW.times is not None
+            return ROW.times if len(paths) > 2 else dataclasses.replace(ROW.times, ours=None, versus=None)
+        files = {"Entropy": file(1001, 89.0), "ours": file(500, 89.5), "resnet20.onnx": file(4000, 90.0)}
+        return files.get(paths[0].name, file(1000, 88.0))
 
 
-def test_only_what_is_not_known_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    contents = itertools.count()
-
-    def make(what: str, output: Path) -> None:
-        done.append(what)
-        output.write_bytes(bytes([next(contents)]))
-
-    def race(model: str, files: list[Path]) -> Times:
-        done.append(f"time {len(files)}")
-        return dataclasses.replace(ROW.times, ours=None, versus=None) if len(files) < 3 else ROW.times
-
-    source = tmp_path / "source.onnx"
-    source.write_bytes(b"source")
-    monkeypatch.setattr(realdata, "path_of", lambda model: source)
-    monkeypatch.setattr(realdata.Task, "batches", lambda self, part, count, labelled: None)
-    monkeypatch.setattr(table_integers, "int8", lambda source, output, data, method: make(method, output))
-    monkeypatch.setattr(table_integers, "optimize", lambda model, baseline, output: make("ours", output))
-    monkeypatch.setattr(table_integers, "inspect", lambda model, path: file(path.stat().st_size, len(path.name)))
-    monkeypatch.setattr(table_integers, "race", race)
-    parts = table_integers.PARTS
-    for again, wanted, said in (
-        ((), ("baseline", "time"), [*METHODS, "time 2"]),
-        ((), parts, ["ours", "time 3"]),
-        ((), parts, []),
-        (("ours",), ("ours", "time"), ["ours", "time 3"]),
-        (("time",), ("time",), ["time 3"]),
-        (("baseline",), ("baseline",), [*METHODS]),
-    ):
-        done.clear()
-        for part in wanted:
-            Work("resnet20", tmp_path).do(part, part in again)
-        assert done == said
-    row = Work("resnet20", tmp_path).row()
-    assert row is not None
-    assert (row.method, row.times) == ("Percentile", None)  # the files are new, so no times are known
-    Work("resnet20", tmp_path).do("time", False)
-    assert Work("resnet20", tmp_path).row() == dataclasses.replace(row, times=ROW.times)
+@pytest.mark.parametrize("missed", [False, True])
+def test_the_best_baseline_is_raced_against(monkeypatch: pytest.MonkeyPatch, missed: bool) -> None:
+    for name in ("ONNXOPT", "RUNTIME"):
+        monkeypatch.setattr(int8_files, name, Measurements(missed))
+    row = int8_files.measured("resnet20")
+    assert (row.method, row.ours) == ("Entropy", None if missed else ROW.ours)
+    assert row.times is not None
+    assert (row.times.versus is None) == missed
 
 
 def test_samples_are_read_piece_by_piece() -> None:
@@ -168,8 +149,3 @@ def test_the_runtime_multiplies_in_integers_what_its_quantizer_makes(tmp_path: P
     assert kernels(quantized).integer == 2
     onnxopt.optimize(quantized, small, lossless=True)
     assert kernels(small) == kernels(quantized)
-
-
-def test_the_document_has_the_tables() -> None:
-    text = table_integers.DOCUMENT.read_text(encoding="utf-8")
-    assert all(f"<!-- table:{name} -->" in text for name in table_integers.TABLES)

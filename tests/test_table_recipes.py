@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from common.pages import ROOT
+from tables import tables
+from tables.recipes import ASKS, SYSTEMS, Found, Row, beside
 
-import table_recipes
-from table_recipes import ASKS, SYSTEMS
 
-
-def row(system: str, size: str, lost: str) -> list[str]:
-    return ["net", "0.5", system, size, "", "", lost, "yes", "50 %", "1"]
+def row(system: str, size: int, lost: float, model: str = "net") -> Row:
+    return Row(model, system, 10_000, 90.0, Found(size, 90.0 - lost, 0.5, 1.0))
 
 
 def test_the_engine_is_compared_at_the_recipes_accuracy() -> None:
-    drops = {"net engine": row("engine", "1,000", "0.40")}
-    sizes = {name: ["net", name, size, "", "", lost] for name, size, lost in
-             (("10x", "2,000", "0.10"), ("5x", "4,000", "0.00"), ("4x", "5,000", "-0.05"))}  # fmt: skip
-    other = {"10x": ["other", "10x", "1", "", "", "0.00"]}
-    for lost, engine, ratio in (("0.45", "1,000", "3.00"), ("0.39", "2,000", "1.50"), ("-0.10", "4,000", "0.75")):
-        found = table_recipes._beside(row("recipe", "3,000", lost), drops, {**sizes, "other": other["10x"]})
-        assert found == [engine, ratio]
-    assert table_recipes._beside(drops["net engine"], drops, sizes) == ["", ""]
-    assert table_recipes._beside(row("recipe", "3,000", "0.05"), drops, {}) == ["none", ""]
+    engine = row("engine", 1000, 0.4)
+    sizes = [row("10x", 2000, 0.1), row("5x", 4000, 0.0), row("4x", 5000, -0.05), row("10x", 1, 0.0, "other")]
+    for lost, size, ratio in ((0.45, "1,000", "3.00"), (0.39, "2,000", "1.50"), (-0.1, "4,000", "0.75")):
+        recipe = row("recipe", 3000, lost)
+        assert beside(recipe, [engine, recipe, *sizes]) == (size, ratio)
+    assert beside(engine, [engine, *sizes]) == ("", "")
+    assert beside(row("recipe", 3000, 0.05), [engine]) == ("none", "")
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, list[str]]:
     """Its rows, whole."""
-    text = table_recipes.DOCUMENT.read_text(encoding="utf-8")
-    text = text.partition(table_recipes.DROPS)[2].partition(table_recipes.END)[0]
+    table = tables()["recipes"]
+    opening, closing = table.markers
+    text = (ROOT / table.page).read_text(encoding="utf-8").partition(opening)[2].partition(closing)[0]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line[:1] == "|"]
     return {f"{one[0]} {one[2]}": one for one in rows[2:]}
 

@@ -1,10 +1,10 @@
-"""Whether `onnxopt benchmark` can be believed: a model against itself, and against one that does 10 % more work.
+"""Tests `onnxopt benchmark` on known differences: a model against itself, and against one with 10 % more work.
 
-python tools/bench_self.py                       # the model in models/, 20 times: some 20 minutes
-python tools/bench_self.py MODEL --runs 5
+    python tools/bench_self.py                   # models/digits.onnx, 20 times: some 20 minutes
+    python tools/bench_self.py MODEL --runs 5
 
-Run it on a machine that does nothing else. A right answer is "no significant difference" in at least 19 of 20 runs of a
-model against itself, and a significant slow-down for the planted one: a chain of 22 equal layers against one of 20.
+The machine must be idle. The right answers are "no significant difference" in at least 19 of 20 runs of a model against
+itself, and a significant slow-down for 22 equal layers against 20.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 WIDTH = 512
 
 
-def chain(layers: int) -> onnx.ModelProto:
-    """x[n, WIDTH] through so many products with the same square matrix."""
+def stack(layers: int) -> onnx.ModelProto:
+    """x[n, WIDTH] through `layers` products with the same square matrix."""
     weight = np.random.default_rng(0).standard_normal((WIDTH, WIDTH), np.float32) / np.float32(WIDTH**0.5)
     graph = helper.make_graph(
         [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"]) for i in range(layers)],
-        "chain",
+        "stack",
         [helper.make_tensor_value_info("h0", TensorProto.FLOAT, ["n", WIDTH])],
         [helper.make_tensor_value_info(f"h{layers}", TensorProto.FLOAT, ["n", WIDTH])],
         [numpy_helper.from_array(weight, "w")],
@@ -59,8 +59,8 @@ def main() -> None:
     wrong = sum(compare(arguments.model, arguments.model, 1).significant for _ in range(arguments.runs))
     with tempfile.TemporaryDirectory() as folder:
         base, slower = Path(folder) / "base.onnx", Path(folder) / "slower.onnx"
-        onnx.save(chain(20), base)
-        onnx.save(chain(22), slower)
+        onnx.save(stack(20), base)
+        onnx.save(stack(22), slower)
         planted = compare(slower, base, 16)
     right = arguments.runs - wrong
     print(f"{arguments.model.name} against itself: no significant difference in {right} of {arguments.runs} runs")

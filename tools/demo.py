@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime
 from rich.console import Console
 from rich.table import Table
-from train_digits import split
 
 import onnxopt
+from train_digits import split
 
 
 def logits(path: Path, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
     OPENBLAS_NUM_THREADS=1 python tools/train_lenet300.py [-o models/lenet_300_100.onnx]
 
 LeNet-300-100, which papers on compression measure themselves on: dense 784->300, ReLU, dense 300->100, ReLU, dense
-100->10 (LeCun et al. 1998). Data: MNIST from the shared folder (see realdata.py), trained on its training part.
+100->10 (LeCun et al. 1998). Data: MNIST from the shared folder (see common/realdata.py), trained on its training part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import realdata
 from onnx import TensorProto, helper, numpy_helper
+
+from common import realdata
 
 Array = np.ndarray[Any, Any]
 

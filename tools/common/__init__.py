@@ -1,0 +1,1 @@
+"""What tables share: models and their data, measurements that are kept, Markdown."""
