@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import ALL
 
-from onnxopt.build import execute_plan
+from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.encoding import relative_error
@@ -26,7 +26,7 @@ def graph_of(name: str) -> Graph:
 
 
 def run(graph: Graph, plan: Plan) -> list[Event]:
-    return execute_plan.run(graph, plan, Statistics(None, {}, {}))
+    return execute_plan(graph, plan, Statistics(None, {}, {}))
 
 
 def cases() -> Iterator[object]:

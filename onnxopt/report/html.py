@@ -11,7 +11,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def read(path: Path) -> dict[str, Any]:
