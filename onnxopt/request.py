@@ -85,7 +85,6 @@ class Request:
 
     def checked(self) -> Request:
         """This request, its goal a `Goal`. Raises OnnxoptError where it contradicts itself or names what is not."""
-        self.contract.check(self.lossless, self.recipe is not None)
         if self.goal is not None and self.goal not in list(Goal):
             raise OnnxoptError(f"--for is {self.goal!r}, expected {', '.join(Goal)}")
         if self.activations not in (None, *_ACTIVATIONS):
@@ -100,6 +99,7 @@ class Request:
             raise OnnxoptError("--device says which INT8 kernels to target; give --for speed, --for balanced or "
                                "--activations, too")  # fmt: skip
         Target.of(self.device)
+        self.contract.check(self.lossless, self.recipe is not None)
         return replace(self, goal=None if self.goal is None else Goal(self.goal))
 
     @property

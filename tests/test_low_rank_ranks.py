@@ -14,7 +14,8 @@ from factoring import Array, convolutions, correlated, factored, graph_of, one_n
 from hypothesis import assume, given, settings
 from onnx import helper
 
-from onnxopt.build import execute_plan
+from onnxopt.build import factorise as factorising
+from onnxopt.build.factorise import factorise
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.errors import OnnxoptError
@@ -45,7 +46,7 @@ def layer(name: str, bias: bool = False) -> tuple[onnx.ModelProto, Array, Stats]
 def with_ranks(made: onnx.ModelProto, step: str, stats: Stats | None = None) -> str:
     graph = graph_of(made)
     site = next(site for site in graph.sites() if site.path == "w")
-    return str(execute_plan.with_ranks(graph, site, Step.parse(step), stats or Stats()))
+    return str(factorising.with_ranks(graph, site, Step.parse(step), stats or Stats()))
 
 
 def decision(text: str) -> Structural:
@@ -243,7 +244,7 @@ def test_matrices_have_no_rows_and_columns() -> None:
 def test_the_executed_step_has_ranks() -> None:
     """So that a plan repeats it, whatever ranks would be chosen then."""
     graph = graph_of(conv_of(of_ranks(4, 7)))
-    done = execute_plan.factorise(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
+    done = factorise(graph, {"w": Step.parse("tucker")}, Statistics(None, {}, {}))
     assert {path: str(step) for path, step in done.steps.items()} == {"w": "tucker{in=4,out=7}"}
     assert done.events[0].step == "tucker{in=4,out=7}"
     assert done.parts == {"w@in", "w@core", "w@out"}

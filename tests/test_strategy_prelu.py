@@ -1,9 +1,9 @@
-"""PRelu as depthwise convolutions: the same outputs, in the file where time is saved; the clock is made up."""
+"""PRelu as depthwise convolutions: the same outputs, in the file where a fixed clock says that time is saved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,14 @@ from builders import prelu
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
-from onnxopt.build.workspace import Workspace
-from onnxopt.graph import Graph, QuantParams, embed, normalise, read
+from onnxopt.build.workspace import prepare
+from onnxopt.graph import Graph, QuantParams, embed, normalise, read, step_of_value
 from onnxopt.graph.cleanup import clean
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.report import html
 from onnxopt.report.json import to_json
-from onnxopt.search.contract_search import ContractSearch
-from onnxopt.spec.overrides import Overrides
-from onnxopt.spec.plan import Plan, Step
-from onnxopt.strategies import int8 as integers
-from onnxopt.strategies import low_rank as factoring
-from onnxopt.strategies import prelu as rectifiers
-from onnxopt.strategies import weight_only as blocks
+from onnxopt.request import Request
+from onnxopt.spec.plan import Step
 
 X = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
@@ -77,91 +72,84 @@ def test_one_slope_is_a_leaky_relu() -> None:
     np.testing.assert_array_equal(run(made), run(one))
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What convolutions take of the time without."""
-    says = {"ratio": 0.5}
+class Machine:
+    """A clock that says what convolutions take of the time without; nothing else saves any."""
 
-    def time_ratio(path: Path, against: Path, *_: object) -> SpeedRatio:
-        ops = [{node.op_type for node in onnx.load(one).graph.node} for one in (path, against)]
-        assert ["PRelu" in one for one in ops] == [False, True]
-        return SpeedRatio("a", "b", says["ratio"], says["ratio"], says["ratio"], True, True)
+    def __init__(self, ratio: float = 0.5, refused: str = "") -> None:
+        self.ratio, self.refused = ratio, refused
 
-    def time_ratios(paths: list[Path], *_: object) -> list[SpeedRatio]:
-        return [SpeedRatio("a", "b", 1.0, 0.9, 1.1, False, True) for _ in paths]
+    def time_many(self, models: Sequence[bytes], feeds: object) -> list[float]:
+        return [1.0] * len(models)
 
-    monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
-    monkeypatch.setattr(integers, "time_ratios", time_ratios)  # and nothing else saves any
-    for module in (integers, factoring, blocks):
-        monkeypatch.setattr(module, "milliseconds", lambda models, feeds: [1.0] * len(models))
-    return says
+    def profile(self, model: bytes, feeds: object) -> dict[str, float]:
+        return {}
+
+    def race(self, models: Sequence[Path], against: Path, *_: object) -> list[SpeedRatio]:
+        has_prelu = ["PRelu" in {node.op_type for node in onnx.load(one).graph.node} for one in (*models, against)]
+        if has_prelu != [False, True]:
+            return [SpeedRatio("a", "b", 1.0, 0.9, 1.1, False, True) for _ in models]
+        if self.refused:
+            raise OnnxoptError(self.refused)
+        return [SpeedRatio("a", "b", self.ratio, self.ratio, self.ratio, True, True)]
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.5])
-def test_convolutions_where_they_save_time(tmp_path: Path, clock: dict[str, float], ratio: float) -> None:
-    clock["ratio"] = ratio
+def test_convolutions_where_they_save_time(tmp_path: Path, ratio: float) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "small.onnx"
     onnx.save(prelu(), path)
-    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
-    assert done.rectifiers is not None
-    assert (done.rectifiers.kept, done.rectifiers.nodes) == (ratio < 1, 1)
+    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed", clock=Machine(ratio))
+    found = done.strategy("prelu")
+    assert found is not None
+    assert (found.kept, len(found.layers)) == (ratio < 1, 1)
     plain = onnxopt.decompress(output)
     assert any(node.op_type == "PRelu" for node in plain.graph.node) == (ratio > 1)
     assert ("bent" in done.plan.steps) == (ratio < 1)
-    assert bool(done.rectifiers.reason) == (ratio > 1)
+    assert bool(found.reason) == (ratio > 1)
     assert ("1 PRelu run as" in html.render(json.loads(to_json(done)))) == (ratio < 1)
     error = np.linalg.norm(run(plain) - run(prelu())) / np.linalg.norm(run(prelu()))
     assert error < 0.1
 
 
-def test_what_does_not_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def time_ratio(path: Path, *_: object) -> SpeedRatio:
-        raise OnnxoptError(f"{path}: does not load")
-
-    monkeypatch.setattr(rectifiers, "time_ratio", time_ratio)
-    path = tmp_path / "model.onnx"
+def test_what_does_not_run_stays(tmp_path: Path) -> None:
+    path, clock = tmp_path / "model.onnx", Machine(refused="convolutions.onnx: does not load")
     onnx.save(prelu(), path)
-    engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
-    tuner = ContractSearch(engine, Contract(error=0.05), Overrides())
-    tuner.calibrate(data, None)
-    found = rectifiers.hasten(tuner, lambda what, share: None)
+    done = onnxopt.optimize(path, tmp_path / "small.onnx", Contract(error=0.05), data, goal="speed", clock=clock)
+    found = done.strategy("prelu")
     assert found is not None
     assert not found.kept
     assert "does not load" in found.reason
-    assert "bent" not in engine.plan(1.0, Overrides()).steps
-    engine.close(keep=False)
+    assert "bent" not in done.plan.steps
 
 
-def test_integers_read_what_convolutions_make(tmp_path: Path) -> None:
-    """A layer in integers behind them gets the same numbers."""
+def test_int8_layers_read_what_convolutions_make(tmp_path: Path) -> None:
+    """An INT8 layer behind them gets the same numbers."""
     path = tmp_path / "model.onnx"
     onnx.save(prelu(), path)
-    engine = Workspace(read(path), False, "balanced", 2**30, lambda what, share: None)
-    engine.modernise()
     steps = {
-        "w2": Step.parse("fixedpoint{bits=7} > integers"),
+        "w2": Step.parse("integers{bits=8}"),
         "bent": QuantParams.over(-20, 40, "uint8").step(),
         "y": QuantParams.over(-150, 150, "uint8").step(),
     }
-    made = []
-    for values in ([], ["bent"]):
-        engine.prelu_as_convs(values)
-        made.append(onnx.load_model_from_string(engine.to_plain_model(Plan(engine.source.sha256, steps))))
-    engine.close(keep=False)
-    for one, prelu in zip(made, (True, False), strict=True):
+    with prepare(read(path), Request()) as work:
+        form = work.with_steps(steps)
+        convolutions_too = form.with_steps({"bent": step_of_value(depthwise=True)})
+        made = [onnx.load_model_from_string(one.to_plain_model()) for one in (form, convolutions_too)]
+    for one, has_prelu in zip(made, (True, False), strict=True):
         ops = [node.op_type for node in one.graph.node]
         assert ops.count("DequantizeLinear") >= 3
-        assert ("PRelu" in ops) == prelu
+        assert ("PRelu" in ops) == has_prelu
     without, convolutions = (run(one) for one in made)
     assert np.mean(without != convolutions) < 0.02  # sums that two kernels round to either side of a half
     assert np.abs(without - convolutions).max() < 2
-    assert np.linalg.norm(convolutions - run(prelu())) < 0.1 * np.linalg.norm(convolutions)
+    assert np.linalg.norm(convolutions - run(prelu())) < 0.1 * np.linalg.norm(run(prelu()))
 
 
-def test_a_plan_repeats_it(tmp_path: Path, clock: dict[str, float]) -> None:
-    """In the same bytes."""
+def test_a_plan_repeats_it(tmp_path: Path) -> None:
+    """`plan` and `apply` write the bytes that `optimize` writes."""
     path, output, again = tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "again.onnx"
     onnx.save(prelu(), path)
-    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed")
-    onnxopt.apply(path, done.plan, again, data)
+    done = onnxopt.optimize(path, output, Contract(error=0.05), data, goal="speed", clock=Machine())
+    planned = onnxopt.plan(path, Contract(error=0.05), data, goal="speed", clock=Machine())
+    assert planned == done.plan
+    onnxopt.apply(path, planned, again, data)
     assert again.read_bytes() == output.read_bytes()
