@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxopt import encoding, native
-from onnxopt.build import container, execute_plan
+from onnxopt.build import container
+from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.stats import Stats
 from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError
@@ -347,7 +348,7 @@ def test_the_bits_of_a_real_layer_are_the_files(tmp_path: Path) -> None:
 
 def run_plan(found: Calibrated, step: str) -> dict[str, Encoding]:
     steps = {site.path: Step.parse(step) for site in found.sites}
-    execute_plan.run(found.graph, Plan("", steps), found.statistics)
+    execute_plan(found.graph, Plan("", steps), found.statistics)
     return {site.path: found.graph.encoding(site.path) for site in found.sites}
 
 
@@ -387,7 +388,7 @@ def test_groups_of_other_names_keep_apart(tmp_path: Path) -> None:
     found = small(tmp_path)
     first, second = found.sites
     steps = {first.path: Step.parse('codebook{k=8,group="a"}'), second.path: Step.parse('codebook{k=8,group="b"}')}
-    execute_plan.run(found.graph, Plan("", steps), found.statistics)
+    execute_plan(found.graph, Plan("", steps), found.statistics)
     for site in found.sites:
         index, table = cluster(found.graph.values(site.path).astype(np.float64), 8)
         np.testing.assert_allclose(found.graph.encoding(site.path).values(), table[index], rtol=1e-6)

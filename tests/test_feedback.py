@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxopt import native
-from onnxopt.build import execute_plan
+from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
@@ -94,7 +94,7 @@ def test_the_promise_is_kept(measured: tuple[Graph, Statistics], slope: float) -
     graph, statistics = measured
     graph.reset()
     plan = Plan("", {site.path: Feedback(slope).step() for site in graph.sites()})
-    promised = [event for event in execute_plan.run(graph, plan, statistics) if event.predicted is not None]
+    promised = [event for event in execute_plan(graph, plan, statistics) if event.predicted is not None]
     assert promised
     for event in promised:
         assert event.predicted is not None
@@ -107,7 +107,7 @@ def test_finer_slopes_make_less_noise(measured: tuple[Graph, Statistics]) -> Non
     for path in [site.path for site in graph.sites()]:
         found = []
         for slope in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
-            (event,) = execute_plan.run(graph, Plan("", {path: Feedback(slope).step()}), statistics)
+            (event,) = execute_plan(graph, Plan("", {path: Feedback(slope).step()}), statistics)
             found.append(event.error)
         assert found == sorted(found, reverse=True), path
 
@@ -143,7 +143,7 @@ def test_integers_keep_to_max_bits(bits: int, slope: float, seed: int) -> None:
 def test_max_bits_hold_with_statistics_too(measured: tuple[Graph, Statistics], bits: int) -> None:
     graph, statistics = measured
     plan = Plan("", {site.path: Step("feedback", (("slope", 1e-12), ("max_bits", bits))) for site in graph.sites()})
-    execute_plan.run(graph, plan, statistics)
+    execute_plan(graph, plan, statistics)
     encodings = {path: weight for path, weight in graph.encodings.items() if isinstance(weight, Affine)}
     assert encodings
     for path, weight in encodings.items():
@@ -160,7 +160,7 @@ def test_what_cannot_be_quantized_is_left_with_a_reason(values: Array, reason: s
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     made = model([node], {"w": values.astype(np.float32)}, {"x": ["n", 8]}, {"y": ["n", 8]})
     graph = Graph(made)
-    (event,) = execute_plan.run(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
+    (event,) = execute_plan(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
     assert reason in event.reason
     assert not graph.encodings
 

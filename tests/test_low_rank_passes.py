@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from onnxopt.build import execute_plan
+from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.passes import STRUCTURAL, Skip, Structural
@@ -395,7 +395,7 @@ def test_every_model_is_left_as_it_was_or_runs(name: str, decision: Structural) 
                 break
             assert all(part.path.startswith(f"{site.path}@") for part in parts)
             plan = Plan("", {part.path: Step("uniform", (("error", 0.01),)) for part in parts})
-            events = execute_plan.run(graph, plan, Statistics(None, {}, {}))
+            events = execute_plan(graph, plan, Statistics(None, {}, {}))
             assert [event.path for event in events] == [part.path for part in parts]
             run(graph.model, {"x": weights(*FEEDS[name])})
             exported.append(graph.export()[0].SerializeToString(deterministic=True))

@@ -20,7 +20,7 @@ from test_fixedpoint import reference
 
 import onnxopt
 from common import realdata
-from onnxopt.build import execute_plan
+from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import input_scale, quiet_session, synthetic
@@ -264,7 +264,7 @@ def test_every_decision_leaves_a_valid_model(name: str, tmp_path: Path) -> None:
             assert Outputs.from_step(Step.parse(str(decision.step()))) == decision
             plan, exported = Plan("", {site.path: decision.step()}), []
             for _ in range(2):
-                (event,) = execute_plan.run(found.graph, plan, found.statistics)
+                (event,) = execute_plan(found.graph, plan, found.statistics)
                 assert (event.step, event.reason, event.error) == (str(decision.step()), "", 0)
                 exported.append(embedded(found.graph).SerializeToString(deterministic=True))
             assert exported[0] == exported[1]
@@ -302,7 +302,7 @@ def test_without_a_range_there_is_no_grid(peaks: dict[str, float], reason: str) 
     with pytest.raises(Skip, match=reason):
         Outputs(8).apply(graph, site, Stats(peaks=lambda: peaks))
     assert not graph.quantized
-    (event,) = execute_plan.run(graph, Plan("", {"w": Step.parse("outputs{bits=8}")}), Statistics(None, {}, {}))
+    (event,) = execute_plan(graph, Plan("", {"w": Step.parse("outputs{bits=8}")}), Statistics(None, {}, {}))
     assert (event.step, event.reason) == ("lossless", "the range of the layer's outputs was not measured")
 
 
