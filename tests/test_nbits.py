@@ -22,6 +22,7 @@ from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
 from onnxopt.encoding import Blockwise, step_of
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, embed, normalise
+from onnxopt.measure.clock import OrtClock
 from onnxopt.passes import Skip
 from onnxopt.passes.quantise.nbits import NBits
 from onnxopt.passes.quantise.prune import Prune
