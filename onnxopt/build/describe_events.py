@@ -46,9 +46,9 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     ranks = {part: one.ranks for one in factored.chains for part in one.parts}
     matrices = {site.path for site in work.sites if work.request.detailed and site.axis is not None}
     weights = {path for path, _ in work.graph.weights()}  # others are what a weight came to have: scales
-    for path, leaf in built.leaves.items():
+    for path, encoding in built.encodings.items():
         users = inner.of(path)
-        values = built.grids.get(path, leaf).values()
+        values = built.grids.get(path, encoding).values()
         rounded = {linear.output for linear in linears.get(path, ())} & built.rounded
         if path in built.grids:
             rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}
@@ -61,12 +61,12 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
             zeros=float(1 - np.count_nonzero(values) / values.size),
             sensitivity=event.sensitivity if work.digest else None,
             histogram=Histogram.of(work.graph.values(path) if path in weights else values, values),
-            sizes=relative_index.sizes(leaf, _GAP_BITS) if path in matrices else None,
+            sizes=relative_index.sizes(encoding, _GAP_BITS) if path in matrices else None,
             macs=work.macs.get(path), ranks=ranks.get(path, ()),
             nodes_before=source.texts(source.that_became(path, users)),
             nodes_after=written.texts(written.until(path, rounded)),
         )  # fmt: skip
-    others = {*built.leaves, *factored.parts}
+    others = {*built.encodings, *factored.parts}
     before = sum(size for path, size in work.graph.weights() if path not in others)
     after = file_size - sum(sizes.values())
     yield Event("(graph and rest)", (), "", "", before, after, 0, 0.0, "deflate")

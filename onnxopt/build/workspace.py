@@ -69,7 +69,7 @@ class Built:
     inner: onnx.ModelProto
     packed: bytes
     """The container."""
-    leaves: dict[str, Encoding]
+    encodings: dict[str, Encoding]
     events: list[Event]
     exported: onnx.ModelProto
     """The inner model before its nodes lost their names."""
@@ -252,12 +252,12 @@ class Workspace:
             advance(min(1.0, next(done) / steps))
 
         events = execute_plan(self.graph, plan, self.statistics, step)
-        exported, leaves = self.graph.export()
+        exported, encodings = self.graph.export()
         grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
-        packed = container.write(model, leaves, plan.to_json(), self.request.decode, step)
-        return Built(plan, inner, packed, leaves, events, exported, grids, frozenset(self.graph.quantized))
+        packed = container.write(model, encodings, plan.to_json(), self.request.decode, step)
+        return Built(plan, inner, packed, encodings, events, exported, grids, frozenset(self.graph.quantized))
 
     def try_plan(
         self, plan: Plan, evaluator: Evaluator | None, advance: Advance = lambda share: None
@@ -317,8 +317,8 @@ class Workspace:
         quantized = {**self.form.fixed, **int8}
         statistics = self.statistics if quantized else Statistics(None, {}, {})
         execute_plan(self.graph, Plan(self.source.sha256, {**quantized, **self.form.values}), statistics)
-        inner, leaves = self.graph.export()
-        embed(inner, {name: leaf.run_time_tensor() for name, leaf in leaves.items()})
+        inner, encodings = self.graph.export()
+        embed(inner, {name: one.run_time_tensor() for name, one in encodings.items()})
         self.graph.reset()
         return inner
 

@@ -170,32 +170,32 @@ def weight_only_options(
     offered, trial = list(NBits.space(site, stats)), Graph(graph.model)
     if not offered:
         raise Skip("no matrix product is known of it")
-    leaves = []
+    encodings = []
     for one in offered:
         trial.reset()
         one.apply(trial, site, stats)
-        leaves.append(trial.encoding(site.path))
+        encodings.append(trial.encoding(site.path))
     (use,) = graph.linears()[site.path]
     layer = extract_layer(graph.model, site.path, _shapes(graph.model, {use.x, use.y}, sample))
     models = [layer.SerializeToString()]
-    for leaf in leaves:
+    for encoding in encodings:
         other = Graph(onnx.ModelProto.FromString(models[0]))
-        other.store(WEIGHT, leaf)
+        other.store(WEIGHT, encoding)
         inner, stored = other.export()
         embed(inner, {name: one.run_time_tensor() for name, one in stored.items()})
         models.append(inner.SerializeToString())
     before, *after = clock.time_many(models, _feeds(layer))
-    noises = [_noise(graph.values(site.path), leaf, stats) for leaf in leaves]
+    noises = [_noise(graph.values(site.path), encoding, stats) for encoding in encodings]
     return [
         WeightOnlyOption(one.step(), before, ms, noise) for one, ms, noise in zip(offered, after, noises, strict=True)
     ]
 
 
-def _noise(values: Array, leaf: Encoding, stats: Stats) -> float | None:
+def _noise(values: Array, encoding: Encoding, stats: Stats) -> float | None:
     """Of a stored weight, on inputs that nothing was computed from."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
-    signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - leaf.values()))
+    signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - encoding.values()))
     return made / signal * stats.signal * stats.gain if signal else None
 
 
