@@ -24,7 +24,7 @@ class Target:
         """The target of this name, or without one this machine's. Raises OnnxoptError where there is none."""
         name = name or _here()
         if name not in TARGETS:
-            raise OnnxoptError(f"--target is {name!r}, expected {', '.join(TARGETS)}")
+            raise OnnxoptError(f"--device is {name!r}, expected {', '.join(TARGETS)}")
         return TARGETS[name]
 
 
