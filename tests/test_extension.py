@@ -71,6 +71,23 @@ def test_a_pass(extended: Callable[[str, str], Run]) -> None:
         assert words in printed, words
 
 
+def test_a_strategy(extended: Callable[[str, str], Run], source: Path) -> None:
+    run, output = extended("strategy.py", "strategies/toy.py"), source.with_name("small.onnx")
+    words = ("--for", "size", "--error", 0.1)
+    result = json.loads(cli(run, "optimize", source, "-o", output, *words, "--json"))
+    (toy,) = [one for one in result["strategies"] if one["name"] == "toy"]
+    assert toy["kept"]
+    assert result["plan"]["steps"]["fc1"] == "uniform{error=0.02}"
+    assert result["plan"]["steps"]["fc2"].startswith("feedback")
+    assert result["check"]["found"]["error"] <= 0.1
+    source.with_name("plan.json").write_text(cli(run, "plan", source, *words))
+    cli(run, "apply", source, source.with_name("plan.json"), "-o", source.with_name("applied.onnx"))
+    assert source.with_name("applied.onnx").read_bytes() == output.read_bytes()
+    source.with_name("result.json").write_text(json.dumps(result))
+    cli(run, "report", source.with_name("result.json"), "-o", source.with_name("page.html"))
+    assert "A grid for the largest weight" in source.with_name("page.html").read_text(encoding="utf-8")
+
+
 def test_a_metric(extended: Callable[[str, str], Run], source: Path) -> None:
     run = extended("metric.py", "metrics/toy.py")
     np.savez(source.with_name("data.npz"), x=np.random.default_rng(0).standard_normal((200, 64), np.float32))

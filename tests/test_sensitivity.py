@@ -92,8 +92,8 @@ def test_gentler_is_better_and_nothing_is_exactly_nothing(model: Path) -> None:
 
 def test_any_step_is_scanned_the_same_every_time(model: Path) -> None:
     step = "prune{keep=0.5} > codebook{k=$x}"
-    found = scan(model, batches, step, (2, 16, 256))
-    assert found == scan(model, batches, step, (2, 16, 256))
+    found = scan(model, batches, step=step, settings=(2, 16, 256))
+    assert found == scan(model, batches, step=step, settings=(2, 16, 256))
     for weight in found.weights:
         errors = [point.error for point in weight.points]
         assert errors[0] > errors[1] > errors[2] > 0
@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_said(model: Path) -> None:
     (tensor,) = (t for t in made.graph.initializer if t.name == "fc2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((10, 128), np.float32), "fc2"))
     onnx.save(made, model)
-    found = scan(model, batches, "fixedpoint{bits=$x}", (4, 8))
+    found = scan(model, batches, step="fixedpoint{bits=$x}", settings=(4, 8))
     assert [(len(weight.points), weight.reason) for weight in found.weights] == [(2, ""), (0, "all zeros")]
     lines = io.StringIO()
     report.print_scan(Console(file=lines, width=80), found)
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_said(model: Path) -> None:
 )
 def test_a_wrong_step_is_one_sentence(model: Path, step: str, message: str) -> None:
     with pytest.raises(OnnxoptError, match=message) as caught:
-        scan(model, batches, step)
+        scan(model, batches, step=step)
     assert "\n" not in str(caught.value)
 
 

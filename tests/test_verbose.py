@@ -17,11 +17,11 @@ import onnxopt
 from onnxopt import Contract, Result
 
 
-def told(source: Path, *args: Any) -> tuple[list[str], Result]:
+def told(source: Path, *args: Any, **options: Any) -> tuple[list[str], Result]:
     """What `optimize` says, each sentence once."""
     seen: list[str] = []
     output = source.with_name("small.onnx")
-    result = onnxopt.optimize(source, output, *args, progress=lambda what, share: seen.append(what))
+    result = onnxopt.optimize(source, output, *args, **options, progress=lambda what, share: seen.append(what))
     return list(dict.fromkeys(seen)), result
 
 
@@ -66,7 +66,7 @@ def test_every_bit_is_kept_where_the_check_forbids_any_drop(source: Path) -> Non
         files.append(source.with_name(f"{name}.npz"))
         np.savez(files[-1], x=x[chosen], labels=labels[chosen])
     unsure, sure = files
-    said, result = told(source, Contract(max_drop=0), sure, unsure)
+    said, result = told(source, Contract(max_drop=0), sure, evaluation=unsure)
     assert "allowing half the drop, for the original knows these by heart" in said
     assert "the last one dropped by 0 +- " in said[said.index(next(s for s in said if s.startswith("try 2")))]
     assert said.index("keeping every bit, for quantized the metric drops, and no drop is allowed") > 0
