@@ -80,7 +80,8 @@ def meet_size(
 
     Ends with the first trial that is at most `within` below the target; sizes between two slopes are interpolated.
     """
-    return _cross(measure, start, lambda trial: log(trial.size / target), False, log(1 - within), most, ends)
+    wanted = _Crossing(lambda trial: log(trial.size / target), False, log(1 - within))
+    return _cross(measure, start, wanted, most, ends)
 
 
 def meet_error(
@@ -92,9 +93,8 @@ def meet_error(
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
     """The coarsest trial whose outputs have at most this error; None where none has."""
-    return _cross(
-        measure, start, lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within), most, ends
-    )
+    wanted = _Crossing(lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within))
+    return _cross(measure, start, wanted, most, ends)
 
 
 def meet_drop(
@@ -109,7 +109,8 @@ def meet_drop(
     None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
     """
 
-    return _cross(measure, start, lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0, most, ends)
+    wanted = _Crossing(lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0)
+    return _cross(measure, start, wanted, most, ends)
 
 
 def safe(trial: Trial, allowed: float) -> bool:
@@ -157,20 +158,27 @@ def kept(drop: float | None, allowed: float) -> bool:
     return drop is not None and drop <= allowed * (1 + 1e-9)
 
 
+@dataclass(frozen=True, slots=True)
+class _Crossing:
+    """What is looked for: the slope at which `excess` is 0."""
+
+    excess: Callable[[Trial], float]
+    """At most 0 where a trial meets the contract."""
+    rising: bool
+    """Whether excess rises with the slope; else it falls."""
+    enough: float
+    """Excess between this and 0 is near enough; 0 where excess is no smooth number."""
+
+
 def _cross(
-    measure: Callable[[float], Trial],
-    start: float,
-    excess: Callable[[Trial], float],
-    rising: bool,
-    enough: float,
-    most: int,
-    ends: tuple[float, float],
+    measure: Callable[[float], Trial], start: float, wanted: _Crossing, most: int, ends: tuple[float, float]
 ) -> Trial | None:
-    """The best trial with ``excess <= 0``, where excess rises (or falls) with the slope and is 0 somewhere.
+    """The best trial with ``excess <= 0``.
 
     Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess
     is in ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the `ends` is not far enough.
     """
+    excess, rising, enough = wanted.excess, wanted.rising, wanted.enough
     narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no more than slopes do
     low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
     high: tuple[float, float] | None = None

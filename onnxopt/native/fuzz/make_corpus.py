@@ -100,7 +100,7 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
     """Entry table and data: every integer codec under every reconstruction, in chunks of three rows."""
     table, data, count = b"", b"", 0
 
-    def add(
+    def add(  # noqa: PLR0913 - the fields of a row of the table
         name: str, dtype: int, dims: tuple[int, ...], how: bytes, codec: str, rows: int, parts: list[bytes]
     ) -> None:
         nonlocal table, data, count
