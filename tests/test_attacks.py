@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from attacks.make_attacks import HERE, attacks
+from make_attacks import HERE, attacks
 from onnx import TensorProto, helper
 
 import onnxopt

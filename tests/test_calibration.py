@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from builders import ALL, cnn, mlp, model, weights
+from calibrating import MUCH, Array, Calibrated, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
 import onnxopt
-from onnxopt import OnnxoptError
 from onnxopt.calibration import chunks, collect
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.moments import DAMPING
-from onnxopt.calibration.stats import Moments, Stats, cholesky_feedback
-from onnxopt.data import input_scale, open_data, quiet_session, synthetic
+from onnxopt.calibration.stats import Stats, cholesky_feedback
+from onnxopt.data import input_scale, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
-
-Array = np.ndarray[Any, Any]
-MUCH = 2**30
-
-
-class Calibrated:
-    """A model's graph with statistics that were measured on samples, [n, ...], in batches."""
-
-    def __init__(
-        self, made: onnx.ModelProto, samples: Array, folder: Path, max_ram: int = MUCH, batch: int = 16
-    ) -> None:
-        normalise(made)
-        self.graph = Graph(made)
-        self.sites = {site.path: site for site in self.graph.sites()}
-        session = quiet_session(made.SerializeToString())
-        self.data = open_data(lambda: np.split(samples, range(batch, len(samples), batch)), session)
-        self.told: list[str] = []
-        self.folder = folder
-        self.statistics = self.measure(max_ram)
-
-    def measure(self, max_ram: int) -> Statistics:
-        self.cache = Cache(str(self.folder))
-        return collect.calibrate(
-            self.graph, list(self.sites.values()), self.data, self.cache, max_ram, self.told.append
-        )
-
-    def of(self, path: str) -> Stats:
-        return self.statistics.of(self.sites[path], self.graph.values(path))
-
-    def moments(self, path: str) -> Moments:
-        moments = self.of(path).moments
-        assert moments is not None
-        return moments
-
-    def values(self, name: str, samples: Array) -> Array:
-        """What the model computes for `name`."""
-        expose = onnx.ModelProto()
-        expose.CopyFrom(self.graph.model)
-        expose.graph.output.add(name=name)
-        return np.asarray(quiet_session(expose.SerializeToString()).run([name], {"x": samples})[0])
-
-
-def vectors(samples: int, width: int) -> Array:
-    """Correlated, with a mean."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((samples, width)) @ rng.standard_normal((width, width)) / 4 + rng.standard_normal(width)
-    return x.astype(np.float32)
 
 
 def seen(rows: Array, batch: int = 16) -> Array:
@@ -213,104 +162,6 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     cut = Calibrated(cnn(), samples, tmp_path / "cut")
     for path in ("w1", "w2", "w3"):
         same(whole.of(path), cut.of(path), gains=0.3)  # estimated by a random projection for each piece
-
-
-def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = vectors(64, 64)
-    found = Calibrated(mlp(64), samples, tmp_path / "c")
-
-    def none(*_: object) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(collect, "measure_moments", none)
-    monkeypatch.setattr("onnxopt.calibration.gains.Probe.error", none)
-    monkeypatch.setattr("onnxopt.calibration.gains.Gradient", none)
-    wanted = {path: found.of(path).gain for path in found.sites}
-    found.cache.close(keep=True)
-    again = found.measure(MUCH)
-    for path, gain in wanted.items():
-        assert np.array_equal(again.of(found.sites[path], found.graph.values(path)).gain, gain)
-    found.cache.close(keep=True)
-    next(file for file in (tmp_path / "c").iterdir() if file.name.count("-") == 1).write_bytes(b"torn")
-    with pytest.raises(AssertionError, match="measured again"):
-        found.measure(MUCH)
-
-
-def test_statistics_that_are_taken_away_are_missed(tmp_path: Path) -> None:
-    found = Calibrated(mlp(64), vectors(64, 64), tmp_path / "c")
-    for file in (tmp_path / "c").glob("*.npz"):
-        file.unlink()
-    with pytest.raises(OnnxoptError, match="statistics of fc1 are gone"):
-        found.of("fc1")
-
-
-def test_two_runs_at_a_time_do_not_share_a_folder(tmp_path: Path) -> None:
-    """The first to end deletes its own."""
-    first, second = Cache(str(tmp_path / "c")), Cache(str(tmp_path / "c"))
-    first.put("a", values=np.zeros(1))
-    second.put("a", values=np.ones(1))
-    first.close(keep=False)
-    stored = second.get("a")
-    assert stored is not None
-    assert stored["values"] == 1
-    second.close(keep=True)
-    assert second.get("a") is None  # nobody would find it
-    third = Cache(str(tmp_path / "c"))
-    third.put("a", values=np.full(1, 2))
-    third.close(keep=True)
-    stored = Cache(str(tmp_path / "c")).get("a")
-    assert stored is not None
-    assert stored["values"] == 2
-
-
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And comes to the same file as one that was not."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source, small, other = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "other.onnx"
-    onnx.save(mlp(64), source)
-    onnxopt.optimize(source, small)
-    assert not list((tmp_path / "cache").rglob("*.npz"))
-
-    def interrupt(what: str, share: float) -> None:
-        if what == "measuring fc2" and share > 0.2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        onnxopt.optimize(source, other, progress=interrupt)
-    assert list((tmp_path / "cache").rglob("*.npz"))
-    assert not other.exists()
-    monkeypatch.setattr(collect, "measure_moments", None)  # nobody needs it any more
-    onnxopt.optimize(source, other)
-    assert other.read_bytes() == small.read_bytes()
-    assert not list((tmp_path / "cache" / "onnxopt").iterdir())
-
-
-def test_no_place_for_a_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("where a folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    cache = Cache("key")
-    cache.put("a", values=np.arange(3))
-    stored = cache.get("a")
-    assert stored is not None
-    assert np.array_equal(stored["values"], np.arange(3))
-    cache.close(keep=True)  # as nobody would find it
-    assert cache.get("a") is None
-
-
-def test_what_a_failed_run_left_is_forgotten_after_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    running, recent, old = (Cache(key) for key in ("running", "recent", "old"))
-    for cache in (running, recent, old):
-        cache.put("a", values=np.arange(3))
-    recent.close(keep=True)
-    old.close(keep=True)
-    week_ago = time.time() - 8 * 24 * 3600
-    for name in ("running", "old"):
-        os.utime(tmp_path / "onnxopt" / name / "lock", (week_ago, week_ago))
-    Cache("new").close(keep=False)
-    assert "a" in running
-    assert "a" in Cache("recent")
-    assert "a" not in Cache("old")
 
 
 def shared() -> onnx.ModelProto:
