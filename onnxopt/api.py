@@ -61,7 +61,7 @@ def optimize(
                 missed = error
         if request.contract.max_drop != 0:
             raise missed
-    request.progress("keeping every bit, for quantized the metric drops, and no drop is allowed", 0.9)
+    request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
     return _lossless(source, request, decided, Path(output))
 
 

@@ -104,7 +104,7 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         parts = open_parts(
             quiet_session(str(path)), input_scale(work.source.model), request.data, request.evaluation, bool(metric)
         )  # fmt: skip
-        why = ", for no data was given" if request.data is None else ""
+        why = ", because no data was given" if request.data is None else ""
         work.progress(f"calibrating on {parts.calibration.name}{why}", 0.0)
         ready = work.calibrated(parts.calibration).with_steps(steps)
         ready.measure()
@@ -118,5 +118,5 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
                 raise
             raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
         reason = first_line(error)
-        work.progress(f"weighing weights by their size, for no inputs run: {reason}", 0.4)
+        work.progress(f"weighing weights by their size, because no inputs run: {reason}", 0.4)
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)

@@ -91,7 +91,7 @@ class LayerCandidates:
         if self._clock is not None:
             offered = [one for one in offered if weight.macs(one) <= _MOST_MACS * whole.macs]
         if not offered:
-            raise Skip("no chain is smaller" + f", with ranks in steps of {_LANES}" * (self._clock is not None))
+            raise Skip("no factor chain is smaller" + f", with ranks in steps of {_LANES}" * (self._clock is not None))
         if self._clock is not None:
             measured = self._measured(weight, offered)
             whole = replace(whole, ms=median(before for before, _ in measured.values()))

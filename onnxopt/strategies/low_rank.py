@@ -136,7 +136,7 @@ class _Choice:
         choice = self._allocator.choose(self.goal, self._trust)
         self._decisions = {one.path: one for one in choice.considered}
         self.chains = {path: Step.parse(step) for path, step in choice.chains.items()}
-        self.slope, self.reason = choice.slope, "no chain pays"
+        self.slope, self.reason = choice.slope, "no factor chain pays"
         self._choices += 1
         self._unmeasured = self._choices < _CHOICES
 
