@@ -1,4 +1,4 @@
-"""Which layers become chains: numbers in, numbers out."""
+"""The choice of layers that become factor chains, on plain numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chains where they pay: in bytes, in time on a made-up clock, in both; and the model as it was where they do not."""
+"""Factor chains: adopted where they save bytes, time on a fake clock, or both; otherwise the model stays unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `-v` says: every step, and why it is taken."""
+"""`-v` prints every step and its reason."""
 
 from __future__ import annotations
 
