@@ -15,8 +15,7 @@ MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
 _STRIDE = 4.0
 _FLAT, _STRIDES = 0.05, 2
-"""If the excess changes less than this in each of so many strides, the remaining noise does not come from the
-weights."""
+"""If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
 _NARROW = 1.06
 """Ratio of slopes whose files differ by about one percent."""
 
@@ -216,8 +215,7 @@ def _cross(
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
-    """The point where a line through two points reaches `aim`, kept away from both ends; the middle if there is no
-    line."""
+    """Where a line through two points reaches `aim`, kept away from both ends. Without a line, the middle."""
     (a, over_a), (b, over_b) = low, high
     share = 0.5 if aim == 0 or over_a == over_b else (aim - over_a) / (over_b - over_a)
     return a + (b - a) * min(0.9, max(0.1, share))

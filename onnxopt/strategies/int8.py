@@ -68,7 +68,7 @@ class Int8(Strategy):
     )
 
     def is_wanted(self, request: Request) -> bool:
-        """With a goal that includes time, or if the user asks for INT8 explicitly."""
+        """Whether the goal includes time, or the user asks for INT8 explicitly."""
         return request.int8
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
@@ -81,7 +81,7 @@ class Int8(Strategy):
         return f"{text} In INT8: {running}." if running else text
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes INT8 placements."""
         if is_quantized(base.work.graph.model):
             return Refused("it is quantized already, and stays as it is")
         try:
@@ -205,7 +205,7 @@ class _Model:
         able = [op.kind is not QdqSupport.NONE and known._known(op) for op in self.ops]
         if not timed:
             return replace(known, costs=tuple(NodeCost(1.0, 0.0 if one else inf) for one in able))
-        progress("timing nodes in floats and in INT8", 0.35)
+        progress("timing nodes in float and in INT8", 0.35)
         everything = MinCutPartitioner([NodeCost(1.0, 0.0 if one else inf) for one in able], edges).everything
         floats, int8 = (
             ms_by_op(clock, form.to_plain_model(), self.of_values, self.base.sample)

@@ -1,4 +1,4 @@
-"""Low-rank factorisation where it pays: in bytes, in milliseconds, or in both.
+"""Low-rank factorisation of the layers where it saves bytes, time, or both.
 
 Savings of factor chains are estimated layer by layer (`layer_candidates`, `search.allocation`). The actual savings are
 then measured, in files that meet the same contract and in the time of the whole model. If nothing is saved, no layer is
@@ -61,7 +61,7 @@ class LowRank(Strategy):
         return f"layers become factor chains where that saves {saved[goal]}." if goal else ""
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes one set of factor chains at a time."""
         before = base.work.measured_forms
         choice, time = _Choice(base, clock), None
         while choice.chains:

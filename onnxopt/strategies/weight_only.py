@@ -43,7 +43,7 @@ class WeightOnly(Strategy):
         return "weights of large matrix products keep 4 or 8 bits at run time where that saves time on this machine."
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes one set of products to quantize."""
         offered = _offered(base, clock)
         trial = base.kept.trial
         noise = max(base.noise, DEFAULT_ERROR) if trial.error is None else trial.error  # a size bound limits no noise
