@@ -1,4 +1,4 @@
-"""Plan, apply, optimize: a model in, a small model out. `decide` is the architecture, from top to bottom."""
+"""Plan, apply and optimize: from a model to a smaller model. `decide` shows the architecture from top to bottom."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def optimize(
     Arguments:
         model: path of an ONNX file.
         output: path of the file to write; written whole or not at all.
-        contract: what to meet; without one, a bound on the noise in the outputs.
-        data: inputs like those that the model will see; without it, synthetic inputs.
-        options: further fields of `Request`, which describes them.
+        contract: bounds to meet; by default, a bound on the noise in the outputs.
+        data: inputs similar to those in use; by default, synthetic inputs.
+        options: further fields of `Request`; see there.
 
-    Raises Missed where the contract cannot be met, OnnxoptError where it contradicts itself, the model cannot be read
-    or the result cannot be written or run.
+    Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read, or the
+    result cannot be written or run.
     """
     request, source = Request.of(contract, data, options), _plain(model)
     if request.lossless:
@@ -61,12 +61,12 @@ def optimize(
                 missed = error
         if request.contract.max_drop != 0:
             raise missed
-    request.progress("keeping every bit, for quantized the metric drops, and no drop is allowed", 0.9)
+    request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
     return _lossless(source, request, decided, Path(output))
 
 
 def plan(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]) -> Plan:
-    """The decisions for a model, without writing a file. Arguments and errors as for `optimize`."""
+    """The decisions for a model, without writing a file. Arguments and errors are as for `optimize`."""
     request, source = Request.of(contract, data, options), _plain(model)
     if request.lossless:
         return Plan(source.sha256)
@@ -75,9 +75,9 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
 
 
 def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **options: Unpack[BuildOptions]) -> Result:
-    """Carries out a plan that `plan` made, perhaps edited by hand.
+    """Executes a plan from `plan`, which may have been edited by hand.
 
-    Arguments and errors as for `optimize`. A plan without steps is lossless. One that was made on data needs the same
+    Arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the same
     data.
     """
     request, source = Request.of(None, data, {**options, "lossless": not plan.steps}), _plain(model)
@@ -98,10 +98,9 @@ def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **o
 
 
 def decide(work: Workspace) -> Iterator[Decided]:
-    """Plans that meet the contract, the best first; another is decided on only where the file of the last one missed
-    it.
+    """Plans that meet the contract, best first. The next plan is computed only if the file of the last one missed it.
 
-    Raises Missed where there is none.
+    Raises Missed if there is none.
     """
     request = work.request
     base = calibrate(work)
@@ -120,7 +119,7 @@ def decide(work: Workspace) -> Iterator[Decided]:
 
 
 def adopt(base: Baseline, strategies: Sequence[Strategy]) -> tuple[Baseline, list[StrategyReport]]:
-    """The model with the exact strategies that make it faster, and what came of each."""
+    """Adopts the exact strategies that make the model faster. Returns the new baseline and a report per strategy."""
     reports = []
     for strategy in strategies:
         if strategy.applies(base) and not base.refusal(strategy.inline_only):
@@ -132,7 +131,7 @@ def adopt(base: Baseline, strategies: Sequence[Strategy]) -> tuple[Baseline, lis
 
 
 def improve(base: Baseline, strategies: Sequence[Strategy]) -> list[Pursued]:
-    """What came of each strategy, the fastest first."""
+    """Tries each strategy. Returns the results, fastest first."""
     found: list[Pursued] = []
     for strategy in strategies:
         if strategy.applies(base):
@@ -143,7 +142,8 @@ def improve(base: Baseline, strategies: Sequence[Strategy]) -> list[Pursued]:
 
 
 def _accepted(base: Baseline, exact: list[StrategyReport], pursued: Sequence[Pursued]) -> Iterator[Decided]:
-    """Each accepted form, the fastest first, and with half the drop where the file of the first missed the contract."""
+    """Each accepted form, fastest first. A form whose file misses the contract is followed by one with half the
+    drop."""
     for index, one in enumerate(pursued):
         if one.outcome is None:
             continue
@@ -157,7 +157,7 @@ def _accepted(base: Baseline, exact: list[StrategyReport], pursued: Sequence[Pur
 def _decided(
     base: Baseline, outcome: Outcome | None, reports: Sequence[StrategyReport], allow_miss: bool = False
 ) -> Decided:
-    """What may be written: an accepted form of the model, or the baseline."""
+    """A candidate for writing: an accepted form of the model, or the baseline."""
     work, searched = (base.work, base.kept) if outcome is None else (outcome.work, outcome.searched or base.kept)
     return Decided(
         work.telling(base.request.progress), searched.plan, base.contract, searched.trial, searched.met,
@@ -166,7 +166,7 @@ def _decided(
 
 
 def _lossless(source: Source, request: Request, decided: Decided | None, output: Path) -> Result:
-    """Keeps every bit, and so any metric."""
+    """Writes a lossless file, which keeps every metric."""
     request = replace(request, lossless=True)
     with prepare(source, request) as work:
         plan = Plan(source.sha256)

@@ -1,4 +1,4 @@
-"""What a user asks for, as one value: `optimize`, `plan` and the command line make it, everything else reads it."""
+"""The user's request as one value. `optimize`, `plan` and the command line create it; everything else reads it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from onnxopt.spec.recipes import Recipe
 from onnxopt.spec.target import Target
 
 MAX_RAM = 2**29
-"""Bytes that statistics may take at a time, where the user does not say."""
+"""Default memory limit for statistics, in bytes."""
 _ACTIVATIONS = (8, 16)
 
 
 def _quiet(what: str, share: float) -> None:
-    """Progress that nobody is told of."""
+    """Ignores progress."""
 
 
 class BuildOptions(TypedDict, total=False):
-    """Fields of `Request` that `apply` takes as keywords."""
+    """Fields of `Request` that `apply` accepts as keywords."""
 
     decode: str
     max_ram: int
@@ -35,7 +35,7 @@ class BuildOptions(TypedDict, total=False):
 
 
 class Options(BuildOptions, total=False):
-    """Fields of `Request` that `optimize` and `plan` take as keywords."""
+    """Fields of `Request` that `optimize` and `plan` accept as keywords."""
 
     evaluation: Spec | None
     lossless: bool
@@ -50,41 +50,42 @@ class Options(BuildOptions, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything that decides what `optimize` does with a model."""
+    """Everything that determines what `optimize` does with a model."""
 
     contract: Contract = field(default_factory=Contract)
-    """What to meet; without bounds, the default bound on the noise in the outputs."""
+    """The bounds to meet; without any, the default bound on the noise in the outputs applies."""
     data: Spec | None = None
-    """Inputs like those that the model will see, 75 % to calibrate on and 25 % to search with; without, synthetic."""
+    """Inputs similar to those in use: 75 % for calibration, 25 % for the search. By default, synthetic inputs."""
     evaluation: Spec | None = None
-    """Data that the finished file is measured on, once; without it, a part of `data` that nothing else sees."""
+    """Data for the final check of the file; by default, a part of `data` that has no other use."""
     lossless: bool = False
-    """Keep every weight bit for bit; there is no contract then."""
+    """Keep every weight bit for bit, without a contract."""
     overrides: Overrides = field(default_factory=Overrides)
-    """Decisions for single weights."""
+    """The user's rules for single weights."""
     allow_miss: bool = False
-    """Write the nearest file where the contract cannot be met."""
+    """Write the closest file if the contract cannot be met."""
     decode: str = "balanced"
-    """What the choice of codecs favours: "smallest" file, "balanced", or "fastest" to decode."""
+    """What codec selection favours: "smallest" file, "balanced", or "fastest" to decode."""
     max_ram: int = MAX_RAM
-    """Bytes that statistics may take at a time."""
+    """Memory limit for statistics, in bytes."""
     progress: Progress = _quiet
-    """Told what is being done."""
+    """Progress callback."""
     recipe: Recipe | None = None
-    """A published system that decides instead of the search."""
+    """A published system whose rules replace the engine's decisions."""
     goal: str | None = None
-    """A `Goal`: which strategies may change the form of layers, and what these have to save."""
+    """A `Goal`: which strategies may change the form of layers, and what they have to save."""
     activations: int | None = None
-    """8 or 16: every layer that can runs in INT8, with activations of so many bits."""
+    """8 or 16: run every supported layer in INT8, with activations of this many bits."""
     device: str | None = None
-    """The device whose INT8 kernels to target, one of `TARGETS`; without it this machine."""
+    """The device whose INT8 kernels to target, one of `TARGETS`; by default, this machine."""
     clock: Clock = field(default_factory=OrtClock)
     """Measures time."""
     started: float = field(default_factory=time.monotonic)
-    """When it was made, in seconds of a monotonic clock: results say how long it took."""
+    """Creation time in seconds of a monotonic clock, from which results derive their duration."""
 
     def checked(self) -> Request:
-        """This request, its goal a `Goal`. Raises OnnxoptError where it contradicts itself or names what is not."""
+        """This request with its goal as a `Goal`. Raises OnnxoptError if it contradicts itself or has invalid
+        values."""
         if self.goal is not None and self.goal not in list(Goal):
             raise OnnxoptError(f"--for is {self.goal!r}, expected {', '.join(Goal)}")
         if self.activations not in (None, *_ACTIVATIONS):
@@ -104,7 +105,7 @@ class Request:
 
     @property
     def wanted(self) -> Goal | None:
-        """The goal."""
+        """The goal; None without one."""
         return None if self.goal is None else Goal(self.goal)
 
     @property
@@ -114,17 +115,17 @@ class Request:
 
     @property
     def kind(self) -> Target:
-        """The types of INT8 layers."""
+        """The target of INT8 layers."""
         return Target.of(self.device)
 
     @property
     def detailed(self) -> bool:
-        """Whether events also hold what the recipe's paper shows in its table."""
+        """Whether events also need the contents of the table in the recipe's paper."""
         return self.recipe is not None and bool(self.recipe.table)
 
     @classmethod
     def of(cls, contract: Contract | None, data: Spec | None, options: Mapping[str, Any]) -> Request:
-        """What a function was called with. Raises TypeError for an option that does not exist, else as `checked`."""
+        """The request for the arguments of a call. Raises TypeError for an unknown option, otherwise as `checked`."""
         known = {one.name for one in fields(cls)} - {"contract", "data", "started"}
         if unknown := [name for name in options if name not in known]:
             raise TypeError(f"there is no option {unknown[0]!r}; there is {', '.join(sorted(known))}")

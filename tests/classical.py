@@ -1,4 +1,4 @@
-"""What tests of prune, codebook and fixedpoint share: a weight alone, and real layers with what meets them."""
+"""Shared helpers of the tests of prune, codebook and fixedpoint: single weights, and real layers with inputs."""
 
 from __future__ import annotations
 

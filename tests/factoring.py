@@ -1,4 +1,4 @@
-"""Small models with a factored layer, and statistics of what it meets."""
+"""Small models with a factorised layer, and statistics of its inputs."""
 
 from __future__ import annotations
 

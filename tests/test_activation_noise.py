@@ -1,4 +1,4 @@
-"""Noise of rounded activations: what fake quantization measures is what rounding does."""
+"""Noise of rounded activations: fake quantization measures the effect of real rounding."""
 
 from __future__ import annotations
 

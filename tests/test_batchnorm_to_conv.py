@@ -1,4 +1,4 @@
-"""Models prepared for integer kernels: a later opset, batch normalizations as convolutions; the same function."""
+"""Preparation for INT8 kernels: a later opset and batch normalizations as convolutions compute the same function."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 
 
 class Machine:
-    """One that drifts, is interrupted, slow for a while, and slower for whoever comes second in a row of turns."""
+    """A machine that drifts, is interrupted, is slow for a while, and is slower for the second model in each turn."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)

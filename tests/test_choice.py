@@ -1,4 +1,4 @@
-"""Which layers become chains: numbers in, numbers out."""
+"""The choice of layers that become factor chains, on plain numbers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_is_slower_is_refused_and_by_how_much() -> None:
 def test_too_much_noise_is_refused_with_both_figures() -> None:
     loud = chain("svd{rank=4}", 400, 1e-2, ms=0.1)
     (one,) = Allocator([layer("w", 10_000, loud, ms=1.0)], SLOPE).choose(Goal.SPEED).considered
-    assert one.reason == "its noise over signal is 0.1; chains may make 0.0022"
+    assert one.reason == "its noise over signal is 0.1; factor chains may make 0.0022"
 
 
 def test_balanced_wants_both() -> None:

@@ -1,4 +1,4 @@
-"""Shared values: clusters that are the best of their kind, cheaply found, and bits that are what the file takes."""
+"""Weight sharing: optimal clusters, efficient search, and estimated bits that match the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes beside the engine: one contract for all, figures that can be counted by hand, what fails said and shown."""
+"""Recipes compared with the engine: one contract for all, figures checked by hand, and failures reported."""
 
 from __future__ import annotations
 

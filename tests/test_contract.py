@@ -1,4 +1,4 @@
-"""What a user asks for is kept, or nothing is written and one sentence says how near it came."""
+"""The contract is met, or nothing is written and one sentence says how close the best try came."""
 
 from __future__ import annotations
 

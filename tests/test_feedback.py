@@ -1,4 +1,4 @@
-"""Error feedback: less noise in the outputs than rounding makes, on inputs that it has not seen."""
+"""Error feedback: less output noise than plain rounding, on held-back inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products on integers of 4 and 8 bits: the stock runtime computes what the stored numbers say."""
+"""Matrix products with 4-bit and 8-bit weights: the stock runtime computes what the stored numbers say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes in integers: what is computed, and that ONNX Runtime makes integer kernels of it."""
+"""INT8 nodes: what they compute, and that ONNX Runtime runs them with INT8 kernels."""
 
 from __future__ import annotations
 

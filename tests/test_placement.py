@@ -1,4 +1,4 @@
-"""Placements: the cheapest of all, as trying every one shows, and never above the noise that is allowed."""
+"""INT8 placements: as cheap as exhaustive search finds, and never above the allowed noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruning: what goes is what matters least, and what stays takes up what it can."""
+"""Pruning: the least important weights become zero, and the remaining ones compensate."""
 
 from __future__ import annotations
 

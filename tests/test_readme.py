@@ -1,4 +1,4 @@
-"""What the README says a user types works, and prints what it shows."""
+"""The commands in the README work and print what it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes are data: read, turned, refused where wrong; each that comes along compresses a model that runs."""
+"""Recipes are data: they are read, turned and validated, and each built-in one compresses a model that runs."""
 
 from __future__ import annotations
 

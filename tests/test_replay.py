@@ -1,4 +1,4 @@
-"""A change that is to change no behaviour changes no byte: plans and files of every goal, against recorded digests."""
+"""A refactoring changes no byte: plans and files of every goal match recorded digests."""
 
 from __future__ import annotations
 

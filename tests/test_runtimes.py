@@ -238,7 +238,7 @@ def test_wheel_runs_integers(tmp_path: Path, version: str, bits: int) -> None:
 
 
 def test_environment_kept_private_is_explained(tmp_path: Path) -> None:
-    """Whoever registers the library by hand on an old wheel is told what to do."""
+    """Registering the library by hand on an old wheel gives an error that says what to do."""
     path = tmp_path / "model.onnx"
     path.write_bytes(compressed(two_outputs()))
     script = (

@@ -1,4 +1,4 @@
-"""The search finds the slope that a contract asks for, in few trials, and never takes one that breaks it."""
+"""The search finds the slope that meets a contract in few trials, and never accepts one that breaks it."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
 
 
 def test_an_error_that_rises_once_on_its_way_down_is_no_floor() -> None:
-    """As a detector's was on made-up images, where its outputs are nearly zero."""
+    """As for a detector on synthetic inputs, where its outputs are nearly zero."""
     seen = iter((0.638, 3.957, 0.293, 0.156, 0.155, 0.071, 0.033, 0.039, 0.027, 0.030, 0.0199))
     best = search.meet_error(lambda slope: Trial(slope, 1000, next(seen), None), 0.01, 0.02)
     assert best is not None

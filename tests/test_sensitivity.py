@@ -1,4 +1,4 @@
-"""The sensitivity scan: against numpy, the same every time, and what is shown of it."""
+"""The sensitivity scan: correct against NumPy, reproducible, and shown in reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers in integers where that saves time on a made-up clock, or everywhere; and the model as it was where not."""
+"""INT8 execution: layers run in INT8 where a fake clock says that saves time, or everywhere; else nothing changes."""
 
 from __future__ import annotations
 

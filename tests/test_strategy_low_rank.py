@@ -1,4 +1,4 @@
-"""Chains where they pay: in bytes, in time on a made-up clock, in both; and the model as it was where they do not."""
+"""Factor chains: adopted where they save bytes, time on a fake clock, or both; otherwise the model stays unchanged."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_layer_whose_spectrum_decays_becomes_a_chain(machine: Machine, low_ran
 def test_noise_never_becomes_a_chain(machine: Machine, full_rank: Path, data: Path, goal: str) -> None:
     plain, result = machine.optimized(full_rank, data, None), machine.optimized(full_rank, data, goal)
     assert not found(result).kept
-    assert found(result).reason == "no chain pays"
+    assert found(result).reason == "no factor chain pays"
     one = layer(result, "wide")
     assert not one.accepted
     assert one.reason
@@ -278,7 +278,7 @@ def test_the_page_has_every_layer(
     table = page.partition('<section id="low_rank"')[2].partition("</section>")[0]
     assert "Low-rank factorisation" in table
     assert table.count("<tbody>") == len(found(result).layers) == 2
-    assert ("Not used: no chain pays" in table) == (name == "full_rank")
+    assert ("Not used: no factor chain pays" in table) == (name == "full_rank")
     assert ("the time" in table.partition("<table")[0]) == (name == "low_rank" and goal != "size")
     assert 'href="#strategies"' in page
 

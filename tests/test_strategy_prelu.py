@@ -1,4 +1,4 @@
-"""PRelu as depthwise convolutions: the same outputs, in the file where a fixed clock says that time is saved."""
+"""PRelu as depthwise convolutions: equal outputs, and adopted if a fake clock says that it saves time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight-only products at run time (MatMulNBits), chosen by a fixed clock."""
+"""Weight-only quantization at run time (MatMulNBits), chosen with a fake clock."""
 
 from __future__ import annotations
 

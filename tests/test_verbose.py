@@ -1,4 +1,4 @@
-"""What `-v` says: every step, and why it is taken."""
+"""`-v` prints every step and its reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_inputs_are_made_up_for_there_is_no_data(source: Path) -> None:
     said, result = told(source)
-    assert said[0] == f"calibrating on {result.calibrated}, for no data was given"
+    assert said[0] == f"calibrating on {result.calibrated}, because no data was given"
     np.save(source.with_name("x.npy"), np.random.default_rng(0).standard_normal((64, 128), np.float32))
     said, result = told(source, None, source.with_name("x.npy"))
     assert said[0] == f"calibrating on {result.calibrated}"
@@ -52,7 +52,7 @@ def test_a_try_follows_from_the_last_one(contract: Contract, source: Path) -> No
             reasons.append(f"the last one has {trial.size} bytes, {source.stat().st_size // 25} are allowed")
     assert len(reasons) > 1
     assert tries == reasons
-    assert f"writing, of {len(tries)} tries, what comes nearest to: {contract}" in said
+    assert f"writing the best of {len(tries)} tries for: {contract}" in said
 
 
 def test_every_bit_is_kept_where_the_check_forbids_any_drop(source: Path) -> None:
@@ -67,9 +67,9 @@ def test_every_bit_is_kept_where_the_check_forbids_any_drop(source: Path) -> Non
         np.savez(files[-1], x=x[chosen], labels=labels[chosen])
     unsure, sure = files
     said, result = told(source, Contract(max_drop=0), sure, evaluation=unsure)
-    assert "allowing half the drop, for the original knows these by heart" in said
+    assert "allowing half the drop, because the original has memorised these samples" in said
     assert "the last one dropped by 0 +- " in said[said.index(next(s for s in said if s.startswith("try 2")))]
-    assert said.index("keeping every bit, for quantized the metric drops, and no drop is allowed") > 0
+    assert said.index("keeping every bit, because quantization makes the metric drop and no drop is allowed") > 0
     assert result.check is not None
     assert result.check.found.error == 0
 
@@ -80,7 +80,7 @@ def test_weights_are_weighed_by_size_where_nothing_runs(tmp_path: Path) -> None:
     onnx.save(model(nodes, tensors, {"x": ["n", 64]}, {"y": [7]}), tmp_path / "m.onnx")
     said, result = told(tmp_path / "m.onnx")
     assert result.not_calibrated
-    assert f"weighing weights by their size, for no inputs run: {result.not_calibrated}" in said
+    assert f"weighing weights by their size, because no inputs run: {result.not_calibrated}" in said
 
 
 def test_a_copy_is_kept_where_nothing_is_gained(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_copy_is_kept_where_nothing_is_gained(tmp_path: Path) -> None:
     onnx.save(model([relu], {}, {"x": [1, 4]}, {"y": [1, 4]}), tmp_path / "tiny.onnx")
     said, result = told(tmp_path / "tiny.onnx")
     assert result.unchanged
-    assert said[-1] == "keeping a copy of the source, for compressed it is no smaller"
+    assert said[-1] == "keeping a copy of the source, because compression does not make it smaller"
 
 
 def test_a_step_is_a_line_on_standard_error(source: Path) -> None:

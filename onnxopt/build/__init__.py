@@ -1,1 +1,1 @@
-"""Carries a plan out: from a model and a plan to the bytes of a file."""
+"""Executes plans: turns a model and a plan into the bytes of a file."""

@@ -1,6 +1,6 @@
-"""The container's writer (FORMAT.md). It knows encodings and codecs, neither passes nor graphs.
+"""The writer of the container format (FORMAT.md). It depends on encodings and codecs, not on passes or graphs.
 
-The reader is native (`onnxopt.native.Container`), for Python and for devices alike.
+The reader is native (`onnxopt.native.Container`) and serves both Python and devices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnxopt.errors import OnnxoptError
 MAGIC = b"onnxopt\0"
 VERSION = 1
 CHUNK = 1 << 20
-"""Elements that are coded together: large enough for tables to cost nothing, small enough to use every core."""
+"""Elements per coded chunk: large enough that tables cost next to nothing, small enough to keep every core busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ def varint(value: int) -> bytes:
 
 
 def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """Rows and columns as codecs see them: a row is what follows the axis, or the axis itself where nothing does."""
+    """Rows and columns as codecs see them. A row holds the dimensions after the axis, or the axis itself if it is the
+    last."""
     inner = prod(dims[axis + 1 :])
     return (prod(dims[: axis + 1]), inner) if inner > 1 else (prod(dims[:axis]), dims[axis])
 
@@ -59,14 +60,14 @@ def write(
     prefer: str = "balanced",
     advance: Callable[[str], None] | None = None,
 ) -> bytes:
-    """The container of an inner model, its weights and the plan that made them.
+    """Writes the container of an inner model, its weights and the plan that produced them.
 
     Arguments:
         model: the inner ONNX model, serialized; its initializers named in `weights` are external-data references.
         weights: every stored weight by name; none may be empty or a scalar.
         plan: JSON, kept verbatim.
-        prefer: what the choice of codecs favours, one of `native.PREFERENCES`.
-        advance: called with each stored weight's name once it is coded.
+        prefer: what codec selection favours, one of `native.PREFERENCES`.
+        advance: called with the name of each stored weight after coding.
     """
     records = list(_records(weights))
     with ThreadPoolExecutor() as pool:
@@ -91,13 +92,15 @@ def write(
 
 
 def _deflate(data: bytes) -> bytes:
-    """The shortest of zlib's streams: its memory level decides where a block with new tables may begin."""
-    streams = (zlib.compressobj(9, zlib.DEFLATED, -15, level) for level in range(4, 10))  # raw: we have our checksums
+    """The shortest zlib stream over all memory levels, which determine where blocks with new tables can start."""
+    streams = (
+        zlib.compressobj(9, zlib.DEFLATED, -15, level) for level in range(4, 10)
+    )  # raw: the container has checksums
     return min((deflate.compress(data) + deflate.flush() for deflate in streams), key=len)
 
 
 def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
-    """The entries in file order: scales or a table stand before the first weight that has them, and serve all."""
+    """The entries in file order. Scales and tables precede the first weight that uses them and are shared by all."""
     indices: dict[tuple[object, ...], int] = {}
     count = 0
     for name, weight in weights.items():
@@ -114,7 +117,7 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
 
 
 def _code(entry: UncodedEntry, prefer: str) -> tuple[str, int, list[bytes]]:
-    """One entry's codec, the one of fewest bytes; its rows in a chunk; its coded chunks."""
+    """The codec selected for one entry, its rows per chunk, and its coded chunks."""
     rows, cols = matrix_view(entry.elements.shape, entry.axis)
     elements = np.ascontiguousarray(entry.elements).reshape(rows, cols)
     chunk_rows = max(1, min(rows, CHUNK // cols))
@@ -124,7 +127,7 @@ def _code(entry: UncodedEntry, prefer: str) -> tuple[str, int, list[bytes]]:
     codec, first = native.encode(parts[0], prefer=prefer)
     try:
         return codec, chunk_rows, [first, *(native.encode(part, codec)[1] for part in parts[1:])]
-    except OnnxoptError:  # a later chunk holds what the first one's codec cannot
+    except OnnxoptError:  # the first chunk's codec cannot code a later chunk
         return "bitpack", chunk_rows, [native.encode(part, "bitpack")[1] for part in parts]
 
 

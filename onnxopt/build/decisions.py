@@ -1,4 +1,4 @@
-"""What a plan decides at one slope, and which of a plan's steps are of which kind."""
+"""The decisions of a plan at one slope, and the kinds of steps in a plan."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Step
 
 INT32 = 32
-"""Bits of a bias that becomes an integer with its weight."""
+"""Marks a bias that becomes an integer together with its weight."""
 
 
 def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> list[Candidate]:
-    """What the search weighs, from statistics alone."""
+    """The search's candidates, from statistics alone."""
     found = []
     for site in sites:
         values = graph.values(site.path).astype(np.float64)
@@ -42,7 +42,7 @@ def output_power(values: Array, stats: Stats) -> float:
 
 
 def quantizing_steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:
-    """The quantizing step of every weight at a slope; none for a weight that the user wants left as it is."""
+    """The quantizing step of every weight at a slope. Weights that the user excludes get no step."""
     slope = float(f"{slope:.4g}")
     decided: dict[str, Step] = {}
     for site, override in zip(sites, overrides.without(STRUCTURAL).decided(sites).values(), strict=True):
@@ -55,10 +55,10 @@ def quantizing_steps(sites: Sequence[Site], slope: float, overrides: Overrides) 
 
 
 def with_int8(steps: Mapping[str, Step], bits: Mapping[str, int]) -> dict[str, Step]:
-    """The same steps, but that some weights stay integers of so many bits at most at run time.
+    """The steps, changed so that some weights stay integers at run time, with at most the given number of bits.
 
-    What the user decides for such a weight stands, before it becomes INT8. One of `INT32` bits gets no step: it is a
-    bias, which becomes an integer with its weight.
+    A user's decision for such a weight still applies before the weight becomes INT8. A path with `INT32` bits gets no
+    step: it is a bias, which becomes an integer together with its weight.
     """
     changed = dict(steps)
     for path, most in bits.items():
@@ -72,11 +72,11 @@ def with_int8(steps: Mapping[str, Step], bits: Mapping[str, int]) -> dict[str, S
 
 
 def structural_steps(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:
-    """The structural steps that the user wants."""
+    """The structural steps that the user's rules ask for."""
     wanted = {path: override.step for path, override in overrides.decided(sites).items() if not override.skip}
     return {path: step for path, step in wanted.items() if step is not None and step.name in STRUCTURAL}
 
 
 def is_structural(step: Step) -> bool:
-    """Whether a step changes the model itself, once, before any weight is quantized."""
+    """Whether a step changes the model's structure, once, before any weight is quantized."""
     return step.name in STRUCTURAL or is_for_value(step)

@@ -1,4 +1,4 @@
-"""What a plan did to every weight, with bytes: events, from a workspace and what was built in it."""
+"""Describes what a plan did to every weight, bytes included, as events."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from onnxopt.passes.math import relative_index
 from onnxopt.results.events import Chain, Event, Histogram
 
 _GAP_BITS = 4
-"""Of relative indices, as Deep Compression's tables have them."""
+"""Width of relative indices, as in Deep Compression's tables."""
 
 
 def chains(work: Workspace) -> Iterator[Chain]:
-    """The layers that were factorised, with their multiply-accumulates where these were counted."""
+    """The factorised layers, with multiply-accumulates if they were counted."""
     for one in work.form.factored.chains:
         counted = [work.macs[part] for part in one.parts if part in work.macs]
         if len(counted) < len(one.parts):
             yield one
             continue
-        # The last factor gives the layer's outputs, so it meets as many vectors as the layer's weight did.
+        # The last factor computes the layer's outputs, so it is applied as often as the layer's weight was.
         before = counted[-1] // work.graph.values(one.parts[-1]).size * one.weights_before
         yield replace(one, macs_before=before, macs_after=sum(counted))
 
 
 def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
-    """Of weights that became others, of all that are stored with their bytes in the file, and of the rest.
+    """Events of factorised weights, of all stored weights with their bytes in the file, and of the rest of the file.
 
     Arguments:
-        file_size: bytes of the file that was written.
+        file_size: bytes of the written file.
     """
-    work.graph.reset()  # weights are described as they came
+    work.graph.reset()  # events describe the original weights
     factored = work.form.factored
     for gone in factored.events:
         yield replace(gone, macs=work.macs.get(gone.path))
@@ -45,7 +45,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     linears = work.graph.linears()
     ranks = {part: one.ranks for one in factored.chains for part in one.parts}
     matrices = {site.path for site in work.sites if work.request.detailed and site.axis is not None}
-    weights = {path for path, _ in work.graph.weights()}  # others are what a weight came to have: scales
+    weights = {path for path, _ in work.graph.weights()}  # the others are scales of weights
     for path, encoding in built.encodings.items():
         users = inner.of(path)
         values = built.grids.get(path, encoding).values()
@@ -73,7 +73,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
 
 
 def coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:
-    """Of each stored weight its bytes in the file, its scales included, and its codec."""
+    """Bytes in the file, scales included, and codec of each stored weight."""
     sizes, codecs = {}, {}
     seen: set[int] = set()
     with native.Container(built.packed) as stored:

@@ -1,4 +1,4 @@
-"""Carries a plan out over a graph: one step, one pass, one event."""
+"""Executes a plan on a graph. Each step is one pass; each weight gets one event."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ Advance = Callable[[str], None]
 
 
 def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | None = None) -> list[Event]:
-    """Applies every quantizing step of `plan` to `graph` as it came; the events know no bytes after coding yet.
+    """Applies every quantizing step of `plan` to the original weights of `graph`. The events do not know coded sizes
+    yet.
 
-    A weight that its pass cannot treat is left as it was, with the reason in its event. Raises OnnxoptError where
+    If a pass cannot handle a weight, the weight stays unchanged and its event gives the reason. Raises OnnxoptError if
     the plan names a pass or a weight that does not exist.
     """
     sites = {site.path: site for site in graph.sites()}
@@ -38,7 +39,7 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
     for path in passes:
         check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
-    passes = {path: passes[path] for path in sites if path in passes}  # a bias after the weight whose error it takes up
+    passes = {path: passes[path] for path in sites if path in passes}  # a bias follows the weight that it corrects
     passes |= _members(graph, passes, sites, statistics)
     graph.reset()
     for value, step in plan.steps.items():
@@ -62,7 +63,8 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
 def _members(
     graph: Graph, passes: Mapping[str, Sequence[Pass]], sites: Mapping[str, Site], statistics: Statistics
 ) -> dict[str, list[Pass]]:
-    """Decisions for weights that share a table with others, once it is known: what comes before it has to be done."""
+    """Decisions for weights that share a codebook. The steps before the codebook run first, since its table depends on
+    them."""
     groups: dict[tuple[Codebook, np.dtype[Any]], list[str]] = {}
     for path, decisions in passes.items():
         book = next((one for one in decisions if isinstance(one, Codebook) and one.group), None)
@@ -95,7 +97,7 @@ def _pass_of(path: str, step: Step) -> Pass:
 
 
 def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stats: Stats) -> Event:
-    """Where a pass gives up, what those before it did stands."""
+    """Applies the passes of one weight. If one gives up, the results of earlier passes stay."""
     values = graph.values(site.path)
     reason, predicted, done = "", None, False
     for decision in decisions:
@@ -117,7 +119,7 @@ def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stat
 
 
 def _output_error(values: Array, got: Array, stats: Stats) -> float | None:
-    """Root of noise over signal in the node's outputs, on inputs that the statistics were not computed from."""
+    """Root of noise over signal in the node's outputs, on held-back inputs."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
     w, q = (stats.linear.matrix(a.astype(np.float32)) for a in (values, got))

@@ -1,4 +1,4 @@
-"""Layers become chains of thinner layers: the structural steps of a plan, carried out once."""
+"""Factorises layers into factor chains: applies the structural steps of a plan, once."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from onnxopt.spec.plan import Step
 
 @dataclass(frozen=True, slots=True)
 class Factored:
-    """What became of the layers that were to be chains."""
+    """The result of factorisation."""
 
     steps: dict[str, Step] = field(default_factory=dict)
-    """Those that were carried out, with their ranks."""
+    """The steps that were applied, with their ranks."""
     parts: frozenset[str] = frozenset()
-    """Paths of the weights that they made."""
+    """Paths of the weights that these steps created."""
     events: tuple[Event, ...] = ()
-    """Of the weights that are gone."""
+    """Events of the weights that were replaced."""
     chains: tuple[Chain, ...] = ()
     """The same layers, before and after."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """By path, why a layer stayed one."""
+    """Why a layer was not factorised, by path."""
 
 
 def factorise(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) -> Factored:
-    """Makes chains of layers, in `graph` itself, for good.
+    """Factorises layers in `graph`, in place.
 
-    Raises OnnxoptError where a step names a pass or a weight that does not exist, or anything is to follow it.
+    Raises OnnxoptError if a step names a pass or a weight that does not exist, or if another step follows it.
     """
     done, parts, events, reasons = dict[str, Step](), set[str](), list[Event](), dict[str, str]()
     found: list[Chain] = []
@@ -62,13 +62,13 @@ def factorise(graph: Graph, wanted: Mapping[str, Step], statistics: Statistics) 
 
 
 def with_ranks(graph: Graph, site: Site, step: Step, stats: Stats) -> Step:
-    """A structural step with its ranks chosen. Raises Skip where the layer cannot be factorised."""
+    """A structural step with its ranks chosen. Raises Skip if the layer cannot be factorised."""
     while (found := STRUCTURAL[step.name].from_step(step).with_ranks(graph, site, stats)) != step:
         step = found
     return step
 
 
 def check_path(path: str, sites: Mapping[str, Site]) -> None:
-    """Raises OnnxoptError where the model has no such weight."""
+    """Raises OnnxoptError if the model has no such weight."""
     if path not in sites:
         raise OnnxoptError(f"plan: no weight is called {path!r}; `onnxopt plan` lists this model's weights")

@@ -1,4 +1,4 @@
-"""The form of a model: which structural steps are in force, and what they made of its layers."""
+"""The form of a model: its structural steps, and their results."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from onnxopt.passes.quantise.integers import Integers
 from onnxopt.spec.plan import Step
 
 _EQUALIZED, _PIECE = 256, 8
-"""Samples that channels are equalised on, and in one run."""
+"""Samples used to equalise channels: in total, and per run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Structural steps by kind."""
+    """Structural steps, grouped by kind."""
 
     chains: Mapping[str, Step] = field(default_factory=dict)
-    """By the path of a weight, the pass that factorises its layer, as it was asked for."""
+    """By weight path, the factorisation of its layer, as requested."""
     equalised: tuple[str, ...] = ()
-    """Values before depthwise layers whose channels have been brought to one range."""
+    """Values before depthwise layers whose channel ranges have been equalised."""
     depthwise: tuple[str, ...] = ()
-    """Values that depthwise convolutions make in the place of a PRelu."""
+    """Values that depthwise convolutions compute instead of a PRelu."""
     rounded: Mapping[str, Step] = field(default_factory=dict)
-    """By value, its QuantizeLinear/DequantizeLinear pair."""
+    """By value, its QDQ pair."""
     int8: Mapping[str, int] = field(default_factory=dict)
-    """By the path of a weight that stays INT8 at run time, its bits at most; `decisions.INT32` for a bias."""
+    """By path of a weight that stays INT8 at run time, its largest number of bits; `decisions.INT32` for a bias."""
     fixed: Mapping[str, Step] = field(default_factory=dict)
-    """By the path of a weight, the quantizing step that it has at every slope."""
+    """By weight path, a quantizing step that is the same at every slope."""
     factored: Factored = field(default_factory=Factored)
-    """What became of the chains."""
+    """The result of the requested factorisations."""
     raised: bool = False
-    """Whether operators are of version `OPSET` at least, and batch normalizations convolutions."""
+    """Whether the opset is at least `OPSET` and batch normalizations have become convolutions."""
     convolved: bool = False
-    """Whether there were any of these."""
+    """Whether any batch normalization became a convolution."""
 
     def merged(self, steps: Mapping[str, Step]) -> Form:
-        """This form with further steps, none of which has been carried out."""
+        """This form with further steps, which are not applied yet."""
         values = {name: step for name, step in steps.items() if is_for_value(step)}
         return replace(
             self,
@@ -72,30 +72,30 @@ class Form:
 
     @property
     def layers(self) -> object:
-        """What its layers and their statistics depend on."""
+        """The parts of the form that determine its layers and their statistics."""
         return dict(self.chains), frozenset(self.equalised), self.needs_opset
 
     def with_layers_of(self, other: Form) -> Form:
-        """This form, its layers those that another one with the same structural steps has already."""
+        """This form, with the layers of another form that has applied the same structural steps."""
         return replace(
             self, factored=other.factored, raised=other.raised, convolved=other.convolved, equalised=other.equalised
         )
 
     @property
     def needs_opset(self) -> bool:
-        """Whether operators have to know scales by channel."""
+        """Whether operators must support per-channel scales."""
         return self.raised or bool(self.equalised or self.rounded)
 
     @property
     def key(self) -> str:
-        """What statistics depend on, besides model and data."""
+        """Cache key of the statistics, besides model and data."""
         text = "".join(f"{path}: {step}\n" for path, step in self.factored.steps.items())
         text += "".join(f"{value}: equalize\n" for value in self.equalised)
         return text + ("convolved\n" if self.convolved else "")
 
     @property
     def values(self) -> dict[str, Step]:
-        """All that is decided on values, as a plan has it."""
+        """All decisions on values, as they appear in a plan."""
         every = dict.fromkeys((*self.rounded, *self.depthwise, *self.equalised))
         return {
             one: step_of_value(
@@ -114,17 +114,17 @@ def _is_fixed(step: Step) -> bool:
 
 
 def raise_operators(graph: Graph) -> tuple[Graph, bool]:
-    """The graph with operators that know scales by channel, each node with a name of its own, and whether batch
-    normalizations became convolutions.
+    """Raises the opset to one with per-channel scales and gives each node a unique name.
 
-    Raises OnnxoptError where that cannot be.
+    Returns the new graph and whether batch normalizations became convolutions. Raises OnnxoptError if the opset cannot
+    be raised.
     """
     paths = {site.path for site in graph.sites()}
     try:
         model = raise_opset(graph.model)
         convolved = batchnorm_to_conv(model) > 0
         made = Graph(model)
-    except Exception as error:  # whatever the converter stumbles over
+    except Exception as error:  # any failure of the converter
         raise OnnxoptError(f"its operators cannot be brought to version {OPSET}: {first_line(error)}") from error
     if paths != {site.path for site in made.sites()}:
         raise OnnxoptError(f"brought to version {OPSET} of the operators it has other weights")
@@ -133,7 +133,7 @@ def raise_operators(graph: Graph) -> tuple[Graph, bool]:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Profiles call nodes by their names."""
+    """Gives each node a unique name, which profiles use."""
     taken = set[str]()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
@@ -142,7 +142,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 
 def equalise(model: onnx.ModelProto, data: Data, wanted: Callable[[Neighbours], bool]) -> tuple[str, ...]:
-    """Scales channels before depthwise layers to one range, in place; returns the values where it did."""
+    """Equalises channel ranges before depthwise layers, in place. Returns the values that changed."""
     found = [one.value for one in neighbours(model) if one.depthwise and wanted(one)]
     if not found:
         return ()

@@ -1,7 +1,7 @@
-"""One model under compression: read and cleaned once, then calibrated, given other forms, and built at any slope.
+"""A model under compression: read and cleaned once, then calibrated, given other forms, and built at any slope.
 
-A `Workspace` is frozen: `calibrated`, `with_steps` and `ready_for_int8` give another one. What it measures, it measures
-when that is first asked for, so no method depends on another having been called before it.
+A `Workspace` is frozen: `calibrated`, `with_steps` and `ready_for_int8` return a new one. Measurements are made on
+first use, so methods can be called in any order.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 
 LARGEST_INLINE = 2**31 - 2**24
-"""Bytes of a container that fits into a protobuf with the outer graph; a larger one is external data."""
+"""Largest container, in bytes, that fits into a protobuf with the outer graph. Larger ones become external data."""
 _STATISTICS = 1
-"""Version of what the cache holds; grows when `Stats` or how it is measured changes."""
+"""Version of the cache contents. Increase it when `Stats` or its measurement changes."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")
-"""Of weights whose values do not matter, as only time is measured."""
+"""Quantizing step for timing, where weight values do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A plan carried out: all that a file is made of."""
+    """An executed plan: everything that a file consists of."""
 
     plan: Plan
     inner: onnx.ModelProto
@@ -74,61 +74,62 @@ class Built:
     exported: onnx.ModelProto
     """The inner model before its nodes lost their names."""
     grids: dict[str, Encoding]
-    """By the path of a weight that stays INT8 at run time, its integers with their scales."""
+    """By path of a weight that stays INT8 at run time, its integers and scales."""
     rounded: frozenset[str]
-    """Layer outputs that the model rounds as it runs."""
+    """Layer outputs that the model rounds at run time."""
 
 
 @dataclass(slots=True)
 class _Shared:
-    """What all workspaces of one model use together."""
+    """State that all workspaces of one model share."""
 
     caches: dict[str, Cache] = field(default_factory=dict)
-    """Of statistics, by their key."""
+    """Statistics caches, by key."""
     latest: Workspace | None = None
-    """The one whose structural steps were carried out last: the same are often asked for again."""
+    """The workspace whose structural steps were applied last. The same steps are often requested again."""
 
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """A model in one form. As a context manager it ends with the statistics of all forms deleted, or kept on error."""
+    """A model in one form. As a context manager, it deletes the statistics of all forms on exit, but keeps them on
+    error."""
 
     source: Source
     request: Request
     progress: Progress
     graph: Graph
-    """Scratch: carrying a plan out resets it first."""
+    """Working copy: executing a plan resets it first."""
     cleaned: Mapping[str, int]
     """Nodes that each clean-up removed or changed."""
     outside: tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
-    """Nodes that stay around the compressed one, as they work on sequences or maps, and their tensors."""
+    """Nodes that stay outside the compressed one because they use sequences or maps, and their tensors."""
     data: Data | None = None
-    """What statistics are measured on; None: there are none."""
+    """Data for statistics; None if there are no statistics."""
     digest: str = ""
-    """Of that data."""
+    """Digest of that data."""
     form: Form = field(default_factory=Form)
     _origin: Workspace | None = field(default=None, repr=False)
-    """The same without structural steps; None where this is that."""
+    """The workspace without structural steps; None if this one has none."""
     _measured: Workspace | None = field(default=None, repr=False)
-    """One with the same layers, whose statistics hold here; None where this has its own."""
+    """A workspace with the same layers, whose statistics apply here; None if this one has its own."""
     _shared: _Shared = field(default_factory=_Shared, repr=False)
 
     # ---- other forms -----------------------------------------------------------------------------------------------
 
     def calibrated(self, data: Data) -> Workspace:
-        """The same with statistics of this data, which are measured on first use."""
+        """This workspace with statistics on this data, which are measured on first use."""
         origin = None if self._origin is None else self._origin.calibrated(data)
         return replace(self, data=data, digest=data.digest(), _measured=None, _origin=origin)
 
     def with_steps(self, steps: Mapping[str, Step]) -> Workspace:
-        """The same model with further structural steps; layers are measured again only where they changed.
+        """The same model with further structural steps. Only changed layers are measured again.
 
         Arguments:
-            steps: by the path of a weight, a pass that factorises its layer; or `integers{bits=8}`, which keeps the
-                weight INT8 at run time, with so many bits at most (32 for its bias); or a quantizing step that it has
-                at every slope. By the name of a value, `equalize`, `depthwise` or `qdq{...}`.
+            steps: by weight path, a factorisation of its layer; or `integers{bits=8}`, which keeps the weight INT8 at
+                run time with at most that many bits (32 for its bias); or a quantizing step for every slope. By value
+                name, `equalize`, `depthwise` or `qdq{...}`.
 
-        Raises OnnxoptError where a step names what is not there, or needs operators that the model cannot have.
+        Raises OnnxoptError if a step names a missing weight or value, or needs operators that the model cannot have.
         """
         wanted = self.form.merged(steps)
         if wanted.layers == self.form.layers:
@@ -140,19 +141,19 @@ class Workspace:
         return self._carried_out(wanted, lambda one: one.value in wanted.equalised)
 
     def ready_for_int8(self, wanted: Callable[[Neighbours], bool]) -> Workspace:
-        """The same with operators that know scales by channel, and channels equalised before depthwise layers where
-        that is `wanted`.
+        """This workspace with per-channel scale support, and with channels before depthwise layers equalised where
+        `wanted`.
 
-        Raises OnnxoptError where the operators cannot be brought to that version.
+        Raises OnnxoptError if the opset cannot be raised.
         """
         return self._carried_out(replace(self.form, raised=True), wanted)
 
     def telling(self, progress: Progress) -> Workspace:
-        """The same, but that somebody else is told what it does."""
+        """This workspace with another progress callback."""
         return replace(self, progress=progress, _measured=self._measured or self)
 
     def _carried_out(self, form: Form, wanted: Callable[[Neighbours], bool]) -> Workspace:
-        """The origin with the structural steps of a form, in one order whatever order they were asked for in."""
+        """The origin with the structural steps of a form applied, in an order that does not depend on the requests."""
         origin, model = self._origin or self, onnx.ModelProto()
         model.CopyFrom(origin.graph.model)
         graph, factored, convolved, equalised = Graph(model), Factored(), False, tuple[str, ...]()
@@ -168,17 +169,17 @@ class Workspace:
         self._shared.latest = made
         return made
 
-    # ---- what is known of it ---------------------------------------------------------------------------------------
+    # ---- measurements ------------------------------------------------------------------------------------------------
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """The weights that passes may act on, in graph order."""
+        """The weights that passes may change, in graph order."""
         return tuple(self.graph.sites())
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Of every weight; of none where there is no data. Raises what the runtime raises where the model does not run
-        on it."""
+        """Statistics of every weight; empty without data. Raises the runtime's error if the model does not run on the
+        data."""
         if self._measured is not None:
             return self._measured.statistics
         if self.data is None:
@@ -197,13 +198,12 @@ class Workspace:
         return calibrate(self.graph, self.sites, self.data, cache, self.request.max_ram, advance)
 
     def measure(self) -> None:
-        """Measures the statistics now, to learn whether that can be done; raises as `statistics` does."""
+        """Measures the statistics now, to find out whether that is possible. Raises as `statistics` does."""
         _ = self.statistics
 
     @cached_property
     def macs(self) -> dict[str, int]:
-        """Multiply-accumulates of one sample by weight, layers that were factorised included; counted only where
-        somebody shows them."""
+        """Multiply-accumulates of one sample by weight, factorised layers included. Counted only if they are shown."""
         if self._measured is not None:
             return self._measured.macs
         counted = dict[str, int]() if self._origin is None else dict(self._origin.macs)
@@ -216,16 +216,16 @@ class Workspace:
 
     @property
     def name(self) -> str:
-        """The source file."""
+        """The path of the source file."""
         return str(self.source.path)
 
     @property
     def bytes_before(self) -> int:
-        """Of the source file with its external data."""
+        """Size of the source file, external data included."""
         return self.source.size
 
     def candidates(self) -> list[Candidate]:
-        """What a search weighs before it tries anything."""
+        """The candidates of the search, before any trial."""
         return candidates(self.graph, self.sites, self.statistics)
 
     # ---- plans and files -------------------------------------------------------------------------------------------
@@ -241,11 +241,11 @@ class Workspace:
         return Plan(self.source.sha256, {**self.form.factored.steps, **decided, **self.form.values}, self.digest)
 
     def build(self, plan: Plan, advance: Advance = lambda share: None) -> Built:
-        """Carries a plan out; `advance` is told the share that is done.
+        """Executes a plan and reports progress to `advance`.
 
-        Raises OnnxoptError where the plan names what is not there.
+        Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
-        plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the ranks that were chosen
+        plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -262,7 +262,8 @@ class Workspace:
     def try_plan(
         self, plan: Plan, evaluator: Evaluator | None, advance: Advance = lambda share: None
     ) -> tuple[int, Comparison | None]:
-        """The bytes of a plan's file and, with an evaluator, what it does on its data, loaded as a user would."""
+        """Size of a plan's file in bytes and, with an evaluator, its comparison with the original, loaded as users load
+        it."""
         built = self.build(plan, advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
@@ -270,10 +271,10 @@ class Workspace:
             return size, None if evaluator is None else evaluator.compare(self.load(path))
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
-        """Writes the file, and beside it its data where that is over 2 GB.
+        """Writes the file, and a separate data file if it is over 2 GB.
 
-        Returns the bytes of both, and whether they are a copy of the source, which is what is written where the file
-        would be no smaller. `check` sees the file before it takes its place; what it raises leaves nothing behind.
+        Returns the total size, and whether the file is a copy of the source, which happens if compression does not make
+        it smaller. `check` runs on the file before it is moved into place; if it raises, no file is left.
         """
         with ExitStack() as files:
             temporary = files.enter_context(write_atomically(output))
@@ -293,7 +294,7 @@ class Workspace:
             return temporary.stat().st_size, unchanged
 
     def load(self, path: Path) -> onnxruntime.InferenceSession:
-        """The session that a user would get. Raises OnnxoptError where the runtime refuses it."""
+        """The session that a user would get. Raises OnnxoptError if the runtime rejects the file."""
         try:
             return runtime.load(path)
         except Exception as error:
@@ -301,14 +302,14 @@ class Workspace:
                                f"{first_line(error)}") from error  # fmt: skip
 
     def to_plain_model(self) -> bytes:
-        """The model in this form as plain ONNX, not quantized but for what the form says: what is timed.
+        """The model in this form as plain ONNX, for timing. Only what the form itself quantizes is quantized.
 
-        INT8 weights get a grid that ignores their values. Nodes keep their names.
+        The grid of INT8 weights ignores their values. Nodes keep their names.
         """
         return bytes(self._plain().SerializeToString())
 
     def write_plain(self, path: Path) -> None:
-        """The same as a file, with external data where it is over 2 GB."""
+        """Writes the plain model to a file, with external data if it is over 2 GB."""
         model = self._plain()
         onnx.save(model, path, save_as_external_data=model.ByteSize() >= LARGEST_INLINE)
 
@@ -330,11 +331,11 @@ class Workspace:
 
     @property
     def measured_forms(self) -> frozenset[str]:
-        """Keys of the forms of this model whose statistics are kept."""
+        """Keys of all forms of this model with cached statistics."""
         return frozenset(self._shared.caches)
 
     def forget_since(self, before: frozenset[str]) -> None:
-        """Deletes the statistics of forms that were not among `measured_forms` then: nobody needs them any more."""
+        """Deletes the statistics of forms that are not in `before`, an earlier value of `measured_forms`."""
         for key in self._shared.caches.keys() - before:
             self._shared.caches.pop(key).close(keep=False)
         self._shared.latest = None
@@ -343,7 +344,7 @@ class Workspace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Where something went wrong, another try finds the statistics on disk."""
+        """Deletes the statistics, but keeps them on disk after an error, for another attempt."""
         for cache in self._shared.caches.values():
             cache.close(keep=error is not None)
         self._shared.caches.clear()
@@ -351,7 +352,7 @@ class Workspace:
 
 
 def prepare(source: Source, request: Request) -> Workspace:
-    """The model, brought to one shape for all exporters and cleaned, ready to be compressed."""
+    """The model, normalised across exporters and cleaned, ready for compression."""
     copy = onnx.ModelProto()
     copy.CopyFrom(source.model)
     normalise(copy)  # first, so that clean-ups see every constant

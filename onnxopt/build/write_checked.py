@@ -1,4 +1,4 @@
-"""Writes the file of a plan, and checks it, loaded as a user loads it, before it takes its place."""
+"""Writes the file of a plan, and checks it, loaded as users load it, before moving it into place."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
 
 _CHECKED = 4
-"""Synthetic inputs on which a file is checked that no search measured."""
+"""Synthetic inputs for checking a file that no search measured."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """A plan that may be written, and all that a result says of how it came about."""
+    """A plan that may be written, and everything that the result reports about its origin."""
 
     work: Workspace
     plan: Plan
     contract: Contract | None = None
-    """What the user asked for, and the finished file has to meet."""
+    """The contract that the finished file has to meet."""
     kept: Trial | None = None
-    """The trial that the plan is from; None where it is a user's, or lossless."""
+    """The trial that produced the plan; None if the plan is the user's or lossless."""
     met: bool = True
-    """Whether that trial met the contract."""
+    """Whether this trial met the contract."""
     trials: tuple[Trial, ...] = ()
-    """The search, in order."""
+    """All trials of the search, in order."""
     original: Original | None = None
-    """What to check on; without it a few synthetic inputs have to do."""
+    """The original model and its data for the check; if None, a few synthetic inputs are used."""
     not_calibrated: str = ""
-    """Why there was no calibration."""
+    """Why there was no calibration; empty if there was."""
     strategies: tuple[StrategyReport, ...] = ()
     allow_miss: bool = False
-    """Whether the file is written even where the check misses the contract."""
+    """Whether the file is written even if the check misses the contract."""
 
     @property
     def calibrated(self) -> str:
-        """Name of the data that the weights were calibrated on; empty where on none."""
+        """Name of the calibration data; empty if there was none."""
         return self.original.parts.calibration.name if self.original else ""
 
 
 def write_checked(decided: Decided, output: Path) -> Result:
-    """Writes the file; it is whole or not there.
+    """Writes the file, completely or not at all.
 
-    Raises Missed where the check misses the contract, OnnxoptError where it cannot be written or run.
+    Raises Missed if the check misses the contract, OnnxoptError if the file cannot be written or run.
     """
     work, contract = decided.work, decided.contract
     tries = len(decided.trials) if decided.kept else 0
-    writing = f"writing, of {tries} tries, what comes nearest to: {contract}" if tries > 1 else "writing"
+    writing = f"writing the best of {tries} tries for: {contract}" if tries > 1 else "writing"
     work.progress(writing, 0.9)
     built = work.build(decided.plan, lambda share: work.progress(writing, 0.9 + 0.05 * share))
     check = _Checking(decided)
     size, unchanged = work.write(built, output, check)
     if unchanged:
-        work.progress("keeping a copy of the source, for compressed it is no smaller", 1.0)
+        work.progress("keeping a copy of the source, because compression does not make it smaller", 1.0)
     recipe = work.request.recipe if decided.contract else None
     return Result(
         source=work.source.path,
@@ -107,11 +107,11 @@ class _Checking:
         self._decided, self.met = decided, decided.met
         self.found: Check | None = None
         self.reason = ""
-        """Why there was no check."""
+        """Why there was no check; empty if there was."""
         self.evaluator: Evaluator | None = None
 
     def __call__(self, path: Path) -> None:
-        """Raises Missed where the file misses the contract."""
+        """Checks the file. Raises Missed if it misses the contract."""
         work, contract = self._decided.work, self._decided.contract
         work.progress("checking the file, loaded as a user does", 0.95)
         session = work.load(path)
@@ -131,7 +131,7 @@ class _Checking:
             )
 
     def _opened(self) -> tuple[str, Evaluator]:
-        """The data's name, and the original on it. Raises CannotRun where that does."""
+        """The data's name, and an evaluator of the original on it. Raises CannotRun if the original does not run."""
         decided = self._decided
         if decided.original is not None:
             return decided.original.parts.check.name, decided.original.check
@@ -142,12 +142,12 @@ class _Checking:
             session = quiet_session(str(source.path))
             data = synthetic(session, input_scale(source.model), _CHECKED)
             return data.name, Evaluator(session, data)
-        except Exception as error:  # our CannotRun, or whatever the runtime says about the user's own model
+        except Exception as error:  # CannotRun, or any runtime error on the user's model
             raise CannotRun(first_line(error)) from error
 
 
 def _stages(work: Workspace, plan: Plan, size: int, check: _Checking) -> tuple[Stage, ...]:
-    """Of a plan whose file has so many bytes; none where it has one stage only."""
+    """The stages of a plan whose file has `size` bytes; empty if it has only one stage."""
     names = max(([one.name for one in step] for step in plan.steps.values()), key=len, default=[])
     stages = []
     for count, stage in enumerate(plan.stages(), 1):

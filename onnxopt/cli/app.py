@@ -1,4 +1,4 @@
-"""What all commands share: the application, what they print on, progress."""
+"""Shared parts of all commands: the application, the console and the progress bar."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def _version(
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, or 80 columns of plain text."""
+    """Standard output, as wide as the terminal, or 80 columns of plain text without one."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all. Raises OnnxoptError where it cannot be written."""
+    """Writes a text file, completely or not at all. Raises OnnxoptError if it cannot be written."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def show_written(path: Path, as_json: bool) -> None:
-    """Says that a file was written."""
+    """Prints the path and size of a written file."""
     count = path.stat().st_size
     print(to_json({"output": path, "bytes": count}) if as_json else f"{path}: {size(count)}")
 
 
 @contextmanager
 def progress(verbose: bool = False) -> Iterator[Progress]:
-    """A bar on a terminal's standard error, nothing where there is no terminal; `verbose`, a line for each step too."""
+    """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step."""
     columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     errors = Console(stderr=True)
     with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:

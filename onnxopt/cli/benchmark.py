@@ -1,4 +1,4 @@
-"""The command that measures models: benchmark."""
+"""The benchmark command: measures models."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models, p
 
 @dataclass(frozen=True)
 class Runs:
-    """What is run."""
+    """Options of the runs."""
 
     threads: Annotated[
         str | None,
-        option(help="Threads of the runtime, as in 1,2: latency is measured with the first, throughput with each. The "
-                    "runtime's own choice where not given."),
+        option(help="Numbers of runtime threads, such as 1,2: the first for latency, each for throughput. By default, "
+                    "the runtime chooses."),
     ] = None  # fmt: skip
-    batch: Annotated[str, typer.Option("--batch", help="Samples of a run, as in 1,8, likewise.")] = "1,8"
-    seconds: Annotated[
-        float, typer.Option(help="Most that the latencies of a model take, while they are not certain.")
-    ] = 60.0
+    batch: Annotated[str, typer.Option("--batch", help="Numbers of samples per run, such as 1,8, likewise.")] = "1,8"
+    seconds: Annotated[float, typer.Option(help="Longest time for measuring the latencies of a model.")] = 60.0
 
 
 @command
@@ -51,7 +49,7 @@ def benchmark(models: Models, inputs: Inputs, runs: Runs, showing: Showing) -> N
 
 
 def _counts(name: str, text: str | None) -> list[int]:
-    """``1,8``. Raises OnnxoptError where the option of this name is something else."""
+    """Parses numbers such as ``1,8``. Raises OnnxoptError, naming the option, for anything else."""
     try:
         counts = [] if text is None else [int(word) for word in text.split(",")]
     except ValueError:

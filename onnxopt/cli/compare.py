@@ -1,4 +1,4 @@
-"""The command that puts published systems beside the engine: compare."""
+"""The compare command: compares published systems with the engine."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class Systems(Memory, Showing, Checked):
-    """What is compared, and how it is shown."""
+    """Options for what to compare and how to show it."""
 
     recipes: Annotated[
-        str, option(help=f"{_ALL}, or some of {', '.join(recipes.names())} and .toml files, with commas.")
+        str, option(help=f"{_ALL}, or a comma-separated list of {', '.join(recipes.names())} and .toml files.")
     ] = _ALL
-    report: Annotated[Path | None, option("--report", help="Write an HTML page with the curves here too.")] = None
+    report: Annotated[Path | None, option("--report", help="Also write an HTML page with the curves here.")] = None
 
 
 @command
 def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> None:
-    """Put published systems beside the engine: the same model, contract and data."""
+    """Compare published systems with the engine on the same model, contract and data."""
     contract, chosen = bounds.contract, _opened(systems.recipes)
     with progress(systems.verbose) as advance:
         data, checked = inputs.opened(model, systems.evaluation)
@@ -48,5 +48,5 @@ def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> N
 
 
 def _opened(names: str) -> list[Recipe]:
-    """Raises OnnxoptError where one of them is none."""
+    """Opens recipes by name. Raises OnnxoptError if one does not exist."""
     return [Recipe.open(name.strip()) for name in (recipes.names() if names == _ALL else names.split(","))]

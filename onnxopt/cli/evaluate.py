@@ -1,4 +1,4 @@
-"""The command that compares models on data: evaluate."""
+"""The evaluate command: compares models on data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models, plai
 
 @command
 def evaluate(models: Models, data: RequiredData, images: Images, showing: Showing) -> None:
-    """Compare models on data: accuracy, which answers differ, and whether that is more than chance."""
+    """Compare models on data: accuracy, differing predictions, and whether the difference is significant."""
     with progress(showing.verbose) as advance:
         (inputs,) = images.open(models[0], data)
         found = evaluation.evaluate(models, inputs or data, advance)

@@ -1,4 +1,4 @@
-"""Commands on compressed files: inspect, verify, decompress, library."""
+"""Commands for compressed files: inspect, verify, decompress, library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Compressed = Annotated[Path, argument(help="A model that onnxopt wrote.")]
 
 @app.command()
 def inspect(model: Compressed, as_json: Json = False) -> None:
-    """Show what a compressed model holds."""
+    """Show the contents of a compressed model."""
     info = archive.inspect(model)
     if as_json:
         print(to_json(info))
@@ -28,7 +28,7 @@ def inspect(model: Compressed, as_json: Json = False) -> None:
 
 @app.command()
 def verify(model: Compressed, as_json: Json = False) -> None:
-    """Check every checksum, decode everything, load and run."""
+    """Verify every checksum, decode all weights, load the model and run it."""
     seen = archive.verify(model)
     if as_json:
         print(to_json(seen))
@@ -42,7 +42,7 @@ def verify(model: Compressed, as_json: Json = False) -> None:
 
 @app.command()
 def decompress(model: Compressed, output: Output, as_json: Json = False) -> None:
-    """Write the plain ONNX model, which needs nothing of onnxopt."""
+    """Write the plain ONNX model, which runs without onnxopt."""
     archive.decompress(model, output)
     show_written(output, as_json)
 

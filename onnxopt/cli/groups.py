@@ -1,4 +1,4 @@
-"""Commands take options in groups: a parameter whose type is a dataclass is one option for each field."""
+"""Option groups of commands: a parameter whose type is a dataclass becomes one option per field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxopt.cli.app import app
 
 
 def command(run: Callable[..., None]) -> Callable[..., None]:
-    """Registers a function as a command of its name."""
+    """Registers a function as a command with the same name."""
     hints = get_type_hints(run, include_extras=True)
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(run).parameters.items():
@@ -29,7 +29,7 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
-    """One, or those of a group, which may hold groups."""
+    """The parameter itself, or the fields of its group, which may contain groups."""
     if not (isinstance(hint, type) and is_dataclass(hint)):
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
         return
@@ -43,7 +43,7 @@ def _default(one: Field[Any]) -> Any:
 
 
 def _value(name: str, hint: Any, values: dict[str, Any]) -> Any:
-    """What a parameter gets of the options' values."""
+    """The value of a parameter, built from the options' values."""
     if not (isinstance(hint, type) and is_dataclass(hint)):
         return values[name]
     hints = get_type_hints(hint, include_extras=True)

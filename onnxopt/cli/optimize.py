@@ -1,4 +1,4 @@
-"""Commands that compress: optimize, plan, apply."""
+"""Commands for compression: optimize, plan, apply."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from onnxopt.results.result import Result
 from onnxopt.spec.plan import Plan
 
 _SECONDS = 20.0
-"""That a report's latencies take for each model at most: time for the processes that a verdict takes."""
+"""Longest time for the latencies of each model in a report: enough for the processes that a verdict needs."""
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)]
 PlanOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
@@ -44,44 +44,44 @@ PlanOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The pla
 
 @dataclass(frozen=True)
 class Checked:
-    """On what a result is checked."""
+    """Option for the data of the final check."""
 
     evaluation: Annotated[
-        str | None, option("--eval", metavar="DATA", help="What the result is checked on, once.")
+        str | None, option("--eval", metavar="DATA", help="Data for the final check of the result.")
     ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Reporting(Building, Showing):
-    """How a file is built and shown."""
+    """Options for building and showing a file."""
 
     report: Annotated[
-        Path | None, option(help="Write an HTML page here too; speed and memory are measured for it.")
+        Path | None, option(help="Also write an HTML page here, with measured speed and memory.")
     ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Planning(Memory):
-    """How a plan is made."""
+    """Options for making a plan."""
 
     verbose: Verbose = False
 
 
 @dataclass(frozen=True)
 class Writing(Reporting, Checked):
-    """What becomes of the file."""
+    """Options for writing the file."""
 
     allow_miss: Annotated[
-        bool, typer.Option("--allow-miss", help="Write the nearest file where the contract cannot be met.")
+        bool, typer.Option("--allow-miss", help="Write the closest file if the contract cannot be met.")
     ] = False
-    plan_out: Annotated[Path | None, option(help="Write the plan here too.")] = None
+    plan_out: Annotated[Path | None, option(help="Also write the plan here.")] = None
 
 
 @command
 def optimize(
     model: Model, output: Output, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
-    """Compress a model: the smallest file inside a contract."""
+    """Compress a model to the smallest file that meets a contract."""
     contract, chosen = bounds.contract, decisions.options
     with progress(writing.verbose) as advance:
         data, checked = inputs.opened(model, writing.evaluation)
@@ -102,7 +102,7 @@ def optimize(
 def plan(
     model: Model, inputs: Inputs, bounds: Bounds, decisions: Decisions, planning: Planning, output: PlanOutput = None
 ) -> None:
-    """Write down what optimize would do, to be read, edited and applied."""
+    """Write the decisions of optimize to a plan, to read, edit and apply."""
     contract, chosen = bounds.contract, decisions.options
     with progress(planning.verbose) as advance:
         (data,) = inputs.opened(model)
@@ -117,7 +117,7 @@ def plan(
 
 @command
 def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, reporting: Reporting) -> None:
-    """Compress a model as a plan says; one that was made on data needs the same data."""
+    """Compress a model according to a plan. A plan made on data needs the same data."""
     try:
         text = plan_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -132,7 +132,7 @@ def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, rep
 
 
 def _show(result: Result, how: Reporting, data: Data | None, table_name: str = "") -> None:
-    """What was done; with the table of this name where events tell."""
+    """Shows the result, with the named table if there are events."""
     found = classical.of(table_name, result.events) if table_name and result.events else None
     if found:
         result = replace(result, table=json.loads(to_json(found)))
@@ -152,7 +152,7 @@ def _show(result: Result, how: Reporting, data: Data | None, table_name: str = "
 
 
 def _benchmarked(result: Result, data: Data | None, verbose: bool) -> Result:
-    """The result with source and output compared, or with the reason why they cannot be."""
+    """The result with a benchmark of source and output, or with the reason why there is none."""
     if result.unchanged:
         return result
     try:

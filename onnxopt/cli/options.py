@@ -1,4 +1,4 @@
-"""Arguments and option groups that several commands have, and what their texts mean."""
+"""Arguments and option groups shared by several commands, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 argument, option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
 hidden = partial(typer.Option, hidden=True, show_default=False)
-"""An option's old name, which still works."""
+"""Declares the old name of an option, which still works."""
 
 
 class Decode(StrEnum):
-    """What the choice of codecs favours."""
+    """What codec selection favours."""
 
     SMALLEST = "smallest"
     BALANCED = "balanced"
@@ -45,27 +45,28 @@ RequiredData = Annotated[str, option("--data", metavar="DATA", help="Inputs, and
 DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, or "
                                           "package.module:function.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done, and why.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each step and its reason to standard error.")]
 Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 
 
 @dataclass(frozen=True)
 class Images:
-    """How the pixels of image folders become inputs."""
+    """Options for turning the pixels of image folders into inputs."""
 
     preprocess: Annotated[
         str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")
     ] = None  # fmt: skip
-    mean: Annotated[str | None, option(help="For images, of pixels in 0..1: one number, or one for each channel.")] = (
+    mean: Annotated[str | None, option(help="For images: mean of pixels in 0..1, one number or one per channel.")] = (
         None
     )
-    std: Annotated[str | None, option(help="Standard deviation, as --mean.")] = None
+    std: Annotated[str | None, option(help="For images: standard deviation, as for --mean.")] = None
     layout: Annotated[str | None, option(help="For images: NCHW or NHWC.")] = None
-    image_size: Annotated[int | None, option(help="For images: the side in pixels.")] = None
+    image_size: Annotated[int | None, option(help="For images: side length in pixels.")] = None
     size: Annotated[int | None, hidden("--size")] = None
 
     def open(self, model: Path, *specs: str | None) -> list[Data | None]:
-        """What options name, for this model. Raises OnnxoptError where it does not run or does not take that."""
+        """Opens the data that options name. Raises OnnxoptError if the model does not run or the data does not fit
+        it."""
         if all(spec is None for spec in specs):
             return [None] * len(specs)
         if not model.is_file():
@@ -80,45 +81,45 @@ class Images:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Data that a command can do without."""
+    """Options for optional data."""
 
     data: DataOption = None
     images: Images = field(default_factory=Images)
 
     def opened(self, model: Path, *more: str | None) -> list[Data | None]:
-        """The data, and what further options name; see `Images.open`."""
+        """The data of these and of further options; see `Images.open`."""
         return self.images.open(model, self.data, *more)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The contract."""
+    """Options of the contract."""
 
     metric: Metric = "top1"
-    max_drop: Annotated[float | None, option(help="What the metric may lose; points for top1 and top5.")] = None
-    target_size: Annotated[str | None, option(help="Bytes of the file, as in 2MB.")] = None
-    target_ratio: Annotated[float | None, option(help="How many times smaller the file shall be.")] = None
+    max_drop: Annotated[float | None, option(help="Largest drop of the metric, in points for top1 and top5.")] = None
+    target_size: Annotated[str | None, option(help="Largest size of the file, such as 2MB.")] = None
+    target_ratio: Annotated[float | None, option(help="Factor by which the file has to shrink.")] = None
     error: Annotated[
         float | None,
-        option(help="Noise over signal allowed in the outputs. Without any bound "
-                    f"{DEFAULT_ERROR}, or {SYNTHETIC_ERROR} on synthetic inputs."),
+        option(help="Largest noise over signal in the outputs. Without any bound, "
+        f"{DEFAULT_ERROR}, or {SYNTHETIC_ERROR} on synthetic inputs."),
     ] = None  # fmt: skip
 
     @property
     def contract(self) -> Contract:
-        """What they ask for. Raises OnnxoptError where the size is no number of bytes."""
+        """The contract of these options. Raises OnnxoptError if the size is not a number of bytes."""
         most = None if self.target_size is None else count("--target-size", self.target_size)
         return Contract(self.max_drop, most, self.target_ratio, self.error, self.metric)
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What decides besides the contract."""
+    """Options that determine the decisions besides the contract."""
 
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")] = False
     recipe: Annotated[
         str | None,
-        option(help=f"A published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
+        option(help=f"Use a published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
     ] = None
     goal: Annotated[
         Goal | None,
@@ -126,17 +127,17 @@ class Decisions:
                              "this machine (speed), or both (balanced)."),
     ] = None  # fmt: skip
     activations: Annotated[
-        int | None, option(help="8 or 16: run every layer that can be in INT8, with activations of so many bits.")
+        int | None, option(help="8 or 16: run every supported layer in INT8, with activations of this many bits.")
     ] = None
     device: Annotated[
-        str | None, option(help=f"Device whose INT8 kernels to target: {', '.join(TARGETS)}; else this machine.")
+        str | None, option(help=f"Device whose INT8 kernels to target: {', '.join(TARGETS)}; by default, this machine.")
     ] = None
     target: Annotated[str | None, hidden("--target")] = None
-    overrides: Annotated[Path | None, option("--overrides", help="TOML: decisions for single weights.")] = None
+    overrides: Annotated[Path | None, option("--overrides", help="TOML file with rules for single weights.")] = None
 
     @property
     def opened(self) -> Recipe | None:
-        """The recipe. Raises OnnxoptError where there is none of this name, or no table that it names."""
+        """The recipe. Raises OnnxoptError if it does not exist or names an unknown table."""
         recipe = None if self.recipe is None else Recipe.open(self.recipe)
         if recipe and recipe.table:
             classical.check(recipe.table)
@@ -144,7 +145,7 @@ class Decisions:
 
     @property
     def options(self) -> Options:
-        """As `Request` has them."""
+        """The options as fields of `Request`."""
         rules = Overrides() if self.overrides is None else Overrides.read(self.overrides)
         return Options(
             lossless=self.lossless, recipe=self.opened, goal=self.goal, activations=self.activations,
@@ -154,41 +155,41 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Memory:
-    """What measuring may take."""
+    """Memory limit of measurements."""
 
-    max_ram: Annotated[str, typer.Option(help="Memory for statistics.")] = "512MiB"
+    max_ram: Annotated[str, typer.Option(help="Memory limit for statistics.")] = "512MiB"
 
     @property
     def ram(self) -> int:
-        """Bytes. Raises OnnxoptError where the option is something else."""
+        """The limit in bytes. Raises OnnxoptError for anything else."""
         return count("--max-ram", self.max_ram)
 
 
 @dataclass(frozen=True)
 class Building(Memory):
-    """How statistics are measured and files are coded."""
+    """Options for measuring statistics and coding files."""
 
     decode: Annotated[
-        Decode | None, option(help="What the choice of codecs favours: smallest, balanced or fastest to decode.")
+        Decode | None, option(help="What codec selection favours: smallest, balanced or fastest to decode.")
     ] = None
     prefer: Annotated[Decode | None, hidden("--prefer")] = None
 
     @property
     def favoured(self) -> str:
-        """By codecs."""
+        """What codec selection favours."""
         return (self.decode or self.prefer or Decode.BALANCED).value
 
 
 @dataclass(frozen=True)
 class Showing:
-    """How a result is shown."""
+    """Options for showing a result."""
 
     as_json: Json = False
     verbose: Verbose = False
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:
-    """``0.5,0.5,0.5``. Raises OnnxoptError where the option of this name is something else."""
+    """Parses numbers such as ``0.5,0.5,0.5``. Raises OnnxoptError, naming the option, for anything else."""
     try:
         return None if text is None else [float(word) for word in text.split(",")]
     except ValueError as error:
@@ -196,7 +197,8 @@ def numbers(name: str, text: str | None) -> list[float] | None:
 
 
 def count(name: str, text: str) -> int:
-    """Bytes: ``2MB``, ``512 KiB``, ``100000``. Raises OnnxoptError where the option of this name is something else."""
+    """Parses bytes such as ``2MB``, ``512 KiB`` or ``100000``. Raises OnnxoptError, naming the option, for anything
+    else."""
     match = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     try:
         found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0

@@ -1,4 +1,4 @@
-"""The command that shows results: report."""
+"""The report command: shows results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnxopt.report import html
 
 @app.command()
 def report(
-    result: Annotated[Path, argument(metavar="RESULT", help="What `onnxopt optimize --json` printed, in a file.")],
+    result: Annotated[Path, argument(metavar="RESULT", help="A file with the output of `onnxopt optimize --json`.")],
     output: Output,
     as_json: Json = False,
 ) -> None:
-    """Make one HTML page of a result, to read and to hand on; it opens from disk and needs nothing else."""
+    """Make a self-contained HTML page of a result."""
     write(output, html.render(html.read(result)))
     show_written(output, as_json)

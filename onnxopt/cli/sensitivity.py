@@ -1,4 +1,4 @@
-"""The command that says which weights a model can spare: sensitivity."""
+"""The sensitivity command: shows how sensitive a model is to each weight."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ _SETTINGS = ",".join(f"{setting:g}" for setting in scanning.SETTINGS)
 
 @dataclass(frozen=True)
 class Scanning:
-    """What is done to each weight, and what is measured."""
+    """Options for the step and the measurements."""
 
     output: Annotated[Path | None, option("--output", "-o", help="Write an HTML page with a figure here.")] = None
-    step: Annotated[str, typer.Option(help="What is done to a weight, as in plans, $x standing for the setting.")] = (
-        scanning.STEP
-    )
-    settings: Annotated[str, typer.Option("--at", help="The settings.")] = _SETTINGS
+    step: Annotated[str, typer.Option(help="The step to apply, as in plans, with $x for the setting.")] = scanning.STEP
+    settings: Annotated[str, typer.Option("--at", help="Values for $x.")] = _SETTINGS
     metric: Annotated[
-        str | None, option("--metric", help=f"Measure its drop, not the noise in the outputs: {CHOICES}.")
+        str | None, option("--metric", help=f"Measure its drop instead of the output noise: {CHOICES}.")
     ] = None
-    samples: Annotated[int, typer.Option(help="As many of the data.")] = scanning.SAMPLES
+    samples: Annotated[int, typer.Option(help="Number of samples to use.")] = scanning.SAMPLES
 
 
 @command
 def sensitivity(model: Model, data: RequiredData, images: Images, how: Scanning, showing: Showing) -> None:
-    """Do one step to each weight alone, from strong to gentle, and measure what the model loses."""
+    """Apply a step to one weight at a time, from strong to gentle, and measure the loss of the model."""
     at = numbers("--at", how.settings) or []
     with progress(showing.verbose) as advance:
         (inputs,) = images.open(model, data)

@@ -1,1 +1,1 @@
-"""What was done and found: all that reports read."""
+"""Records of what was done and measured: the only input of reports."""

@@ -1,4 +1,4 @@
-"""What happened to each weight: all that reports read."""
+"""Events: what happened to each weight, as reports show it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy.typing as npt
 from onnxopt.passes.math.relative_index import Sizes
 
 _BINS = 65
-"""Odd, so that zero lies in the middle of a bin, and what became zero is one bin."""
+"""Odd, so that zero is the centre of a bin and all zeros fall into one bin."""
 _WIDTH = 5.0
-"""Of a histogram on either side of zero, in root mean squares: nearly all of a heavy tail, and a body of many bins."""
+"""Half-width of a histogram, in root mean squares: covers nearly all of a heavy tail and leaves many bins for the
+body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How a weight's elements spread, before and after, counted in the same equal bins of ``-reach..reach``.
+    """Distribution of a weight's elements before and after, counted in the same equal bins of ``-reach..reach``.
 
-    The outermost bins hold what lies outside, too.
+    The outermost bins also count the values outside this range.
     """
 
     reach: float
@@ -29,7 +30,7 @@ class Histogram:
 
     @classmethod
     def of(cls, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Self | None:
-        """None where nothing can be counted: no floats, infinities or NaNs, all zeros."""
+        """The histogram of a weight; None if it is not float, not finite, or all zeros."""
         if before.dtype.kind != "f" or not before.size:
             return None
         largest = float(max(before.max(), -before.min()))
@@ -40,7 +41,7 @@ class Histogram:
 
 
 def _counts(values: npt.NDArray[Any], reach: float) -> tuple[int, ...]:
-    edge = np.float64(reach)  # else the edges are of the weight's type, which is too coarse for tiny ones
+    edge = np.float64(reach)  # the weight's own type may be too coarse for edges
     counts, _ = np.histogram(values, _BINS, (-edge, edge))
     counts[0] += np.count_nonzero(values < -reach)
     counts[-1] += np.count_nonzero(values > reach)
@@ -49,14 +50,14 @@ def _counts(values: npt.NDArray[Any], reach: float) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One weight, or all the rest of the file under one name."""
+    """One weight, or the rest of the file under a single name."""
 
     path: str
     shape: tuple[int, ...]
     op: str
-    """Type of the node that uses it."""
+    """Type of the node that uses the weight."""
     step: str
-    """The decision, in the plan's words."""
+    """The step, as written in the plan."""
     bytes_before: int
     bytes_after: int
     elements: int
@@ -64,53 +65,54 @@ class Event:
     """Root mean square of the change over root mean square of the weight."""
     codec: str = ""
     predicted: float | None = None
-    """Root of noise over signal in the node's outputs, as the statistics promised before quantization."""
+    """Root of noise over signal in the node's outputs, as predicted from statistics before quantization."""
     measured: float | None = None
-    """The same, on inputs that were held back."""
+    """The same, measured on held-back inputs."""
     zeros: float = 0.0
-    """Share of the elements."""
+    """Share of elements that are zero."""
     sensitivity: float | None = None
-    """What one element contributes to the power of the model's outputs, relative to it, in the mean: the noise over
-    signal (in power) that leaving the weight out would make, to first order, shared among its elements. The search
-    spends bits in proportion to the logarithm of this (`search.expected_bits`). None where nothing was measured."""
+    """Mean contribution of one element to the power of the model's outputs, as a share of that power: the noise over
+    signal (in power) of removing the weight, to first order, divided among its elements. The search spends bits in
+    proportion to the logarithm of this (`search.expected_bits`). None if nothing was measured."""
     histogram: Histogram | None = None
-    """None where there is nothing to count, as in the rest of the file."""
+    """None if there is nothing to count, as for the rest of the file."""
     nodes_before: tuple[str, ...] = ()
-    """What the source computed with the weight, one line a node: type, name, attributes, weights with their shapes."""
+    """The nodes that use the weight in the source, one line each: type, name, attributes, weights with shapes."""
     nodes_after: tuple[str, ...] = ()
-    """The same in the output, where clean-ups have merged nodes."""
+    """The same in the output, after clean-ups have merged nodes."""
     reason: str = ""
-    """Why it was left as it was; empty where it was not."""
+    """Why the weight was left unchanged; empty if it was changed."""
     sizes: Sizes | None = None
-    """What a matrix of it takes by relative indices; None for vectors, and where papers' tables are not wanted."""
+    """Sizes of the weight as a matrix with relative indices; None for vectors, and unless a paper's table is
+    requested."""
     macs: int | None = None
-    """Multiply-accumulates of one sample with the weight, zeros included; counted for papers' tables, and where layers
-    became chains, else None."""
+    """Multiply-accumulates of one sample with the weight, zeros included. Counted for papers' tables and if layers were
+    factorised, otherwise None."""
     ranks: tuple[int, ...] = ()
-    """Of the chain that it is a factor of; empty where it is of none."""
+    """Ranks of the factor chain that contains this weight; empty if there is none."""
 
     @property
     def bits(self) -> float:
-        """Bits in the file for each element."""
+        """Bits per element in the file."""
         return 8 * self.bytes_after / self.elements if self.elements else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A layer that became a chain of layers."""
+    """A layer that was factorised into a factor chain."""
 
     path: str
-    """Of the weight that is gone."""
+    """Path of the replaced weight."""
     step: str
-    """With its ranks."""
+    """The factorisation, with its ranks."""
     ranks: tuple[int, ...]
     parts: tuple[str, ...]
-    """Paths of the factors, in the order in which they are met."""
+    """Paths of the factors, in the order in which they are applied."""
     weights_before: int
     """Elements, without biases."""
     weights_after: int
     macs_before: int | None = None
-    """Multiply-accumulates of one sample; None where they were not counted."""
+    """Multiply-accumulates of one sample; None if not counted."""
     macs_after: int | None = None
 
     @property

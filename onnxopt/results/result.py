@@ -1,4 +1,4 @@
-"""What `optimize` found and did: all that reports read, besides events."""
+"""The result of `optimize`: what reports read besides events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxopt.spec.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was measured on the file that was written, through the loader."""
+    """The measurements on the written file, as users load it."""
 
     data: str
     """Name of the data."""
@@ -25,75 +25,75 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Some of a plan's steps on every weight: the first, the first two, and so on."""
+    """The first one, two or more steps of a plan, applied to every weight."""
 
     steps: str
     """The names of the passes, as in ``prune > codebook``."""
     size: int
-    """Bytes of a file with these alone."""
+    """Bytes of a file with only these steps."""
     found: Comparison | None
-    """On the data of the check; None where that was not."""
+    """Comparison on the data of the check; None if there was no check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `optimize` or `apply` did. As JSON it is described in docs/result.md."""
+    """The result of `optimize` or `apply`. docs/result.md describes it as JSON."""
 
     schema: int = field(default=2, init=False)
-    """Version of the JSON; grows when a field changes its meaning or goes."""
+    """Version of the JSON; increases when a field changes its meaning or is removed."""
     kind: str = field(default="optimize", init=False)
     source: Path
     output: Path
     bytes_before: int
-    """Of the source file with its external data."""
+    """Size of the source file, external data included."""
     bytes_fp16: int
-    """What the source would be with every float32 weight in float16."""
+    """Size of the source with every float32 weight stored as float16."""
     bytes_after: int
     events: tuple[Event, ...]
     chains: tuple[Chain, ...]
-    """The layers that became chains of layers."""
+    """The layers that were factorised."""
     cleaned: dict[str, int]
     """Nodes that each clean-up removed or changed."""
     contract: str
-    """What was asked for; empty where nothing was (a plan applied, lossless)."""
+    """The contract in words; empty without one (an applied plan, lossless)."""
     bounds: Contract | None
-    """The same as numbers; None where nothing was asked for."""
+    """The contract as numbers; None without one."""
     recipe: str
-    """Name of the recipe that decided; empty where the engine did."""
+    """Name of the recipe that decided; empty if the engine decided."""
     met: bool
     calibrated: str
-    """Name of the data that the weights were calibrated on; empty where on none."""
+    """Name of the calibration data; empty if there was none."""
     not_calibrated: str
-    """Why there was no calibration; empty where there was, or none was asked for."""
+    """Why there was no calibration; empty if there was, or if none was requested."""
     trials: tuple[Trial, ...]
-    """The search, in order."""
+    """All trials of the search, in order."""
     kept: Trial | None
-    """The one whose plan was written; None where there was no search, or it ended in a lossless file."""
+    """The trial whose plan was written; None if there was no search or it ended in a lossless file."""
     check: Check | None
-    """None where `not_checked` says why."""
+    """None if there was no check; `not_checked` says why."""
     not_checked: str
     stages: tuple[Stage, ...]
-    """Of a recipe whose paper has a table, up to the file that was written."""
+    """Stages of a recipe whose paper has a table, up to the written file."""
     unchanged: bool
-    """Compressed it would be no smaller: the output is a copy of the source."""
+    """Whether the output is a copy of the source, because compression would not make it smaller."""
     seconds: float
     peak_memory: int | None
-    """Bytes of RAM that this process has held at most so far; None where the system does not say."""
+    """Peak memory of this process so far, in bytes; None if the system does not report it."""
     plan: Plan
     versions: dict[str, str]
-    """Of the packages that decided: onnxopt, onnxruntime, numpy."""
+    """Versions of onnxopt, onnxruntime and numpy."""
     strategies: tuple[StrategyReport, ...] = ()
-    """What became of each strategy that was asked for and found anything in the model, in the order of pursuit."""
+    """Reports of the strategies that were requested and applied to the model, in the order in which they were tried."""
     command: str = ""
-    """The command line, quoted for a shell; empty where there was none."""
+    """The command line, quoted for a shell; empty if there was none."""
     table: dict[str, Any] | None = None
-    """What the recipe's paper shows, of this network; see `onnxopt.report.classical`. None where the recipe names none,
-    or there was no recipe."""
+    """The table of the recipe's paper for this network; see `onnxopt.report.classical`. None if the recipe names no
+    table, or without a recipe."""
     benchmark: dict[str, Any] | None = None
-    """Source and output compared on this machine, as `onnxopt benchmark --json` gives it; None where that was not
-    asked for, the output is a copy, or `not_benchmarked` says why."""
+    """Benchmark of source and output on this machine, as from `onnxopt benchmark --json`; None if it was not requested,
+    the output is a copy, or `not_benchmarked` says why."""
     not_benchmarked: str = ""
 
     def strategy(self, name: str) -> StrategyReport | None:
-        """What became of one strategy; None where it was not asked for, or found nothing in the model."""
+        """The report of one strategy; None if it was not requested or did not apply to the model."""
         return next((one for one in self.strategies if one.name == name), None)

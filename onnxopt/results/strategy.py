@@ -1,4 +1,4 @@
-"""What became of a strategy: one record, whatever the strategy is."""
+"""The report of a strategy, in one format for all strategies."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.search.slope import Trial
 
 LayerOutcome = Mapping[str, Any]
-"""A layer's row: `path`, `accepted` (whether the strategy changed it), `reason` (why not), and a value for the key of
-every column; None where it is not known."""
+"""The row of a layer: `path`, `accepted` (whether the strategy changed it), `reason` (why not), and a value for the key
+of every column; None for unknown values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table that shows a strategy's layers."""
+    """A column of a strategy's layer table."""
 
     key: str
-    """Of the rows."""
+    """Key of this column's values in the rows."""
     heading: str
     explanation: str
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyReport:
-    """What a strategy looked at, what it changed, and why it did not."""
+    """What a strategy examined, what it changed, or why it changed nothing."""
 
     name: str
     title: str
     about: str
-    """What it looked at, and what it did, in a sentence or two."""
+    """One or two sentences: what was examined and what was done."""
     goal: str
-    """What was to be saved: size, speed, balanced; empty where the user asked for the form itself."""
+    """The goal: size, speed or balanced; empty if the user asked for the strategy directly."""
     kept: bool
-    """Whether the file has it."""
+    """Whether the file uses the strategy."""
     reason: str
-    """Why not; empty where it has."""
+    """Why the file does not use it; empty if it does."""
     time: SpeedRatio | None
-    """The whole model in this form against the model without, before weights are quantized; None where time did not
-    count, or there was nothing to compare."""
+    """Time of the whole model with and without the strategy, before weight quantization; None if time did not count or
+    there was nothing to compare."""
     trial: Trial | None
-    """What the search kept in this form; None where it did not come to a search, or where the form is exact."""
+    """The trial that the search kept with the strategy; None if there was no search or the strategy is exact."""
     columns: tuple[Column, ...]
     layers: tuple[LayerOutcome, ...]
-    """In the order of the graph."""
+    """Rows of the layers, in graph order."""
 
     def given_up(self, reason: str) -> StrategyReport:
-        """The same, where the file does not have it after all; what was refused keeps its own reason."""
+        """This report for a file that does not use the strategy after all. Refused layers keep their own reasons."""
         if not self.kept:
             return self
         rows = tuple({**row, "accepted": False, "reason": row["reason"] or reason} if row["accepted"] else row

@@ -1,1 +1,1 @@
-"""Finds the one number that meets a contract. Knows numbers, no graphs."""
+"""Searches for the slope that meets a contract. Works on numbers, not on graphs."""

@@ -1,9 +1,10 @@
-"""Chooses which layers become chains of thinner ones, and which chains. Knows numbers, no graphs.
+"""Chooses which layers become factor chains, and which factor chains. Works on numbers, not on graphs.
 
-What a chain leaves out of its layer is noise as quantization's is, so bytes are a price for it: those that finer steps
-take to make up for it. At every slope a layer costs the bits of its weights and what its noise is worth, be it whole
-or any of its chains, and the cheapest is taken; the slope is then the largest at which all noise is what it was without
-chains. Time is no price for noise, so where only time counts, the noise of chains gets a share of that.
+A factor chain adds noise just as quantization does. The price of that noise is the number of bytes that finer
+quantization steps need to compensate for it. At a given slope, the cost of an option is the bits of its weights plus
+the price of its noise, and each layer takes the cheapest option: the unchanged layer or a factor chain. The slope is
+then the largest one at which the total noise equals the noise without factor chains. Time has no such price, so if only
+time counts, factor chains get a fixed share of the noise.
 """
 
 from __future__ import annotations
@@ -15,121 +16,124 @@ from math import e, inf, isinf, log, log2, pi, sqrt
 from onnxopt.spec.goal import Goal
 
 _SHARE = 0.5
-"""Of the noise, what chains that only save time may make; the rest is for quantization."""
+"""Share of the noise budget that factor chains may use when they only save time; quantization gets the rest."""
 _SCALAR = pi * e / 6
-"""A quantizer of single numbers, entropy-coded, takes the bits of a Gaussian of so many times the power."""
+"""An entropy-coded scalar quantizer needs as many bits as the rate-distortion bound of a Gaussian with this many times
+the power."""
 _COARSEST, _FINEST, _STEPS = 16.0, 2.0**-9, 8
-"""Slopes that are looked at, against the one without chains, and how many in an octave."""
+"""Range of slopes to try, relative to the slope without factor chains, and slopes per octave."""
 _PAYS = 0.95
-"""Times the bits, or the time, that a chain may cost: formulas and clocks err by a few percent."""
+"""Largest cost or time of a factor chain, relative to its layer. Formulas and clocks err by a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A weight that is to be quantized."""
+    """A weight to quantize."""
 
     elements: int
     power: float
-    """What one element contributes to the power of the model's outputs, relative to it, in the mean."""
+    """Mean contribution of one element to the power of the model's outputs, as a share of that power."""
     coded: float
-    """The same for what is coded: a quantizer that passes errors on takes off what the inputs have in common."""
+    """The same for the coded signal: error feedback removes what the inputs have in common."""
 
     def bits(self, slope: float) -> float:
-        """In the file. In ResNet-20 and LeNet-5 layers of a bit an element and more take 0.8 to 1.1 times as many."""
+        """Estimated bits in the file. ResNet-20 and LeNet-5 layers with at least one bit per element take 0.8 to 1.1
+        times this."""
         return self.elements * log2(1 + _SCALAR * self.coded / slope) / 2
 
     def noise(self, slope: float) -> float:
-        """That its quantization makes in the outputs, relative to them, in power."""
+        """Noise-to-signal ratio of the outputs, in power, from quantizing this weight."""
         return self.elements * min(slope, self.power)
 
     def falling(self, slope: float) -> float:
-        """Share of the elements that get coarser with the slope, as small ones are zero already."""
+        """Elements, weighted, that still get coarser as the slope grows; small ones are zero already."""
         return self.elements * (1 - 1 / (1 + _SCALAR * self.coded / slope))
 
 
 @dataclass(frozen=True, slots=True)
 class LayerOption:
-    """One way to have a layer: whole, or as a chain."""
+    """One option for a layer: unchanged, or a factor chain."""
 
     step: str
-    """Empty for the layer as it is."""
+    """Empty for the unchanged layer."""
     parts: tuple[Part, ...]
     noise: float
-    """That the chain makes before it is quantized, in the outputs, relative to them, in power; infinite where it was
-    not asked for, as time alone rules the chain out."""
+    """Noise-to-signal ratio of the outputs, in power, from the factor chain before quantization; infinite if it was not
+    computed because time alone rules the factor chain out."""
     macs: int
-    """Of one sample."""
+    """Multiply-accumulates of one sample."""
     ms: float | None = None
-    """Of a run of the layer alone; None where time was not measured."""
+    """Milliseconds of one run of the layer alone; None if time was not measured."""
 
     @property
     def weights(self) -> int:
-        """Elements of all parts."""
+        """Elements in all parts."""
         return sum(part.elements for part in self.parts)
 
     def bits(self, slope: float) -> float:
-        """Of all parts."""
+        """Estimated bits of all parts."""
         return sum(part.bits(slope) for part in self.parts)
 
     def quantized(self, slope: float) -> float:
-        """Noise of all parts."""
+        """Quantization noise of all parts."""
         return sum(part.noise(slope) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A weight, and what its layer may become."""
+    """A weight and the options for its layer."""
 
     path: str
     whole: LayerOption
     chains: tuple[LayerOption, ...] = ()
     reason: str = ""
-    """Why there are no chains, where there might have been."""
+    """Why there are no factor chains; empty if there are, or if none can exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDecision:
-    """A layer that might have become a chain: what it became, or what came nearest to paying."""
+    """The decision on a layer with candidate factor chains: the chosen option, or the one that came closest to paying
+    off."""
 
     path: str
     step: str
-    """The chain; empty where there is none."""
+    """The factor chain; empty if there is none."""
     weights_before: int
     weights_after: int
     macs_before: int
     macs_after: int
     ms_before: float | None
-    """Milliseconds of the layer alone, in the runtime, on one sample; None where time does not count."""
+    """Milliseconds of the layer alone, in the runtime, on one sample; None if time does not count."""
     ms_after: float | None
     bytes_before: float
-    """Expected after coding, at the slope that was chosen."""
+    """Estimate after coding, at the chosen slope."""
     bytes_after: float
     noise: float | None
-    """Noise over signal in the model's outputs that the chain makes before it is quantized; None where that was not
-    asked for, as time alone ruled it out."""
+    """Noise-to-signal ratio of the model's outputs from the factor chain before quantization; None if it was not
+    computed because time alone ruled the factor chain out."""
     accepted: bool
     reason: str
-    """Why it was not; empty where it was."""
+    """Why the factor chain was rejected; empty if it was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen."""
+    """The result of an allocation."""
 
     chains: dict[str, str]
     """Steps by path."""
     slope: float
-    """Where the search with these chains may begin."""
+    """Start of the search with these factor chains."""
     considered: tuple[LayerDecision, ...]
 
 
 class Allocator:
-    """Knows the layers of one model, and what quantization makes of them without chains.
+    """Allocates factor chains to the layers of one model.
 
     Arguments:
-        layers: all weights of the model, those that can be no chains too.
-        slope: what the search kept.
-        noise: power that was measured there, of the outputs' noise relative to them; None trusts the formula.
+        layers: all weights of the model, including those that cannot be factorised.
+        slope: the slope that the search without factor chains kept.
+        noise: measured noise-to-signal ratio of the outputs at that slope, in power; None to use the formula.
     """
 
     def __init__(self, layers: Sequence[Layer], slope: float, noise: float | None = None) -> None:
@@ -141,13 +145,14 @@ class Allocator:
         self._trust = 1.0
 
     def observed_noise(self, chains: Mapping[str, str], times: float) -> None:
-        """Takes notice that these chains, steps by path, make so many times the noise that was expected of them.
+        """Records that these factor chains, steps by path, make `times` the expected noise.
 
-        What is small adds up as expected, and the outputs' nonlinearity shows in proportion to the noise. So where they
-        are louder, chains of the same layer that make less noise are louder by less, and none is quieter.
+        Small noise adds up as expected; the nonlinearity of the model shows in proportion to the noise. So if the
+        measured noise is higher, the other factor chains of a layer are corrected in proportion to their noise, and
+        never downwards.
         """
 
-        def factor(noise: float, of_chosen: float) -> float:
+        def correction(noise: float, of_chosen: float) -> float:
             if times <= 1:
                 return times
             return max(1.0, times * noise / of_chosen) if of_chosen else 1.0
@@ -155,11 +160,11 @@ class Allocator:
         for index, layer in enumerate(self._layers):
             if layer.path in chains:
                 (at,) = (one.noise for one in layer.chains if one.step == chains[layer.path])
-                heard = tuple(replace(one, noise=one.noise * factor(one.noise, at)) for one in layer.chains)
-                self._layers[index] = replace(layer, chains=heard)
+                corrected = tuple(replace(one, noise=one.noise * correction(one.noise, at)) for one in layer.chains)
+                self._layers[index] = replace(layer, chains=corrected)
 
     def choose(self, goal: Goal, trust: float = 1.0) -> Choice:
-        """What every layer is to be; chains that are trusted less than 1 have so much less noise to make."""
+        """Chooses an option for every layer. A `trust` below 1 scales down the noise that factor chains may make."""
         self._trust = trust
         if goal is Goal.SPEED:
             picked = self._fastest()
@@ -173,13 +178,13 @@ class Allocator:
 
     @property
     def _for_time(self) -> float:
-        """Noise that chains may make where they only save time."""
+        """Noise that factor chains may make when they only save time."""
         return self._allowed * _SHARE * self._trust
 
     def _fastest(self) -> list[LayerOption]:
-        """Those of least time whose noise is allowed: it gets the lowest price in time that keeps it so.
+        """The fastest options within the noise budget: bisects for the lowest price of noise that keeps the budget.
 
-        What is then left of it goes where it saves most time.
+        What is left of the budget is then spent where it saves the most time.
         """
         offered = [(layer.whole, *filter(_saves_time(layer), layer.chains)) for layer in self._layers]
 
@@ -208,38 +213,39 @@ class Allocator:
             picked[i] = one
 
     def _cheapest(self, goal: Goal) -> tuple[list[LayerOption], float]:
-        """Those of least cost at the largest slope at which all noise is allowed, and that slope."""
+        """The cheapest options at the largest slope that keeps the noise budget, and that slope."""
         bits = sum(layer.whole.bits(self._slope) for layer in self._layers)
         for step in range(round(log2(_COARSEST / _FINEST) * _STEPS) + 1):
             slope = self._slope * _COARSEST * 2 ** (-step / _STEPS)
             cost = self._cost(slope)
 
-            def all_in_all(one: LayerOption, cost: Callable[[LayerOption], float] = cost) -> float:
+            def total_cost(one: LayerOption, cost: Callable[[LayerOption], float] = cost) -> float:
                 return cost(one) / bits + ((one.ms or 0.0) / self._ms if goal.timed else 0.0)
 
-            picked = [min((layer.whole, *self._paying(goal, layer, cost)), key=all_in_all) for layer in self._layers]
+            picked = [min((layer.whole, *self._paying(goal, layer, cost)), key=total_cost) for layer in self._layers]
             if sum(self._loss(one, slope) for one in picked) <= self._allowed:
                 return picked, slope
         return [layer.whole for layer in self._layers], self._slope
 
     def _loss(self, one: LayerOption, slope: float) -> float:
-        """All noise that counts."""
+        """Total noise of an option: of the factor chain, corrected for trust, and of quantization."""
         return one.noise / self._trust + self._scale * one.quantized(slope)
 
     def _cost(self, slope: float) -> Callable[[LayerOption], float]:
-        """Bits of an alternative, and those that finer steps of all layers would take to make up for its noise."""
+        """Lagrangian cost in bits: the bits of an option plus the bits that finer steps in all layers need to offset
+        its noise."""
         parts = [part for layer in self._layers for part in layer.whole.parts]
         falling = sum(part.falling(slope) for part in parts) / sum(part.elements for part in parts)
         price = falling / (2 * log(2) * slope * self._scale)
         return lambda one: one.bits(slope) + price * self._loss(one, slope)
 
     def _paying(self, goal: Goal, layer: Layer, cost: Callable[[LayerOption], float]) -> Iterator[LayerOption]:
-        """The chains that save bytes and, where it counts, time."""
+        """The factor chains that save bytes and, if it counts, time."""
         saves_time, most = _saves_time(layer), _PAYS * cost(layer.whole)
         return (one for one in layer.chains if cost(one) <= most and (not goal.timed or saves_time(one)))
 
     def _judged(self, goal: Goal, layer: Layer, picked: LayerOption, slope: float) -> LayerDecision:
-        """What is said of a layer."""
+        """The decision to report for a layer."""
         whole, chain, reason = layer.whole, picked, layer.reason
         if layer.chains and not picked.step:
             chain, reason = self._nearest(goal, layer, slope)
@@ -250,7 +256,7 @@ class Allocator:
         )  # fmt: skip
 
     def _nearest(self, goal: Goal, layer: Layer, slope: float) -> tuple[LayerOption, str]:
-        """The chain that came nearest to being chosen, and why it was not."""
+        """The factor chain that came closest to being chosen, and why it was not."""
         whole, chains, cost = layer.whole, list(layer.chains), self._cost(slope)
         if goal.timed:
             chains = list(filter(_saves_time(layer), chains))
@@ -263,7 +269,7 @@ class Allocator:
         nearest = min(chains, key=lambda one: one.noise)
         made, most = sqrt(nearest.noise), sqrt(self._for_time)
         if made > most:
-            return nearest, f"its noise over signal is {made:.2g}; chains may make {most:.2g}"
+            return nearest, f"its noise over signal is {made:.2g}; factor chains may make {most:.2g}"
         return nearest, "the noise that it makes saves more time in other layers"
 
 
@@ -272,5 +278,5 @@ def _saves_time(layer: Layer) -> Callable[[LayerOption], bool]:
 
 
 def slower(after: float, before: float) -> str:
-    """What is said of milliseconds that do not pay."""
+    """The reason to report if a factor chain does not save time."""
     return f"{after / before:.2f}x the time: {after:.3g} ms against {before:.3g}"

@@ -1,4 +1,4 @@
-"""Finds the plan that meets a contract: one slope, or a recipe's strength, tried on whole files until it fits."""
+"""Finds the plan that meets a contract: tries slopes, or strengths of a recipe, on whole files until one fits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from onnxopt.spec.progress import Advance, Progress
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
 _MEMORISED = 0.5
-"""Share of an allowed drop that may show on images that the model was trained on until it made no mistakes: what it
-has memorised it keeps longer. On CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on images new to them."""
+"""Share of the allowed drop that may show on data that the model has memorised, since it forgets such data last. On
+CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on new images."""
 _TOGETHER = 0.5
-"""Share of an allowed loss for all layers alike, where layers are searched too; the rest is for those that go on."""
+"""Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
+layers get the rest."""
 
 
 class Subject(Protocol):
@@ -30,22 +31,22 @@ class Subject(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """Told what is being done."""
+        """Progress callback."""
 
     @property
     def name(self) -> str:
-        """The source file."""
+        """Path of the source file."""
 
     @property
     def bytes_before(self) -> int:
-        """Of the source file."""
+        """Size of the source file."""
 
     @property
     def sites(self) -> Sequence[Weight]:
         """The weights that a plan decides on."""
 
     def candidates(self) -> list[Candidate]:
-        """What is known of the weights before anything is tried."""
+        """The candidates, before any trial."""
 
     def steps_at(self, slope: float, overrides: Overrides) -> Mapping[str, Step]:
         """The quantizing step of every weight, by path."""
@@ -54,25 +55,25 @@ class Subject(Protocol):
         """Every decision at one slope."""
 
     def try_plan(self, plan: Plan, evaluator: Evaluator | None, advance: Advance) -> tuple[int, Comparison | None]:
-        """The bytes of a plan's file and, with an evaluator, how it compares with the original."""
+        """Size of a plan's file in bytes and, with an evaluator, its comparison with the original."""
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What a search came to."""
+    """The result of a search."""
 
     trial: Trial
-    """The one to keep: it meets the contract, or comes nearest."""
+    """The trial to keep: it meets the contract, or comes closest."""
     met: bool
     plan: Plan
-    """Its decisions."""
+    """The plan of this trial."""
     trials: tuple[Trial, ...]
-    """All, in order."""
+    """All trials, in order."""
     memorised: bool
-    """Whether the original makes no mistakes on the data, so that half of an allowed drop may show on it."""
+    """Whether the original has memorised the data, so that only half of the allowed drop may show on it."""
 
     def nearest(self, name: str, contract: Contract) -> str:
-        """What to say where the contract was missed."""
+        """The error message for a missed contract."""
         found = [f"{self.trial.size} bytes"]
         found += [] if self.trial.error is None else [f"noise over signal {self.trial.error:.3g}"]
         found += [] if self.trial.drop is None else [f"a drop of {self.trial.drop:.3g}"]
@@ -82,27 +83,27 @@ class Searched:
 
 @dataclass(frozen=True)
 class ContractSearch:
-    """Searches models for the same user: `run` changes nothing but what it returns.
+    """Searches plans for one user request. `run` has no side effects on this object.
 
-    With a recipe, its strength is searched for in the place of a slope, and without a bound nothing is searched.
+    With a recipe, the search varies its strength instead of a slope. Without a bound, there is no search.
     """
 
     overrides: Overrides
     recipe: Recipe | None
     original: Original | None
-    """What files are compared with; None where the model does not run."""
+    """The reference for comparisons; None if the model does not run."""
 
     def run(self, subject: Subject, contract: Contract, start: float | None = None) -> Searched:
-        """The plan that meets a contract with the fewest bytes, or the one that comes nearest.
+        """The plan that meets a contract with the fewest bytes, or the one that comes closest.
 
         Arguments:
-            start: the slope to begin with, where that is known.
+            start: the slope to start with, if known.
         """
         return _Run(self, subject, contract, start).searched()
 
 
 class _Run:
-    """One search: its trials so far."""
+    """One search and its trials so far."""
 
     def __init__(self, search: ContractSearch, subject: Subject, contract: Contract, start: float | None) -> None:
         self._overrides, self._recipe, self._original = search.overrides, search.recipe, search.original
@@ -123,12 +124,12 @@ class _Run:
             ends = GENTLEST, STRONGEST
             most = most if self._recipe.searched else 1
         elif self._subject.plan(1.0, self._overrides) == self._subject.plan(2.0, self._overrides):
-            most = 1  # the user decides on every weight
+            most = 1  # user rules decide every weight
         size = self._contract.size(self._subject.bytes_before)
         if size is not None:
             best = slope.meet_size(lambda at: self._measure(at, None), start, size, most, ends=ends)
             return best or min(self._trials, key=lambda t: t.size), best is not None
-        if self._original is None:  # the model does not run: what the formula says has to do
+        if self._original is None:  # the model does not run, so only the formula is left
             return self._measure(start, None), True
         evaluator = self._original.validation
         if not self._contract.bounded:
@@ -145,14 +146,14 @@ class _Run:
             return best or min(self._trials, key=lambda t: t.error or 0.0), best is not None
         self._memorised = evaluator.memorised
         if self._memorised:
-            self._subject.progress("allowing half the drop, for the original has memorised these samples", 0.4)
+            self._subject.progress("allowing half the drop, because the original has memorised these samples", 0.4)
         allowed = (self._contract.max_drop or 0.0) * (_MEMORISED if self._memorised else 1)
         best = slope.meet_drop(measure, start, allowed * share, most, ends)
         best = best and self._alone(best, evaluator, lambda trial: slope.safe(trial, allowed))
         return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
 
     def _alone(self, best: Trial, evaluator: Evaluator, is_kept: Callable[[Trial], bool]) -> Trial:
-        """What comes of a recipe's weights and knobs that go on alone."""
+        """Turns a recipe's weights and knobs further, one at a time."""
         if self._knobs is None:
             return best
         largest = sorted(self._subject.sites, key=lambda weight: -prod(weight.shape))
@@ -163,7 +164,7 @@ class _Run:
         return best
 
     def _start(self) -> float:
-        """The slope, or the strength, to begin with."""
+        """The slope or strength to start with."""
         if self._recipe is not None:
             return MIDDLE
         if self._begin is not None:
@@ -176,7 +177,7 @@ class _Run:
         return slope.slope_where(lambda at: slope.expected_error(weighed, at), noise)
 
     def _rules(self, at: float, knobs: Knobs | None) -> Overrides:
-        """What is decided for weights, the user's own rules last."""
+        """The rules for weights; the user's rules come last."""
         return self._overrides if knobs is None else knobs.rules(at, self._subject.steps_at, self._overrides)
 
     def _measure(self, at: float, evaluator: Evaluator | None, knobs: Knobs | None = None) -> Trial:
@@ -188,7 +189,7 @@ class _Run:
 
         plan = self._subject.plan(at, self._rules(at, knobs or self._knobs))
         key = plan.to_json()
-        if key not in self._tried:  # settings are fewer than strengths
+        if key not in self._tried:  # different strengths may give the same plan
             size, found = self._subject.try_plan(plan, evaluator, advance)
             measured = () if found is None else (found.error, found.drop, found.uncertainty, found.likely)
             self._tried[key] = Trial(at, size, *(measured or (None, None)))
@@ -196,7 +197,7 @@ class _Run:
         return replace(self._tried[key], slope=at)
 
     def _why(self) -> str:
-        """Why something is tried."""
+        """The reason for the next trial, for progress messages."""
         if not self._trials or not self._contract.bounded:
             return "what the statistics promise" if self._recipe is None and self._begin is None else "to begin with"
         last, allowed = self._trials[-1], self._contract

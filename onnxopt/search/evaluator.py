@@ -1,4 +1,4 @@
-"""The original model, to compare others with."""
+"""Compares models with the original model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.output_error import output_error
 
 _PROBES = 4
-"""Random inputs on which two models are compared."""
+"""Random inputs for comparing two models."""
 _FOLDS = 8
-"""Of the data, each scored alone: the spread of their drops is the standard error of the drop."""
+"""Folds of the data that are scored separately. The spread of their drops gives the standard error of the drop."""
 _NO_MISTAKES = 99.5
-"""Percent of the answers that are right."""
+"""Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
-"""Bytes of the original's outputs that are kept in memory; where there are more, it is run again."""
+"""Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of the outputs of two models on the same random inputs."""
+    """Difference between the outputs of two models on the same random inputs."""
 
     identical: bool
-    """Every output, bit for bit."""
+    """Whether every output is equal bit for bit."""
     error: float
     """Noise over signal; see `onnxopt.metrics.output_error`."""
 
@@ -38,9 +38,9 @@ def compare(
     compressed: onnxruntime.InferenceSession,
     scale: dict[str, tuple[float, float]] | None = None,
 ) -> Difference:
-    """How the outputs of `compressed` differ from the original's.
+    """Compares the outputs of `compressed` with the original's.
 
-    Raises CannotRun where no random input makes the original run.
+    Raises CannotRun if the original runs on no random input.
     """
     names = [value.name for value in original.get_outputs()]
     identical, errors = True, []
@@ -53,24 +53,24 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of a model with the original, on data."""
+    """Comparison of a model with the original on data."""
 
     samples: int
     error: float
     """Noise over signal of the outputs, root mean square over the batches."""
     before: float | None
-    """The metric of the original; None where there is no metric."""
+    """The metric of the original; None without a metric."""
     after: float | None
     drop: float | None
     """How much worse `after` is; see `Metric.drop`."""
     likely: float | None = None
     """The expected drop on samples like these; see `onnxopt.metrics.Score.likely_drop`."""
     uncertainty: float = 0.0
-    """Standard error of the drop; 0 where it is not known, as for a metric of the user's own."""
+    """Standard error of the drop; 0 if unknown, as for user-defined metrics."""
 
 
 class _Scores:
-    """A metric over all batches, and over each fold of them."""
+    """A metric over all batches, and over each fold."""
 
     def __init__(self, metric: Metric) -> None:
         self._whole = metric.start()
@@ -94,17 +94,17 @@ class _Scores:
 
 
 class Runner(Protocol):
-    """What runs a model: a session."""
+    """Anything that runs a model, such as a session."""
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-        """Outputs by name, of inputs by name."""
+        """Runs the model on named inputs and returns the named outputs."""
 
 
 class Evaluator:
-    """The original model on some data, to compare others with.
+    """The original model and its outputs on data, for comparison with other models.
 
-    Raises OnnxoptError where the metric does not fit the outputs or labels, and what the runtime raises where the model
-    does not run.
+    Raises OnnxoptError if the metric does not fit the outputs or labels, and the runtime's error if the model does not
+    run.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, data: Data, metric: Metric | None = None) -> None:
@@ -130,12 +130,13 @@ class Evaluator:
 
     @property
     def memorised(self) -> bool:
-        """Whether the original makes almost no mistakes on labelled data, which is then its training data."""
+        """Whether the original makes almost no mistakes on labelled data, which suggests that it was trained on
+        them."""
         return self.labelled and self._metric is not None and self._metric.is_accuracy and (
             self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
 
     def compare(self, session: Runner) -> Comparison:
-        """How a model with the same inputs and outputs does on the same data."""
+        """Compares a model with the same inputs and outputs on the same data."""
         score, powers = self._start(), []
         for batch, wanted in self._wanted():
             got = session.run(self._names, batch.feeds)

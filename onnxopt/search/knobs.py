@@ -1,7 +1,7 @@
-"""A recipe's knobs: turned together by one strength, then one by one.
+"""A recipe's knobs. One strength turns them together; then they are turned one by one.
 
-A recipe that searches has its strength in the place of the slope. From where all knobs together just meet the contract,
-weights (where the recipe says so) and single knobs go on alone, as far as the contract lasts.
+A recipe that searches varies its strength instead of a slope. Once all knobs together just meet the contract, single
+weights (if the recipe says so) and single knobs are turned further, as long as the contract is met.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import STEP, STRONGEST, Recipe
 
 _KNOB_TURNS, _LAYER_TURNS = 12, 20
-"""Trials at most for knobs, and for single weights, that go on alone."""
+"""Largest number of trials for turning single knobs, and for single weights."""
 
 Decide = Callable[[float, Overrides], Mapping[str, Step]]
-"""The quantizing step of every weight under some rules, by path."""
+"""Gives the quantizing step of every weight under some rules, by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Knobs:
 
     recipe: Recipe
     ahead: Mapping[str, int] = field(default_factory=dict)
-    """By knob, steps that it has gone on alone."""
+    """By knob, the extra steps that it was turned alone."""
     own: Mapping[str, int] = field(default_factory=dict)
-    """By the path of a weight, steps that all its knobs have gone on alone."""
+    """By weight path, the extra steps that all its knobs were turned."""
 
     def rules(self, strength: float, decide: Decide, last: Overrides) -> Overrides:
-        """What is decided at a strength, the user's own rules last."""
+        """The rules at a strength; the user's rules come last."""
         rules = list(self.recipe.at(strength, self.ahead).rules)
         for path, steps in self.own.items():
             if steps:
@@ -43,7 +43,7 @@ class Knobs:
         return Overrides((*rules, *last.rules))
 
     def step(self, path: str, strength: float, decide: Decide) -> Step | None:
-        """What the recipe does to a weight; None where it leaves it as it is."""
+        """The recipe's step for a weight; None if the recipe leaves it unchanged."""
         return decide(strength, self.recipe.at(strength, self.ahead)).get(path)
 
 
@@ -55,14 +55,14 @@ def turn_alone(
     measure: Callable[[float, Knobs], Trial],
     is_kept: Callable[[Trial], bool],
 ) -> tuple[Trial, Knobs]:
-    """Weights, where the recipe says so, and knobs go on one by one from where all are together.
+    """Turns weights (if the recipe says so) and knobs further, one by one, starting from a common strength.
 
     Arguments:
-        best: the trial where all knobs are turned together; it meets the contract.
-        measure: the trial at a strength with these knobs.
+        best: the trial with all knobs turned together; it meets the contract.
+        measure: runs a trial at a strength with these knobs.
         is_kept: whether a trial meets the contract.
 
-    Returns the last trial that was kept, and its knobs.
+    Returns the last kept trial and its knobs.
     """
     recipe, strength = knobs.recipe, best.slope
 

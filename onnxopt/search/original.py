@@ -1,4 +1,4 @@
-"""The model as it came, on the parts of its data: what every file is compared with."""
+"""The original model and the parts of its data: the reference for every comparison."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from onnxopt.metrics import Metric
 from onnxopt.search.evaluator import Evaluator
 
 _HELD_BACK = 0.25
-"""Share of the samples that is used for the search; the rest is for calibration."""
+"""Share of the samples for the search; the rest is for calibration."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
-"""Samples that are enough: to calibrate on, to measure a metric on, to measure noise on."""
+"""Sufficient numbers of samples for calibration, for a metric, and for noise."""
 _SYNTHETIC = 320
-"""Samples that are made where there is no data."""
+"""Number of synthetic samples if there is no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What data is for. The parts have no batch in common."""
+    """The parts of the data, by use. They have no batch in common."""
 
     calibration: Data
     validation: Data
-    """Measured while searching."""
+    """Data for measurements during the search."""
     check: Data
-    """Measured once, at the end."""
+    """Data for the single measurement at the end."""
 
 
 def open_parts(
@@ -38,14 +38,14 @@ def open_parts(
     evaluation: Spec | None,
     has_metric: bool,
 ) -> Parts:
-    """Opens the data, or makes synthetic inputs, and divides it.
+    """Opens the data, or generates synthetic inputs, and splits it.
 
     Arguments:
         scale: by input, factor and offset of synthetic noise (`input_scale`).
-        evaluation: data of its own for the check; without it, what the search leaves over.
-        has_metric: whether a metric is measured, which takes more samples than noise.
+        evaluation: separate data for the check; by default, the part that the search does not use.
+        has_metric: whether a metric is measured, which needs more samples than noise.
 
-    Raises OnnxoptError where the data is none for this model, and what the runtime raises where it does not run.
+    Raises OnnxoptError if the data does not fit the model, and the runtime's error if the model does not run.
     """
     whole = synthetic(session, scale, _SYNTHETIC) if data is None else open_data(data, session)
     calibration, held_back = split(whole, _HELD_BACK)
@@ -61,7 +61,7 @@ def open_parts(
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The original model. Sessions and outputs are large, so each is there only once it is needed."""
+    """The original model. Sessions and outputs are large, so each is created on first use."""
 
     path: Path
     parts: Parts
@@ -69,17 +69,17 @@ class Original:
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
-        """Runs it."""
+        """The session of the original model."""
         return quiet_session(str(self.path))
 
     @cached_property
     def validation(self) -> Evaluator:
-        """Compares files while searching."""
+        """Compares files during the search."""
         return Evaluator(self.session, self.parts.validation, self.metric)
 
     @cached_property
     def noise(self) -> Evaluator:
-        """Compares outputs alone, on the same part."""
+        """Compares outputs only, without the metric, on the same part."""
         return Evaluator(self.session, self.parts.validation) if self.metric else self.validation
 
     @cached_property
@@ -88,6 +88,6 @@ class Original:
         return Evaluator(self.session, self.parts.check, self.metric)
 
     def difference(self, model: Path, against: Path) -> float:
-        """Noise over signal of a model's outputs on the validation part, against another's."""
+        """Noise over signal of a model's outputs relative to those of another model, on the validation part."""
         evaluator = Evaluator(quiet_session(str(against)), self.parts.validation)
         return evaluator.compare(quiet_session(str(model))).error

@@ -1,7 +1,8 @@
-"""Finds the slope that a contract asks for. Knows numbers, no graphs.
+"""Finds the slope that meets a contract. Works on numbers, not on graphs.
 
-One slope for all weights: each is made coarser until a byte less would cost the outputs the same, wherever it is taken
-(equal slopes are the optimum of a sum under a sum: Shoham & Gersho 1988). What is left is to find one number.
+All weights share one slope, the Lagrange multiplier of rate-distortion optimisation: each weight is quantized until
+saving one more byte costs the same output noise in every weight. Equal slopes are optimal (Shoham & Gersho 1988), so
+the search is for a single number.
 """
 
 from __future__ import annotations
@@ -14,50 +15,51 @@ MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
 _STRIDE = 4.0
 _FLAT, _STRIDES = 0.05, 2
-"""Change of excess over so many strides, each of them: with less, what is left is not the weights' noise."""
+"""If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
 _NARROW = 1.06
-"""Slopes that are this near to each other give files that differ by about one percent."""
+"""Ratio of slopes whose files differ by about one percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the search weighs: one weight that may be made coarser."""
+    """A weight that the search may quantize more coarsely."""
 
     path: str
     elements: int
     power: float
-    """What one element contributes to the power of the model's outputs, relative to it, in the mean; more than 0."""
+    """Mean contribution of one element to the power of the model's outputs, as a share of that power; above 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One slope, tried."""
+    """The result of trying one slope."""
 
     slope: float
     size: int
     """Bytes of the file."""
     error: float | None
-    """Noise over signal of the outputs on the validation part; None where that was not asked for."""
+    """Noise over signal of the outputs on the validation part; None if not measured."""
     drop: float | None
-    """Of the metric on the validation part; None where there is no metric."""
+    """Drop of the metric on the validation part; None without a metric."""
     uncertainty: float = 0.0
     """Standard error of the drop."""
     likely: float | None = None
-    """What the drop is on samples like these in the mean, where that can be told."""
+    """Expected drop on similar samples; None if it cannot be estimated."""
 
 
 def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
-    """Bits for all weights at a slope: each element takes ``log2(1 + power / slope) / 2``, as a Gaussian would."""
+    """Bits for all weights at a slope: ``log2(1 + power / slope) / 2`` per element, as for a Gaussian."""
     return sum(c.elements * log2(1 + c.power / slope) / 2 for c in candidates)
 
 
 def expected_error(candidates: Sequence[Candidate], slope: float) -> float:
-    """Noise over signal of the outputs at a slope, noises added: no weight makes more than leaving it out would."""
+    """Noise over signal of the outputs at a slope. Noise powers add up, and no weight adds more than its removal
+    would."""
     return sqrt(sum(c.elements * min(slope, c.power) for c in candidates))
 
 
 def slope_where(value: Callable[[float], float], wanted: float, low: float = 1e-18, high: float = 1e6) -> float:
-    """The slope at which a monotone formula gives what is wanted, or the nearer end of the range."""
+    """The slope at which a monotone formula has the value `wanted`, or the nearer end of the range."""
     rising = value(high) > value(low)
     for _ in range(60):
         middle = sqrt(low * high)
@@ -76,9 +78,9 @@ def meet_size(
     within: float = 0.01,
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
-    """The finest of at most `most` trials that has no more than `target` bytes; None where no slope gives that.
+    """The finest of at most `most` trials with at most `target` bytes; None if there is none.
 
-    Ends with the first trial that is at most `within` below the target; sizes between two slopes are interpolated.
+    Stops at the first trial that is at most `within` below the target. Sizes between two slopes are interpolated.
     """
     wanted = _Crossing(lambda trial: log(trial.size / target), False, log(1 - within))
     return _cross(measure, start, wanted, most, ends)
@@ -92,7 +94,7 @@ def meet_error(
     within: float = 0.05,
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
-    """The coarsest trial whose outputs have at most this error; None where none has."""
+    """The coarsest trial with at most this output error; None if there is none."""
     wanted = _Crossing(lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within))
     return _cross(measure, start, wanted, most, ends)
 
@@ -104,9 +106,10 @@ def meet_drop(
     most: int = MOST_TRIALS,
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
-    """The coarsest trial whose metric drops by at most `allowed`: as seen and as is likely, a standard error added.
+    """The coarsest trial whose metric drops by at most `allowed`, in both the measured and the likely drop plus a
+    standard error.
 
-    None where even the finest drops more. Where nothing is allowed to be lost, what was seen has to do.
+    None if even the finest trial drops more. If no drop is allowed, only the measured drop counts.
     """
 
     wanted = _Crossing(lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0)
@@ -114,10 +117,10 @@ def meet_drop(
 
 
 def safe(trial: Trial, allowed: float) -> bool:
-    """Whether a metric drops by no more than is allowed, as `meet_drop` counts it."""
+    """Whether the drop of a metric is within `allowed`, as `meet_drop` counts it."""
     drop = trial.drop
     if drop is not None and allowed > 0:
-        drop = max(drop, trial.likely or 0.0, 0.0) + trial.uncertainty  # noise makes no model better: a gain is luck
+        drop = max(drop, trial.likely or 0.0, 0.0) + trial.uncertainty  # noise improves no model: a gain is luck
     return kept(drop, allowed)
 
 
@@ -128,16 +131,17 @@ def in_turns(
     is_kept: Callable[[Trial], bool],
     most: int,
 ) -> tuple[Trial, dict[str, int]]:
-    """Each goes a step further in its turn, and stops where a step breaks the contract or makes the file larger.
+    """Advances each name by one step in turn, until its next step breaks the contract or makes the file larger.
 
     Arguments:
-        best: the trial where none has gone a step; it is kept.
-        names: of those that go, in their order.
-        measure: the trial where each has gone so many steps, the named one the last; None where that cannot go so far.
+        best: the trial without any step; it meets the contract.
+        names: what is advanced, in order.
+        measure: runs the trial with the given steps of each name, of which the named one is the last; None if it cannot
+            advance.
         is_kept: whether a trial meets the contract.
-        most: turns.
+        most: largest number of trials.
 
-    Returns the last trial that was kept, and the steps that each has gone there.
+    Returns the last kept trial and the steps of each name.
     """
     steps, going = dict.fromkeys(names, 0), list(names)
     while going:
@@ -154,20 +158,20 @@ def in_turns(
 
 
 def kept(drop: float | None, allowed: float) -> bool:
-    """Whether a metric drops by no more than is allowed, but for what floats lose."""
+    """Whether the drop of a metric is within `allowed`, up to rounding errors."""
     return drop is not None and drop <= allowed * (1 + 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
 class _Crossing:
-    """What is looked for: the slope at which `excess` is 0."""
+    """The target of the search: the slope at which `excess` is 0."""
 
     excess: Callable[[Trial], float]
-    """At most 0 where a trial meets the contract."""
+    """At most 0 if a trial meets the contract."""
     rising: bool
-    """Whether excess rises with the slope; else it falls."""
+    """Whether the excess rises with the slope; otherwise it falls."""
     enough: float
-    """Excess between this and 0 is near enough; 0 where excess is no smooth number."""
+    """An excess between this and 0 is close enough; 0 if the excess is not a smooth number."""
 
 
 def _cross(
@@ -175,12 +179,12 @@ def _cross(
 ) -> Trial | None:
     """The best trial with ``excess <= 0``.
 
-    Brackets the crossing, then halves the bracket or, where excess is a smooth number, interpolates. Ends where excess
-    is in ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the `ends` is not far enough.
+    Brackets the crossing, then bisects or, if the excess is a smooth number, interpolates. Stops when the excess is in
+    ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the `ends` is reached.
     """
     excess, rising, enough = wanted.excess, wanted.rising, wanted.enough
-    narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no more than slopes do
-    low: tuple[float, float] | None = None  # slope and excess on the side of small slopes
+    narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no faster than slopes
+    low: tuple[float, float] | None = None  # slope and excess at the lower end
     high: tuple[float, float] | None = None
     best: Trial | None = None
     slope, flat = start, 0
@@ -194,7 +198,7 @@ def _cross(
         if rising and enough < 0 and high is not None and low is None:
             flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0
             if flat == _STRIDES:
-                return best  # a finer slope changes nothing any more
+                return best  # a finer slope changes nothing
         if (over > 0) == rising:
             high = (slope, over)
         else:
@@ -211,7 +215,7 @@ def _cross(
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
-    """Where a line through two points reaches `aim`, kept away from both ends; the middle where there is no line."""
+    """Where a line through two points reaches `aim`, kept away from both ends. Without a line, the middle."""
     (a, over_a), (b, over_b) = low, high
     share = 0.5 if aim == 0 or over_a == over_b else (aim - over_a) / (over_b - over_a)
     return a + (b - a) * min(0.9, max(0.1, share))

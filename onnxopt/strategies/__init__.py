@@ -1,4 +1,4 @@
-"""Other forms of a model that may save bytes or time: every module here that holds a strategy registers it."""
+"""Strategies: alternative forms of a model that may save bytes or time. Importing this package registers them."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -10,11 +10,11 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 STRATEGIES: tuple[Strategy, ...] = tuple(sorted((cls() for cls in Strategy.__subclasses__()), key=lambda s: s.order))
-"""All of them, in the order in which they are pursued."""
+"""All strategies, in the order in which they are tried."""
 
 
 def strategies_for(request: Request, exact: bool) -> list[Strategy]:
-    """Those that the user asks for; `exact` ones come before the search, the others after it."""
+    """The strategies that the user asks for. Exact ones run before the search, the others after it."""
     return [one for one in STRATEGIES if one.exact == exact and one.is_wanted(request)]
 
 

@@ -1,4 +1,4 @@
-"""The strategy protocol: a strategy proposes other forms of a model; `pursue` tries them and says what came of it."""
+"""The strategy protocol: a strategy proposes alternative forms of a model, and `pursue` tries them."""
 
 from __future__ import annotations
 
@@ -25,96 +25,96 @@ class Variant:
     steps: Mapping[str, Step]
     """Structural steps (`Workspace.with_steps`)."""
     layers: tuple[LayerOutcome, ...] = ()
-    """What the report says of each layer."""
+    """One row per layer for the report."""
     raced: Mapping[str, Step] | None = None
-    """What is timed in its place, where that is not the form itself but one of the same speed here."""
+    """Steps of a stand-in for timing: another form with the same speed on this machine. None: the variant itself is
+    timed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Forms of the model that are worth a try: they are raced against each other, and the fastest goes on."""
+    """Forms of the model that are worth trying. They are raced against each other, and the fastest one goes on."""
 
     variants: tuple[Variant, ...]
     start: float
-    """The slope that the search begins with."""
+    """The slope at which the search starts."""
     timed: bool = True
-    """Whether there is a race, and the model has to be faster; else the first variant goes on."""
+    """Whether the variants are raced and the model must get faster. If not, the first variant goes on."""
     noise_budget: float = 1.0
-    """Share, in power, of the kept file's noise that the search may make; 1: the contract decides."""
+    """Share of the kept file's noise power that the search may use. At 1, the contract alone decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a proposal."""
+    """The result of trying a proposal."""
 
     proposal: Proposal
     variant: Variant
-    """The one that went on, with what is known of its layers by now."""
+    """The variant that went on, with its layer rows up to date."""
     work: Workspace
     reason: str = ""
-    """Why it is refused; empty where it is not."""
+    """Why the proposal is refused; empty if it is accepted."""
     time: SpeedRatio | None = None
-    """The whole model against the baseline; None where it was not raced."""
+    """Time of the whole model relative to the baseline; None if it was not raced."""
     searched: Searched | None = None
-    """None where the race was lost, or the strategy is exact."""
+    """None if the race was lost or the strategy is exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What a strategy returns that has nothing more to propose."""
+    """What a strategy returns when it has nothing more to propose."""
 
     reason: str
     layers: tuple[LayerOutcome, ...] = ()
     time: SpeedRatio | None = None
-    """Of the last race that was lost."""
+    """Result of the last lost race."""
 
 
 Proposals = Generator[Proposal, Outcome, Refused]
-"""Each outcome that is sent back was refused: an accepted one ends the generator."""
+"""Every outcome sent back to the generator was refused. An accepted outcome closes the generator."""
 
 
 class Strategy(ABC):
-    """Subclasses live in a module of their own in this folder and have no state."""
+    """Each subclass lives in its own module in this folder and has no state."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """For reports: what the model's layers are then."""
+    """Heading in reports."""
     order: ClassVar[int]
-    """Strategies are pursued from the lowest to the highest."""
+    """Strategies are tried in ascending order."""
     phrase: ClassVar[str]
-    """As in "the model takes 0.8x the time in INT8"."""
+    """Completes a sentence such as "the model takes 0.8x the time in INT8"."""
     goals: ClassVar[frozenset[Goal]]
-    """Which `--for` asks for it."""
+    """The `--for` goals that enable the strategy."""
     exact: ClassVar[bool] = False
-    """Whether outputs stay what they are: then it is adopted before the search, and need only be faster."""
+    """Whether the outputs stay the same. An exact strategy is adopted before the search and only has to be faster."""
     inline_only: ClassVar[bool] = True
     """Whether it works on the model as one protobuf, which ends at 2 GB."""
     worth: ClassVar[float] = 1.0
-    """Share of the baseline's time that the model may take at most."""
+    """Largest accepted time, as a share of the baseline's time."""
     columns: ClassVar[tuple[Column, ...]]
-    """Of the layers' table in reports."""
+    """Columns of the layer table in reports."""
 
     def is_wanted(self, request: Request) -> bool:
-        """Whether a user asks for it."""
+        """Whether the user asks for this strategy."""
         return request.wanted in self.goals
 
     def applies(self, base: Baseline) -> bool:
-        """Whether the model has anything for it; where not, reports do not name it."""
+        """Whether the model has anything that the strategy can change. If not, reports do not mention it."""
         return True
 
     @abstractmethod
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """Proposes forms, told each time why the last one was refused; returns why there are no more."""
+        """Yields proposals and receives the outcome of each refused one. Returns why it has no more."""
 
     def judge(self, base: Baseline, outcome: Outcome) -> Outcome:
-        """An outcome that meets the contract and is no larger than the source, with a reason where it is refused all
-        the same, and what is now known of its layers."""
+        """Inspects an outcome that meets the contract, updates its layer rows, and sets a reason to refuse it."""
         return outcome
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
-        """What it looked at, and what it did: a sentence or two for reports, the first one without a capital."""
+        """One or two sentences for reports: what was examined and what was done. The first one starts in lower case."""
         return ""
 
     def settles(self, base: Baseline, outcome: Outcome) -> bool:
-        """Whether an accepted outcome makes it needless to pursue what comes after it."""
+        """Whether an accepted outcome makes the remaining strategies unnecessary."""
         return False

@@ -1,4 +1,4 @@
-"""What strategies start from: the calibrated model, its data, and what the search found without them."""
+"""The baseline of all strategies: the calibrated model, its data, and the result of the search without strategies."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from onnxopt.spec.recipes import MIDDLE
 
 @dataclass(frozen=True)
 class Baseline:
-    """The model without the strategy, and what the search found for it."""
+    """The model without the strategy, and the search result for it."""
 
     request: Request
     work: Workspace
     search: ContractSearch
     contract: Contract
-    """With the default bound, where the user gives none."""
+    """Includes the default bound if the user gives none."""
     searched: Searched | None = None
-    """None for an exact strategy, which comes before the search."""
+    """None for exact strategies, which run before the search."""
     not_calibrated: str = ""
-    """Why there are no statistics."""
+    """Why there are no statistics; empty if there are."""
 
     @property
     def original(self) -> Original:
-        """What files are compared with. `refusal` says where there is none."""
+        """The reference for comparisons. `refusal` reports a model that has none."""
         assert self.search.original is not None
         return self.search.original
 
     @property
     def kept(self) -> Searched:
-        """What the search found without the strategy."""
+        """The search result without the strategy."""
         assert self.searched is not None
         return self.searched
 
     @cached_property
     def sample(self) -> Mapping[str, Array]:
-        """Feeds of one sample, to time on."""
+        """Feeds of one sample, for timing."""
         return one_sample(self.work.graph.model, self.original.parts.calibration).feeds
 
     @cached_property
     def noise(self) -> float:
-        """Noise over signal of the kept file's outputs; measured where the contract did not ask for it."""
+        """Noise-to-signal ratio of the kept file's outputs. Measured here if the search did not measure it."""
         trial = self.kept.trial
         if trial.error is not None:
             return trial.error
@@ -62,17 +62,17 @@ class Baseline:
 
     @cached_property
     def undecided(self) -> frozenset[str]:
-        """Paths of weights that the user's rules say nothing about, and that are no factors."""
+        """Paths of weights that no user rule mentions and that are not factors."""
         decided, factored = self.search.overrides.decided(self.work.sites), self.work.form.chains
         return frozenset(
             path for path, one in decided.items() if one.says_nothing and path.rpartition("@")[0] not in factored
         )
 
     def refusal(self, inline_only: bool) -> str:
-        """Why a strategy cannot propose anything for this model; empty where it can.
+        """Why a strategy cannot propose anything for this model; empty if it can.
 
         Arguments:
-            inline_only: whether the strategy works on the model as one protobuf.
+            inline_only: whether the strategy needs the model as a single protobuf.
         """
         if self.search.original is None:
             return "the model does not run, so nothing is known of its layers"
@@ -80,18 +80,18 @@ class Baseline:
 
 
 def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Baseline:
-    """Opens the data, or makes synthetic inputs, gives the model its structural steps and measures its statistics.
+    """Opens the data or generates synthetic inputs, applies structural steps, and measures statistics.
 
     Arguments:
-        steps: structural ones; without any given, those that the user's rules, or the recipe, ask for.
+        steps: structural steps; by default, those from the recipe or the user's rules.
 
-    A model that does not run on synthetic inputs is no error, unless the contract bounds a metric. Raises OnnxoptError
-    where the data is none for this model, a rule names no weight, or the statistics cannot be kept.
+    A model that does not run on synthetic inputs is not an error, unless the contract bounds a metric. Raises
+    OnnxoptError if the data does not fit the model, a rule matches no weight, or the statistics cannot be stored.
     """
     request, path = work.request, work.source.path
     contract = request.contract if request.recipe else request.contract.with_default(synthetic=request.data is None)
     metric, search = contract.measure(), ContractSearch(request.overrides, request.recipe, None)
-    # Rules for factors are for weights that are yet to be made.
+    # Rules with "@" match factors, which do not exist yet.
     unmatched = [
         rule for rule in request.overrides.unmatched(work.sites) if "@" not in rule.conditions.get("match", "")
     ]
@@ -104,7 +104,7 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         parts = open_parts(
             quiet_session(str(path)), input_scale(work.source.model), request.data, request.evaluation, bool(metric)
         )  # fmt: skip
-        why = ", for no data was given" if request.data is None else ""
+        why = ", because no data was given" if request.data is None else ""
         work.progress(f"calibrating on {parts.calibration.name}{why}", 0.0)
         ready = work.calibrated(parts.calibration).with_steps(steps)
         ready.measure()
@@ -118,5 +118,5 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
                 raise
             raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
         reason = first_line(error)
-        work.progress(f"weighing weights by their size, for no inputs run: {reason}", 0.4)
+        work.progress(f"weighing weights by their size, because no inputs run: {reason}", 0.4)
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)

@@ -1,8 +1,9 @@
-"""INT8 execution: QuantizeLinear/DequantizeLinear pairs around nodes, where that saves time, or wherever it can be.
+"""INT8 execution: inserts QDQ (QuantizeLinear/DequantizeLinear) pairs around nodes, where that saves time or
+everywhere.
 
-What rounding a value costs in noise, and what a node takes in floats and in INT8, is measured one by one
-(`calibration.activation_noise`, the runtime's profile). Which nodes run in INT8 is then a minimum cut (`min_cut`), and
-what the whole model gains is raced.
+The noise of rounding each value is measured (`calibration.activation_noise`), and so is the time of each node in float
+and in INT8 (the runtime's profile). A minimum cut (`min_cut`) then selects the INT8 nodes, and a race measures what the
+whole model gains.
 """
 
 from __future__ import annotations
@@ -31,24 +32,25 @@ from onnxopt.strategies.min_cut import Edge, MinCutPartitioner, NodeCost, Placem
 from onnxopt.strategies.node_times import conversion_ms, ms_by_op
 
 _SHARES = (0.7, 0.35, 0.1)
-"""Of the noise that the contract allows, in power, what rounded values may make; the rest is for the weights. Where the
-contract is missed with the first, the next."""
-_FLATTERED = 0.5
-"""Of the noise that a drop allows, in power, for speed, on images that the model has memorised: these flatter it, and
-the rest would only buy bytes, which are not what was asked for."""
-_DEARER = (1.0, 3.0, 10.0)
-"""Times what QuantizeLinear and DequantizeLinear take alone, as the price of a conversion."""
-_LOUDER = 1.5
-"""Times the noise of a file of the size that is asked for, what it may have with rounded values, too."""
+"""Shares of the allowed noise power for rounded activations; weights get the rest. If the contract is missed with the
+first share, the next one is tried."""
+_MEMORISED = 0.5
+"""Share of the noise power used for `--for speed` under a max drop if the model has memorised the data. Memorised data
+understates the drop, and spending the rest would only save bytes, which is not the goal."""
+_CONVERSION_COSTS = (1.0, 3.0, 10.0)
+"""Conversion costs that are tried, as multiples of the time that QuantizeLinear and DequantizeLinear take alone."""
+_EXTRA_NOISE = 1.5
+"""Output noise allowed with rounded activations, relative to weight quantization alone, if the contract bounds the
+size."""
 _NEAR, _RACERS = 1.1, 4
-"""Times the fastest placement's time, as timed in this process, within which others are raced with it in fresh ones:
-where memory happens to lie makes so much. And how many are raced at most."""
+"""Placements within this factor of the fastest in-process time are also raced in fresh processes, since memory layout
+alone changes times that much; and the largest number of placements to race."""
 _SLOWEST, _FEW = 8, 0.9
-"""Layers that are the slowest, and the share of a model's time that they take where it is theirs."""
+"""Number of slowest layers, and the share of the model's time that they take if a few layers dominate it."""
 
 
 class Int8(Strategy):
-    """Proposes the fastest placements within the noise that is allowed, then quieter ones."""
+    """Proposes the fastest placements within the noise budget, then placements with less noise."""
 
     name = "int8"
     title = "INT8 execution (QDQ)"
@@ -56,21 +58,21 @@ class Int8(Strategy):
     order = 10
     goals = frozenset({Goal.SPEED, Goal.BALANCED})
     worth = 0.9
-    """What saves less is not worth rounding values, which inputs unlike the data may exceed."""
+    """A smaller saving does not justify activation ranges that unfamiliar inputs may exceed."""
     columns = (
-        Column("path", "Node", "The node, with the activation function behind it"),
+        Column("path", "Node", "The node and the activation function fused with it"),
         Column("op", "Operator", "Its type"),
-        Column("ms", "ms", "In the whole model: as float, in INT8"),
-        Column("noise", "Noise", "Over signal in the model's outputs, when this node's output alone is rounded"),
-        Column("method", "Range", "How the range of its output was chosen"),
+        Column("ms", "ms", "Milliseconds in the whole model, in float and in INT8"),
+        Column("noise", "Noise", "Noise over signal in the model's outputs if only this node's output is rounded"),
+        Column("method", "Range", "Method that chose the range of the node's output"),
     )
 
     def is_wanted(self, request: Request) -> bool:
-        """With a goal that counts time, or where the user asks for INT8 itself."""
+        """Whether the goal includes time, or the user asks for INT8 explicitly."""
         return request.int8
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
-        """What is asked for, and how many nodes of each type run in INT8."""
+        """What was requested, and how many nodes of each type run in INT8."""
         kind, request = base.request.kind, base.request
         where = "where that saves time on this machine" if request.wanted else "wherever they can"
         counts = Counter(row["op"] for row in layers if row["accepted"])
@@ -79,7 +81,7 @@ class Int8(Strategy):
         return f"{text} In INT8: {running}." if running else text
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes INT8 placements."""
         if is_quantized(base.work.graph.model):
             return Refused("it is quantized already, and stays as it is")
         try:
@@ -97,7 +99,7 @@ class Int8(Strategy):
         return (yield from self._fastest(base, model, clock))
 
     def _fastest(self, base: Baseline, model: _Model, clock: Clock) -> Proposals:
-        """Placements that save time, each time with less noise."""
+        """Proposes placements that save time, with less noise each time."""
         reason, time = "no node runs faster in INT8", None
         allowed, shares = _allowed(base)
         seen = set[frozenset[int]]()
@@ -108,12 +110,12 @@ class Int8(Strategy):
             seen.update(one.integers for one in choices)
             lost = yield model.proposal(choices, timed=True)
             reason, time = lost.reason, lost.time
-            if lost.searched is None:  # no faster with less noise either
+            if lost.searched is None:  # placements with less noise are not faster either
                 break
         return Refused(reason, model.rows(None), time)
 
     def judge(self, base: Baseline, outcome: Outcome) -> Outcome:
-        """Where bytes count, too, the file may grow by no larger a share than the time shrinks."""
+        """With a balanced goal, the file may not grow by a larger share than the time shrinks."""
         assert outcome.searched is not None
         size, kept = outcome.searched.trial.size, base.kept.trial.size
         if base.request.wanted is Goal.BALANCED and outcome.time and size / kept + outcome.time.ratio >= 2:
@@ -121,59 +123,59 @@ class Int8(Strategy):
         return outcome
 
     def settles(self, base: Baseline, outcome: Outcome) -> bool:
-        """For speed, where the time is spread over many layers: another form would have to be timed for each."""
+        """For speed, if time is spread over many layers: other strategies would have to time each of them."""
         times = sorted((row["ms_before"] or 0.0 for row in outcome.variant.layers), reverse=True)
         share = sum(times[:_SLOWEST]) / (sum(times) or 1.0)
         return base.request.wanted is Goal.SPEED and share < _FEW
 
 
 def _type(request: Request) -> str:
-    """Of activations."""
+    """Data type of activations."""
     kind = request.kind.activations
     return kind.replace("8", "16") if request.activations == 16 else kind
 
 
-def _flattered(base: Baseline) -> float:
-    """Of the noise that the contract allows, in power, what may be made."""
+def _usable_share(base: Baseline) -> float:
+    """Share of the allowed noise power that may be used."""
     memorised = base.kept.memorised and base.contract.max_drop is not None
-    return _FLATTERED if base.request.wanted is Goal.SPEED and memorised else 1.0
+    return _MEMORISED if base.request.wanted is Goal.SPEED and memorised else 1.0
 
 
 def _allowed(base: Baseline) -> tuple[float, tuple[float, ...]]:
-    """Noise in power, and what shares of it rounded values may make, one after the other.
+    """The noise power, and the shares of it that rounded activations may use, in the order in which they are tried.
 
-    Where the contract is one for bytes, outputs may be louder than with the weights alone; values may always make what
-    is allowed where nothing is asked for.
+    If the contract bounds the size, the noise may exceed that of weight quantization alone, and reaches at least the
+    default bound.
     """
     error = base.kept.trial.error
     if error is None:
-        return max(base.noise**2 * (_LOUDER**2 - 1), DEFAULT_ERROR**2), (1.0,)
-    return error**2 * _flattered(base), _SHARES
+        return max(base.noise**2 * (_EXTRA_NOISE**2 - 1), DEFAULT_ERROR**2), (1.0,)
+    return error**2 * _usable_share(base), _SHARES
 
 
 @dataclass(frozen=True)
 class _Model:
-    """The model's nodes, as the runtime fuses them, and what is known of the values between them."""
+    """The model's nodes, as the runtime fuses them, and the measurements of the values between them."""
 
     base: Baseline
     work: Workspace
-    """Ready for INT8."""
+    """The model prepared for INT8."""
     type: str
-    """Of values between nodes."""
+    """Data type of values between nodes."""
     ops: tuple[FusedOp, ...]
     roots: Mapping[str, str]
-    """Of a value that others only rearrange, what it is a rearrangement of."""
+    """For each value, the value that it rearranges; otherwise the value itself."""
     values: tuple[str, ...]
-    """That have grids of their own: what nodes compute with or give, and no node only moves."""
+    """Values with their own quantization grid: inputs and outputs of nodes that do more than move elements."""
     rounded: Mapping[str, Rounded] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    """Of the edges."""
+    """Value names of the edges."""
     edges: tuple[Edge, ...] = ()
     costs: tuple[NodeCost, ...] = ()
 
     @classmethod
     def of(cls, base: Baseline, work: Workspace) -> _Model:
-        """Nothing is measured yet. A weight that the user decides on keeps its node in floats."""
+        """The model before any measurement. A node whose weight a user rule decides stays in float."""
         ops = tuple(
             replace(op, kind=QdqSupport.NONE) if op.weight is not None and op.weight not in base.undecided else op
             for op in fused_ops(work.graph.model)
@@ -187,7 +189,7 @@ class _Model:
         return cls(base, work, _type(base.request), ops, roots, values)
 
     def measured(self, clock: Clock) -> _Model:
-        """With the noise of every value, and the time of every node where time counts."""
+        """This model with the noise of every value and, if time counts, the time of every node."""
         model, progress = self.work.graph.model, self.work.progress
 
         def advance(share: float) -> None:
@@ -203,7 +205,7 @@ class _Model:
         able = [op.kind is not QdqSupport.NONE and known._known(op) for op in self.ops]
         if not timed:
             return replace(known, costs=tuple(NodeCost(1.0, 0.0 if one else inf) for one in able))
-        progress("timing nodes in floats and in INT8", 0.35)
+        progress("timing nodes in float and in INT8", 0.35)
         everything = MinCutPartitioner([NodeCost(1.0, 0.0 if one else inf) for one in able], edges).everything
         floats, int8 = (
             ms_by_op(clock, form.to_plain_model(), self.of_values, self.base.sample)
@@ -214,7 +216,7 @@ class _Model:
 
     @property
     def of_values(self) -> dict[str, int]:
-        """The index of a fused operator by its name, and by the values that it makes, on its way, too."""
+        """Index of each fused operator, by its name and by the values that it computes, intermediate ones included."""
         of = {op.name: i for i, op in enumerate(self.ops)} | {op.output: i for i, op in enumerate(self.ops)}
         for i, op in enumerate(self.ops):
             of.update(dict.fromkeys(self.work.graph.model.graph.node[op.first].output, i))
@@ -224,7 +226,8 @@ class _Model:
         return all(self.roots[name] in self.rounded for name in (*op.inputs, op.output))
 
     def _edges(self, together: float, convert: tuple[float, float]) -> tuple[tuple[str, ...], tuple[Edge, ...]]:
-        """The values between nodes; `together` is how their noises add up, `convert` the time of an element."""
+        """The values between nodes. `together` scales the sum of their noise; `convert` is the conversion time per
+        element."""
         makers = {op.output: i for i, op in enumerate(self.ops)}
         readers: dict[str, list[int]] = {}
         for i, op in enumerate(self.ops):
@@ -245,17 +248,16 @@ class _Model:
 
     @property
     def partitioner(self) -> MinCutPartitioner:
-        """Places the nodes."""
+        """The partitioner that places the nodes."""
         return MinCutPartitioner(self.costs, self.edges)
 
     def fast(self, clock: Clock, noise: float) -> list[Placement]:
-        """Of placements that make no more noise than this, those of least time, timed as whole models; none where the
-        model as it was is faster.
+        """The fastest placements within a noise limit, timed as whole models; none if the unchanged model is faster.
 
-        What a conversion costs is not known to the cut as it is: the runtime puts transpositions beside it, or none.
+        The cut does not know the exact cost of a conversion, since the runtime may add transpositions around it.
         """
         self.work.progress("choosing nodes", 0.38)
-        found = [one for times in _DEARER for one in self.partitioner.dearer(times).choices(noise)]
+        found = [one for times in _CONVERSION_COSTS for one in self.partitioner.dearer(times).choices(noise)]
         everything = self.partitioner.everything
         options = {one.integers: one for one in (*found, everything) if one.noise <= noise and one.integers}
         choices = list(options.values())
@@ -269,14 +271,15 @@ class _Model:
         return [choices[i] for i in order[:_RACERS] if times[i] <= fastest * _NEAR]
 
     def proposal(self, choices: Sequence[Placement], timed: bool) -> Proposal:
-        """Of these placements. Times are this machine's, and so must the kernels be that are raced."""
+        """A proposal of these placements. The race runs on this machine, so it uses the types of this machine's
+        kernels."""
         variants = tuple(
             Variant(self._steps(one), self.rows(one), self._steps(one, here=True)) for one in choices
         )  # fmt: skip
-        return Proposal(variants, self.base.kept.trial.slope, timed, _flattered(self.base))
+        return Proposal(variants, self.base.kept.trial.slope, timed, _usable_share(self.base))
 
     def _steps(self, placement: Placement, here: bool = False) -> dict[str, Step]:
-        """The structural steps of a placement; `here`, with the types of this machine's kernels."""
+        """The structural steps of a placement. With `here`, they use the types of this machine's kernels."""
         inside = [self.ops[i] for i in sorted(placement.integers)]
         bits = {op.bias: INT32 for op in inside if op.bias is not None}
         bits |= {op.weight: self.base.request.kind.bits for op in inside if op.weight is not None}
@@ -290,7 +293,7 @@ class _Model:
         return steps
 
     def rows(self, placement: Placement | None) -> tuple[LayerOutcome, ...]:
-        """Of nodes that might run in INT8, and of those that have weights."""
+        """Rows of nodes that could run in INT8 and of nodes with weights."""
         inside, rows = placement.integers if placement else frozenset(), list[LayerOutcome]()
         for i, op in enumerate(self.ops):
             if op.kind is QdqSupport.NONE and op.weight is None and op.op not in ("Conv", "Gemm", "MatMul"):

@@ -1,4 +1,4 @@
-"""What the layers of a model might become: chains by any structural pass, with their noise, weights and time."""
+"""Candidate replacements of each layer: factor chains by any structural pass, with their noise, weights and time."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from onnxopt.passes.structural import Form
 from onnxopt.search.allocation import Layer, LayerOption, Part
 from onnxopt.spec.plan import Step
 
-_FEWER = (1.5, 0.75, 0.5, 0.25, 0.125)
-"""Times the fewest ranks that a pass offers: a matrix of thousands of columns may need few of them."""
+_RANK_FACTORS = (1.5, 0.75, 0.5, 0.25, 0.125)
+"""Extra ranks to try, as multiples of the lowest rank that a pass offers: a wide matrix may need only a low rank."""
 _LANES = 8
-"""Ranks are multiples of it where time counts: the runtime's kernels compute so many channels at once, or twice."""
-_LESS = 0.9
-"""Of a layer's multiply-accumulates: a chain with more is not faster."""
+"""If time counts, ranks are multiples of this, as the runtime's kernels compute 8 or 16 channels at once."""
+_MOST_MACS = 0.9
+"""Largest share of a layer's multiply-accumulates that a factor chain may need: with more it is not faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """One that may be factored."""
+    """A weight that may be factorised."""
 
     site: Site
     values: Array
     stats: Stats
     form: Form
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
-    """Of what each of its nodes takes and gives."""
+    """Input and output shapes of each node that uses the weight."""
 
     def macs(self, decision: Structural) -> int:
-        """Of a chain, in one run."""
+        """Multiply-accumulates of a factor chain in one run."""
         return sum(decision.macs(self.form, x, y) for x, y in self.shapes)
 
 
 class LayerCandidates:
-    """Of the layers of one model.
+    """Candidates for the layers of one model.
 
     Arguments:
         graph: the model.
-        sample: inputs that it is run on once, to see shapes.
-        most: noise in the outputs, relative to them, in power, above which chains are of no use.
-        clock: measures time; None where that does not count.
+        sample: inputs for one run, which gives the shapes.
+        most: noise-to-signal ratio of the outputs, in power, above which a factor chain is useless.
+        clock: measures time; None if time does not count.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class LayerCandidates:
         values = {name for uses in self._linears.values() for use in uses for name in (use.x, use.y)}
         self._shapes = _shapes(graph.model, values, sample)
         self._times: dict[bytes, dict[Structural, tuple[float, float]]] = {}
-        """Milliseconds of layers whole and as chains, in turns, by all that they depend on."""
+        """Milliseconds of the unchanged layer and of each factor chain, measured in turns, by layer outline."""
 
     def of(self, site: Site, free: bool) -> Layer:
-        """A weight and, where it is `free` to become anything, the chains that its layer might be."""
+        """A weight and, if it is `free` to change, the factor chains that may replace its layer."""
         values = self._graph.values(site.path)
         stats = self._statistics.of(site, values)
         form = Form.known(site, stats)
@@ -85,13 +85,13 @@ class LayerCandidates:
             return Layer(site.path, whole, reason=str(skip))
 
     def _chains(self, weight: _Weight, whole: LayerOption) -> tuple[LayerOption, tuple[LayerOption, ...]]:
-        """The layer with its time, and all chains that are worth a look. Raises Skip where there can be none."""
+        """The layer with its time, and all factor chains worth considering. Raises Skip if there are none."""
         offered = [one for cls in STRUCTURAL.values() for one in self._space(cls, weight)]
         times: dict[Structural, float] = {}
         if self._clock is not None:
-            offered = [one for one in offered if weight.macs(one) <= _LESS * whole.macs]
+            offered = [one for one in offered if weight.macs(one) <= _MOST_MACS * whole.macs]
         if not offered:
-            raise Skip("no chain is smaller" + f", with ranks in steps of {_LANES}" * (self._clock is not None))
+            raise Skip("no factor chain is smaller" + f", with ranks in steps of {_LANES}" * (self._clock is not None))
         if self._clock is not None:
             measured = self._measured(weight, offered)
             whole = replace(whole, ms=median(before for before, _ in measured.values()))
@@ -109,15 +109,15 @@ class LayerCandidates:
                 parts = tuple(_parts(one, weight.form, whole.parts[0]))
                 found.append(LayerOption(str(one.step()), parts, noise, weight.macs(one), ms))
                 if self._most < noise < inf:
-                    break  # fewer ranks leave out more
+                    break  # lower ranks only add noise
         return whole, tuple(found)
 
     def _space(self, cls: type[Structural], weight: _Weight) -> Iterator[Structural]:
-        """Decisions of a pass, those that leave most weights first."""
+        """Decisions of a pass, highest ranks first."""
         ranks = {one.ranks for one in cls.space(weight.site, weight.stats)}
         if ranks:
             fewest = min(ranks)
-            ranks |= {tuple(max(1, round(rank * share)) for rank in fewest) for share in _FEWER}
+            ranks |= {tuple(max(1, round(rank * share)) for rank in fewest) for share in _RANK_FACTORS}
         if self._clock is not None:
             ranks = {tuple(max(1, round(rank / _LANES)) * _LANES for rank in one) for one in ranks}
         for one in (cls(*chosen) for chosen in sorted(ranks, reverse=True)):
@@ -126,9 +126,9 @@ class LayerCandidates:
                 yield one
 
     def _measured(self, weight: _Weight, decisions: Sequence[Structural]) -> dict[Structural, tuple[float, float]]:
-        """The layer against each of its chains; what is alike but for its numbers is measured once.
+        """Times the layer against each factor chain. Layers that differ only in their numbers are measured once.
 
-        Raises Skip where it cannot be factored.
+        Raises Skip if the layer cannot be factorised.
         """
         assert self._clock is not None
         layer = extract_layer(self._graph.model, weight.site.path, self._shapes)
@@ -138,7 +138,7 @@ class LayerCandidates:
             if one not in known:
                 chain = Graph(onnx.ModelProto.FromString(content))
                 (site,) = [site for site in chain.sites() if site.path == WEIGHT]
-                _hollow(one, weight.form).apply(chain, site, Stats())
+                _placeholder(one, weight.form).apply(chain, site, Stats())
                 before, after = self._clock.time_many([content, chain.model.SerializeToString()], feeds)
                 known[one] = before, after
         return {one: known[one] for one in decisions}
@@ -146,26 +146,26 @@ class LayerCandidates:
 
 @dataclass(frozen=True, slots=True)
 class WeightOnlyOption:
-    """A matrix product whose weight is integers when it runs."""
+    """A matrix product with integer weights at run time."""
 
     step: Step
     ms_before: float
-    """Of a run of the layer alone, as it is."""
+    """Time of one run of the unchanged layer alone."""
     ms: float
     noise: float | None
-    """In the model's outputs, relative to them, in power, but for what the kernel rounds of the inputs; None where it
-    is not known."""
+    """Noise-to-signal ratio of the model's outputs, in power, without the kernel's rounding of inputs; None if
+    unknown."""
 
 
 def weight_only_options(
     graph: Graph, site: Site, stats: Stats, sample: Mapping[str, Array], clock: Clock
 ) -> list[WeightOnlyOption]:
-    """A layer with integers of 4 and of 8 bits, against the layer as it is. `graph` stays as it is.
+    """Compares a layer with 4-bit and 8-bit weights to the unchanged layer. `graph` is not modified.
 
     Arguments:
-        sample: inputs that the model is run on once, to see shapes; time is that of a batch like it.
+        sample: inputs for one run, which gives the shapes; times are for the same batch size.
 
-    Raises Skip where the runtime has no such product for the layer.
+        Raises Skip if the runtime has no such product for the layer.
     """
     offered, trial = list(NBits.space(site, stats)), Graph(graph.model)
     if not offered:
@@ -192,7 +192,7 @@ def weight_only_options(
 
 
 def _noise(values: Array, encoding: Encoding, stats: Stats) -> float | None:
-    """Of a stored weight, on inputs that nothing was computed from."""
+    """Noise of a stored weight on held-back inputs."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
     signal, made = (stats.moments.noise(stats.linear.matrix(w)) for w in (values, values - encoding.values()))
@@ -200,7 +200,7 @@ def _noise(values: Array, encoding: Encoding, stats: Stats) -> float | None:
 
 
 def _part(values: Array, site: Site, stats: Stats) -> Part:
-    """A weight as it is."""
+    """The unchanged weight."""
     squares = np.square(matrix(values.astype(np.float64), site, stats)).mean((1, 2))
     if stats.moments is None:
         power = float(squares.mean() * stats.gain)
@@ -210,23 +210,23 @@ def _part(values: Array, site: Site, stats: Stats) -> Part:
 
 
 def _parts(decision: Structural, form: Form, whole: Part) -> Iterator[Part]:
-    """Of a chain: each carries all that the layer does. What inputs have in common the first factor meets."""
+    """The factors of a chain. Each carries the layer's full power; only the first one sees the correlated inputs."""
     for index, link in enumerate(decision.links(form)):
         elements = prod(link.shape)
         power = whole.power * whole.elements / elements
         yield Part(elements, power, power * whole.coded / whole.power if index == 0 and whole.power else power)
 
 
-def _hollow(decision: Structural, form: Form) -> Structural:
-    """The same decision, for which any numbers do as factors: time does not depend on them."""
+def _placeholder(decision: Structural, form: Form) -> Structural:
+    """The same decision with placeholder factors, since time does not depend on their values."""
     factors = tuple(np.full((link.shape[0] // form.groups, *link.shape[1:]), 0.01) for link in decision.links(form))
-    kind = type("Hollow", (type(decision),), {"factors": lambda *_: factors})
+    kind = type("Placeholder", (type(decision),), {"factors": lambda *_: factors})
     made: Structural = kind(*decision.ranks)
     return made
 
 
 def _outline(layer: onnx.ModelProto) -> bytes:
-    """All of a model but its numbers."""
+    """A model without the values of its weights, as bytes."""
     light = onnx.ModelProto()
     light.graph.node.extend(layer.graph.node)
     light.graph.input.extend(layer.graph.input)
@@ -236,7 +236,7 @@ def _outline(layer: onnx.ModelProto) -> bytes:
 
 
 def _feeds(layer: onnx.ModelProto) -> dict[str, Array]:
-    """Noise for all inputs."""
+    """Random feeds for all inputs."""
     rng, feeds = np.random.default_rng(0), {}
     for value in layer.graph.input:
         kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -246,7 +246,7 @@ def _feeds(layer: onnx.ModelProto) -> dict[str, Array]:
 
 
 def _shapes(model: onnx.ModelProto, values: set[str], sample: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Of values that the model computes or takes."""
+    """Shapes of values that the model computes or takes as inputs."""
     made = sorted(values - sample.keys())
     found = quiet_session(expose(model, made)).run(made, dict(sample)) if made else []
     return {name: tuple(value.shape) for name, value in (*sample.items(), *zip(made, found, strict=True))}

@@ -1,7 +1,7 @@
-"""Low-rank factorisation where it pays: in bytes, in milliseconds, or in both.
+"""Low-rank factorisation of the layers where it saves bytes, time, or both.
 
-What factor chains may save is estimated layer by layer (`layer_candidates`, `search.allocation`). What they do save is
-measured: in files that meet the same contract, and in the time of the whole model. Where that is nothing, nothing is
+Savings of factor chains are estimated layer by layer (`layer_candidates`, `search.allocation`). The actual savings are
+then measured, in files that meet the same contract and in the time of the whole model. If nothing is saved, no layer is
 factorised.
 """
 
@@ -23,16 +23,16 @@ from onnxopt.strategies.base import Outcome, Proposal, Proposals, Refused, Strat
 from onnxopt.strategies.baseline import Baseline
 from onnxopt.strategies.layer_candidates import LayerCandidates
 
-_LOUDER, _CHOICES = 1.25, 4
-"""Factor between measured and expected noise of chains above which, or below its inverse, others are chosen by what was
-measured; and how often chains are chosen."""
+_TOLERANCE, _CHOICES = 1.25, 4
+"""Tolerated factor between measured and expected noise of factor chains, in either direction, before they are chosen
+again with the measured noise; and the largest number of choices."""
 _LESS_TRUST = 0.25
-"""In chains, where the contract could not be met with those that were chosen."""
+"""Trust in factor chains once the chosen ones could not meet the contract."""
 _GROWN = "coded it has"
 
 
 class LowRank(Strategy):
-    """Proposes the chains that pay by formula, then fewer or others, by what was measured of the last ones."""
+    """Proposes the factor chains that pay by formula, then revises the choice from measurements of the last one."""
 
     name = "low_rank"
     title = "Low-rank factorisation"
@@ -41,27 +41,27 @@ class LowRank(Strategy):
     goals = frozenset(Goal)
     inline_only = False
     columns = (
-        Column("path", "Layer", "Its weight"),
-        Column("step", "Step", "The factorisation that was taken, or that came nearest to paying"),
-        Column("ms", "ms", "Of the layer alone on one sample, before and after"),
-        Column("bytes", "Bytes", "Coded, before and after; expected ones where it was rejected"),
+        Column("path", "Layer", "The layer's weight"),
+        Column("step", "Step", "The factorisation that was applied, or the one that came closest to paying off"),
+        Column("ms", "ms", "Milliseconds of the layer alone on one sample, before and after"),
+        Column("bytes", "Bytes", "Coded bytes, before and after; estimates for rejected layers"),
         Column("weights", "Weights", "Elements, before and after"),
         Column("macs", "MACs", "Multiply-accumulates of a sample, before and after"),
-        Column("noise", "Noise", "Over signal in the model's outputs, before quantization"),
+        Column("noise", "Noise", "Noise over signal in the model's outputs, before quantization"),
     )
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
-        """What is to be saved."""
+        """What the strategy tries to save."""
         saved = {
             Goal.SIZE: "bytes",
             Goal.SPEED: "time on this machine",
             Goal.BALANCED: "bytes and time on this machine",
         }
         goal = base.request.wanted
-        return f"layers become chains of thinner ones where that saves {saved[goal]}." if goal else ""
+        return f"layers become factor chains where that saves {saved[goal]}." if goal else ""
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes one set of factor chains at a time."""
         before = base.work.measured_forms
         choice, time = _Choice(base, clock), None
         while choice.chains:
@@ -76,8 +76,8 @@ class LowRank(Strategy):
         return Refused(choice.reason, choice.rows(), time)
 
     def judge(self, base: Baseline, outcome: Outcome) -> Outcome:
-        """Chains that save bytes by formula have to save them in the file; without a bound on the size, the file has to
-        be smaller than without chains, with one, less noisy."""
+        """Factor chains that save bytes by formula must save them in the file, too. Without a bound on the size, the
+        file must get smaller than without factor chains; with such a bound, its outputs must have less noise."""
         assert outcome.searched is not None
         goal, kept, found = base.request.wanted, base.kept, outcome.searched
         before = coded(base.work.build(kept.plan))[0]
@@ -97,7 +97,7 @@ class LowRank(Strategy):
         if base.contract.size(base.work.bytes_before) is None:
             more = f"{self.phrase} the file would have {found.trial.size} bytes, without it has {kept.trial.size}"
             return replace(outcome, reason=more) if found.trial.size >= kept.trial.size else outcome
-        _, compared = outcome.work.try_plan(found.plan, base.original.noise)  # the size is given: noise is saved
+        _, compared = outcome.work.try_plan(found.plan, base.original.noise)  # at a fixed size, noise has to fall
         made = compared.error if compared else inf
         more = f"{self.phrase} the outputs' noise over signal would be {made:.3g}, without it is {base.noise:.3g}"
         return replace(outcome, reason=more) if made >= base.noise else outcome
@@ -108,7 +108,7 @@ def _grown(row: LayerOutcome) -> bool:
 
 
 class _Choice:
-    """The chains that are left to try, and what was found out about the others."""
+    """The factor chains left to try, and what was learned about the others."""
 
     def __init__(self, base: Baseline, clock: Clock) -> None:
         goal = base.request.wanted
@@ -122,7 +122,7 @@ class _Choice:
         self._choose()
 
     def _allocated(self, clock: Clock) -> Allocator:
-        """Every layer with the chains that it might become."""
+        """An allocator over every layer and its candidate factor chains."""
         work, trial = self._base.work, self._base.kept.trial
         most = inf if trial.error is None else trial.error**2
         timed = clock if self.goal.timed else None
@@ -136,12 +136,12 @@ class _Choice:
         choice = self._allocator.choose(self.goal, self._trust)
         self._decisions = {one.path: one for one in choice.considered}
         self.chains = {path: Step.parse(step) for path, step in choice.chains.items()}
-        self.slope, self.reason = choice.slope, "no chain pays"
+        self.slope, self.reason = choice.slope, "no factor chain pays"
         self._choices += 1
         self._unmeasured = self._choices < _CHOICES
 
     def measure_noise(self) -> None:
-        """Chooses other chains as long as those that are chosen make another noise than was expected of them."""
+        """Chooses again while the measured noise of the chosen factor chains differs from the expected noise."""
         while self.chains and self._unmeasured:
             self._unmeasured = False
             before, base = dict(self.chains), self._base
@@ -151,18 +151,18 @@ class _Choice:
                 base.work.with_steps(before).write_plain(paths[0])
                 base.work.write_plain(paths[1])
                 times = base.original.difference(*paths) ** 2 / expected if expected else 1.0
-            if 1 / _LOUDER < times < _LOUDER:
+            if 1 / _TOLERANCE < times < _TOLERANCE:
                 return
             self._allocator.observed_noise({path: str(step) for path, step in before.items()}, times)
             self._choose()
             self._unmeasured &= self.chains != before
 
     def learn(self, lost: Outcome) -> None:
-        """Leaves out chains by what was measured of them."""
+        """Drops factor chains, given the refused outcome."""
         self.reason = lost.reason
-        if lost.searched is None:  # the race: those go that saved the least share of their layers' time
-            slowest_last = sorted(self.chains, key=lambda path: _ratio(self._decisions[path]))
-            self._give_up(slowest_last[len(slowest_last) // 2 :], lost.reason)
+        if lost.searched is None:  # the race was lost: drop the half that saves the smallest share of time
+            least_saved_last = sorted(self.chains, key=lambda path: _ratio(self._decisions[path]))
+            self._give_up(least_saved_last[len(least_saved_last) // 2 :], lost.reason)
         elif not lost.searched.met and self._trust == 1:
             self._trust = _LESS_TRUST
             self._choose()
@@ -181,7 +181,7 @@ class _Choice:
             self._decisions[path] = replace(self._decisions[path], accepted=False, reason=reason)
 
     def rows(self) -> tuple[LayerOutcome, ...]:
-        """Of all layers that might have become chains, in the order of the graph."""
+        """Rows of all layers that were considered for factorisation, in graph order."""
         return tuple(
             {**asdict(one), "bytes_before": round(one.bytes_before), "bytes_after": round(one.bytes_after)}
             for one in self._decisions.values()

@@ -1,8 +1,8 @@
-"""Which nodes run in integers: the labels of least time, at a price for noise. Knows numbers, no graphs.
+"""Chooses the nodes that run in INT8: a minimum cut that trades time against noise. Works on numbers, not on graphs.
 
-Every unit of a graph is float or integer. Each has a time as either, a value that passes from one kind to the other
-takes time to convert, and a rounded value makes noise in the model's outputs. The sum of all that is least where a
-graph of these costs is cut in two: a minimum cut (Greig, Porteous & Seheult 1989), exact and in milliseconds.
+Every node runs in float or in INT8 and has a time for each. A value that passes between the two takes time to convert,
+and a rounded value adds noise to the model's outputs. A minimum cut of a graph with these costs minimises their sum
+(Greig, Porteous & Seheult 1989). It is exact and takes milliseconds.
 """
 
 from __future__ import annotations
@@ -17,84 +17,87 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_flow
 
 _TOTAL = 2**28
-"""What all costs together are scaled to: the flow is one of 32-bit integers."""
+"""Scale of the sum of all costs, since the flow solver takes 32-bit integers."""
 _NEVER = 2**30
 _LOW, _HIGH, _HALVINGS = 1e-9, 1e12, 70
-"""Prices of noise that are tried, relative to all time over all noise."""
+"""Range of noise prices (Lagrange multipliers), scaled by total time over total noise; and the bisection steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCost:
-    """What one unit takes, in milliseconds."""
+    """Times of one node, in milliseconds."""
 
     floats: float
     integers: float
-    """Infinite where it cannot run in integers."""
+    """Infinite if the node cannot run in INT8."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A value between units."""
+    """A value between nodes."""
 
     maker: int | None
-    """The unit that makes it; None for the user's inputs."""
+    """The node that computes it; None for model inputs."""
     readers: tuple[int, ...]
     seen: bool
-    """Whether it is one of the model's outputs, which are floats."""
+    """Whether it is a model output, which has to be float."""
     noise: float
-    """Power over signal in the model's outputs that rounding it makes."""
+    """Noise-to-signal ratio of the model's outputs, in power, from rounding this value."""
     quantize: float
-    """Milliseconds of a float made an integer."""
+    """Milliseconds to quantize the value."""
     dequantize: float
     free: bool = False
-    """Its maker gives floats or integers at no extra cost when it runs in integers."""
+    """Whether its maker, when it runs in INT8, outputs either type at no extra cost."""
     moved: bool = False
-    """Its maker only moves elements of a value: where it moves integers, they make no noise again."""
+    """Whether its maker only moves elements: moving rounded values adds no further noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Labels, and what they cost."""
+    """A choice of INT8 nodes and its costs."""
 
     integers: frozenset[int]
-    """Units."""
+    """Indices of the INT8 nodes."""
     rounded: frozenset[int]
-    """Wires."""
+    """Indices of the rounded edges."""
     ms: float
     noise: float
 
 
 class MinCutPartitioner:
-    """Places the units of one graph."""
+    """Places the nodes of one graph."""
 
-    def __init__(self, works: Sequence[NodeCost], wires: Sequence[Edge]) -> None:
-        self._works, self._wires = works, wires
-        self._ms = sum(work.floats for work in works) or 1.0
-        self._noise = sum(wire.noise for wire in wires) or 1.0
+    def __init__(self, costs: Sequence[NodeCost], edges: Sequence[Edge]) -> None:
+        self._costs, self._edges = costs, edges
+        self._ms = sum(cost.floats for cost in costs) or 1.0
+        self._noise = sum(edge.noise for edge in edges) or 1.0
 
     @property
     def floats(self) -> Placement:
-        """Nothing in integers."""
+        """The placement without INT8 nodes."""
         return self.of(frozenset())
 
     @property
     def everything(self) -> Placement:
-        """All that can."""
-        return self.of(frozenset(i for i, work in enumerate(self._works) if work.integers < inf))
+        """The placement with every node that can run in INT8."""
+        return self.of(frozenset(i for i, cost in enumerate(self._costs) if cost.integers < inf))
 
     def dearer(self, times: float) -> MinCutPartitioner:
-        """The same graph, where conversions take so many times as long."""
-        wires = [replace(w, quantize=w.quantize * times, dequantize=w.dequantize * times) for w in self._wires]
-        return MinCutPartitioner(self._works, wires)
+        """The same graph with conversion times multiplied by `times`."""
+        edges = [
+            replace(edge, quantize=edge.quantize * times, dequantize=edge.dequantize * times) for edge in self._edges
+        ]
+        return MinCutPartitioner(self._costs, edges)
 
     def within(self, noise: float) -> Placement:
-        """A fast one that makes no more noise than this."""
+        """A fast placement with at most this noise."""
         return self.choices(noise)[1]
 
     def choices(self, noise: float) -> tuple[Placement, Placement]:
-        """The fastest that is best at some price and makes no more noise than this; and what more units make of it.
+        """The fastest placement that some price gives within a noise limit, and the same one with nodes added.
 
-        Prices jump from placement to placement, and may leave much of the noise unspent.
+        Optimal placements change in jumps as the price changes, so the first one may leave much of the noise limit
+        unused.
         """
         low, high = _LOW, _HIGH
         fastest = self.at(low)
@@ -113,7 +116,7 @@ class MinCutPartitioner:
         return best, self._filled(best, fastest, noise)
 
     def _filled(self, best: Placement, beyond: Placement, noise: float) -> Placement:
-        """With units, or groups of neighbours, of one that makes too much noise, as long as they save time."""
+        """Adds nodes, or connected groups of them, from a placement with too much noise, as long as they save time."""
         left = beyond.integers - best.integers
         groups = [*self._neighbours(left), *(frozenset((i,)) for i in sorted(left))]
         while True:
@@ -123,64 +126,64 @@ class MinCutPartitioner:
                 return best
             best = min(more, key=lambda one: one.ms)
 
-    def _neighbours(self, units: frozenset[int]) -> list[frozenset[int]]:
-        """Parts of these units that values connect."""
-        count = len(self._works)
+    def _neighbours(self, nodes: frozenset[int]) -> list[frozenset[int]]:
+        """Connected components of these nodes."""
+        count = len(self._costs)
         pairs = [
-            (wire.maker, reader)
-            for wire in self._wires
-            for reader in wire.readers
-            if wire.maker in units and reader in units
+            (edge.maker, reader)
+            for edge in self._edges
+            for reader in edge.readers
+            if edge.maker in nodes and reader in nodes
         ]
         rows, columns = np.array(pairs, np.int32).reshape(-1, 2).T
         graph = csr_array((np.ones(len(pairs), np.int8), (rows, columns)), shape=(count, count))
         _, labels = connected_components(graph, directed=False)
         parts: dict[int, set[int]] = {}
-        for unit in sorted(units):
-            parts.setdefault(int(labels[unit]), set()).add(unit)
+        for node in sorted(nodes):
+            parts.setdefault(int(labels[node]), set()).add(node)
         return [frozenset(part) for part in parts.values()]
 
     def at(self, price: float) -> Placement:
-        """Least time and noise; `price` says how much of all time all noise is worth."""
+        """The placement that minimises time plus `price` times noise, both relative to their totals."""
         worth = price * self._ms / self._noise
-        units, wires = len(self._works), len(self._wires)
-        source, sink, first = units + wires, units + wires + 1, units
-        edges: list[tuple[int, int, float]] = []  # cut, and so paid, where the first is float and the second integer
-        for i, work in enumerate(self._works):
-            edges += [(source, i, work.integers), (i, sink, work.floats)]
-        for j, wire in enumerate(self._wires):
-            value = first + j  # "integer" where the value is rounded
-            maker, noise = source if wire.maker is None else wire.maker, wire.noise * worth
-            edges.append((maker if wire.moved else source, value, noise))
-            edges.append((maker, value, wire.quantize))
-            edges += [(value, reader, inf) for reader in wire.readers]  # an integer unit reads rounded values
-            if wire.maker is not None and not wire.free:
-                edges.append((value, wire.maker, inf))  # and makes them
-                edges += [(reader, wire.maker, wire.dequantize) for reader in wire.readers]
-                edges += [(source, wire.maker, wire.dequantize)] if wire.seen else []
-        return self.of(frozenset(i for i in _cut(edges, source, sink) if i < units))
+        nodes, edges = len(self._costs), len(self._edges)
+        source, sink, first = nodes + edges, nodes + edges + 1, nodes
+        arcs: list[tuple[int, int, float]] = []  # cut, and so paid, if the first is float and the second INT8
+        for i, cost in enumerate(self._costs):
+            arcs += [(source, i, cost.integers), (i, sink, cost.floats)]
+        for j, edge in enumerate(self._edges):
+            value = first + j  # on the INT8 side if the value is rounded
+            maker, noise = source if edge.maker is None else edge.maker, edge.noise * worth
+            arcs.append((maker if edge.moved else source, value, noise))
+            arcs.append((maker, value, edge.quantize))
+            arcs += [(value, reader, inf) for reader in edge.readers]  # an INT8 node reads rounded values
+            if edge.maker is not None and not edge.free:
+                arcs.append((value, edge.maker, inf))  # and writes them
+                arcs += [(reader, edge.maker, edge.dequantize) for reader in edge.readers]
+                arcs += [(source, edge.maker, edge.dequantize)] if edge.seen else []
+        return self.of(frozenset(i for i in _cut(arcs, source, sink) if i < nodes))
 
     def of(self, integers: frozenset[int]) -> Placement:
-        """What it costs to run these units in integers, and no others."""
-        ms = sum(w.integers if i in integers else w.floats for i, w in enumerate(self._works))
+        """The placement of exactly these nodes in INT8, with its costs."""
+        ms = sum(cost.integers if i in integers else cost.floats for i, cost in enumerate(self._costs))
         noise, rounded = 0.0, set()
-        for j, wire in enumerate(self._wires):
-            inside = wire.maker in integers
-            back = sum(reader not in integers for reader in wire.readers) + wire.seen
-            if not integers.isdisjoint(wire.readers) or (inside and not wire.free):
+        for j, edge in enumerate(self._edges):
+            inside = edge.maker in integers
+            back = sum(reader not in integers for reader in edge.readers) + edge.seen
+            if not integers.isdisjoint(edge.readers) or (inside and not edge.free):
                 rounded.add(j)
-                noise += 0.0 if inside and wire.moved else wire.noise
-                ms += 0.0 if inside else wire.quantize
-            if inside and not wire.free:
-                ms += back * wire.dequantize
+                noise += 0.0 if inside and edge.moved else edge.noise
+                ms += 0.0 if inside else edge.quantize
+            if inside and not edge.free:
+                ms += back * edge.dequantize
         return Placement(integers, frozenset(rounded), ms, noise)
 
 
-def _cut(edges: Sequence[tuple[int, int, float]], source: int, sink: int) -> set[int]:
-    """The nodes on the sink's side of a minimum cut."""
-    finite = sum(cost for _, _, cost in edges if cost < inf) or 1.0
+def _cut(arcs: Sequence[tuple[int, int, float]], source: int, sink: int) -> set[int]:
+    """The vertices on the sink's side of a minimum cut."""
+    finite = sum(cost for _, _, cost in arcs if cost < inf) or 1.0
     pairs: dict[tuple[int, int], int] = {}
-    for a, b, cost in edges:
+    for a, b, cost in arcs:
         capacity = _NEVER if cost == inf else min(_NEVER, round(cost / finite * _TOTAL))
         pairs[a, b] = min(_NEVER, pairs.get((a, b), 0) + capacity)
         pairs.setdefault((b, a), 0)

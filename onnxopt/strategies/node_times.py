@@ -1,4 +1,4 @@
-"""What nodes take in floats and in INT8, and what it takes to convert a value from one to the other."""
+"""Times of nodes in float and in INT8, and of conversions between the two."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from onnxopt.data import Array
 from onnxopt.measure.clock import Clock
 
 _ELEMENTS = 2**18
-"""Of a value whose conversion is timed."""
+"""Size of the value whose conversion is timed."""
 _SUFFIX = re.compile(r"(_nchwc|_token_\d+|@float|@\d)+$")
-"""What the runtime, or a rewrite of ours, adds to a node's name."""
+"""Suffixes that the runtime or onnxopt's rewrites add to a node's name."""
 
 
 def ms_by_op(clock: Clock, model: bytes, of: Mapping[str, int], feeds: Mapping[str, Array]) -> dict[int, float]:
-    """Milliseconds of each fused operator of a plain model, by its index.
+    """Milliseconds of each fused operator of a plain model, by index.
 
     Arguments:
-        of: indices of fused operators by the names that a profile may call them by.
+        of: index of each fused operator, by every name that a profile may use for it.
     """
     found: dict[int, float] = {}
     for node, ms in clock.profile(model, feeds).items():
@@ -32,7 +32,7 @@ def ms_by_op(clock: Clock, model: bytes, of: Mapping[str, int], feeds: Mapping[s
 
 
 def conversion_ms(clock: Clock, kind: str) -> tuple[float, float]:
-    """Milliseconds that one element takes to become an integer of this type, and to become a float again."""
+    """Milliseconds per element to quantize to this type, and to dequantize."""
     x = np.linspace(-1, 1, _ELEMENTS, dtype=np.float32)[None]
     there, back = (_conversion(op, kind) for op in ("QuantizeLinear", "DequantizeLinear"))
     (first,), (second,) = clock.time_many([there], {"x": x}), clock.time_many([back], {"x": np.zeros(x.shape, kind)})
@@ -40,7 +40,7 @@ def conversion_ms(clock: Clock, kind: str) -> tuple[float, float]:
 
 
 def _conversion(op: str, kind: str) -> bytes:
-    """A model of one QuantizeLinear or DequantizeLinear."""
+    """A model with a single QuantizeLinear or DequantizeLinear node."""
     integer = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     types = (TensorProto.FLOAT, integer) if op == "QuantizeLinear" else (integer, TensorProto.FLOAT)
     domain = "" if kind.endswith("8") else "com.microsoft"

@@ -1,4 +1,4 @@
-"""PRelu as depthwise convolutions, which compute the same: ONNX Runtime runs PRelu as a loop on one core."""
+"""Rewrites PRelu as equivalent depthwise convolutions, because ONNX Runtime runs PRelu as a single-core loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxopt.strategies.baseline import Baseline
 
 
 class PReluAsConvolutions(Strategy):
-    """Decided by the time of the whole model, for all nodes at once."""
+    """One proposal for all PRelu nodes; the time of the whole model decides."""
 
     name = "prelu"
     title = "PRelu as depthwise convolutions"
@@ -19,19 +19,19 @@ class PReluAsConvolutions(Strategy):
     order = 0
     goals = frozenset({Goal.SPEED, Goal.BALANCED})
     exact = True
-    columns = (Column("path", "Value", "What the PRelu makes"),)
+    columns = (Column("path", "Value", "The output of the PRelu"),)
 
     def applies(self, base: Baseline) -> bool:
-        """Whether there are any."""
+        """Whether the model has any PRelu that can be rewritten."""
         return bool(base.work.graph.prelus)
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
-        """How many there are."""
+        """How many PRelu nodes there are, and whether they were rewritten."""
         used = any(row["accepted"] for row in layers)
         return f"{len(layers)} PRelu {'run as depthwise convolutions' if used else 'stay'}."
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """All of them."""
+        """Proposes to rewrite all PRelu nodes."""
         values = base.work.graph.prelus
         rows: list[LayerOutcome] = [{"path": value, "accepted": True, "reason": ""} for value in values]
         steps = dict.fromkeys(values, step_of_value(depthwise=True))

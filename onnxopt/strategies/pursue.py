@@ -1,4 +1,4 @@
-"""Tries what a strategy proposes: gives the model that form, races it, searches again for the same contract."""
+"""Tries a strategy's proposals: races each form of the model, then searches again for the same contract."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from onnxopt.strategies.baseline import Baseline
 
 @dataclass(frozen=True, slots=True)
 class Pursued:
-    """What came of a strategy."""
+    """The result of trying a strategy."""
 
     strategy: Strategy
     base: Baseline
     outcome: Outcome | None
-    """The accepted one."""
+    """The accepted outcome; None if there is none."""
     refused: Refused = field(default_factory=lambda: Refused(""))
 
 
 def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:
-    """Tries one proposal after the other until one is accepted, or the strategy has no more."""
+    """Tries proposals in turn until one is accepted or the strategy has no more."""
     if reason := base.refusal(strategy.inline_only):
         return Pursued(strategy, base, None, Refused(reason))
     before = base.work.measured_forms
@@ -47,7 +47,7 @@ def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:
 
 
 def attempts(pursued: Pursued) -> Iterator[Outcome]:
-    """What to write, if anything; then the same form with half the drop, for where the file of the first misses it."""
+    """The accepted outcome, if any; then the same form with half the allowed drop, in case the first file misses it."""
     outcome, strategy, base = pursued.outcome, pursued.strategy, pursued.base
     if outcome is None:
         return
@@ -60,7 +60,7 @@ def attempts(pursued: Pursued) -> Iterator[Outcome]:
 
 
 def report(pursued: Pursued) -> StrategyReport:
-    """What results say of it."""
+    """The strategy's entry in the results."""
     strategy, outcome, goal = pursued.strategy, pursued.outcome, pursued.base.request.goal
     kept, refused = outcome is not None, pursued.refused
     layers = outcome.variant.layers if outcome else refused.layers
@@ -80,7 +80,7 @@ def _tried(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal)
     if proposal.timed:
         try:
             times = _raced(strategy, base, clock, proposal)
-        except OnnxoptError as error:  # the runtime refuses it
+        except OnnxoptError as error:  # the runtime rejects the model
             return Outcome(proposal, proposal.variants[0], base.work, str(error))
         chosen = min(range(len(times)), key=lambda i: times[i].ratio)
         time = replace(times[chosen], path=strategy.phrase, against="without")
@@ -111,7 +111,7 @@ def _judged(strategy: Strategy, base: Baseline, outcome: Outcome) -> Outcome:
 
 
 def _raced(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal) -> list[SpeedRatio]:
-    """The time of each variant, as a whole model that is not quantized, over the baseline's."""
+    """Time of each variant relative to the baseline, as whole models with unquantized weights."""
 
     def advance(share: float) -> None:
         base.work.progress(f"racing the model {strategy.phrase} against the model without", 0.4 + 0.1 * share)

@@ -1,7 +1,7 @@
-"""Weight-only quantization at run time: matrix products whose weights stay integers of 4 or 8 bits (MatMulNBits).
+"""Weight-only quantization at run time: matrix products keep 4-bit or 8-bit integer weights (MatMulNBits).
 
-At batch 1 a large product takes as long as its weights take to be read, and 4 or 8 bits are read in a part of the time.
-What each layer gains alone, and what noise that makes, is measured; so is the time of the whole model.
+At batch 1, reading the weights dominates the time of a large product, and 4-bit or 8-bit weights are read faster. The
+gain and the noise of each layer are measured, and so is the time of the whole model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from onnxopt.strategies.base import Proposal, Proposals, Refused, Strategy, Vari
 from onnxopt.strategies.baseline import Baseline
 from onnxopt.strategies.layer_candidates import WeightOnlyOption, weight_only_options
 
-_LEAST = 2**14
-"""Elements of a weight: the time of a smaller product is that of calling it."""
+_SMALLEST = 2**14
+"""Smallest weight to consider, in elements: call overhead dominates smaller products."""
 
 
 class WeightOnly(Strategy):
-    """One proposal: the products that save most time within the noise of the kept file."""
+    """Makes one proposal: the products that save the most time within the noise budget of the kept file."""
 
     name = "weight_only"
     title = "Weight-only quantization (MatMulNBits)"
@@ -32,21 +32,21 @@ class WeightOnly(Strategy):
     order = 30
     goals = frozenset({Goal.SPEED})
     columns = (
-        Column("path", "Weight", "Of the matrix product"),
-        Column("step", "Step", "What it became, or what would have been fastest"),
-        Column("ms", "ms", "Of the layer alone on one sample, before and after"),
-        Column("noise", "Noise", "Over signal in the model's outputs, made by the quantized weight"),
+        Column("path", "Weight", "The weight of the matrix product"),
+        Column("step", "Step", "The step that was applied, or the fastest candidate"),
+        Column("ms", "ms", "Milliseconds of the layer alone on one sample, before and after"),
+        Column("noise", "Noise", "Noise over signal in the model's outputs, from the quantized weight"),
     )
 
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
-        """What it is for."""
+        """What the strategy does."""
         return "weights of large matrix products keep 4 or 8 bits at run time where that saves time on this machine."
 
     def proposals(self, base: Baseline, clock: Clock) -> Proposals:
-        """See the class."""
+        """Proposes one set of products to quantize."""
         offered = _offered(base, clock)
         trial = base.kept.trial
-        noise = max(base.noise, DEFAULT_ERROR) if trial.error is None else trial.error  # a size bounds none
+        noise = max(base.noise, DEFAULT_ERROR) if trial.error is None else trial.error  # a size bound limits no noise
         steps = _chosen(offered, noise)
         rows = tuple(_rows(offered, steps))
         if not steps:
@@ -56,21 +56,21 @@ class WeightOnly(Strategy):
 
 
 def _offered(base: Baseline, clock: Clock) -> dict[str, list[WeightOnlyOption]]:
-    """By path, what products of some size might become."""
+    """Options of each large enough product, by path."""
     work, found = base.work, {}
-    sites = [site for site in work.sites if site.path in base.undecided and site.elements >= _LEAST]
+    sites = [site for site in work.sites if site.path in base.undecided and site.elements >= _SMALLEST]
     for i, site in enumerate(sites):
         work.progress(f"weight-only integers for {site.path}", 0.4 * i / len(sites))
         stats = work.statistics.of(site, work.graph.values(site.path))
         try:
             found[site.path] = weight_only_options(work.graph, site, stats, base.sample, clock)
-        except Skip:  # a convolution, say: nobody expects it
+        except Skip:  # such as a convolution, which needs no explanation
             continue
     return found
 
 
 def _chosen(offered: Mapping[str, list[WeightOnlyOption]], error: float) -> dict[str, Step]:
-    """Those of least time that make a share of the noise that the search left."""
+    """The fastest options whose noise stays within a share of the budget."""
     layers, part = [], Part(1, 0.0, 0.0)  # sizes do not count
     for path, options in offered.items():
         known = [(one, noise) for one in options if (noise := one.noise) is not None]
@@ -82,7 +82,7 @@ def _chosen(offered: Mapping[str, list[WeightOnlyOption]], error: float) -> dict
 
 
 def _rows(offered: Mapping[str, list[WeightOnlyOption]], steps: Mapping[str, Step]) -> Iterator[LayerOutcome]:
-    """What became of each, or what was fastest."""
+    """One row per product: the chosen option, or the fastest one."""
     for path, options in offered.items():
         taken = [one for one in options if one.step == steps.get(path)]
         one = taken[0] if taken else min(options, key=lambda one: one.ms)

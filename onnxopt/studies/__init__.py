@@ -1,1 +1,1 @@
-"""Many runs of the optimizer beside each other: systems compared, weights scanned."""
+"""Studies with many runs: comparing systems, and scanning the sensitivity of weights."""

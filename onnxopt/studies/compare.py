@@ -1,4 +1,4 @@
-"""Published systems beside the engine: one model, one contract, the same data."""
+"""Compares published systems with the engine: one model, one contract, the same data."""
 
 from __future__ import annotations
 
@@ -28,56 +28,56 @@ from onnxopt.spec.progress import Progress
 from onnxopt.spec.recipes import Recipe
 
 ENGINE = "engine"
-"""What the engine is called among recipes."""
+"""Name of the engine in comparisons with recipes."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What one of them made of the model."""
+    """The result of one system."""
 
     name: str
-    """Of the recipe, a file's without folders, or `ENGINE`."""
+    """Name of the recipe, its file name without folders, or `ENGINE`."""
     size: int
     """Bytes of the file."""
     met: bool
-    """Whether it keeps the contract; where it does not, this is the file that comes nearest."""
+    """Whether the file meets the contract. If not, it is the one that comes closest."""
     found: Comparison | None
-    """On the data of the check; None where the model does not run."""
+    """Comparison on the data of the check; None if the model does not run."""
     macs: int | None
-    """Multiply-accumulates of one sample; None where they cannot be counted."""
+    """Multiply-accumulates of one sample; None if they cannot be counted."""
     nonzero_macs: int | None
-    """Those of them whose weight is not zero."""
+    """Multiply-accumulates with nonzero weights."""
     zeros: float
-    """Share of the elements of weights, biases aside."""
+    """Share of weight elements that are zero, without biases."""
     seconds: float
-    """Of the whole run: calibration, search, check."""
+    """Time of the whole run: calibration, search and check."""
     curve: tuple[Trial, ...]
-    """Files that were tried and measured, from the largest, without those that another one beats in both."""
+    """The Pareto front of the measured files, largest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Systems:
-    """What `compare` found. As JSON it is described in docs/result.md."""
+    """The result of `compare`. docs/result.md describes it as JSON."""
 
     schema: int = field(default=1, init=False)
-    """Version of the JSON; grows when a field changes its meaning or goes."""
+    """Version of the JSON; increases when a field changes its meaning or is removed."""
     kind: str = field(default="compare", init=False)
     source: Path
     bytes_before: int
-    """Of the source file with its external data."""
+    """Size of the source file, external data included."""
     macs_before: int | None
     contract: str
-    """In words."""
+    """The contract in words."""
     bounds: Contract
-    """The same as numbers."""
+    """The contract as numbers."""
     data: str
-    """Name of what all were checked on; empty where the model does not run."""
+    """Name of the data of all checks; empty if the model does not run."""
     systems: tuple[System, ...]
     """The engine first."""
     failed: dict[str, str]
-    """Recipes that give no file of this model, and why."""
+    """Recipes that produce no file for this model, and why."""
     command: str = ""
-    """The command line, quoted for a shell; empty where there was none."""
+    """The command line, quoted for a shell; empty if there was none."""
 
 
 class CompareOptions(TypedDict, total=False):
@@ -95,10 +95,10 @@ def compare(
     data: Spec | None = None,
     **options: Unpack[CompareOptions],
 ) -> Systems:
-    """Compresses the model at `model` by the engine and by recipes, each for itself, and keeps no file.
+    """Compresses the model at `model` with the engine and with each recipe, separately, and keeps no file.
 
-    Where nothing is asked for, all get the engine's default. A contract that some miss is no error here. Other
-    arguments and errors as for `api.optimize`, as far as the engine raises them.
+    Without a bound, all use the engine's default contract. A contract that some systems miss is not an error here.
+    Other arguments, and errors of the engine, are as for `api.optimize`.
     """
     contract = contract.with_default(synthetic=data is None)
     tell = options.pop("progress", None) or (lambda what, share: None)
@@ -127,7 +127,7 @@ def compare(
 
 
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Those measured ones that no other beats in size and loss, the largest first."""
+    """The Pareto front of the measured trials in size and loss, largest first."""
     best: list[tuple[float, Trial]] = []
     measured = [(cost, trial) for trial in trials if (cost := loss(trial)) is not None]
     for cost, trial in sorted(measured, key=lambda pair: (pair[1].size, pair[0])):
@@ -137,12 +137,12 @@ def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 def loss(trial: Trial) -> float | None:
-    """What a file costs: the drop of the metric, else the noise in the outputs; None where that was not measured."""
+    """The loss of a file: the drop of the metric, or else the noise in the outputs; None if not measured."""
     return trial.error if trial.drop is None else trial.drop
 
 
 def _within(tell: Progress, name: str, start: float, part: float) -> Progress:
-    """Tells of one of them as a part of the whole."""
+    """Reports the progress of one system as a part of the total."""
     return lambda what, share: tell(f"{name}: {what}", start + part * share)
 
 
@@ -156,7 +156,7 @@ def _system(name: str, result: Result, feeds: Mapping[str, Array] | None) -> Sys
 
 
 def _sample(source: Source, data: Spec | None) -> Mapping[str, Array] | None:
-    """One sample to count on; None where the model does not run."""
+    """One sample for counting; None if the model does not run."""
     try:
         session = load_checked(source.path)
         given = None if data is None else open_data(data, session)
@@ -166,7 +166,7 @@ def _sample(source: Source, data: Spec | None) -> Mapping[str, Array] | None:
 
 
 def _counted(model: onnx.ModelProto, feeds: Mapping[str, Array] | None) -> tuple[int | None, int | None]:
-    """Multiply-accumulates, and those without zeros of weights; None where they cannot be counted."""
+    """Multiply-accumulates, in total and with nonzero weights; None if they cannot be counted."""
     if feeds is None:
         return None, None
     try:

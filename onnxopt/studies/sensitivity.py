@@ -1,7 +1,7 @@
-"""How sensitive a model is to what is done to one weight alone: one step, from strong to gentle, weight after weight.
+"""Sensitivity of a model to single weights: applies one step to one weight at a time, from strong to gentle.
 
-The scan that Han et al. read pruning ratios from (*Learning both weights and connections*, 2015, figure 6), for any
-step that plans have.
+Generalises the scan from which Han et al. read pruning ratios (*Learning both weights and connections*, 2015, figure 6)
+to any step of a plan.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Progress = Callable[[str, float], None]
 STEP = "prune{keep=$x}"
 SETTINGS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 SAMPLES = 256
-"""Of the data, where the user does not say."""
+"""Default number of samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One weight at one setting, all others as they are."""
+    """One weight at one setting, with all other weights unchanged."""
 
     setting: float
     error: float
     """Noise over signal of the model's outputs."""
     drop: float | None
-    """Of the metric; None where there is none."""
+    """Drop of the metric; None without a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,60 +54,60 @@ class Weight:
     path: str
     shape: tuple[int, ...]
     op: str
-    """Type of the node that uses it."""
+    """Type of the node that uses the weight."""
     points: tuple[Point, ...]
-    """Without those that the step could not do."""
+    """Excludes settings that the step could not apply."""
     reason: str
-    """Why there are fewer points than settings; empty where there are not."""
+    """Why there are fewer points than settings; empty if all are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What `scan` found."""
+    """The result of `scan`."""
 
     schema: int = field(default=1, init=False)
-    """Version of the JSON; grows when a field changes its meaning or goes."""
+    """Version of the JSON; increases when a field changes its meaning or is removed."""
     kind: str = field(default="sensitivity", init=False)
     source: Path
     data: str
-    """Its name."""
+    """Name of the data."""
     samples: int
     step: str
-    """With ``$x`` for the setting."""
+    """The step, with ``$x`` in place of the setting."""
     settings: tuple[float, ...]
     metric: str
-    """Its name; empty where there was none."""
+    """Name of the metric; empty without a metric."""
     before: float | None
-    """The metric of the model as it is."""
+    """The metric of the unchanged model."""
     weights: tuple[Weight, ...]
 
 
 class ScanOptions(TypedDict, total=False):
-    """What `scan` takes as keywords."""
+    """Keyword arguments of `scan`."""
 
     step: str
-    """As plans have it, ``$x`` standing for the setting."""
+    """The step as in plans, with ``$x`` in place of the setting."""
     settings: Sequence[float]
-    """What is put there."""
+    """Values for ``$x``."""
     metric: str | Callable[..., float] | None
-    """See `onnxopt.metrics.open_metric`; without one, the noise in the outputs is all that is measured."""
+    """See `onnxopt.metrics.open_metric`. Without a metric, only the noise in the outputs is measured."""
     samples: int
-    """Of the data that are enough; they are taken in whole batches."""
+    """Number of samples to use, rounded up to whole batches."""
     progress: Progress | None
-    """Told what is being done, and the share that is done."""
+    """Callback with the current activity and the share that is done."""
 
 
 def scan(model: str | os.PathLike[str], data: Spec, **options: Unpack[ScanOptions]) -> Scan:
-    """Does a step to every matrix and convolution of a model, one at a time, and measures the outputs.
+    """Applies a step to every matrix and convolution of a model, one at a time, and measures the outputs.
 
-    Weights alone decide what the step does: nothing is calibrated, and no bias corrects the error.
+    The step uses the weights only: there is no calibration and no bias correction.
 
     Arguments:
-        model: path of an ONNX file; batch normalizations are folded first, as when it is compressed.
+        model: path of an ONNX file. Batch normalizations are folded first, as in compression.
         data: see `onnxopt.data.open_data`.
         options: see `ScanOptions`.
 
-    Raises OnnxoptError where the step is none, or the model or the metric do not fit the data.
+    Raises OnnxoptError if the step is invalid, or if the model or the metric does not fit the data.
     """
     step, samples, metric = options.get("step", STEP), options.get("samples", SAMPLES), options.get("metric")
     passes = {setting: _passes(step, setting) for setting in options.get("settings", SETTINGS)}
@@ -133,7 +133,7 @@ def scan(model: str | os.PathLike[str], data: Spec, **options: Unpack[ScanOption
 
 
 def _passes(text: str, setting: float) -> list[Pass]:
-    """What the step is at a setting. Raises OnnxoptError where it is none, or makes other layers."""
+    """The passes of the step at a setting. Raises OnnxoptError if the step is invalid or structural."""
     template = Template(text)
     if template.get_identifiers() != ["x"]:
         raise OnnxoptError(f"step {text!r}: expected $x where the setting goes, as in {STEP}")
@@ -146,7 +146,7 @@ def _passes(text: str, setting: float) -> list[Pass]:
 
 
 def _opened(model: onnx.ModelProto) -> Graph:
-    """The model as the engine sees it."""
+    """The normalised and cleaned model, as the engine uses it."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     normalise(copy)
@@ -166,7 +166,7 @@ def _weight(graph: Graph, site: Site, passes: Mapping[float, Sequence[Pass]], re
             reason = str(skip)
             continue
         swapped.values = graph.encoding(site.path).values()
-        if np.array_equal(swapped.values, original):  # need not be run
+        if np.array_equal(swapped.values, original):  # no run needed
             points.append(Point(setting, 0.0, None if reference.before is None else 0.0))
             continue
         compared = reference.compare(swapped)
@@ -175,7 +175,7 @@ def _weight(graph: Graph, site: Site, passes: Mapping[float, Sequence[Pass]], re
 
 
 class _Swapped:
-    """Runs a model with other values of one weight; the others stay constants, which the runtime optimizes."""
+    """Runs a model with other values of one weight. The others stay constants, which the runtime optimizes."""
 
     def __init__(self, model: onnx.ModelProto, path: str) -> None:
         opened = onnx.ModelProto()
@@ -186,5 +186,5 @@ class _Swapped:
         self.values: Array = np.empty(0)
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-        """As a session does."""
+        """Runs the model, as a session does."""
         return list(self._session.run(names, {**feeds, self._path: self.values}))

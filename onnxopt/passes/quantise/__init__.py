@@ -1,1 +1,1 @@
-"""Passes that change what is stored of a weight: one file each."""
+"""Passes that change how a weight is stored, one file each."""

@@ -1,4 +1,4 @@
-"""Weight sharing: a table of few values, and an index for every weight.
+"""Weight sharing: a table with few values, and an index for every weight.
 
 The table comes from k-means on the weights of a layer (Deep Compression: Han, Mao & Dally 2016), optionally weighted by
 the Hessian's diagonal or with the rate of entropy-coded indices, or from a uniform grid (Choi, El-Khamy & Lee 2016).
@@ -25,17 +25,17 @@ _MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Codebook(Pass):
-    """``codebook{k=32}``: k values. Zeros stay zeros, and where there are any, zero is one of the values.
+    """``codebook{k=32}``: k values. Zeros stay zeros; if there are any, zero is one of the k values.
 
-    ``hessian=true`` weights the error of each weight by the noise that it makes in the model's outputs: the gain of its
-    layer times the power of its input. ``entropy=c`` adds c for each bit after entropy coding, in units of that noise
-    with the Hessian, so that one c serves all layers, or else of a weight's squared error; k is then the initial number
-    of values. ``init`` chooses the initial values (see `kmeans.cluster`).
+    ``hessian=true`` weights the error of each weight by the noise that it adds to the model's outputs: the gain of its
+    layer times the power of its input. ``entropy=c`` adds a cost of c per bit after entropy coding. With the Hessian, c
+    is in units of output noise, so one c suits all layers; otherwise it is in units of squared weight error. k is then
+    the initial number of values. ``init`` chooses the initial values (see `kmeans.cluster`).
 
     With ``group="fc"``, all weights with the same decision share one table, as all layers do in Choi et al.
 
-    With ``grid=d`` there is no search: cells are d wide, or wider where k values would not do, and the weights of a
-    cell share their mean, weighted by the Hessian if given; those of the cell around zero become zero.
+    With ``grid=d`` there is no search: cells are d wide, or wider if k values do not suffice. The weights of a cell
+    share their mean, weighted by the Hessian if requested; those of the cell around zero become zero.
     """
 
     name: ClassVar[str] = "codebook"
@@ -67,7 +67,8 @@ class Codebook(Pass):
             yield from (cls(k=2**bits, hessian=stats.moments is not None) for bits in range(1, 9))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores table and indices, the most frequent value first, which codecs code best. Raises Skip for NaNs."""
+        """Stores table and indices, with the most frequent value first, which suits the codecs. Raises Skip for
+        NaNs."""
         values = graph.encoding(site.path).values()
         finite(values)
         (own,) = self.shared([(values, stats)])
@@ -75,7 +76,7 @@ class Codebook(Pass):
         return ()
 
     def shared(self, weights: Sequence[tuple[Array, Stats]]) -> list[encoding.Codebook]:
-        """One table for all these weights, which have one element type, and the indices of each."""
+        """One table for all these weights, which share an element type, and the indices of each weight."""
         importance = [self._importance(stats) if self.hessian else 1.0 for _, stats in weights]
         w = np.concatenate([values.astype(np.float64).ravel() for values, _ in weights])
         h: npt.ArrayLike = 1.0
@@ -91,7 +92,7 @@ class Codebook(Pass):
         ]
 
     def _importance(self, stats: Stats) -> Array | float:
-        """Of an error in each weight, squared."""
+        """Importance of the squared error of each weight."""
         if stats.linear is None or stats.moments is None:
             return stats.gain
         outputs = stats.linear.matrix(np.empty(stats.linear.shape, np.bool_)).shape[1]
@@ -101,12 +102,12 @@ class Codebook(Pass):
 
 @dataclass(frozen=True, slots=True)
 class Member(Codebook):
-    """The indices of one weight into a table that it shares with other weights."""
+    """The indices of one weight into a table shared with other weights."""
 
     own: encoding.Codebook | None = None
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores them."""
+        """Stores the indices and the table."""
         assert self.own is not None
         _store(graph, site, stats, self.own)
         return ()
@@ -119,7 +120,7 @@ def _store(graph: Graph, site: Site, stats: Stats, own: encoding.Codebook) -> No
 
 
 def _ordered(index: npt.NDArray[np.int32], table: Array) -> tuple[npt.NDArray[np.int32], Array]:
-    """Merges values that are equal in the element type, and puts the most frequent one first."""
+    """Merges values that are equal in the element type and sorts them by frequency, most frequent first."""
     table, merged = np.unique(table, return_inverse=True)
     owner = merged.reshape(-1)[index]
     order = np.argsort(-np.bincount(owner.ravel(), minlength=len(table)), kind="stable")

@@ -1,9 +1,9 @@
-"""Error feedback: every integer is chosen with the errors of those before it in mind.
+"""GPTQ-style error feedback: each integer is chosen to compensate the errors of the previous ones.
 
 The error of a layer's output is ``sum_o e_o H e_o^T`` with e the rows of the weights' error and H the second moment of
-the inputs. Quantizing column after column and adding each error, weighed by the inputs' correlations, to the columns
-to come makes that sum small (OBQ, GPTQ: Frantar et al. 2022; LDLQ: Chee et al. 2023). Integers are chosen by error plus
-`_RATE` times the price of their bits.
+the inputs. Columns are quantized one after another, and each error, weighted by the inputs' correlations, is added to
+the remaining columns, which keeps the sum small (OBQ, GPTQ: Frantar et al. 2022; LDLQ: Chee et al. 2023). Each integer
+minimises its error plus `_RATE` times the price of its bits.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, channel_rms, correct_bias, finite, matrix, tensor
 
 _RATE = 0.25
-"""Share of the slope that a bit costs when an integer is chosen. At 1, single errors would be traded at the price that
-the step pays, but they shrink weights alike and so add up through the layers; measured on held-back images, 0.1 to 0.5
-are equally good and 1 costs 3 to 10 % more noise at equal bits."""
-_LARGE = 2**16  # elements: where a scale for each row costs next to nothing
-_FINEST = 2**21  # steps to the largest weight: float32 shows hardly any finer ones
+"""Price of a bit when an integer is chosen, as a share of the slope. At 1, the price would equal that of the step size,
+but such rounding shrinks all weights, and the errors add up through the layers. On held-back images, 0.1 to 0.5 are
+equally good, and 1 gives 3 to 10 % more noise at equal bits."""
+_LARGE = 2**16  # elements from which on a scale per row costs next to nothing
+_FINEST = 2**21  # steps to the largest weight: float32 hardly resolves finer ones
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback(Pass):
-    """``feedback{slope=c}``: every weight is as fine as the output noise that a bit less would cost says.
+    """``feedback{slope=c}``: the precision of every weight follows from one rate-distortion slope.
 
     At slope c each weight adds noise of power c to the model's outputs, relative to theirs: a grid of step d makes
     noise ``d^2 / 12``, so ``d^2 = 12 c / (g mean_i v_i)``, with v the variances of `stats.factor` and g the gain. One
-    slope for all weights spends the fewest bits on an output error (reverse water-filling; Gish & Pierce 1968).
-    ``max_bits=b`` keeps integers below ``2^(b-1)`` in magnitude, with a grid that is coarse enough not to saturate; 0
-    sets no bound.
+    slope for all weights needs the fewest bits for a given output error (reverse water-filling; Gish & Pierce 1968).
+    ``max_bits=b`` keeps integers below ``2^(b-1)`` in magnitude, with a grid coarse enough to avoid saturation; 0 sets
+    no bound.
     """
 
     name: ClassVar[str] = "feedback"
@@ -53,16 +53,17 @@ class Feedback(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Octaves of error, coarsest first: each is one more bit a weight."""
+        """Octaves of error, coarsest first. Each adds one bit per weight."""
         yield from (cls(slope=2.0**-octave / max(1, site.elements)) for octave in range(4, 20, 2))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores the weight on its grids, and takes the error that remains on average off the bias."""
+        """Stores the quantized weight, and corrects the bias for the mean remaining error."""
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
         step = self._steps(w, variance, site, stats)
         if w.size >= _LARGE and not self.max_bits:
-            # Steps lie on a grid: some rows get the next finer one, some the next coarser, so that sizes have no jumps.
+            # Steps lie on a grid. Some rows take the next finer step and some the next coarser one, so that sizes do
+            # not jump.
             step = step * 2.0 ** (((np.arange(w.shape[1]) + 0.5) / w.shape[1] - 0.5) / STEPS_PER_OCTAVE)
         k = nearest_log_step(step)
         step = step_of(k).astype(np.float64)
@@ -92,16 +93,16 @@ class Feedback(Pass):
         return w, stats.moments.variance if stats.moments else np.ones((len(w), w.shape[2]), np.float32)
 
     def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> Floats:
-        """Of each row, [groups, outputs]; rows that must share a scale share the step."""
+        """Step of each row, [groups, outputs]. Rows that must share a scale share the step."""
         groups, outputs, _ = w.shape
         step = np.sqrt(12 * self.slope / (stats.gain * variance.astype(np.float64).mean(1)))
         step = np.broadcast_to(step[:, None], (groups, outputs))
         if stats.moments is None and site.axis is not None:
-            # Knowing no inputs: between one step for all, which drowns quiet channels that the next layer amplifies,
-            # and steps in proportion, which waste bits on them.
+            # Without input statistics: a compromise between one common step, which loses weak channels that the next
+            # layer amplifies, and proportional steps, which waste bits on them.
             step = step * np.sqrt(channel_rms(w, 1))
         largest = np.abs(w).max(2)
-        if site.axis is not None and site.shape[site.axis] != groups * outputs:  # one scale for an output of all groups
+        if site.axis is not None and site.shape[site.axis] != groups * outputs:  # groups share scales
             step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)
             largest = np.broadcast_to(largest.max(0), step.shape)
         step = np.maximum(step, largest / _FINEST)

@@ -1,4 +1,4 @@
-"""Dynamic fixed point: integers of b bits, and one power-of-two scale for the whole weight.
+"""Dynamic fixed point: b-bit integers and one power-of-two scale for the whole weight.
 
 As in Ristretto (Gysel, Motamedi & Ghiasi 2016) and MicroBrain (Ge et al.): the integer part is as long as the largest
 magnitude needs, ``ceil(log2 max|x|) + 1`` bits with the sign, and the fraction has the remaining bits.
@@ -21,7 +21,7 @@ from onnxopt.passes.base import Pass, finite, integer_length
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint(Pass):
-    """``fixedpoint{bits=8}``: rounds to the nearest level, saturating. Of a codebook it rounds the table."""
+    """``fixedpoint{bits=8}``: rounds to the nearest level, with saturation. For a codebook, it rounds the table."""
 
     name: ClassVar[str] = "fixedpoint"
     bits: int
@@ -32,7 +32,7 @@ class FixedPoint(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Fewest bits first; each more halves the step."""
+        """Fewest bits first. Each additional bit halves the step."""
         yield from (cls(bits) for bits in range(2, 17))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:

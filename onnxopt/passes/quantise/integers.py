@@ -1,4 +1,4 @@
-"""INT8 weights at run time: int8 and DequantizeLinear, which integer kernels fuse."""
+"""INT8 weights at run time: int8 tensors with DequantizeLinear, which INT8 kernels fuse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOP = 127
 
 @dataclass(frozen=True, slots=True)
 class Integers(Pass):
-    """``integers``: where the layer's inputs and outputs are rounded, too (``qdq``), it runs in integers.
+    """``integers``: the layer runs in INT8 if its inputs and outputs are rounded, too (``qdq``).
 
     It follows a step that puts the weight on a grid of at most 8 bits: ``feedback{slope=2e-8,max_bits=8} > integers``.
     """
@@ -27,11 +27,11 @@ class Integers(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """None: alone it changes nothing."""
+        """No decisions: alone, the pass changes nothing."""
         yield from ()
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Raises Skip where the weight is on no grid, or on a finer one."""
+        """Keeps the weight INT8. Raises Skip if the weight has no grid or more than 8 bits."""
         stored = graph.encoding(site.path)
         if not isinstance(stored, Affine):
             raise Skip("its weights are on no grid, so they stay floats when the model runs")

@@ -1,8 +1,8 @@
-"""Weight-only quantization: matrices that stay in 4 or 8 bits at run time, with a scale for every block of inputs.
+"""Weight-only quantization: matrices keep 4 or 8 bits at run time, with one scale per block of inputs.
 
-ONNX Runtime multiplies by them in MatMulNBits (`graph/rewrite/matmul_nbits.py`). Error feedback chooses the
-integers, as in GPTQ with groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4): each block in
-turn gets its scales, from its weights as corrected for the errors of the blocks before it, and then its integers.
+ONNX Runtime multiplies by them in MatMulNBits (`graph/rewrite/matmul_nbits.py`). Error feedback chooses the integers,
+as in GPTQ with groups of columns (Frantar et al. 2022, arXiv 2210.17323, sections 3 and 4). Each block in turn gets its
+scales, from weights corrected for the errors of the previous blocks, and then its integers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Chosen = tuple[npt.NDArray[np.int8], npt.NDArray[np.int16]]
 
 _BITS = (4, 8)
 _BLOCKS = (16, 32, 64, 128, 256)
-"""That the operator's kernels take in every version; ONNX Runtime 1.26 makes zeros of some larger ones (its issue
-28551)."""
+"""Block sizes that the operator's kernels support in every version. ONNX Runtime 1.26 returns zeros for some larger
+ones (its issue 28551)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NBits(Pass):
     """``nbits{bits=4,block=32}``: a matrix product becomes MatMulNBits, which reads fewer bytes.
 
-    Fewer bits or larger blocks are smaller and coarser. With 8 bits the model needs ONNX Runtime 1.22.
+    Fewer bits or larger blocks give smaller and coarser weights. With 8 bits, the model needs ONNX Runtime 1.22.
     """
 
     name: ClassVar[str] = "nbits"
@@ -51,7 +51,7 @@ class NBits(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Both widths, in large blocks and in small ones; none where no product is known that the weight is in."""
+        """Both widths, with large and small blocks. No decisions if the weight is in no known matrix product."""
         if (
             stats.linear is not None
             and site.op in ("MatMul", "Gemm")
@@ -62,9 +62,9 @@ class NBits(Pass):
             yield from (cls(bits, block) for bits in _BITS for block in (128, 32) if block <= inputs)
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Stores integers and scales. Raises Skip where the operator cannot take the node's place.
+        """Stores integers and scales. Raises Skip if the operator cannot replace the node.
 
-        What another step has stored is rounded without feedback, which would bring pruned weights back.
+        The result of an earlier step is rounded without feedback, which would restore pruned weights.
         """
         if reason := matmul_nbits.obstacle(graph.model, site.path, self.bits):
             raise Skip(f"stays in floats: {reason}")
@@ -84,20 +84,21 @@ class NBits(Pass):
         return ()
 
     def _plain(self, w: Weights, moments: Moments | None) -> Chosen:
-        """Each weight is rounded to the nearest."""
+        """Rounds each weight to the nearest level."""
         power = np.ones(w.shape[1], np.float32) if moments is None else moments.power[0]
         k = np.stack([self._scales(w[:, part], power[part]) for part in self._parts(w.shape[1])], 1)
         return np.rint(w / self._steps(k, w.shape[1])).clip(-self._top, self._top).astype(np.int8), k
 
     def _fed(self, w: Weights, moments: Moments, feedback: Weights) -> Chosen:
-        """Each weight is rounded with the errors of those before it in mind."""
+        """Rounds each weight with error feedback from the previous ones."""
         outputs, inputs = w.shape
         q, k = np.zeros(w.shape, np.int8), np.zeros((outputs, -(-inputs // self.block)), np.int16)
         left, errors = w.copy(), np.zeros_like(w)
         options = native.QuantizerOptions(self._top, sweeps=1)
 
         def choose(first: int, last: int) -> None:
-            """These blocks; halves of them, so that products of errors and feedback are of large matrices."""
+            """Quantizes these blocks, by recursive halving, so that errors and feedback are multiplied as large
+            matrices."""
             if last - first > 1:
                 middle = (first + last) // 2
                 before = slice(first * self.block, middle * self.block)
@@ -111,7 +112,7 @@ class NBits(Pass):
             k[:, first] = self._scales(left[:, part], variance)
             step = step_of(k[:, first])
             q[:, part], _, _ = native.quantize(left[:, part], own, variance, step, 0, options)
-            # The error of each column once it has taken up those of the columns before it: e (I - F) = w - q.
+            # The error of each column, including those of the previous columns: e (I - F) = w - q.
             wrong = left[:, part] - q[:, part] * step[:, None]
             errors[:, part] = solve_triangular(np.eye(len(own)) - own, wrong.T, trans=1, unit_diagonal=True).T
 
@@ -126,7 +127,7 @@ class NBits(Pass):
         return (slice(at, at + self.block) for at in range(0, inputs, self.block))
 
     def _scales(self, w: Weights, power: Weights) -> npt.NDArray[np.int16]:
-        """For each row of one block, the scale of least error: the largest weights may saturate."""
+        """For each row of one block, the scale with the least error. The largest weights may saturate."""
         largest = np.abs(w).max(1).astype(np.float64)
         largest[largest == 0] = largest.max() or 1.0
         coarsest = nearest_log_step(largest / self._top) + 1
@@ -139,9 +140,9 @@ class NBits(Pass):
         return best.astype(np.int16)
 
     def _steps(self, k: npt.NDArray[np.int16], inputs: int) -> Weights:
-        """Of each weight."""
+        """The step of each weight."""
         return np.repeat(step_of(k), self.block, 1)[:, :inputs]
 
     def _error(self, w: Weights, q: npt.NDArray[np.int8], k: npt.NDArray[np.int16]) -> Weights:
-        """``[1, outputs, inputs]``"""
+        """The rounding error as ``[1, outputs, inputs]``."""
         return (w - q * self._steps(k, w.shape[1]))[None]

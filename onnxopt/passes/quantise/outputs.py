@@ -1,10 +1,10 @@
-"""Layer outputs in dynamic fixed point: integers of b bits, and one power of two for all outputs of a layer.
+"""Layer outputs in dynamic fixed point: b-bit integers and one power-of-two scale for all outputs of a layer.
 
 The method is Ristretto's (Gysel, Motamedi & Ghiasi 2016), as MicroBrain (Ge et al.) and ETRI (Kim et al.) use it: a
-layer is a convolution or a matrix product with its bias, and calibration data give the range of its outputs. Where a
-rectifier follows, Caffe runs it in place, so the range is that of the rectifier's outputs. Here, too, rounding follows
-the rectifier: the values are the same, and the runtime can fuse the layer and its rectifier. Ristretto's program has
-one integer bit less for outputs than for weights, so that the largest saturate; here no value seen in calibration does.
+layer is a convolution or a matrix product with its bias, and calibration data give the range of its outputs. If a ReLU
+follows, Caffe runs it in place, so the range is that of the ReLU's outputs. Here, too, rounding follows the ReLU: the
+values are the same, and the runtime can fuse the layer and its ReLU. Ristretto's program uses one integer bit less for
+outputs than for weights, so that the largest values saturate. Here, no value seen in calibration saturates.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from onnxopt.passes.base import Pass, Skip, integer_length
 
 @dataclass(frozen=True, slots=True)
 class Outputs(Pass):
-    """``outputs{bits=8}``: rounds the outputs of the layers with this weight to the nearest level, saturating.
+    """``outputs{bits=8}``: rounds the outputs of the layers with this weight to the nearest level, with saturation.
 
-    The weight itself does not change; steps that change it may stand before: ``fixedpoint{bits=6} > outputs{bits=8}``.
+    The weight itself does not change. Steps that change it may come first: ``fixedpoint{bits=6} > outputs{bits=8}``.
     """
 
     name: ClassVar[str] = "outputs"
@@ -36,12 +36,12 @@ class Outputs(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Fewest bits first; none where the range is unknown."""
+        """Fewest bits first. No decisions if the range is unknown."""
         if stats.peaks():
             yield from (cls(bits) for bits in range(2, 17))
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
-        """Rounds the outputs. Raises Skip where their range is unknown, zero, or beyond the element type."""
+        """Rounds the outputs. Raises Skip if their range is unknown, zero, or beyond the element type."""
         peaks = stats.peaks()
         if not peaks:
             raise Skip("the range of the layer's outputs was not measured")

@@ -1,8 +1,8 @@
-"""Pruning: the weights that matter least become zero.
+"""Pruning: sets the least important weights to zero.
 
-They are the smallest magnitudes (Han et al. 2015), or those that make the least noise in the node's outputs once the
-remaining weights compensate: optimal brain surgeon (Hassibi & Stork 1993), column after column (SparseGPT: Frantar &
-Alistarh 2023).
+These are the smallest magnitudes (Han et al. 2015), or the weights whose removal adds the least noise to the node's
+outputs once the remaining weights compensate: optimal brain surgeon (Hassibi & Stork 1993), column by column
+(SparseGPT: Frantar & Alistarh 2023).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, correct_bias, finite, matrix, tensor
 
 _BLOCK = 128
-"""Columns whose weights are chosen together, and whose errors go to all later columns in one product."""
+"""Columns per block. A block's weights are chosen together, and its errors pass to all later columns in one product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Prune(Pass):
     outputs equally among all weights, and prunes weights that make less than their share: sensitive layers keep more.
     The encoding of a quantized weight stays the same.
 
-    With ``compensate=true``, as many weights are pruned, those that make the least noise, and the others compensate.
-    Magnitudes decide where the inputs are unknown, or where compensation is no better on the held-back inputs.
+    With ``compensate=true``, the same number of weights is pruned, but those that add the least noise, and the others
+    compensate. Magnitudes decide if the inputs are unknown or if compensation is no better on the held-back inputs.
     """
 
     name: ClassVar[str] = "prune"
@@ -63,7 +63,7 @@ class Prune(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Shares that are kept, smallest first; every bias counts, so vectors are left alone."""
+        """Shares to keep, smallest first. Vectors such as biases are not pruned, as each element matters."""
         if site.axis is not None:
             known = stats.moments is not None
             yield from (cls(keep=keep, compensate=known) for keep in (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))
@@ -87,14 +87,14 @@ class Prune(Pass):
         return ()
 
     def _largest(self, w: Floats, graph: Graph, site: Site, stats: Stats) -> Mask:
-        """Which weights stay, by magnitude."""
+        """Mask of the weights to keep, by magnitude."""
         magnitude = np.abs(w)
         if self.m:
             return tensor(~_least_of_each(matrix(magnitude, site, stats), self.n, self.m), site, stats)
         if self.keep:
             pruned = w.size - max(1, round(self.keep * w.size))
             return np.asarray(magnitude >= np.partition(magnitude, pruned, None)[pruned])
-        if self.noise:  # of a weight: its square, times the power of what it meets, times the gain
+        if self.noise:  # noise of a weight: its square, times its input's power, times the gain
             each = self.noise**2 / sum(one.elements for one in graph.sites())
             power = 1.0 if stats.moments is None else float(stats.moments.power.mean())
             return np.asarray(np.square(magnitude) * power * stats.gain >= each)
@@ -103,15 +103,15 @@ class Prune(Pass):
     def _compensated(self, w: Floats, count: int, moments: Moments) -> npt.NDArray[np.float32]:
         """`w` without `count` of its weights, or n of every m: ``[groups, outputs, inputs]``.
 
-        Setting ``w`` to zero in a column costs ``variance w^2`` once the columns after it have taken up what they can
-        (see `stats.factor`). Blocks of columns lose as many weights as are among the `count` cheapest before any moved.
+        Setting ``w`` to zero in a column costs ``variance w^2`` after the later columns have compensated (see
+        `stats.factor`). Each block loses as many weights as it has among the `count` cheapest before compensation.
         """
         if self.m:
             return _sweep(w, moments, self.m, lambda _, costs: _least_of_each(costs, self.n, self.m))
         costs = np.square(w) * moments.variance[:, None]
         limit = np.partition(costs, count - 1, None)[count - 1] if count else -1.0
         cheap = costs <= limit
-        cheap &= np.cumsum(cheap).reshape(cheap.shape) <= count  # of equal ones no more than asked for
+        cheap &= np.cumsum(cheap).reshape(cheap.shape) <= count  # breaks ties at the limit
 
         def choose(at: int, costs: Array) -> Mask:
             quota = int(np.count_nonzero(cheap[..., at : at + _BLOCK]))
@@ -123,7 +123,7 @@ class Prune(Pass):
 
 
 def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array], Mask]) -> npt.NDArray[np.float32]:
-    """Column after column loses what `choose` names of each block's costs, and passes the error on."""
+    """Prunes column by column the weights that `choose` selects from each block's costs, and passes the errors on."""
     left = w.astype(np.float32)
     inputs = w.shape[2]
     for at in range(0, inputs, width):
@@ -141,7 +141,8 @@ def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array
 
 
 def _least_of_each(costs: Array, n: int, m: int) -> Mask:
-    """All but the n largest of every m along the last axis; what is left over at the end counts as m, too."""
+    """Mask of all but the n largest of every m along the last axis. A shorter rest at the end counts as a full
+    group."""
     missing = -costs.shape[-1] % m
     padded = np.pad(costs, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
     order = np.argsort(-padded.reshape(*costs.shape[:2], -1, m), axis=-1, kind="stable")

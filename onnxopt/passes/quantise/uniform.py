@@ -1,7 +1,7 @@
-"""Uniform scalar quantization: one grid through zero for every output channel, coded by entropy.
+"""Uniform scalar quantization with entropy coding: one grid through zero per output channel.
 
-At high rate a uniform quantizer with entropy coding is within a quarter bit of the rate-distortion limit for any
-distribution (Gish & Pierce 1968), so the step alone sets the trade: its error is ``step / sqrt(12)``.
+At high rates, a uniform quantizer with entropy coding is within a quarter bit of the rate-distortion limit for any
+distribution (Gish & Pierce 1968). The step alone therefore sets the trade-off: the error is ``step / sqrt(12)``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from onnxopt.encoding import Affine, Array, along_axis, nearest_log_step, step_o
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, channel_rms, finite
 
-_EXACT = 2**24  # beyond this magnitude not every integer is a float32
+_EXACT = 2**24  # above this magnitude, float32 cannot represent every integer
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Pass):
     """``uniform{error=e}``: quantization noise of `e` times the weight's root mean square.
 
-    Channel c takes the step ``e sqrt(12 rms_c rms)``: between one step for all, which drowns quiet channels that the
-    next layer amplifies, and steps in proportion, which waste bits on them.
+    Channel c uses the step ``e sqrt(12 rms_c rms)``: a compromise between one common step, which loses weak channels
+    that the next layer amplifies, and proportional steps, which waste bits on them.
     """
 
     name: ClassVar[str] = "uniform"
@@ -37,13 +37,13 @@ class Uniform(Pass):
 
     @classmethod
     def space(cls, site: Site, stats: Stats) -> Iterator[Self]:
-        """Octaves of error, coarsest first: each is one more bit a weight."""
+        """Octaves of error, coarsest first. Each adds one bit per weight."""
         yield from (cls(error=2.0**-octave) for octave in range(2, 8))
 
     def quantize(self, values: Array, axis: int | None) -> Affine:
         """The weight ``W[..., axis, ...]`` as integers and one step for every index of the axis (None: one for all).
 
-        Raises Skip where the weight cannot be represented.
+        Raises Skip if the weight cannot be represented.
         """
         w = finite(values)
         rms = float(np.sqrt(np.square(w).mean()))
