@@ -122,7 +122,12 @@ def made(name: str, folder: Path) -> Path:
 
 
 def data_for(name: str, folder: Path) -> Path | None:
-    """Some images and labels for the two whose data lies beside them; others have synthetic inputs."""
+    """Images and labels for the two whose data lies beside them, small noise for one that takes any size; others have
+    synthetic inputs."""
+    if name == "prelu":
+        noise = np.random.default_rng(0).standard_normal((400, 3, 8, 8), np.float32)
+        np.savez(folder / "prelu.npz", x=noise)
+        return folder / "prelu.npz"
     readers: dict[str, Callable[[], Any]] = {
         "lenet5": lambda: realdata.mnist("train"),
         "resnet20": lambda: realdata.cifar10("train"),
