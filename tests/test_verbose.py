@@ -97,4 +97,4 @@ def test_a_step_is_a_line_on_standard_error(source: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = done.stderr.splitlines()
     assert lines[0].startswith("calibrating on ")
-    assert all(line.partition(" ")[0] in ("calibrating", "measuring", "try", "writing,", "checking") for line in lines)
+    assert all(line.partition(" ")[0] in ("calibrating", "measuring", "try", "writing", "checking") for line in lines)
