@@ -52,7 +52,7 @@ native-test:
 	cmake -S onnxopt/native -B build/sanitized -DONNXOPT_TESTS=ON -DONNXOPT_SANITIZE=address,undefined \
 	      -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitized --parallel $(JOBS)
-	ctest --test-dir build/sanitized --output-on-failure
+	ctest --test-dir build/sanitized --output-on-failure --parallel $(JOBS)
 
 pytest: build/installed-dev
 	$(BIN)/pytest -m "not slow and not alone" -n $(JOBS) --dist worksteal

@@ -200,7 +200,8 @@ def test_lenet5_without_training(name: str, contract: Contract, ratio: float, ze
     """So much smaller, or so many weights gone, within 0.3 points on the whole test part."""
     small, task, source = tmp_path / "small.onnx", realdata.TASKS["lenet5"], realdata.path_of("lenet5")
     data, few = task.batches("train", 16_000, labelled=True), task.batches("train", 32, labelled=True)
-    result = onnxopt.optimize(source, small, contract, data, few, recipe=Recipe.open(name), allow_miss=True)
+    result = onnxopt.optimize(source, small, contract, data, evaluation=few, recipe=Recipe.open(name),
+                              allow_miss=True)  # fmt: skip
     weights = [event for event in result.events if len(event.shape) > 1 and event.elements]
     gone = sum(event.zeros * event.elements for event in weights) / sum(event.elements for event in weights)
     before, after = (realdata.evaluate("lenet5", session).metric for session in
