@@ -23,7 +23,7 @@ FLOORS = {
     "resnet20": (91.73, 5.0, 0.3),
     "resnet32": (92.63, 5.0, 0.3),
     "resnet56": (93.39, 5.0, 0.3),
-    "resnet56_dynamo": (93.39, 5.0, 0.3),
+    "resnet56_dynamo": (93.84, 5.0, 0.3),
     "lenet5": (98.94, 6.0, 0.3),
     "resnet50v2_imagenette": (94.60, 5.0, 0.3),
     "mobilefacenet": (99.44, 4.0, 0.3),
@@ -38,6 +38,9 @@ The wider limit is for the 1,000 photographs: some 5 % of the answers change, as
 but for chance, whose standard deviation is sqrt(50) = 7 answers, 0.7 points.
 """
 
+IMAGES = {"resnet56_dynamo": 2500}
+"""Test images, where fewer than all do: these weights are measured on all of them as resnet56."""
+
 MOST_OUTPUT_ERROR = 0.15
 """Of a model without labels on sensible inputs; the default is kept on synthetic ones."""
 
@@ -47,7 +50,7 @@ MOST_OUTPUT_ERROR = 0.15
 @pytest.mark.parametrize("model", FLOORS)
 def test_small_enough_and_good_enough(model: str) -> None:
     original, least_ratio, most_loss = FLOORS[model]
-    row = models.row(model)
+    row = models.row(model, IMAGES.get(model))
     assert row.metric_before == pytest.approx(original, abs=0.06)
     assert row.identical
     assert row.noise is not None
