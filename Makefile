@@ -33,9 +33,10 @@ build/installed: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet '.[test]'
 	mkdir -p build && touch $@
 
-build/installed-dev: build/installed
+# The same, with what checks need; built once.
+build/installed-dev: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet '.[dev]'
-	touch $@
+	mkdir -p build && touch build/installed $@
 
 lint: build/installed-dev build/native/compile_commands.json
 	$(BIN)/ruff format --check onnxopt tests tools

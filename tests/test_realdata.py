@@ -22,7 +22,7 @@ needs_data = pytest.mark.skipif(
 FLOORS = {
     "resnet20": (91.73, 5.0, 0.3),
     "resnet32": (92.63, 5.0, 0.3),
-    "resnet56": (93.39, 5.0, 0.3),
+    "resnet56": (93.84, 5.0, 0.3),
     "resnet56_dynamo": (93.84, 5.0, 0.3),
     "lenet5": (98.94, 6.0, 0.3),
     "resnet50v2_imagenette": (94.60, 5.0, 0.3),
@@ -38,8 +38,8 @@ The wider limit is for the 1,000 photographs: some 5 % of the answers change, as
 but for chance, whose standard deviation is sqrt(50) = 7 answers, 0.7 points.
 """
 
-IMAGES = {"resnet56_dynamo": 2500}
-"""Test images, where fewer than all do: these weights are measured on all of them as resnet56."""
+IMAGES = {"resnet56": 2500, "resnet56_dynamo": 2500}
+"""Test images, where fewer than all 10,000 have to do: on all of them it has 93.39 %, as docs/engine.md measures it."""
 
 MOST_OUTPUT_ERROR = 0.15
 """Of a model without labels on sensible inputs; the default is kept on synthetic ones."""
