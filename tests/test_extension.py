@@ -24,6 +24,8 @@ import onnxopt
 from onnxopt import native
 from onnxopt.report.json import to_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TOYS = ROOT / "tests" / "toys"
 PACKAGE = Path(onnxopt.__file__).parent

@@ -357,7 +357,8 @@ def test_without_data_the_range_is_that_of_made_up_inputs(tmp_path: Path) -> Non
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "points"), [("lenet5", 0.2), pytest.param("resnet20", 1.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "points"), [("lenet5", 0.2), ("resnet20", 1.0)])
 def test_eight_bits_cost_little_on_real_data(name: str, points: float, tmp_path: Path) -> None:
     """Of the test part, through the loader, weights as they are."""
     source, small = realdata.MODELS / f"{name}.onnx", tmp_path / "small.onnx"
