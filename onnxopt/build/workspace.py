@@ -135,7 +135,7 @@ class Workspace:
         if wanted.layers == self.form.layers:
             return replace(self, form=wanted, _measured=self._measured or self)
         latest = self._shared.latest
-        if latest is not None and wanted.layers == latest.form.layers:
+        if latest is not None and latest.digest == self.digest and wanted.layers == latest.form.layers:
             form = wanted.with_layers_of(latest.form)
             return replace(latest, form=form, progress=self.progress, _measured=latest._measured or latest)
         return self._carried_out(wanted, lambda one: one.value in wanted.equalised)
