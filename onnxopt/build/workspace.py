@@ -21,6 +21,7 @@ import onnxruntime
 
 from onnxopt import native, runtime
 from onnxopt.build import container
+from onnxopt.build.compare_hidden import compare_hidden
 from onnxopt.build.decisions import INT32, candidates, quantizing_steps, with_int8
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.factorise import Factored, factorise
@@ -262,13 +263,19 @@ class Workspace:
     def try_plan(
         self, plan: Plan, evaluator: Evaluator | None, advance: Advance = lambda share: None
     ) -> tuple[int, Comparison | None]:
-        """Size of a plan's file in bytes and, with an evaluator, its comparison with the original, loaded as users load
-        it."""
+        """Size of a plan's file in bytes and, with an evaluator, its comparison with the original.
+
+        The file is loaded as users load it; where hidden values are observed, its decompressed form is.
+        """
         built = self.build(plan, advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, _ = self.write(built, path)
-            return size, None if evaluator is None else evaluator.compare(self.load(path))
+            if evaluator is None:
+                return size, None
+            if not evaluator.hidden:
+                return size, evaluator.compare(self.load(path))
+            return size, compare_hidden(evaluator, path)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and a separate data file if it is over 2 GB.

@@ -12,7 +12,7 @@ import onnx
 from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.range_estimators import Histogram, candidates
 from onnxopt.data import Array, Batch, Data, quiet_session
-from onnxopt.graph import Gradient, QuantParams, expose, settings, with_fake_quant, with_zeros_added
+from onnxopt.graph import Gradient, QuantParams, expose, observe, settings, with_fake_quant, with_zeros_added
 from onnxopt.metrics.output_error import output_error
 
 Advance = Callable[[float], None]
@@ -80,8 +80,9 @@ class FakeQuantProbe:
 
     def __init__(self, model: onnx.ModelProto, values: Sequence[str], data: Data, samples: int) -> None:
         self._values = list(values)
-        self._session = quiet_session(with_fake_quant(model, self._values).SerializeToString())
-        self._names = [value.name for value in model.graph.output]
+        self._observed = observe(model)
+        self._session = quiet_session(expose(with_fake_quant(model, self._values), self._observed.values))
+        self._names = list(self._observed.values)
         off = settings(self._values, {})
         cuttable = one_sample(model, data).size == 1
         self._chunks: list[tuple[dict[str, Array], list[Array], int]] = []
@@ -89,13 +90,15 @@ class FakeQuantProbe:
             self._chunks.append((feeds, self._session.run(self._names, {**feeds, **off}), Batch(feeds).size))
 
     def noise(self, pairs: Mapping[str, QuantParams]) -> float:
-        """Noise over signal, in power, of the outputs when these values are rounded."""
+        """Noise over signal, in power, of the observed values when these values are rounded; 0 if nothing shows it."""
         parameters = settings(self._values, pairs)
         powers, total = 0.0, 0
         for feeds, wanted, size in self._chunks:
             got = self._session.run(self._names, {**feeds, **parameters})
-            powers += output_error(wanted, got) ** 2 * size
-            total += size
+            error = output_error(wanted, got, self._observed.axes)
+            if error is not None:
+                powers += error**2 * size
+                total += size
         return powers / max(1, total)
 
 

@@ -12,7 +12,7 @@ from scipy.linalg import lapack
 
 from onnxopt.data import quiet_session
 from onnxopt.encoding import Array
-from onnxopt.graph import Linear, expose
+from onnxopt.graph import Linear, expose, observe
 from onnxopt.metrics.output_error import output_error
 
 Floats = npt.NDArray[np.float64]
@@ -135,13 +135,18 @@ class Probe:
         for path in paths:  # an initializer that is also an input may be fed
             t = tensors[path]
             open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
-        self._feeds = feeds
-        self._session = quiet_session(open_model.SerializeToString())
+        self._feeds, self._observed = feeds, observe(model)
+        self._session = quiet_session(expose(open_model, self._observed.values))
         self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
 
     def error(self, weights: Mapping[str, Array]) -> float:
-        """Error of the outputs with these weights (see `output_error`), root mean square over the feeds."""
+        """Error of the observed values with these weights (see `output_error`), root mean square over the feeds.
+
+        It is 0 where the feeds show nothing.
+        """
         errors = []
         for feed, wanted in zip(self._feeds, self._wanted, strict=True):
-            errors.append(output_error(wanted, self._session.run(None, {**feed, **weights})))
-        return float(np.sqrt(np.mean(np.square(errors))))
+            got = self._session.run(None, {**feed, **weights})
+            error = output_error(wanted, got, self._observed.axes)
+            errors += [] if error is None else [error]
+        return float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0

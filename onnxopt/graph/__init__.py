@@ -7,6 +7,7 @@ from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
+from onnxopt.graph.inspect.observe import Observed, observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import normalise
@@ -29,6 +30,7 @@ __all__ = [
     "Kernel",
     "Linear",
     "Neighbours",
+    "Observed",
     "QdqSupport",
     "QuantParams",
     "Site",
@@ -50,6 +52,7 @@ __all__ = [
     "macs",
     "neighbours",
     "normalise",
+    "observe",
     "parameters",
     "payload",
     "raise_opset",

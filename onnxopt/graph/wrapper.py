@@ -138,11 +138,11 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     declared = {value.name: value.type for value in (*graph.input, *graph.output)}
     if all(map(_is_tensor, declared.values())):
         return declared
-    inferred = onnx.shape_inference.infer_shapes(_without_weights(model)).graph.value_info
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info
     return {**{value.name: value.type for value in inferred}, **declared}
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for type inference, in which large initializers are inputs."""
     light = onnx.ModelProto()
     light.CopyFrom(model)

@@ -1,29 +1,125 @@
-"""How much a model's outputs differ from another's: noise over signal."""
+"""How much a model's outputs differ from another's: noise over signal of numbers, agreement of labels.
+
+Everything that decides whether outputs are the same uses these functions. They fail closed: what cannot be compared is
+None, "not measured", and never 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from onnxopt.data import Array
 
-def output_error(wanted: Sequence[Any], got: Sequence[Any]) -> float:
-    """Noise over signal (root mean square) of a model's float outputs, the mean over outputs.
 
-    For scores ``[n, classes]`` what shifts all classes alike changes no decision and does not count.
+def output_error(wanted: Sequence[Any], got: Sequence[Any], classes: Sequence[int | None] = ()) -> float | None:
+    """Noise over signal (root mean square) of float values, the mean over values.
+
+    A position counts as noise as large as the signal where only one of the values is infinite or NaN, or the infinities
+    differ; where both are the same, it does not count. The same holds for every position that differs from a signal
+    that is 0 everywhere. Another shape is an infinite error. Values that are empty, or that hold no float at all (see
+    `agreement`), say nothing. Elements of sequences and maps count together.
+
+    Arguments:
+        wanted: the original's values: arrays, or what the runtime gives for sequences and maps.
+        got: the other model's, in the same order.
+        classes: for each value, the axis of scores that count only relative to each other, as before an ArgMax, or
+            None. A common shift of these has no effect.
+
+    Returns None if no value says anything.
     """
     powers = []
+    for index, (a, b) in enumerate(zip(wanted, got, strict=True)):
+        power = _power(_floats(a), _floats(b), classes[index] if index < len(classes) else None)
+        if power is not None:
+            powers.append(power)
+    return float(np.sqrt(np.mean(powers))) if powers else None
+
+
+def agreement(wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
+    """Share of the integers, truth values and texts that are equal, 0 to 1, the least over values; None without any.
+
+    Elements of sequences, and keys of maps, count as those of one array.
+    """
+    shares = []
     for a, b in zip(wanted, got, strict=True):
-        if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or not a.size:
-            continue
-        if a.shape != b.shape:
-            return float("inf")
-        signal = a.astype(np.float64)
-        noise = b.astype(np.float64) - signal
-        if a.ndim == 2 and a.shape[1] > 1:
-            noise, signal = noise - noise.mean(1, keepdims=True), signal - signal.mean(1, keepdims=True)
-        power = float(np.square(signal).sum())
-        if power > 0 and np.isfinite(power):
-            powers.append(float(np.square(noise).sum()) / power)
-    return float(np.sqrt(np.mean(powers))) if powers else 0.0
+        share = _share(_labels(a), _labels(b))
+        if share is not None:
+            shares.append(share)
+    return min(shares, default=None)
+
+
+def same_bits(wanted: Any, got: Any) -> bool:
+    """Whether two values are equal bit for bit, with their types and shapes."""
+    if isinstance(wanted, np.ndarray) and isinstance(got, np.ndarray):
+        if wanted.shape != got.shape or wanted.dtype != got.dtype:
+            return False
+        return bool(wanted.tobytes() == got.tobytes() if wanted.dtype.kind != "O" else np.all(wanted == got))
+    if type(wanted) is not type(got):
+        return False
+    if isinstance(wanted, Mapping):
+        return list(wanted) == list(got) and all(same_bits(wanted[key], got[key]) for key in wanted)
+    if isinstance(wanted, list | tuple):
+        return len(wanted) == len(got) and all(map(same_bits, wanted, got))
+    return same_bits(np.asarray(wanted), np.asarray(got))
+
+
+def _power(wanted: list[Array], got: list[Array], classes: int | None) -> float | None:
+    """Noise over signal, in power, of the parts of one value; None if the parts say nothing."""
+    if [a.shape for a in wanted] != [b.shape for b in got]:
+        return float("inf")
+    noise, signal, wrong, differing, elements = 0.0, 0.0, 0, 0, 0
+    for a, b in zip(wanted, got, strict=True):
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(x) & np.isfinite(y)
+        if not finite.all():
+            wrong += int((~finite & (x != y) & ~(np.isnan(x) & np.isnan(y))).sum())
+            x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
+        error = y - x
+        if classes is not None:
+            error, x = (part - part.mean(classes, keepdims=True) for part in (error, x))
+        noise += float(np.square(error).sum())
+        signal += float(np.square(x).sum())
+        differing += int(np.count_nonzero(error))
+        elements += int(finite.sum())
+    every = elements + wrong
+    if not every:
+        return None
+    if signal > 0:
+        return noise / signal + wrong / every
+    return (differing + wrong) / every if differing or wrong else None
+
+
+def _share(wanted: list[Array], got: list[Array]) -> float | None:
+    """Share of equal elements among the parts of one value. Where shapes differ, no element counts as equal."""
+    elements = max(sum(part.size for part in parts) for parts in (wanted, got))
+    if not elements:
+        return None
+    if [a.shape for a in wanted] != [b.shape for b in got]:
+        return 0.0
+    return sum(int(np.sum(a == b)) for a, b in zip(wanted, got, strict=True)) / elements
+
+
+def _floats(value: Any) -> list[Array]:
+    return [part for part in _parts(value) if part.dtype.kind == "f"]
+
+
+def _labels(value: Any) -> list[Array]:
+    return [part for part in _parts(value) if part.dtype.kind != "f"]
+
+
+def _parts(value: Any) -> Iterator[Array]:
+    """The arrays in an output: itself, the elements of a sequence, keys and values of a map."""
+    if isinstance(value, Mapping):
+        yield np.asarray(list(value), object if any(isinstance(key, str) for key in value) else None)
+        yield from _parts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        if value and not any(isinstance(part, np.ndarray | Mapping | list | tuple) for part in value):
+            yield np.asarray(value, object if any(isinstance(part, str) for part in value) else None)
+        else:
+            for part in value:
+                yield from _parts(part)
+    elif value is not None:
+        yield np.asarray(value)

@@ -253,7 +253,7 @@ def print_stages(console: Console, stages: Sequence[Stage]) -> None:
     measured = ("metric", "drop") if any(map(_metric, stages)) else ()
     table = columns("after", "size", "noise/signal", *measured)
     for stage in stages:
-        noise = f"{stage.found.error:.3f}" if stage.found else ""
+        noise = "" if stage.found is None or stage.found.error is None else f"{stage.found.error:.3f}"
         table.add_row(stage.steps, size(stage.size), noise, *_metric(stage))
     console.print()
     console.print(table, markup=False)

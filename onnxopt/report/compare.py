@@ -66,7 +66,7 @@ def _row(system: System, found: Systems) -> list[str]:
     c = system.found
     if found.bounds.max_drop is not None:
         cells += ["", ""] if c is None or c.after is None else [f"{c.after:.4g}", f"{c.drop:.2g}"]
-    cells += ["" if c is None else f"{c.error:.3f}", f"{100 * system.zeros:.0f}%"]
+    cells += ["" if c is None or c.error is None else f"{c.error:.3f}", f"{100 * system.zeros:.0f}%"]
     return [*cells, _short(system.macs), _short(system.nonzero_macs), f"{system.seconds:.0f}"]
 
 

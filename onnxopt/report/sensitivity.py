@@ -58,6 +58,6 @@ def _cell(point: Point | None, found: Scan) -> str:
     if point is None:
         return ""
     if point.drop is None:
-        return f"{point.error:.3f}"
+        return "" if point.error is None else f"{point.error:.3f}"
     metric = METRICS.get(found.metric)
     return f"{point.drop:.2f}" if metric and metric.is_accuracy else f"{point.drop:.3g}"

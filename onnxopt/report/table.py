@@ -17,6 +17,7 @@ from onnxopt.report.text import many, shortened, size
 from onnxopt.results.events import Chain, Event
 from onnxopt.results.result import Result
 from onnxopt.runtime.archive import Inspection
+from onnxopt.search.evaluator import Comparison
 from onnxopt.spec.plan import Step
 
 _WIDTH, _NAME, _BAR = 80, 16, 8
@@ -80,8 +81,7 @@ def _facts(result: Result) -> RenderableType:
     rows = {"asked for": result.contract, "recipe": result.recipe, "calibrated on": result.calibrated}
     if result.check:
         found = result.check.found
-        noise = "the same" if found.error == 0 else f"noise over signal {found.error:.3f}"
-        rows["outputs"] = f"{noise} on {result.check.data}, {found.samples} samples"
+        rows["outputs"] = f"{_outputs(found)} on {result.check.data}, {found.samples} samples"
         if found.before is not None and found.after is not None and found.drop is not None:
             name = result.bounds.metric if result.bounds else "metric"
             rows[name] = f"{found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
@@ -91,6 +91,17 @@ def _facts(result: Result) -> RenderableType:
         if text:
             table.add_row(what, Text(text))
     return table
+
+
+def _outputs(found: Comparison) -> str:
+    """How the outputs differ."""
+    if not found.measured:
+        return "not measured: they are empty"
+    if found.error in (None, 0.0) and found.agreement in (None, 1.0):
+        return "the same"
+    noise = [] if found.error is None else [f"noise over signal {found.error:.3f}"]
+    labels = [] if found.agreement is None else [f"{100 * found.agreement:.4g} % of the labels the same"]
+    return ", ".join(noise + labels)
 
 
 def _search(result: Result) -> RenderableType:

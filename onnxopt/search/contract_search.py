@@ -132,6 +132,8 @@ class _Run:
         if self._original is None:  # the model does not run, so only the formula is left
             return self._measure(start, None), True
         evaluator = self._original.validation
+        if self._contract.error is not None and not evaluator.measurable:
+            return self._measure(start, evaluator), True
         if not self._contract.bounded:
             return self._measure(start, evaluator), True
         share = _TOGETHER if self._recipe is not None and self._recipe.layers else 1.0
@@ -142,8 +144,8 @@ class _Run:
         if self._contract.error is not None:
             noise = self._contract.error
             best = slope.meet_error(measure, start, noise * share**0.5, most, ends=ends)
-            best = best and self._alone(best, evaluator, lambda trial: (trial.error or 0.0) <= noise)
-            return best or min(self._trials, key=lambda t: t.error or 0.0), best is not None
+            best = best and self._alone(best, evaluator, lambda trial: slope.noise(trial) <= noise)
+            return best or min(self._trials, key=slope.noise), best is not None
         self._memorised = evaluator.memorised
         if self._memorised:
             self._subject.progress("allowing half the drop, because the original has memorised these samples", 0.4)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 
 from onnxopt.data import Array, Batch, Data, runnable_feeds
+from onnxopt.graph import Observed
 from onnxopt.metrics import Metric, Outputs
-from onnxopt.metrics.output_error import output_error
+from onnxopt.metrics.output_error import agreement, output_error, same_bits
 
 _PROBES = 4
 """Random inputs for comparing two models."""
@@ -29,8 +30,8 @@ class Difference:
 
     identical: bool
     """Whether every output is equal bit for bit."""
-    error: float
-    """Noise over signal; see `onnxopt.metrics.output_error`."""
+    error: float | None
+    """Noise over signal; see `onnxopt.metrics.output_error`. None if no output has floats that say anything."""
 
 
 def compare(
@@ -46,9 +47,10 @@ def compare(
     identical, errors = True, []
     for feeds in runnable_feeds(original, _PROBES, scale):
         wanted, got = original.run(names, feeds), compressed.run(names, feeds)
-        identical &= all(map(_same, wanted, got))
-        errors.append(output_error(wanted, got))
-    return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))))
+        identical &= all(map(same_bits, wanted, got))
+        error = output_error(wanted, got)
+        errors += [] if error is None else [error]
+    return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))) if errors else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ class Comparison:
     """Comparison of a model with the original on data."""
 
     samples: int
-    error: float
-    """Noise over signal of the outputs, root mean square over the batches."""
+    error: float | None
+    """Noise over signal of the observed values, root mean square over the batches, or the share of labels that differ
+    where that is more. None if no value shows any noise, because all are labels, or empty."""
     before: float | None
     """The metric of the original; None without a metric."""
     after: float | None
@@ -67,6 +70,13 @@ class Comparison:
     """The expected drop on samples like these; see `onnxopt.metrics.Score.likely_drop`."""
     uncertainty: float = 0.0
     """Standard error of the drop; 0 if unknown, as for user-defined metrics."""
+    agreement: float | None = None
+    """Share of the labels, truth values and texts in the outputs that are the same, 0 to 1; None if there are none."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was compared."""
+        return self.error is not None or self.agreement is not None
 
 
 class _Scores:
@@ -103,23 +113,40 @@ class Runner(Protocol):
 class Evaluator:
     """The original model and its outputs on data, for comparison with other models.
 
+    Arguments:
+        session: the original, which has the hidden values of `observed` as outputs behind its own.
+        observed: the values whose differences count; by default, all outputs.
+
     Raises OnnxoptError if the metric does not fit the outputs or labels, and the runtime's error if the model does not
     run.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, data: Data, metric: Metric | None = None) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        data: Data,
+        metric: Metric | None = None,
+        observed: Observed | None = None,
+    ) -> None:
         self._session, self._data, self._metric = session, data, metric
-        self._names = [value.name for value in session.get_outputs()]
+        self._hidden = observed.hidden if observed else ()
+        every = [value.name for value in session.get_outputs()]
+        self._names = every[: len(every) - len(self._hidden)]
+        self._observed = observed or Observed(tuple(self._names))
+        self._labels = frozenset(self._observed.labels)
         self._kept: list[list[Any]] | None = []
         size, self.samples = 0, 0
-        self.labelled = False
+        self.labelled, self.measurable = False, False
+        """Whether the data has labels, and whether the observed values say anything on it."""
         score = self._start()
         for batch in data:
             self.labelled |= batch.labels is not None
-            outputs = session.run(self._names, batch.feeds)
+            outputs = self._run(batch)
             self.samples += batch.size
+            self.measurable = self.measurable or self._error(outputs, outputs) is not None
             if score:
-                score.add(outputs, outputs, batch.labels)
+                visible = self._visible(outputs)
+                score.add(visible, visible, batch.labels)
             size += sum(array.nbytes for array in outputs if isinstance(array, np.ndarray))
             if self._kept is not None:
                 self._kept.append(outputs)
@@ -135,23 +162,67 @@ class Evaluator:
         return self.labelled and self._metric is not None and self._metric.is_accuracy and (
             self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
 
-    def compare(self, session: Runner) -> Comparison:
-        """Compares a model with the same inputs and outputs on the same data."""
-        score, powers = self._start(), []
+    @property
+    def hidden(self) -> int:
+        """How many of the observed values are not outputs."""
+        return len(self._hidden)
+
+    def compare(self, session: Runner, hidden: Sequence[str] = ()) -> Comparison:
+        """Compares a model with the same inputs and outputs on the same data.
+
+        Arguments:
+            hidden: the outputs of `session` that are the hidden values; without them, only outputs are compared.
+        """
+        score, power, measured = self._start(), 0.0, 0
+        shares, counted = list[float](), list[float]()
         for batch, wanted in self._wanted():
-            got = session.run(self._names, batch.feeds)
-            powers.append(output_error(wanted, got) ** 2 * batch.size)
+            got = session.run([*self._names, *hidden], batch.feeds)
+            error = self._error(wanted, got)
+            if error is not None:
+                power, measured = power + error**2 * batch.size, measured + batch.size
+            share, of_labels = self._agreement(wanted, got, self._names), self._agreement(wanted, got, self._labels)
+            shares += [] if share is None else [share] * batch.size
+            counted += [] if of_labels is None else [of_labels] * batch.size
             if score:
-                score.add(got, wanted, batch.labels)
-        error = float(sum(powers) / max(1, self.samples)) ** 0.5
+                score.add(self._visible(got), self._visible(wanted), batch.labels)
+        error = None
+        if measured:
+            error = max((power / measured) ** 0.5, 1 - float(np.mean(counted)) if counted else 0.0)
+        same = float(np.mean(shares)) if shares else None
+        compared = Comparison(self.samples, error, None, None, None, agreement=same)
         if score is None or self._metric is None or self.before is None:
-            return Comparison(self.samples, error, None, None, None)
+            return compared
         after = score.value()
         drops = [self._metric.drop(*pair) for pair in zip(self._before, score.folds(), strict=True)]
         uncertainty = float(np.std(drops, ddof=1) / len(drops) ** 0.5) if len(drops) > 1 else 0.0
-        drop = self._metric.drop(self.before, after)
         likely, uncertainty = score.likely_drop() or (None, uncertainty)
-        return Comparison(self.samples, error, self.before, after, drop, likely, uncertainty)
+        return replace(
+            compared, before=self.before, after=after, drop=self._metric.drop(self.before, after), likely=likely,
+            uncertainty=uncertainty,
+        )  # fmt: skip
+
+    def _error(self, wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
+        """Error of the observed values that both models give. Selected rows count where their number is the same."""
+        names = [*self._names, *self._hidden]
+        given = {name: (a, b) for name, a, b in zip(names, wanted, got, strict=False)}
+        counted = {
+            name: given[name]
+            for name in self._observed.values
+            if name in given and (name not in self._observed.selected or _alike(*given[name]))
+        }
+        axes = [self._observed.classes.get(name) for name in counted]
+        return output_error([a for a, _ in counted.values()], [b for _, b in counted.values()], axes)
+
+    def _agreement(self, wanted: Sequence[Any], got: Sequence[Any], outputs: Collection[str]) -> float | None:
+        """Share of equal elements in some of the outputs."""
+        pairs = [pair for name, *pair in zip(self._names, wanted, got, strict=False) if name in outputs]
+        return agreement([a for a, _ in pairs], [b for _, b in pairs])
+
+    def _visible(self, outputs: Sequence[Any]) -> list[Any]:
+        return list(outputs[: len(self._names)])
+
+    def _run(self, batch: Batch) -> list[Any]:
+        return list(self._session.run([*self._names, *self._hidden], batch.feeds))
 
     def _start(self) -> _Scores | None:
         return _Scores(self._metric) if self._metric else None
@@ -161,10 +232,8 @@ class Evaluator:
             yield from zip(self._data, self._kept, strict=True)
         else:
             for batch in self._data:
-                yield batch, self._session.run(self._names, batch.feeds)
+                yield batch, self._run(batch)
 
 
-def _same(a: Any, b: Any) -> bool:
-    if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
-        return bool(np.all(a == b))
-    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
+def _alike(a: Any, b: Any) -> bool:
+    return bool(np.shape(a) == np.shape(b))

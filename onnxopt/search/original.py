@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 
+import onnx
 import onnxruntime
 
 from onnxopt.data import Data, Spec, open_data, quiet_session, split, synthetic
+from onnxopt.graph import Observed, expose, observe, read
 from onnxopt.metrics import Metric
 from onnxopt.search.evaluator import Evaluator
 
@@ -59,6 +62,11 @@ def open_parts(
     return Parts(calibration.take(_CALIBRATION), validation.take(enough), check)
 
 
+def with_hidden(model: onnx.ModelProto, observed: Observed) -> onnxruntime.InferenceSession:
+    """A session that gives the hidden observed values of `model` behind its outputs."""
+    return quiet_session(expose(model, [*(value.name for value in model.graph.output), *observed.hidden]))
+
+
 @dataclass(frozen=True, eq=False)
 class Original:
     """The original model. Sessions and outputs are large, so each is created on first use."""
@@ -66,28 +74,38 @@ class Original:
     path: Path
     parts: Parts
     metric: Metric | None
+    observed: Observed
+    """The values of the original at which differences are measured."""
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
-        """The session of the original model."""
-        return quiet_session(str(self.path))
+        """The session of the original model, with the hidden observed values as further outputs."""
+        if not self.observed.hidden:
+            return quiet_session(str(self.path))
+        return with_hidden(read(self.path).model, self.observed)
 
     @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return Evaluator(self.session, self.parts.validation, self.metric)
+        return Evaluator(self.session, self.parts.validation, self.metric, self.observed)
 
     @cached_property
     def noise(self) -> Evaluator:
         """Compares outputs only, without the metric, on the same part."""
-        return Evaluator(self.session, self.parts.validation) if self.metric else self.validation
+        return Evaluator(self.session, self.parts.validation, None, self.observed) if self.metric else self.validation
 
     @cached_property
     def check(self) -> Evaluator:
         """Compares the finished file, once."""
-        return Evaluator(self.session, self.parts.check, self.metric)
+        return Evaluator(self.session, self.parts.check, self.metric, self.observed)
 
     def difference(self, model: Path, against: Path) -> float:
-        """Noise over signal of a model's outputs relative to those of another model, on the validation part."""
-        evaluator = Evaluator(quiet_session(str(against)), self.parts.validation)
-        return evaluator.compare(quiet_session(str(model))).error
+        """Noise over signal of a model's outputs relative to those of another model, on the validation part.
+
+        It is infinite if the outputs show nothing.
+        """
+        models = read(against).model, read(model).model
+        observed = [observe(one) for one in models]
+        first, second = (with_hidden(*pair) for pair in zip(models, observed, strict=True))
+        error = Evaluator(first, self.parts.validation, None, observed[0]).compare(second, observed[1].hidden).error
+        return inf if error is None else error

@@ -95,7 +95,7 @@ def meet_error(
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
     """The coarsest trial with at most this output error; None if there is none."""
-    wanted = _Crossing(lambda trial: log(max(trial.error or 0.0, 1e-9) / error), True, log(1 - within))
+    wanted = _Crossing(lambda trial: log(max(noise(trial), 1e-9) / error), True, log(1 - within))
     return _cross(measure, start, wanted, most, ends)
 
 
@@ -114,6 +114,11 @@ def meet_drop(
 
     wanted = _Crossing(lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0)
     return _cross(measure, start, wanted, most, ends)
+
+
+def noise(trial: Trial) -> float:
+    """Noise over signal of a trial; infinite if it could not be measured."""
+    return inf if trial.error is None else trial.error
 
 
 def safe(trial: Trial, allowed: float) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 
 from onnxopt.build.decisions import structural_steps
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array, input_scale, quiet_session
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.graph import observe
 from onnxopt.request import Request
 from onnxopt.search.contract_search import ContractSearch, Searched
 from onnxopt.search.knobs import Knobs
@@ -18,6 +20,9 @@ from onnxopt.search.original import Original, open_parts
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import MIDDLE
+
+_NOTHING_SHOWS = ("noise is not measured: the outputs are empty, or labels that follow from no number that can be "
+                  "observed; weights are quantized gently, by their own noise")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Baseline:
         if trial.error is not None:
             return trial.error
         _, found = self.work.try_plan(self.kept.plan, self.original.noise)
-        return found.error if found else 0.0
+        return inf if found is None or found.error is None else found.error
 
     @cached_property
     def undecided(self) -> frozenset[str]:
@@ -74,8 +79,8 @@ class Baseline:
         Arguments:
             inline_only: whether the strategy needs the model as a single protobuf.
         """
-        if self.search.original is None:
-            return "the model does not run, so nothing is known of its layers"
+        if self.not_calibrated:
+            return self.not_calibrated
         return "the model is over 2 GB" if inline_only and self.work.bytes_before > LARGEST_INLINE else ""
 
 
@@ -106,9 +111,13 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         )  # fmt: skip
         why = ", because no data was given" if request.data is None else ""
         work.progress(f"calibrating on {parts.calibration.name}{why}", 0.0)
+        original = Original(path, parts, metric, observe(work.source.model))
+        search = replace(search, original=original)
+        if not (metric or original.validation.measurable):
+            return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=_NOTHING_SHOWS)
         ready = work.calibrated(parts.calibration).with_steps(steps)
         ready.measure()
-        return Baseline(request, ready, replace(search, original=Original(path, parts, metric)), contract)
+        return Baseline(request, ready, search, contract)
     except OSError as error:
         raise OnnxoptError(f"{path}: the statistics cannot be kept: {error}; XDG_CACHE_HOME names another place for "
                            "them") from error  # fmt: skip

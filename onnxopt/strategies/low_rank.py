@@ -98,7 +98,7 @@ class LowRank(Strategy):
             more = f"{self.phrase} the file would have {found.trial.size} bytes, without it has {kept.trial.size}"
             return replace(outcome, reason=more) if found.trial.size >= kept.trial.size else outcome
         _, compared = outcome.work.try_plan(found.plan, base.original.noise)  # at a fixed size, noise has to fall
-        made = compared.error if compared else inf
+        made = inf if compared is None or compared.error is None else compared.error
         more = f"{self.phrase} the outputs' noise over signal would be {made:.3g}, without it is {base.noise:.3g}"
         return replace(outcome, reason=more) if made >= base.noise else outcome
 

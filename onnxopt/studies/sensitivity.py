@@ -41,8 +41,8 @@ class Point:
     """One weight at one setting, with all other weights unchanged."""
 
     setting: float
-    error: float
-    """Noise over signal of the model's outputs."""
+    error: float | None
+    """Noise over signal of the model's outputs; None if they show none, because they are labels."""
     drop: float | None
     """Drop of the metric; None without a metric."""
 
@@ -123,6 +123,9 @@ def scan(model: str | os.PathLike[str], data: Spec, **options: Unpack[ScanOption
     tell = options.get("progress") or (lambda what, share: None)
     tell("running the model as it is", 0.0)
     reference = Evaluator(original, part, measure)
+    if measure is None and not reference.measurable:
+        raise OnnxoptError(f"{source.path}: has no float output that shows noise on {part.name}; name a metric of "
+                           "its labels, as in --metric mypackage.mydata:score")  # fmt: skip
     sites = [site for site in graph.sites() if site.axis is not None]
     found = []
     for index, site in enumerate(sites):

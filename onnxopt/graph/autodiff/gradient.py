@@ -15,11 +15,12 @@ from onnxopt.data import quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
+from onnxopt.graph.inspect.observe import observe
 
-_SCORES = ("Softmax", "LogSoftmax", "ArgMax", "Sigmoid")
-"""Operators that make probabilities or decisions of scores: they are flat where the model is confident."""
+_PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
+"""Operators that make probabilities of scores: they are flat where the model is confident."""
 _VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
-"""Operators that are skipped when looking for such an output."""
+"""Operators that are skipped when looking for probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class _Start:
     name: str
     shape: tuple[int, ...]
     classes: int | None
-    """The axis of scores that only count relative to each other, so that a common shift has no effect; else None."""
+    """The axis of scores that count only relative to each other, so that a common shift has no effect; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,10 @@ class Gradient:
     If z are a sample's outputs and v random signs, ``E_v (d(v.z)/dw)^2`` is the power of the noise in z for noise of
     power 1 in the weight's element w (Hutchinson's estimator of the diagonal of J^T J). A weight's error is the same in
     all samples, so the gradient is that of the sum of v.z over the batch. Each sample has its own v, so cross terms
-    vanish on average, and the square estimates the power summed over samples. For scores ``[n, classes]``, v has mean 0
-    over classes: a common shift changes no decision. If a model has several outputs, each counts relative to its own
-    power. A final Softmax, LogSoftmax, ArgMax or Sigmoid is skipped: z is its input.
+    vanish on average, and the square estimates the power summed over samples. Outputs are the values that `observe`
+    finds. If there are several, each counts relative to its own power. A final Softmax, LogSoftmax or Sigmoid is
+    skipped: z is its input. For the scores before a Softmax or an ArgMax, v has mean 0 over classes: a common shift
+    changes nothing. Positions that are infinite or NaN do not count.
 
     For each shape of inputs a backward model is built from the rules in this package, and kept. If an operator has no
     rule, the nodes before it get only the gradient of other paths. All activations of a batch are in memory, so keep
@@ -65,6 +67,7 @@ class Gradient:
         self._model, self._weights = model, list(dict.fromkeys(weights))
         self._nodes = nodes_of(model)
         self._producers = {name: node for node in self._nodes for name in node.outputs if name}
+        self._observed = observe(model)
         self._passes: dict[tuple[Any, ...], _Pass | dict[str, str]] = {}
         self.unsupported: dict[str, str] = {}
         """By weight, the reason why the last pass found no gradient of it."""
@@ -100,7 +103,10 @@ class Gradient:
         generator, signal = np.random.default_rng(seed), 0.0
         for start in now.starts:
             v = _centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
-            z = _centred(values[start.name].numpy().astype(np.float64), start.classes)
+            z = values[start.name].numpy().astype(np.float64)
+            if not (finite := np.isfinite(z)).all():
+                z, v = np.where(finite, z, 0), np.where(finite, v, np.float32(0))
+            z = _centred(z, start.classes)
             power = float(np.square(z).sum())
             if len(now.starts) > 1:
                 samples = len(z) if z.ndim else 1
@@ -159,32 +165,23 @@ class Gradient:
         return quiet_session(serialized)
 
     def _starts(self, forward: Forward) -> list[_Start]:
-        """The float outputs, or the scores that they are computed from."""
+        """The observed values, or the scores that they are computed from."""
         found: dict[str, _Start] = {}
-        for output in self._model.graph.output:
-            name, classes = self._scores(output.name, forward)
+        for value in self._observed.values:
+            name, classes = self._scores(value)
             if forward.types.get(name) in FLOATS and name not in forward.constants:
-                shape = forward.shapes[name]
-                if name == output.name and len(shape) == 2 and shape[1] > 1:
-                    classes = 1
-                found.setdefault(name, _Start(name, shape, classes))
+                found.setdefault(name, _Start(name, forward.shapes[name], classes))
         return list(found.values())
 
-    def _scores(self, output: str, forward: Forward) -> tuple[str, int | None]:
-        """The scores whose probabilities an output holds, and their axis of classes.
-
-        For any other output, the output itself or, if it is quantized, the value before quantization.
-        """
-        name = output
+    def _scores(self, value: str) -> tuple[str, int | None]:
+        """The scores whose probabilities a value holds, and their axis of classes. For any other value, the value."""
+        name = value
         while name in self._producers and self._producers[name].op in _VIEWS:
             name = self._producers[name].inputs[0]
-            if forward.types.get(output) not in FLOATS:
-                output = name
         node = self._producers.get(name)
-        if node is None or node.op not in _SCORES:
-            return output, None
-        default = {"ArgMax": 0}.get(node.op, -1 if node.opset >= 13 else 1)
-        return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", default)
+        if node is None or node.op not in _PROBABILITIES:
+            return value, self._observed.classes.get(value)
+        return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", -1 if node.opset >= 13 else 1)
 
 
 def _centred(array: Array, axis: int | None) -> Array:

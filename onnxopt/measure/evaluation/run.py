@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from onnxopt import runtime
@@ -22,7 +21,7 @@ from onnxopt.measure.evaluation.intervals import Estimate, McNemar, paired, shar
 from onnxopt.metrics import Outputs
 from onnxopt.metrics.class_scores import class_labels, find_scores, rows
 from onnxopt.metrics.kl import Divergence
-from onnxopt.metrics.output_error import output_error
+from onnxopt.metrics.output_error import agreement, output_error
 
 Progress = Callable[[str, float], None]
 
@@ -31,12 +30,15 @@ Progress = Callable[[str, float], None]
 class Deviation:
     """How a model's outputs differ from those of the first model."""
 
-    noise: float
-    """Noise over signal, root mean square over the batches; see `onnxopt.metrics.output_error`."""
+    noise: float | None
+    """Noise over signal, root mean square over the batches; see `onnxopt.metrics.output_error`. None if no output shows
+    any."""
     agreement: Estimate | None
     """Share of samples, 0 to 1, with the same top class; None if the models are not classifiers."""
     divergence: float | None
     """KL(first || model) of the class probabilities, in nats; None without float scores."""
+    labels: float | None
+    """Share of the integers, truth values and texts that are the same, 0 to 1; None if there are none."""
     paired: McNemar | None
     """Whether it is right more or less often; None without labels."""
 
@@ -166,15 +168,20 @@ class _Tally:
         self.counts = Counts()
         self._divergence: Divergence | None = None
         self._samples, self._power = 0, 0.0
+        self._labels, self._equal = 0, 0.0
         self._answers, self._same = 0, 0
         self._labelled, self._lost, self._won = 0, 0, 0
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None, size: int) -> None:
         """Adds one batch of `size` samples; `labels` are classes, or None if the outputs are not scores."""
-        with np.errstate(invalid="ignore"):
-            error = output_error(reference, outputs)
-        self._power += np.inf if np.isnan(error) else error**2 * size
-        self._samples += size
+        error = output_error(reference, outputs)
+        if error is not None:
+            self._power += error**2 * size
+            self._samples += size
+        equal = agreement(reference, outputs)
+        if equal is not None:
+            self._equal += equal * size
+            self._labels += size
         i = find_scores(reference)
         if i is None:
             return
@@ -193,7 +200,8 @@ class _Tally:
 
     def deviation(self) -> Deviation:
         return Deviation(
-            noise=float(self._power / self._samples) ** 0.5,
+            noise=float(self._power / self._samples) ** 0.5 if self._samples else None,
+            labels=self._equal / self._labels if self._labels else None,
             agreement=share(self._same, self._answers) if self._answers else None,
             divergence=self._divergence.value() if self._divergence else None,
             paired=paired(self._lost, self._won, self._labelled) if self._labelled else None,

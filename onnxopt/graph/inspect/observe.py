@@ -1,0 +1,176 @@
+"""Finds the values at which differences between a model and its compressed form show.
+
+These are the float outputs. An output of labels, indices or selected rows shows a difference only once a decision has
+changed. So what the decision was made on is observed as well: the scores before an ArgMax or a threshold, boxes and
+scores before a NonMaxSuppression, the value that a Cast or QuantizeLinear rounds, the probabilities before a ZipMap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+import onnx
+
+from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.wrapper import without_weights
+
+_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
+_REORDERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique", "TopK"})
+"""Operators after which the number or the order of rows follows from a decision."""
+_SELECTING = _REORDERING | {"ArgMax", "ArgMin"}
+"""The same, and those that choose a row for each sample."""
+_OF_SHAPE = frozenset({"Shape", "Size"})
+_STANDARD = ("", "ai.onnx")
+_NO_WEIGHTS = frozenset(
+    {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
+)
+"""Types of shapes, indices, masks and names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The values of a model at which differences are measured, in an order that follows from its structure alone."""
+
+    values: tuple[str, ...]
+    """Float values of the main graph."""
+    hidden: tuple[str, ...] = ()
+    """Those of them that are not outputs of the model."""
+    selected: frozenset[str] = frozenset()
+    """Those whose rows a decision selects: two models may differ in their number."""
+    labels: tuple[str, ...] = ()
+    """Outputs that are no floats, and whose places stay the same: they are compared one by one."""
+    classes: dict[str, int] = field(default_factory=dict)
+    """For scores that only an ArgMax or ArgMin reads, the axis along which a common shift has no effect."""
+
+    @property
+    def axes(self) -> tuple[int | None, ...]:
+        """The axis of each value along which a common shift has no effect, or None."""
+        return tuple(self.classes.get(name) for name in self.values)
+
+
+def observe(model: onnx.ModelProto) -> Observed:
+    """The values of `model` at which differences are measured; none if neither outputs nor decisions are on floats."""
+    graph = model.graph
+    search, outputs = _Search(model), [value.name for value in graph.output]
+    for name in outputs:
+        search.add(name)
+    readers = Counter(read for node in graph.node for read in _reads(node))
+    alone = {name: axis for name, axis in search.classes.items() if readers[name] == 1 and name not in outputs}
+    values = tuple(search.values)
+    hidden = tuple(name for name in values if name not in outputs)
+    return Observed(values, hidden, frozenset(values) & search.selected, tuple(search.labels), alone)
+
+
+class _Search:
+    """What is found on the way from a model's outputs to its inputs."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self._producers = {name: node for node in graph.node for name in node.output if name}
+        self._types = _element_types(model)
+        self._weights = {tensor.name for tensor in graph.initializer if _is_weight(tensor)}
+        constants = {tensor.name for tensor in graph.initializer}
+        self._dynamic = {value.name for value in graph.input} - constants
+        """Values that depend on the values of an input, and not only on its shape."""
+        self._weighed = set[str]()
+        """Those that depend on a weight as well."""
+        self.selected = set[str]()
+        """Those whose rows, or their order, follow from a decision."""
+        self._reordered = set[str]()
+        """Those of them whose rows may change their number or places."""
+        for node in graph.node:  # in the order of execution
+            self._follow(node)
+        self.values: dict[str, None] = {}
+        self.labels: list[str] = []
+        self.classes: dict[str, int] = {}
+        self._visited = set[str]()
+
+    def add(self, output: str) -> None:
+        """Adds what shows a difference in this output."""
+        if output in self._weighed:
+            if self._shows(output) or (self._is_float(output) and self._is_weighed_when_selected(output)):
+                self.values.setdefault(output)
+            elif not self._is_float(output) and output not in self._reordered:
+                self.labels.append(output)
+        stack = [output]
+        while stack:
+            now = stack.pop()
+            node = self._producers.get(now)
+            if now in self._visited or node is None or node.op_type in _OF_SHAPE or self._shows(now):
+                continue
+            self._visited.add(now)
+            for read in reversed(self._dynamic_reads(node)):
+                if not self._shows(read):
+                    stack.append(read)
+                elif read in self._weighed:
+                    self.values.setdefault(read)
+                    if node.op_type in ("ArgMax", "ArgMin"):
+                        self.classes[read] = next((a.i for a in node.attribute if a.name == "axis"), 0)
+
+    def _follow(self, node: onnx.NodeProto) -> None:
+        """Takes one node's outputs into the sets of values."""
+        every = set(_reads(node))
+        if node.op_type in _OF_SHAPE or every.isdisjoint(self._dynamic):
+            if any(_is_weight(a.t) for a in node.attribute) or not every.isdisjoint(self._weights):
+                self._weights.update(node.output)
+            return
+        self._dynamic.update(node.output)
+        has_graph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
+        if has_graph or node.domain not in _STANDARD or not every.isdisjoint(self._weights | self._weighed):
+            self._weighed.update(node.output)
+        if node.op_type in _SELECTING or not every.isdisjoint(self.selected):
+            self.selected.update(node.output)
+        if node.op_type in _REORDERING or not every.isdisjoint(self._reordered):
+            self._reordered.update(node.output)
+
+    def _shows(self, name: str) -> bool:
+        """Whether a difference shows in the value itself, before any decision."""
+        return self._is_float(name) and name not in self.selected
+
+    def _is_float(self, name: str) -> bool:
+        return self._types.get(name) in _FLOATS
+
+    def _dynamic_reads(self, node: onnx.NodeProto) -> list[str]:
+        return [name for name in dict.fromkeys(_reads(node)) if name in self._dynamic]
+
+    def _is_weighed_when_selected(self, name: str) -> bool:
+        """Whether a weight acts on selected rows on the way to this value: its noise shows nowhere else."""
+        stack, seen = [name], set[str]()
+        while stack:
+            node = self._producers.get(stack.pop())
+            if node is None or node.op_type in _SELECTING:
+                continue
+            if not self._weights.isdisjoint(node.input):
+                return True
+            rows = [read for read in node.input if read in self.selected and read not in seen]
+            seen.update(rows)
+            stack.extend(rows)
+        return False
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return prod(tensor.dims) > 1 and tensor.data_type not in _NO_WEIGHTS
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element types of the main graph's tensors, as far as they can be inferred."""
+    graph = model.graph
+    try:
+        inferred = list(onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info)
+    except Exception:  # a model that the inference rejects may run; its declared types remain
+        inferred = []
+    values = [*inferred, *graph.value_info, *graph.input, *graph.output]
+    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.WhichOneof("value") == "tensor_type"}
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, in its subgraphs too."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []), *attribute.graphs):
+            for inner in subgraphs(graph):
+                yield from (name for n in inner.node for name in n.input if name)
+                yield from (value.name for value in inner.output)
