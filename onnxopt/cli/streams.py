@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from onnxopt.errors import OnnxoptError
 
@@ -46,10 +47,8 @@ def results_alone() -> Iterator[None]:
     """
     _fill()
     before, errors = sys.stdout, sys.stderr
-    if (
-        before is not sys.__stdout__ or errors is not sys.__stderr__
-    ):  # closed, or a program that calls `main` has others
-        yield
+    if not before or not errors or before is not sys.__stdout__ or errors is not sys.__stderr__:
+        yield  # closed, or a program that calls `main` prints elsewhere
         return
     before.flush()
     descriptor = os.dup(before.fileno())
@@ -68,16 +67,16 @@ class _Results(io.FileIO):
 
     _broken = False
 
-    def write(self, data: object) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         """See `io.FileIO`. Raises OnnxoptError at the first error, unless nobody reads the file any more."""
         try:
             if not self._broken:
-                return super().write(data)  # type: ignore[arg-type]
+                return super().write(data)
         except OSError as error:
             self._broken = True
             if not isinstance(error, BrokenPipeError):
                 raise OnnxoptError(f"standard output cannot be written: {error.strerror}") from error
-        return len(memoryview(data))  # type: ignore[arg-type]
+        return memoryview(data).nbytes
 
 
 def say(text: str) -> None:
