@@ -47,7 +47,7 @@ def results_alone() -> Iterator[None]:
     """
     _fill()
     before, errors = sys.stdout, sys.stderr
-    if not before or not errors or before is not sys.__stdout__ or errors is not sys.__stderr__:
+    if before is not sys.__stdout__ or errors is not sys.__stderr__ or before is None or errors is None:
         yield  # closed, or a program that calls `main` prints elsewhere
         return
     before.flush()
