@@ -13,7 +13,6 @@ from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
 
-
 STATUSES = ("met", "missed", "unchanged", "not_measured")
 """What became of the contract; docs/result.md describes each."""
 
