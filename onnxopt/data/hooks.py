@@ -48,7 +48,8 @@ def blamed(hook: str) -> Iterator[None]:
     except (OnnxoptError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        frames = traceback.extract_tb(error.__traceback__)
+        causes = [error, *([error.__cause__] if error.__cause__ else [])]  # StopIteration in a generator is a cause
+        frames = [frame for one in causes for frame in traceback.extract_tb(one.__traceback__)]
         own = [
             frame
             for frame in frames

@@ -89,7 +89,8 @@ def _cuts(inputs: Sequence[Input], arrays: Mapping[str, Array], count: int, whol
     for entry in inputs:
         array = arrays[entry.name]
         fitting = [cut for cut in _possible(entry, array) if cut.axis is not None and array.shape[cut.axis] == count]
-        whole = [Cut(None)] if array.ndim == 0 or entry.takes(array.shape) else []
+        shared = array.ndim == 0 or (named_axis(entry) is None and entry.takes(array.shape))
+        whole = [Cut(None)] if shared else []
         cuts = [*whole, *fitting] if whole_first and _settled(entry) else [*fitting, *whole]
         if not cuts:
             return None
@@ -98,14 +99,14 @@ def _cuts(inputs: Sequence[Input], arrays: Mapping[str, Array], count: int, whol
 
 
 def _possible(entry: Input, array: Array) -> Iterator[Cut]:
-    """Cuts along each axis where the array fits the input otherwise, the likeliest first."""
-    shape = entry.shape
+    """Cuts along the axis that the model names, or along each axis, the first one first, where the rest fits."""
+    shape, named = entry.shape, named_axis(entry)
     if not shape and array.ndim:  # of unknown rank
         yield Cut(0)
     elif array.ndim == len(shape) + 1 and entry.takes(array.shape[1:]):
         yield Cut(0, stacked=True, fixed=1)
     elif array.ndim == len(shape):
-        for axis in sorted(range(len(shape)), key=lambda axis: axis != named_axis(entry)):
+        for axis in range(len(shape)) if named is None else (named,):
             others = [(a, b) for i, (a, b) in enumerate(zip(shape, array.shape, strict=True)) if i != axis]
             if all(a == b for a, b in others if known(a)):
                 size = shape[axis]

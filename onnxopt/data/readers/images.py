@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,13 @@ def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
     labels = _labels([path.relative_to(folder) for path in files])
 
     def read(chosen: Array) -> Batch:
-        samples = [prepare(_decoded(files[i], prepare.mode)) for i in chosen]
+        samples = [_prepared(files[i], prepare) for i in chosen]
         if len({sample.shape for sample in samples}) > 1:
             raise OnnxoptError(f"{folder}: prepared, the images differ in shape; make them alike")
         return Batch({entry.name: np.stack(samples)}, None if labels is None else labels[chosen])
 
     def digest() -> str:
-        first = prepare(_decoded(files[0], prepare.mode))
+        first = _prepared(files[0], prepare)
         return sha256(repr(prepare).encode(), first.tobytes(), *(_identity(path, folder) for path in files))
 
     return Data(str(folder), lambda: in_batches(len(files), _BATCH, entry.batch, read), cache(digest))
@@ -83,6 +84,14 @@ def _labels(paths: list[Path]) -> Array | None:
     return indices if len(classes) > 1 else None
 
 
+def _prepared(path: Path, prepare: Preparation) -> Array:
+    image = _decoded(path, prepare.mode)
+    try:
+        return prepare(image)
+    except OnnxoptError as error:
+        raise OnnxoptError(f"{error} ({path})") from error
+
+
 def _decoded(path: Path, mode: str) -> Image.Image:
     """The image as a viewer shows it: upright, on white where it is transparent, its deeper greys scaled to 0..255."""
     try:
@@ -95,7 +104,8 @@ def _decoded(path: Path, mode: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF data says. Damaged EXIF data says nothing."""
     try:
-        return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings(action="ignore"):
+            return ImageOps.exif_transpose(image)
     except Exception:  # the parser raises various errors
         return image
 
