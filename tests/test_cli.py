@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,23 +12,17 @@ import onnx
 import onnxruntime
 import pytest
 from builders import cnn, mlp
+from commanding import Done, refused, run
 
 
-def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("onnxopt")), *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "COLUMNS": "80"}
-    )
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "model.onnx"
     onnx.save(mlp(128), path)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small(source: Path) -> Path:
     path = source.with_name("small.onnx")
     done = run("optimize", source, "-o", path)
@@ -37,7 +30,8 @@ def small(source: Path) -> Path:
     return path
 
 
-def test_optimize_prints_the_table(source: Path, small: Path) -> None:
+def test_optimize_prints_the_table(source: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.onnx"
     done = run("optimize", source, "-o", small)
     assert done.returncode == 0
     assert not done.stderr
@@ -47,39 +41,30 @@ def test_optimize_prints_the_table(source: Path, small: Path) -> None:
     assert small.stat().st_size < source.stat().st_size / 4
 
 
-def test_optimize_gives_json(source: Path, small: Path) -> None:
-    result = json.loads(run("optimize", source, "-o", small, "--json").stdout)
+def test_optimize_gives_json_and_the_same_bytes(source: Path, small: Path, tmp_path: Path) -> None:
+    result = json.loads(run("optimize", source, "-o", tmp_path / "again.onnx", "--json").stdout)
+    assert (tmp_path / "again.onnx").read_bytes() == small.read_bytes()
     assert result["bytes_before"] == source.stat().st_size
     assert result["bytes_after"] == small.stat().st_size
     assert sum(event["bytes_after"] for event in result["events"]) == small.stat().st_size
     assert result["plan"]["steps"].keys() == {"fc1", "fc2"}
 
 
-def test_two_runs_give_identical_bytes(source: Path, small: Path) -> None:
-    again = small.with_name("again.onnx")
-    run("optimize", source, "-o", again)
-    assert again.read_bytes() == small.read_bytes()
-
-
-def test_plan_edit_apply(source: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.json"
+def test_plan_edit_apply(source: Path, small: Path, tmp_path: Path) -> None:
+    plan, applied = tmp_path / "plan.json", tmp_path / "applied.onnx"
     assert run("plan", source, "-o", plan).returncode == 0
     assert plan.read_text() == run("plan", source).stdout
+    assert run("apply", source, plan, "-o", applied).returncode == 0
+    assert applied.read_bytes() == small.read_bytes()
     document = json.loads(plan.read_text())
     document["steps"]["fc1"] = "uniform{error=0.2}"
     del document["steps"]["fc2"]
     plan.write_text(json.dumps(document))
-    done = run("apply", source, plan, "-o", tmp_path / "applied.onnx", "--json")
+    done = run("apply", source, plan, "-o", applied, "--json")
     events = {event["path"]: event for event in json.loads(done.stdout)["events"]}
     assert events["fc1"]["error"] == pytest.approx(0.2, rel=0.15)
     assert events["fc2"]["step"] == "lossless"
     assert events["fc2"]["error"] == 0
-
-
-def test_optimize_is_plan_and_apply(source: Path, small: Path, tmp_path: Path) -> None:
-    run("plan", source, "-o", tmp_path / "plan.json")
-    run("apply", source, tmp_path / "plan.json", "-o", tmp_path / "applied.onnx")
-    assert (tmp_path / "applied.onnx").read_bytes() == small.read_bytes()
 
 
 def test_inspect_verify_decompress_library(small: Path, tmp_path: Path) -> None:
@@ -112,15 +97,6 @@ def test_lossless_keeps_every_bit(source: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(wanted[name], got[name]) for name in wanted)
 
 
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 1
-    assert not done.stdout
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("onnxopt: ")
-    for word in words:
-        assert word in line, (word, line)
-
-
 def test_bad_input_is_one_sentence(source: Path, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     refused(run("optimize", tmp_path / "none.onnx", "-o", out), "none.onnx", "No such file")
@@ -139,7 +115,7 @@ def test_bad_input_is_one_sentence(source: Path, small: Path, tmp_path: Path) ->
     refused(run("apply", source, source, "-o", out), "cannot be read")
     onnx.save(cnn(), tmp_path / "other.onnx")
     plan = tmp_path / "plan.json"
-    run("plan", source, "-o", plan)
+    run("plan", source, "--lossless", "-o", plan)
     refused(run("apply", tmp_path / "other.onnx", plan, "-o", out), "another model", "onnxopt plan")
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
@@ -154,3 +130,12 @@ def test_version_and_help() -> None:
     assert run("--version").stdout.strip()
     for command in ("optimize", "plan", "apply", "inspect", "verify", "decompress", "library", "evaluate"):
         assert run(command, "--help").returncode == 0
+
+
+def test_the_installed_command_works(source: Path) -> None:
+    installed = Path(sys.executable).with_name("onnxopt")
+    done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == run("--version").stdout
+    assert not done.stderr
+    done = subprocess.run([installed, "verify", source], capture_output=True, text=True, check=False)
+    refused(Done(done.returncode, done.stdout, done.stderr), "plain ONNX model")

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from common import realdata
-from onnxopt.data import PRESETS, ImageOptions, open_data
+from onnxopt.data import PRESETS, Array, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
 
 needs_data = pytest.mark.skipif(
@@ -220,3 +220,100 @@ def test_images_give_the_accuracy_that_is_known(tmp_path: Path) -> None:
     right = sum(int((session.run(None, {name: b.feeds[name]})[0].argmax(1) == b.labels).sum()) for b in data)
     assert data.count() == 300
     assert right / 3 == pytest.approx(realdata.evaluate("mobilenet_v1_0.25", session, "train").metric, abs=0.5)
+
+
+def shown(folder: Path, session: Session = IMAGES) -> Array:
+    """The one image of the folder as the model gets it, in 0..255."""
+    (batch,) = open_data(folder, session, ImageOptions("raw"))
+    return batch.feeds["x"][0]
+
+
+def test_sixteen_bit_greys_keep_their_brightness(pictures: Callable[..., Path]) -> None:
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8)
+    seen = shown(pictures(**{"a.png": Image.fromarray(ramp.astype(np.uint16))}))
+    assert np.abs(seen - ramp / 257).max() <= 0.5 + 1e-3
+    seen = shown(pictures(**{"a.png": Image.fromarray(ramp.astype(np.uint16))}), taking(x=[1, 8, 8, 1]))
+    assert np.abs(seen[..., 0] - ramp / 257).max() <= 0.5 + 1e-3
+
+
+def test_what_is_transparent_is_white(pictures: Callable[..., Path]) -> None:
+    half = Image.new("RGBA", (8, 8), (200, 100, 0, 255))
+    half.paste((0, 0, 0, 0), (0, 0, 8, 4))
+    grey = Image.new("LA", (8, 8), (100, 255))
+    grey.paste((0, 0), (0, 0, 8, 4))
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 0])
+    palette.paste(0, (0, 0, 8, 4))
+    keyed = Image.new("RGB", (8, 8), (200, 100, 0))
+    keyed.paste((1, 2, 3), (0, 0, 8, 4))
+    for image, options, below in [
+        (half, {}, (200, 100, 0)), (grey, {}, (100, 100, 100)), (palette, {"transparency": 0}, (200, 100, 0)),
+        (palette, {"transparency": bytes([0, 255])}, (200, 100, 0)),
+        (keyed, {"transparency": (1, 2, 3)}, (200, 100, 0)),
+    ]:  # fmt: skip
+        folder = pictures(**{"a.png": "red"})
+        image.save(folder / "a.png", **options)
+        seen = shown(folder)
+        assert (seen[:, :4] == 255).all(), image.mode
+        assert tuple(seen[:, 6, 3]) == below, image.mode
+    see_through = Image.new("RGBA", (8, 8), (0, 0, 0, 51))
+    assert shown(pictures(**{"a.png": see_through}))[:, 0, 0].tolist() == [204] * 3
+
+
+def test_other_colours(pictures: Callable[..., Path]) -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, *PIXEL])
+    assert tuple(shown(pictures(**{"a.png": palette}))[:, 0, 0]) == PIXEL
+    assert shown(pictures(**{"a.png": Image.new("1", (8, 8), 1)}))[:, 0, 0].tolist() == [255] * 3
+    folder = pictures(**{"b.jpg": Image.new("CMYK", (8, 8), (0, 255, 255, 0))})
+    (folder / "a.png").unlink()
+    red, green, blue = shown(folder)[:, 0, 0]
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_images_are_upright(pictures: Callable[..., Path], orientation: int, suffix: str) -> None:
+    """A bright quarter, top left as a viewer shows it, whatever the camera stored."""
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    image = Image.new("RGB", (32, 32), "black")
+    image.paste((255, 255, 255), (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    folder = pictures(**{"keep.png": "red"})
+    (folder / "keep.png").unlink()
+    turned = image.transpose(stored[orientation]) if orientation > 1 else image
+    turned.save(folder / f"a.{suffix}", exif=exif)
+    seen = shown(folder, taking(x=["n", 3, 32, 32]))
+    assert seen[:, :12, :12].min() > 200
+    assert max(seen[:, 20:].max(), seen[:, :, 20:].max()) < 55
+
+
+def test_damaged_exif_data_says_nothing(pictures: Callable[..., Path]) -> None:
+    folder = pictures(**{"keep.png": "red"})
+    (folder / "keep.png").unlink()
+    Image.new("RGB", (8, 8), "red").save(folder / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\x01\x12damaged")
+    assert shown(folder)[0].min() > 240
+
+
+def test_what_is_no_image_among_images(pictures: Callable[..., Path]) -> None:
+    folder = pictures(**{"a.png": "red"})
+    (folder / "folder.png").mkdir()
+    assert open_data(folder, IMAGES, ImageOptions("unit")).count() == 1
+    (folder / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(OnnxoptError, match=r"link\.png: cannot be read: it is a link to nowhere\.png"):
+        open_data(folder, IMAGES, ImageOptions("unit"))
+
+
+def test_a_function_that_prepares_no_numbers(pictures: Callable[..., Path]) -> None:
+    folder = pictures(**{"a.png": "red"})
+    options = ImageOptions(lambda image: np.full((3, 8, 8), np.nan))
+    with pytest.raises(OnnxoptError, match=r"input 'x' holds nan.* \(.*a\.png\)"):
+        list(open_data(folder, IMAGES, options))
+    with pytest.raises(OnnxoptError, match="mean and standard deviation"):
+        open_data(folder, IMAGES, ImageOptions(mean=[np.nan]))

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import onnxopt
 from onnxopt import OnnxoptError, cli
-from onnxopt.graph import write_atomically
+from onnxopt.files import write_atomically
 from onnxopt.metrics.output_error import output_error
 from onnxopt.report import sensitivity as report
 from onnxopt.studies.sensitivity import SETTINGS, scan

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.data import Data
 from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files import reading, write_atomically, writing
 from onnxopt.graph import (
     Graph,
     Neighbours,
@@ -43,7 +44,6 @@ from onnxopt.graph import (
     strip,
     weight_macs,
     wrap,
-    write_atomically,
 )
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
@@ -283,22 +283,19 @@ class Workspace:
         Returns the total size, and whether the file is a copy of the source, which happens if compression does not make
         it smaller. `check` runs on the file before it is moved into place; if it raises, no file is left.
         """
-        with ExitStack() as files:
-            temporary = files.enter_context(write_atomically(output))
-            if len(built.packed) > LARGEST_INLINE:
-                data = files.enter_context(write_atomically(output.with_name(f"{output.name}.data")))
-                data.write_bytes(built.packed)
-                temporary.write_bytes(self._outer(built, data.name))
-                if check:
-                    check(temporary)
-                temporary.write_bytes(self._outer(built, f"{output.name}.data"))
-                return temporary.stat().st_size + len(built.packed), False
-            compressed = self._outer(built)
-            unchanged = len(compressed) >= self.source.size
+        with write_atomically(output) as temporary:
+            separate = len(built.packed) > LARGEST_INLINE
+            name = f"{output.name}.data" if separate else ""
+            compressed = self._outer(built, name)
+            unchanged = not separate and len(compressed) >= self.source.size
             temporary.write_bytes(self.source.copy() if unchanged else compressed)
+            if separate:
+                with writing({"the output's data": output.with_name(name)}):
+                    reading(self.source.files)
+                temporary.with_name(name).write_bytes(built.packed)
             if check:
                 check(temporary)
-            return temporary.stat().st_size, unchanged
+            return temporary.stat().st_size + (len(built.packed) if separate else 0), unchanged
 
     def load(self, path: Path) -> onnxruntime.InferenceSession:
         """The session that a user would get. Raises OnnxoptError if the runtime rejects the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 import onnxopt
-from onnxopt.graph import write_atomically
+from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
 from onnxopt.spec.progress import Progress
@@ -45,21 +45,36 @@ def console() -> Console:
 def write(path: Path, text: str) -> None:
     """Writes a text file, completely or not at all. Raises OnnxoptError if it cannot be written."""
     with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def print_json(result: Any) -> None:
+    """Prints a result as JSON, which is ASCII where standard output cannot hold every character."""
+    unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(to_json(result, ascii_only=not unicode))
 
 
 def show_written(path: Path, as_json: bool) -> None:
     """Prints the path and size of a written file."""
     count = path.stat().st_size
-    print(to_json({"output": path, "bytes": count}) if as_json else f"{path}: {size(count)}")
+    if as_json:
+        print_json({"output": path, "bytes": count})
+    else:
+        print(f"{path}: {size(count)}")
 
 
 @contextmanager
 def progress(verbose: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step."""
+    """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step.
+
+    What hooks print meanwhile goes to standard error.
+    """
     columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     errors = Console(stderr=True)
-    with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with (
+        redirect_stdout(sys.stderr),
+        Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
+    ):
         task, last = bar.add_task("reading", total=1.0), ""
 
         def show(what: str, share: float) -> None:

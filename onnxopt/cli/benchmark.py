@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from onnxopt.cli.app import console, progress
+from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
 from onnxopt.cli.options import Inputs, Showing, argument, option
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.benchmark import benchmark as measure
 from onnxopt.report.benchmark import print_benchmark
-from onnxopt.report.json import to_json
 
 Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models, plain or compressed; each is compared "
                                         "with the first.")]  # fmt: skip
@@ -43,7 +42,7 @@ def benchmark(models: Models, inputs: Inputs, runs: Runs, showing: Showing) -> N
         (data,) = inputs.opened(models[0])
         found = measure(models, data, counts, sizes, runs.seconds, advance)
     if showing.as_json:
-        print(to_json(found))
+        print_json(found)
     else:
         print_benchmark(console(), found)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from onnxopt.cli.app import console, progress, write
+from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.groups import command
 from onnxopt.cli.optimize import Checked
 from onnxopt.cli.options import Bounds, Inputs, Memory, Model, Showing, option
+from onnxopt.files import writing
 from onnxopt.report.compare import print_systems, render
-from onnxopt.report.json import to_json
 from onnxopt.spec import recipes
 from onnxopt.spec.recipes import Recipe
 from onnxopt.studies.compare import compare as measure
@@ -34,17 +34,18 @@ class Systems(Memory, Showing, Checked):
 @command
 def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> None:
     """Compare published systems with the engine on the same model, contract and data."""
-    contract, chosen = bounds.contract, _opened(systems.recipes)
-    with progress(systems.verbose) as advance:
-        data, checked = inputs.opened(model, systems.evaluation)
-        found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, progress=advance)
-    found = replace(found, command=shlex.join(["onnxopt", *sys.argv[1:]]))
+    with writing({"--report": systems.report}):
+        contract, chosen = bounds.contract, _opened(systems.recipes)
+        with progress(systems.verbose) as advance:
+            data, checked = inputs.opened(model, systems.evaluation)
+            found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, progress=advance)
+        found = replace(found, command=shlex.join(["onnxopt", *sys.argv[1:]]))
+        if systems.report:
+            write(systems.report, render(found))
     if systems.as_json:
-        print(to_json(found))
+        print_json(found)
     else:
         print_systems(console(), found)
-    if systems.report:
-        write(systems.report, render(found))
 
 
 def _opened(names: str) -> list[Recipe]:

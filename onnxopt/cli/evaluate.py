@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from onnxopt.cli.app import console, progress
+from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
 from onnxopt.cli.options import Images, RequiredData, Showing, argument
 from onnxopt.measure import evaluation
 from onnxopt.report.evaluation import print_evaluation
-from onnxopt.report.json import to_json
 
 Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models, plain or compressed; the others are "
                                         "compared with the first.")]  # fmt: skip
@@ -23,6 +22,6 @@ def evaluate(models: Models, data: RequiredData, images: Images, showing: Showin
         (inputs,) = images.open(models[0], data)
         found = evaluation.evaluate(models, inputs or data, advance)
     if showing.as_json:
-        print(to_json(found))
+        print_json(found)
     else:
         print_evaluation(console(), found)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from onnxopt import native
-from onnxopt.cli.app import app, console, show_written
+from onnxopt.cli.app import app, console, print_json, show_written
 from onnxopt.cli.options import Json, Output, argument
-from onnxopt.report.json import to_json
 from onnxopt.report.table import print_inspection
 from onnxopt.report.text import size
 from onnxopt.runtime import archive
@@ -21,7 +20,7 @@ def inspect(model: Compressed, as_json: Json = False) -> None:
     """Show the contents of a compressed model."""
     info = archive.inspect(model)
     if as_json:
-        print(to_json(info))
+        print_json(info)
     else:
         print_inspection(console(), info)
 
@@ -31,7 +30,7 @@ def verify(model: Compressed, as_json: Json = False) -> None:
     """Verify every checksum, decode all weights, load the model and run it."""
     seen = archive.verify(model)
     if as_json:
-        print(to_json(seen))
+        print_json(seen)
         return
     outputs = {
         True: "outputs identical to the plain model's",
@@ -51,4 +50,7 @@ def decompress(model: Compressed, output: Output, as_json: Json = False) -> None
 def library(as_json: Json = False) -> None:
     """Print the path of the shared library to register with ONNX Runtime."""
     path = native.library_path()
-    print(to_json({"library": path}) if as_json else path)
+    if as_json:
+        print_json({"library": path})
+    else:
+        print(path)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxopt import api
-from onnxopt.cli.app import console, progress, write
+from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.groups import command
 from onnxopt.cli.options import (
     Bounds,
@@ -28,9 +27,12 @@ from onnxopt.cli.options import (
 )
 from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.files import read_text
+from onnxopt.files import writing as together
 from onnxopt.measure.benchmark import benchmark
-from onnxopt.report import classical, html, table
-from onnxopt.report.json import to_json
+from onnxopt.report import classical, html
+from onnxopt.report.json import plain
+from onnxopt.report.table import print_result
 from onnxopt.request import Options
 from onnxopt.results.result import Result
 from onnxopt.spec.plan import Plan
@@ -82,18 +84,22 @@ def optimize(
     model: Model, output: Output, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
     """Compress a model to the smallest file that meets a contract."""
-    contract, chosen = bounds.contract, decisions.options
-    with progress(writing.verbose) as advance:
-        data, checked = inputs.opened(model, writing.evaluation)
-        options: Options = {
-            **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
-            "max_ram": writing.ram, "progress": advance,
-        }  # fmt: skip
-        result = api.optimize(model, output, contract, data, **options)
-    if writing.plan_out:
-        write(writing.plan_out, result.plan.to_json())
-    recipe = chosen["recipe"]
-    _show(result, writing, data, recipe.table if recipe else "")
+    files = {"--output": output, "--plan-out": writing.plan_out, "--report": writing.report}
+    with together(files) as complete:
+        contract, chosen = bounds.contract, decisions.options
+        with progress(writing.verbose) as advance:
+            data, checked = inputs.opened(model, writing.evaluation)
+            options: Options = {
+                **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
+                "max_ram": writing.ram, "progress": advance,
+            }  # fmt: skip
+            result = api.optimize(model, output, contract, data, **options)
+        if writing.plan_out:
+            write(writing.plan_out, result.plan.to_json())
+        recipe = chosen["recipe"]
+        table = classical.of(recipe.table, result.events) if recipe and recipe.table and result.events else None
+        result = _reported(result, table, writing, data, complete(output))
+    _show(result, table, writing.as_json)
     if not result.met:
         raise typer.Exit(Missed.exit_code)
 
@@ -103,61 +109,80 @@ def plan(
     model: Model, inputs: Inputs, bounds: Bounds, decisions: Decisions, planning: Planning, output: PlanOutput = None
 ) -> None:
     """Write the decisions of optimize to a plan, to read, edit and apply."""
-    contract, chosen = bounds.contract, decisions.options
-    with progress(planning.verbose) as advance:
-        (data,) = inputs.opened(model)
-        options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
-        found = api.plan(model, contract, data, **options)
-    text = found.to_json()
+    with together({"--output": output}):
+        contract, chosen = bounds.contract, decisions.options
+        with progress(planning.verbose) as advance:
+            (data,) = inputs.opened(model)
+            options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
+            found = api.plan(model, contract, data, **options)
+        text = found.to_json()
+        if output is not None:
+            write(output, text)
     if output is None:
         print(text, end="")
-    else:
-        write(output, text)
 
 
 @command
 def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, reporting: Reporting) -> None:
     """Compress a model according to a plan. A plan made on data needs the same data."""
-    try:
-        text = plan_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OnnxoptError(f"{plan_file}: cannot be read: {error}") from error
-    with progress(reporting.verbose) as advance:
-        (data,) = inputs.opened(model)
-        result = api.apply(
-            model, Plan.from_json(text), output, data, decode=reporting.favoured, max_ram=reporting.ram,
-            progress=advance,
-        )  # fmt: skip
-    _show(result, reporting, data)
+    with together({"--output": output, "--report": reporting.report}) as complete:
+        text = read_text(plan_file)
+        with progress(reporting.verbose) as advance:
+            (data,) = inputs.opened(model)
+            result = api.apply(
+                model, Plan.from_json(text), output, data, decode=reporting.favoured, max_ram=reporting.ram,
+                progress=advance,
+            )  # fmt: skip
+        result = _reported(result, None, reporting, data, complete(output))
+    _show(result, None, reporting.as_json)
 
 
-def _show(result: Result, how: Reporting, data: Data | None, table_name: str = "") -> None:
-    """Shows the result, with the named table if there are events."""
-    found = classical.of(table_name, result.events) if table_name and result.events else None
-    if found:
-        result = replace(result, table=json.loads(to_json(found)))
+def _reported(
+    result: Result, table: classical.PaperTable | None, how: Reporting, data: Data | None, written: Path
+) -> Result:
+    """The result with all that is known only here; writes the HTML page if one is wanted.
+
+    Arguments:
+        table: that of the recipe's paper.
+        written: where the output waits until the page is complete, too.
+    """
+    if table:
+        result = replace(result, table=plain(table))
     result = replace(result, command=shlex.join(["onnxopt", *sys.argv[1:]]))
     if how.report:
-        result = _benchmarked(result, data, how.verbose)
-    if how.as_json:
-        print(to_json(result))
-    else:
-        table.print_result(console(), result)
-        if found:
-            classical.print_table(console(), found)
-        if result.stages:
-            classical.print_stages(console(), result.stages)
-    if how.report:
-        write(how.report, html.render(json.loads(to_json(result))))
+        result = _benchmarked(result, data, how.verbose, written)
+        write(how.report, html.render(plain(result)))
+    return result
 
 
-def _benchmarked(result: Result, data: Data | None, verbose: bool) -> Result:
+def _show(result: Result, table: classical.PaperTable | None, as_json: bool) -> None:
+    """Prints the result."""
+    if as_json:
+        print_json(result)
+        return
+    print_result(console(), result)
+    if table:
+        classical.print_table(console(), table)
+    if result.stages:
+        classical.print_stages(console(), result.stages)
+
+
+def _benchmarked(result: Result, data: Data | None, verbose: bool, written: Path) -> Result:
     """The result with a benchmark of source and output, or with the reason why there is none."""
     if result.unchanged:
         return result
     try:
         with progress(verbose) as advance:
-            found = benchmark((result.source, result.output), data, seconds=_SECONDS, progress=advance)
+            found = benchmark((result.source, written), data, seconds=_SECONDS, progress=advance)
     except OnnxoptError as error:
-        return replace(result, not_benchmarked=str(error))
-    return replace(result, benchmark=json.loads(to_json(found)))
+        return replace(result, not_benchmarked=str(error).replace(str(written), str(result.output)))
+    return replace(result, benchmark=_renamed(plain(found), str(written), str(result.output)))
+
+
+def _renamed(value: Any, before: str, after: str) -> Any:
+    """A value of JSON with one of its texts replaced."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, before, after) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, before, after) for item in value]
+    return after if value == before else value

@@ -14,6 +14,7 @@ import typer
 from onnxopt import metrics, native, runtime
 from onnxopt.data import PRESETS, Data, ImageOptions, open_data
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import reading
 from onnxopt.report import classical
 from onnxopt.request import Options
 from onnxopt.spec import recipes
@@ -69,8 +70,7 @@ class Images:
         it."""
         if all(spec is None for spec in specs):
             return [None] * len(specs)
-        if not model.is_file():
-            raise OnnxoptError(f"{model}: no such file; expected an ONNX model")
+        reading([model])
         native.return_memory()
         session = runtime.load_checked(model)
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)

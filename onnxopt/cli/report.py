@@ -7,6 +7,7 @@ from typing import Annotated
 
 from onnxopt.cli.app import app, show_written, write
 from onnxopt.cli.options import Json, Output, argument
+from onnxopt.files import writing
 from onnxopt.report import html
 
 
@@ -17,5 +18,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Make a self-contained HTML page of a result."""
-    write(output, html.render(html.read(result)))
+    with writing({"--output": output}):
+        write(output, html.render(html.read(result)))
     show_written(output, as_json)

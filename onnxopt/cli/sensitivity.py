@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from onnxopt.cli.app import console, progress, write
+from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.groups import command
 from onnxopt.cli.options import Images, Model, RequiredData, Showing, numbers, option
+from onnxopt.files import writing
 from onnxopt.metrics import CHOICES
-from onnxopt.report.json import to_json
 from onnxopt.report.sensitivity import print_scan, render
 from onnxopt.studies import sensitivity as scanning
 
@@ -36,14 +36,16 @@ class Scanning:
 def sensitivity(model: Model, data: RequiredData, images: Images, how: Scanning, showing: Showing) -> None:
     """Apply a step to one weight at a time, from strong to gentle, and measure the loss of the model."""
     at = numbers("--at", how.settings) or []
-    with progress(showing.verbose) as advance:
-        (inputs,) = images.open(model, data)
-        found = scanning.scan(
-            model, inputs or data, step=how.step, settings=at, metric=how.metric, samples=how.samples, progress=advance
-        )
-    if how.output:
-        write(how.output, render(found))
+    with writing({"--output": how.output}):
+        with progress(showing.verbose) as advance:
+            (inputs,) = images.open(model, data)
+            found = scanning.scan(
+                model, inputs or data, step=how.step, settings=at, metric=how.metric, samples=how.samples,
+                progress=advance,
+            )  # fmt: skip
+        if how.output:
+            write(how.output, render(found))
     if showing.as_json:
-        print(to_json(found))
+        print_json(found)
     else:
         print_scan(console(), found)

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxopt.errors import OnnxoptError, first_line
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 _HOOK = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
@@ -42,13 +42,14 @@ def load_hook(spec: str) -> Callable[..., Any]:
 
 @contextmanager
 def blamed(hook: str) -> Iterator[None]:
-    """Turns what a user's function raises into one OnnxoptError that says where it was raised."""
+    """Turns what a user's function raises, `sys.exit` included, into one OnnxoptError that says where it was raised."""
     try:
         yield
-    except OnnxoptError:
+    except (OnnxoptError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
+    except BaseException as error:
+        causes = [error, *([error.__cause__] if error.__cause__ else [])]  # StopIteration in a generator is a cause
+        frames = [frame for one in causes for frame in traceback.extract_tb(one.__traceback__)]
         own = [
             frame
             for frame in frames

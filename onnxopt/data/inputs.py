@@ -11,6 +11,9 @@ import onnxruntime
 from onnxopt.data.random import TYPES, Array
 from onnxopt.errors import OnnxoptError
 
+_CHUNK = 2**26
+"""Bytes of an array that are checked at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -39,13 +42,16 @@ class Input:
         pairs = zip(self.shape[samples:], shape[samples:], strict=False)
         return len(shape) == len(self.shape) and all(a == b for a, b in pairs if known(a))
 
+    def takes_kind(self, array: Array) -> bool:
+        """Whether the array's numbers are of the input's kind; `cast` decides whether each fits."""
+        return self.dtype is None or _kind(array.dtype) == _kind(self.dtype)
+
     def check(self, array: Array, source: str, samples: bool = False) -> None:
         """Raises OnnxoptError unless the array's kind and shape are the input's (`samples`: see `takes`).
 
         `source` names the origin of the array in the message.
         """
-        same_kind = self.dtype is None or _kind(array.dtype) == _kind(self.dtype)
-        if not same_kind or not self.takes(array.shape, samples):
+        if not self.takes_kind(array) or not self.takes(array.shape, samples):
             found = f"{array.dtype} [{', '.join(map(str, array.shape))}]"
             raise OnnxoptError(f"{source}: input {self.name!r} is given {found}, the model takes {self}")
 
@@ -55,9 +61,28 @@ class Input:
             return array
         with np.errstate(over="ignore"):
             cast = array.astype(self.dtype)
-        if array.dtype.kind != "f" and not np.array_equal(cast, array):
+        floats = array.dtype.kind == "f" and cast.dtype.kind == "f"
+        fits = np.isfinite(cast) | ~np.isfinite(array) if floats else cast == array
+        if not np.all(fits):
             raise OnnxoptError(f"{source}: input {self.name!r} is given numbers that do not fit into {self.dtype}")
         return cast
+
+    def check_finite(self, array: Array, source: str, axis: int | None) -> None:
+        """Raises OnnxoptError if a number is NaN or infinite.
+
+        `source` names the origin of the array in the message, `axis` is that of the samples.
+        """
+        if array.dtype.kind != "f":
+            return
+        rows = np.atleast_1d(array)
+        step = max(1, _CHUNK // max(1, rows[:1].nbytes))
+        for start in range(0, len(rows), step):
+            finite = np.isfinite(rows[start : start + step])
+            if not finite.all():
+                first = np.unravel_index(int(np.argmin(finite)), finite.shape)
+                place = (int(first[0]) + start, *map(int, first[1:]))
+                where = "" if axis is None else f" in sample {place[axis]}"
+                raise OnnxoptError(f"{source}: input {self.name!r} holds {rows[place]}{where}, expected finite numbers")
 
 
 def known(size: int | str | None) -> bool:

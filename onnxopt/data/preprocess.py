@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -113,6 +114,7 @@ class Custom:
         with blamed(self.name):
             sample = np.asarray(self.function(image))
         self.entry.check(sample[None], self.name, samples=True)
+        self.entry.check_finite(sample, self.name, None)
         return self.entry.cast(sample, self.name)
 
 
@@ -156,7 +158,7 @@ def _scale(
     else:
         means, stds = (tuple(255 * x for x in values) for values in (mean or (0.0,), std or (1.0,)))
         blue_first = False
-    if {len(means), len(stds)} - {1, channels} or min(stds) <= 0:
+    if {len(means), len(stds)} - {1, channels} or not all(map(isfinite, (*means, *stds))) or min(stds) <= 0:
         raise OnnxoptError(f"{source}: mean and standard deviation {preset or ''} are {means} and {stds} of 255, "
                            f"expected 1 or {channels} numbers, and deviations of more than 0")  # fmt: skip
     return means, stds, blue_first

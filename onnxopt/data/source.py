@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnxruntime
 
 from onnxopt.data.inputs import inputs_of
-from onnxopt.data.preprocess import ImageOptions
+from onnxopt.data.preprocess import Hook, ImageOptions
 from onnxopt.data.readers import Spec, path_of, readers
 from onnxopt.data.stream import Data
 from onnxopt.errors import OnnxoptError
 
 
-def open_data(spec: Spec, session: onnxruntime.InferenceSession, options: ImageOptions | None = None) -> Data:
+def open_data(
+    spec: Spec, session: onnxruntime.InferenceSession, options: ImageOptions | str | Hook | None = None, *more: Any
+) -> Data:
     """Data for a model.
 
     Arguments:
         spec: a `.npz` or `.npy` file, a folder of images, or ``package.module:function``, which yields batches; or
             such a function itself, or an object that can be iterated over repeatedly.
         session: the model, whose inputs decide how the data is cast, batched and prepared.
-        options: for images.
+        options: for images: an `ImageOptions`, or its fields in their order, `preprocess` first.
+        more: the other fields.
 
     Raises OnnxoptError if there is no such data, or the model does not take it.
     """
     if isinstance(spec, Data):
         return spec
-    options, known = options or ImageOptions(), readers()
+    options = options if isinstance(options, ImageOptions) else ImageOptions(options, *more)
+    known = readers()
     reader = next((one for one in known if one.claims(spec)), None)
     if options.given and not (reader and reader.prepares):
         raise OnnxoptError(f"{spec}: only a folder of images is prepared; leave preprocess, mean, std, layout and size "

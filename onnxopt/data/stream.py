@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -20,13 +21,17 @@ class Batch:
     """Some samples: feeds for the model, and labels if they are known."""
 
     feeds: dict[str, Array]
-    """By input, [samples, ...]; an input without dimensions has one value for all samples."""
+    """By input, [samples, ...] as a rule; an input without a batch has one value for all samples."""
     labels: Array | None = None
     """[samples, ...]"""
+    samples: int | None = None
+    """Their number, where the first dimension of an input is another one."""
 
     @property
     def size(self) -> int:
-        """Samples: the first dimension of the labels, or else of the first input that has dimensions."""
+        """Samples: as stated, or the first dimension of the labels, or else of the first input that has dimensions."""
+        if self.samples is not None:
+            return self.samples
         arrays = [*([] if self.labels is None else [self.labels]), *self.feeds.values()]
         return next((len(array) for array in arrays if array.ndim), 1)
 
@@ -132,4 +137,18 @@ def batch_bytes(batch: Batch) -> bytes:
     """The bytes that identify a batch."""
     labels = {} if batch.labels is None else {"": batch.labels}
     arrays = sorted({**batch.feeds, **labels}.items())
-    return b"".join(f"{n}{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for n, a in arrays)
+    return b"".join(f"{n}{a.dtype}{a.shape}".encode() + _bytes(a) for n, a in arrays)
+
+
+def file_digest(path: Path) -> bytes:
+    """The sha256 of a file. Raises OnnxoptError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise OnnxoptError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _bytes(array: Array) -> bytes:
+    """The contents; those of objects, such as texts, and not their addresses."""
+    return repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes()

@@ -11,7 +11,7 @@ from onnxopt.graph.inspect.observe import Observed, observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import normalise
-from onnxopt.graph.onnx_file import Source, is_compressed, payload, read, write_atomically
+from onnxopt.graph.onnx_file import Source, is_compressed, payload, read
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
@@ -68,5 +68,4 @@ __all__ = [
     "with_fake_quant",
     "with_zeros_added",
     "wrap",
-    "write_atomically",
 ]

@@ -1,12 +1,9 @@
-"""Reads models, with clear errors, and writes files atomically."""
+"""Reads models, with clear errors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.files import reading
 from onnxopt.graph.normalise import tensors
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
@@ -31,6 +29,8 @@ class Source:
     """Bytes of the file and its external data."""
     sha256: str
     """Of the file and its external data, in hex."""
+    files: tuple[Path, ...] = ()
+    """The file and its external data."""
 
     def copy(self) -> bytes:
         """The model as one file: the source's own bytes or, if it has external data, a model with that data inside."""
@@ -57,14 +57,17 @@ def is_compressed(model: onnx.ModelProto) -> bool:
 
 
 def read(path: str | os.PathLike[str]) -> Source:
-    """Reads an ONNX file with its external data. Raises OnnxoptError if that is impossible."""
+    """Reads an ONNX file with its external data. Raises OnnxoptError if that is impossible, or an open
+    `writing` block would overwrite one of these files."""
     path = Path(path)
     digest = hashlib.sha256()
+    reading([path])
     try:
         data = path.read_bytes()
         digest.update(data)
         model = onnx.load_model_from_string(data)
         external = _external_files(path, model)
+        reading(external)
         onnx.load_external_data_for_model(model, str(path.parent))
         for file in external:
             digest.update(file.read_bytes())
@@ -75,7 +78,7 @@ def read(path: str | os.PathLike[str]) -> Source:
         raise OnnxoptError(f"{path}: cannot be read: {_reason(error)}") from error
     if not model.graph.node and not model.graph.output:
         raise OnnxoptError(f"{path}: holds no graph; expected an ONNX model")
-    return Source(path, model, size, digest.hexdigest())
+    return Source(path, model, size, digest.hexdigest(), (path, *external))
 
 
 def _reason(error: Exception) -> str:
@@ -92,31 +95,3 @@ def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
         if entry.key == "location"
     }
     return [path.parent / name for name in sorted(names)]
-
-
-@contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary file beside `path`, which replaces `path` only if the body succeeds.
-
-    Raises OnnxoptError if the folder or the disk does not allow it; then nothing is left behind.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "is a folder; name a file")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OnnxoptError(f"{path}: cannot be written: {_reason(error)}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

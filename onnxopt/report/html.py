@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import read_text
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
 
@@ -16,11 +17,10 @@ _SCHEMA = 2
 
 def read(path: Path) -> dict[str, Any]:
     """What `onnxopt optimize --json` printed, from a file. Raises OnnxoptError where the file holds something else."""
+    text = read_text(path)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OnnxoptError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or no JSON
+        result = json.loads(text)
+    except ValueError as error:
         raise OnnxoptError(f"{path}: is no JSON ({error}); expected what `onnxopt optimize --json` prints") from error
     try:
         _check(result)

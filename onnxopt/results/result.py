@@ -13,6 +13,9 @@ from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
 
+STATUSES = ("met", "missed", "unchanged", "not_measured")
+"""What became of the contract; docs/result.md describes each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -42,6 +45,8 @@ class Result:
     schema: int = field(default=2, init=False)
     """Version of the JSON; increases when a field changes its meaning or is removed."""
     kind: str = field(default="optimize", init=False)
+    status: str = field(default="", init=False)
+    """One of `STATUSES`, from the other fields."""
     source: Path
     output: Path
     bytes_before: int
@@ -93,6 +98,16 @@ class Result:
     """Benchmark of source and output on this machine, as from `onnxopt benchmark --json`; None if it was not requested,
     the output is a copy, or `not_benchmarked` says why."""
     not_benchmarked: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "status", self._status())
+
+    def _status(self) -> str:
+        if not self.met:
+            return "missed"
+        if self.unchanged:
+            return "unchanged"
+        return "not_measured" if self.check is None or self.check.found.error is None else "met"
 
     def strategy(self, name: str) -> StrategyReport | None:
         """The report of one strategy; None if it was not requested or did not apply to the model."""

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from onnxopt import native, runtime
 from onnxopt.data import CannotRun, quiet_session
 from onnxopt.errors import ContainerError, OnnxoptError, first_line
-from onnxopt.graph import Source, embed, is_compressed, join, payload, read, write_atomically
+from onnxopt.files import write_atomically, writing
+from onnxopt.graph import Source, embed, is_compressed, join, payload, read
 from onnxopt.search import evaluator
 from onnxopt.spec.plan import Plan
 
@@ -91,7 +92,16 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
 
     Raises OnnxoptError if `model` is not a compressed model, or is damaged.
     """
-    source = _compressed(model)
+    with writing({"the output": None if output is None else Path(output)}):
+        plain = _decompressed(_compressed(model))
+        if output is not None:
+            with write_atomically(output) as temporary:
+                temporary.write_bytes(plain.SerializeToString(deterministic=True))
+    return plain
+
+
+def _decompressed(source: Source) -> onnx.ModelProto:
+    """The plain model in a compressed one; see `decompress`."""
     with _open(source) as stored:
         try:
             inner = onnx.load_model_from_string(stored.model)
@@ -106,11 +116,7 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
     embed(inner, weights)
     if missing := [t.name for t in inner.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
         raise ContainerError(f"{source.path}: the model inside has weights that the container lacks: {missing[0]!r}")
-    plain = join(source.model, inner)
-    if output is not None:
-        with write_atomically(output) as temporary:
-            temporary.write_bytes(plain.SerializeToString(deterministic=True))
-    return plain
+    return join(source.model, inner)
 
 
 def _compressed(model: str | os.PathLike[str]) -> Source:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import read_text
 from onnxopt.spec.plan import Step
 
 _CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -114,11 +115,7 @@ class Overrides:
     @classmethod
     def read(cls, path: Path) -> Overrides:
         """Raises OnnxoptError where the file cannot be read or a rule is wrong."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise OnnxoptError(f"{path}: cannot be read: {error}") from error
-        return cls.parse(text, str(path))
+        return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str = "overrides") -> Overrides:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnxopt.data.inputs import Input, only
+from onnxopt.data.layout import layout
 from onnxopt.data.preprocess import ImageOptions
 from onnxopt.data.random import Array
 from onnxopt.data.readers.base import Reader, Spec, path_of
-from onnxopt.data.stream import Batch, Data, in_batches
+from onnxopt.data.stream import Batch, Data, file_digest, in_batches
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files import reading
 
 LABELS = ("labels", "label", "y")
 """Names that the array of labels may have."""
@@ -24,7 +25,8 @@ _BATCH = 64
 class ArrayReader(Reader):
     """A `.npz` of arrays ``[samples, ...]`` named as the model's inputs, with or without labels; or a single `.npy`.
 
-    The array may have any name if the model has one input. An array without dimensions is fed with every batch.
+    The array may have any name if the model has one input. `layout` finds the axis of the samples where it is not the
+    first. An array without dimensions, or of exactly an input's fixed shape, is fed with every batch.
     """
 
     priority = 10
@@ -43,32 +45,41 @@ class ArrayReader(Reader):
 def _open(path: Path, inputs: list[Input]) -> Data:
     feeds, labels = _assigned(path, _load(path), inputs)
     entries = {entry.name: entry for entry in inputs}
+    found = layout(inputs, feeds, len(labels) if labels is not None and labels.ndim else None)
+    fits = all(entry.takes_kind(feeds[entry.name]) for entry in inputs) and (labels is None or labels.ndim > 0)
+    if found is None or not fits:
+        raise OnnxoptError(_misfit(path, feeds, labels, inputs))
+    count, cuts = found
+    fixed = next((cut.fixed for cut in cuts.values() if cut.axis is not None and cut.fixed is not None), None)
+    if count < (fixed or 1):
+        raise OnnxoptError(f"{path}: holds {count} samples, the model's inputs take {fixed} at once")
+    for name, array in feeds.items():
+        entries[name].check_finite(array, str(path), cuts[name].axis)
+
+    def read(chosen: Array) -> Batch:
+        parts = {name: entries[name].cast(cuts[name].feed(array, chosen), str(path)) for name, array in feeds.items()}
+        return Batch(parts, None if labels is None else labels[chosen], len(chosen))
+
+    return Data(str(path), lambda: in_batches(count, _BATCH, fixed, read), cache(lambda: file_digest(path).hex()))
+
+
+def _misfit(path: Path, feeds: dict[str, Array], labels: Array | None, inputs: list[Input]) -> str:
+    """Why the arrays do not fit the model's inputs."""
     lengths = {name: len(array) for name, array in feeds.items() if array.ndim}
     if labels is not None:
         lengths["labels"] = len(labels) if labels.ndim else 0
-    if len(set(lengths.values())) > 1 or not any(lengths.values()):
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "none"
-        raise OnnxoptError(f"{path}: expected equally many samples in every array, found {found}")
-    for name, array in feeds.items():
-        entries[name].check(array, str(path), samples=array.ndim > 0)
-    count = next(iter(lengths.values()))
-    sizes = {entries[name].batch for name in lengths if name in entries} - {None}
-    fixed = next(iter(sizes), None)
-    if len(sizes) > 1 or count < (fixed or 1):
-        wanted = " and ".join(map(str, sizes))
-        raise OnnxoptError(f"{path}: holds {count} samples, the model's inputs take {wanted} at once; "
-                           "yield the batches from a function, as in --data mypackage.mydata:batches")  # fmt: skip
-
-    def read(chosen: Array) -> Batch:
-        parts = {
-            name: entries[name].cast(array[chosen] if array.ndim else array, str(path)) for name, array in feeds.items()
-        }
-        return Batch(parts, None if labels is None else labels[chosen])
-
-    return Data(str(path), lambda: in_batches(count, _BATCH, fixed, read), cache(lambda: _digest(path)))
+    for entry in inputs:
+        try:
+            entry.check(feeds[entry.name], str(path), samples=feeds[entry.name].ndim > 0)
+        except OnnxoptError as error:
+            if len(set(lengths.values())) == 1 and all(lengths.values()):
+                return str(error)
+    listed = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "none"
+    return f"{path}: expected equally many samples in every array, found {listed}"
 
 
 def _load(path: Path) -> dict[str, Array]:
+    reading([path])
     try:
         if path.suffix.lower() == ".npy":
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
@@ -91,8 +102,3 @@ def _assigned(path: Path, arrays: dict[str, Array], inputs: list[Input]) -> tupl
         raise OnnxoptError(f"{path}: holds {', '.join(arrays) or 'nothing'}; expected an array for each input of the "
                            f"model ({', '.join(names)}) and, if there are, labels ({', '.join(LABELS)})")  # fmt: skip
     return others, None if label is None else arrays[label]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from onnxopt.data.inputs import Input, only
 from onnxopt.data.preprocess import ImageOptions, Preparation, preparation
 from onnxopt.data.random import Array
 from onnxopt.data.readers.base import Reader, Spec, path_of
-from onnxopt.data.stream import Batch, Data, in_batches, sha256
+from onnxopt.data.stream import Batch, Data, file_digest, in_batches, sha256
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files import reading
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _BATCH = 16
@@ -44,20 +46,21 @@ class ImageReader(Reader):
 
 
 def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
-    files = [path for path in sorted(folder.rglob("*")) if _is_image(path.relative_to(folder))]
+    files = [path for path in sorted(folder.rglob("*")) if _is_image(path.relative_to(folder)) and not path.is_dir()]
+    reading(files)
     if len(files) < (entry.batch or 1):
         raise OnnxoptError(f"{folder}: has {len(files)} images ({', '.join(SUFFIXES)}), "
                            f"expected at least {entry.batch or 1}")  # fmt: skip
     labels = _labels([path.relative_to(folder) for path in files])
 
     def read(chosen: Array) -> Batch:
-        samples = [prepare(_decoded(files[i], prepare.mode)) for i in chosen]
+        samples = [_prepared(files[i], prepare) for i in chosen]
         if len({sample.shape for sample in samples}) > 1:
             raise OnnxoptError(f"{folder}: prepared, the images differ in shape; make them alike")
         return Batch({entry.name: np.stack(samples)}, None if labels is None else labels[chosen])
 
     def digest() -> str:
-        first = prepare(_decoded(files[0], prepare.mode))
+        first = _prepared(files[0], prepare)
         return sha256(repr(prepare).encode(), first.tobytes(), *(_identity(path, folder) for path in files))
 
     return Data(str(folder), lambda: in_batches(len(files), _BATCH, entry.batch, read), cache(digest))
@@ -81,14 +84,47 @@ def _labels(paths: list[Path]) -> Array | None:
     return indices if len(classes) > 1 else None
 
 
+def _prepared(path: Path, prepare: Preparation) -> Array:
+    image = _decoded(path, prepare.mode)
+    try:
+        return prepare(image)
+    except OnnxoptError as error:
+        raise OnnxoptError(f"{error} ({path})") from error
+
+
 def _decoded(path: Path, mode: str) -> Image.Image:
+    """The image as a viewer shows it: upright, on white where it is transparent, its deeper greys scaled to 0..255."""
     try:
         with Image.open(path) as image:
-            return image.convert(mode)
+            return _flat(_eight_bits(_upright(image))).convert(mode)
     except Exception as error:  # decoders raise various errors
         raise OnnxoptError(f"{path}: not an image that can be read: {first_line(error)}") from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data says. Damaged EXIF data says nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ImageOps.exif_transpose(image)
+    except Exception:  # the parser raises various errors
+        return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 16-bit greys, which Pillow would clip at 255, scaled to 8 bits."""
+    if not image.mode.startswith("I"):
+        return image
+    greys = np.asarray(image).astype(np.int64)
+    return Image.fromarray(np.clip((greys * 255 + 32767) // 65535, 0, 255).astype(np.uint8))
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The image without transparency, in front of white."""
+    if "transparency" not in image.info and not {"A", "a"} & set(image.getbands()):
+        return image
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+
+
 def _identity(path: Path, folder: Path) -> bytes:
-    with path.open("rb") as file:
-        return path.relative_to(folder).as_posix().encode() + hashlib.file_digest(file, "sha256").digest()
+    return os.fsencode(path.relative_to(folder).as_posix()) + file_digest(path)

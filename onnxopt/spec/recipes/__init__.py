@@ -29,6 +29,7 @@ from string import Template
 from typing import Any
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import reading
 from onnxopt.spec.overrides import Overrides
 
 GENTLEST, STRONGEST = 1.0, 4096.0
@@ -61,6 +62,8 @@ class Recipe:
     def open(cls, name: str) -> Recipe:
         """The recipe of this name, or of a file ``*.toml``. Raises OnnxoptError where there is none, or it is wrong."""
         try:
+            if name.endswith(".toml") and Path(name).is_file():
+                reading([Path(name)])
             text = (Path(name) if name.endswith(".toml") else _FILES / f"{name}.toml").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise OnnxoptError(

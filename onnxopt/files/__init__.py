@@ -1,0 +1,6 @@
+"""Files on disk: written whole or not at all, and never over a file that is read."""
+
+from onnxopt.files.reading import read_text, reading
+from onnxopt.files.writing import write_atomically, writing
+
+__all__ = ["read_text", "reading", "write_atomically", "writing"]
