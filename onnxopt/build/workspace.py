@@ -37,9 +37,11 @@ from onnxopt.graph import (
     Site,
     Source,
     embed,
+    hoist,
     normalise,
     split,
     strip,
+    tie,
     weight_macs,
     wrap,
     write_atomically,
@@ -287,8 +289,9 @@ class Workspace:
                 temporary.write_bytes(self._outer(built, f"{output.name}.data"))
                 return temporary.stat().st_size + len(built.packed), False
             compressed = self._outer(built)
-            unchanged = len(compressed) >= self.source.size
-            temporary.write_bytes(self.source.copy() if unchanged else compressed)
+            copy = self.source.copy() if len(compressed) >= self.source.size else None
+            unchanged = copy is not None and len(copy) <= len(compressed)
+            temporary.write_bytes(compressed if copy is None or not unchanged else copy)
             if check:
                 check(temporary)
             return temporary.stat().st_size, unchanged
@@ -357,5 +360,7 @@ def prepare(source: Source, request: Request) -> Workspace:
     copy.CopyFrom(source.model)
     normalise(copy)  # first, so that clean-ups see every constant
     cleaned, changed = (copy, {}) if request.lossless else clean(copy)
+    hoist(cleaned)
+    tie(cleaned)  # last, as a weight that two norms follow could not take up either
     inner, nodes, tensors = split(cleaned)
     return Workspace(source, request, request.progress, Graph(inner), changed, (nodes, tensors))

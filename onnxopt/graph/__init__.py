@@ -9,7 +9,7 @@ from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zer
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
-from onnxopt.graph.normalise import normalise
+from onnxopt.graph.normalise import hoist, normalise, tie
 from onnxopt.graph.onnx_file import Source, is_compressed, payload, read, write_atomically
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
@@ -41,6 +41,7 @@ __all__ = [
     "expose",
     "extract_layer",
     "fused_ops",
+    "hoist",
     "is_compressed",
     "is_depthwise",
     "is_equalized",
@@ -60,6 +61,7 @@ __all__ = [
     "split",
     "step_of_value",
     "strip",
+    "tie",
     "trace",
     "weight_macs",
     "with_fake_quant",
