@@ -57,30 +57,19 @@ def repeated(model: onnx.ModelProto) -> str | None:
 
 
 def copy_returned(model: onnx.ModelProto) -> None:
-    """Puts an Identity before every output of a graph that is an initializer of that graph, in place.
+    """Puts an Identity before every output of a subgraph that is an initializer of that subgraph, in place.
 
-    Initializers of branches and loop bodies can then move to the main graph, as no runtime lets a subgraph return a
-    value of an outer graph directly. The main graph keeps the names of its outputs, the others those of their
-    initializers. Call `separate` first.
+    The initializer can then move to the main graph, as no runtime lets a subgraph return a value of an outer graph
+    directly. Call `separate` first.
     """
     taken = names_taken(model)
     for graph in subgraphs(model.graph):
-        tensors = {tensor.name: tensor for tensor in graph.initializer}
-        renamed: dict[str, str] = {}
+        names = {tensor.name for tensor in graph.initializer}
         for value in graph.output:
-            if value.name not in tensors:
-                continue
-            kept = value.name
-            if graph is model.graph:
-                renamed[kept] = renamed.get(kept) or fresh(kept, taken)
-            else:
-                value.name = fresh(kept, taken)
-                graph.node.append(helper.make_node("Identity", [kept], [value.name]))
-        if renamed:
-            _read_instead(graph, renamed)
-            for output, name in renamed.items():
-                tensors[output].name = name
-                graph.node.append(helper.make_node("Identity", [name], [output]))
+            if graph is not model.graph and value.name in names:
+                copied = fresh(value.name, taken)
+                graph.node.append(helper.make_node("Identity", [value.name], [copied]))
+                value.name = copied
 
 
 def tie(model: onnx.ModelProto) -> None:
