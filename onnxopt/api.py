@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from onnxopt import native
+from onnxopt import native, runtime
 from onnxopt.build.decisions import is_structural
 from onnxopt.build.workspace import Workspace, prepare
 from onnxopt.build.write_checked import Decided, write_checked
-from onnxopt.data import Spec
+from onnxopt.data import Spec, custom_ops
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.graph import Source, is_compressed, read
 from onnxopt.request import BuildOptions, Options, Request
@@ -50,28 +50,36 @@ def optimize(
     Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read, or the
     result cannot be written or run.
     """
-    request, source = Request.of(contract, data, options), _plain(model)
+    request = Request.of(contract, data, options)
+    with custom_ops(request.custom_ops):
+        return _optimized(_plain(model), request, Path(output))
+
+
+def _optimized(source: Source, request: Request, output: Path) -> Result:
+    """Carries out `optimize`."""
     if request.lossless:
-        return _lossless(source, request, None, Path(output))
+        return _lossless(source, request, None, output)
     with prepare(source, request) as work:
         for decided in decide(work):
             try:
-                return write_checked(decided, Path(output))
+                return write_checked(decided, output)
             except Missed as error:
                 missed = error
         if request.contract.max_drop != 0:
             raise missed
     request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
-    return _lossless(source, request, decided, Path(output))
+    return _lossless(source, request, decided, output)
 
 
 def plan(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors are as for `optimize`."""
-    request, source = Request.of(contract, data, options), _plain(model)
-    if request.lossless:
-        return Plan(source.sha256)
-    with prepare(source, request) as work:
-        return next(decide(work)).plan
+    request = Request.of(contract, data, options)
+    with custom_ops(request.custom_ops):
+        source = _plain(model)
+        if request.lossless:
+            return Plan(source.sha256)
+        with prepare(source, request) as work:
+            return next(decide(work)).plan
 
 
 def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **options: Unpack[BuildOptions]) -> Result:
@@ -80,7 +88,13 @@ def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **o
     Arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the same
     data.
     """
-    request, source = Request.of(None, data, {**options, "lossless": not plan.steps}), _plain(model)
+    request = Request.of(None, data, {**options, "lossless": not plan.steps})
+    with custom_ops(request.custom_ops):
+        return _applied(_plain(model), plan, request, Path(output))
+
+
+def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Result:
+    """Carries out `apply`."""
     if plan.model_sha256 != source.sha256:
         raise OnnxoptError(
             f"{source.path}: the plan is for another model (sha256 {plan.model_sha256[:12]}..., "
@@ -89,12 +103,12 @@ def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **o
     steps = {name: step for name, step in plan.steps.items() if is_structural(step)}
     with prepare(source, request) as work:
         if not plan.data:
-            return write_checked(Decided(work.with_steps(steps), plan), Path(output))
+            return write_checked(Decided(work.with_steps(steps), plan), output)
         base = calibrate(work, steps)
         if base.work.digest != plan.data:
             name = base.original.parts.calibration.name if base.search.original else ""
             raise OnnxoptError(f"{source.path}: the plan was made on other data than {name}; give the same with --data")
-        return write_checked(Decided(base.work, plan, original=base.search.original), Path(output))
+        return write_checked(Decided(base.work, plan, original=base.search.original), output)
 
 
 def decide(work: Workspace) -> Iterator[Decided]:
@@ -179,4 +193,5 @@ def _plain(model: Model) -> Source:
     source = read(model)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")
+    runtime.check_custom_ops(source)
     return source

@@ -2,6 +2,7 @@
 
 from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.describe import Users
+from onnxopt.graph.functions import foreign_domains
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
@@ -40,6 +41,7 @@ __all__ = [
     "equalize",
     "expose",
     "extract_layer",
+    "foreign_domains",
     "fused_ops",
     "hoist",
     "is_compressed",

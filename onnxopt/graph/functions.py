@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import onnx
 from onnx import inliner
 
-from onnxopt.graph.walk import subgraphs
+from onnxopt.graph.walk import branches, subgraphs
 
 RUNTIME_DOMAINS = frozenset((
     "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
@@ -45,7 +45,21 @@ def inline(model: onnx.ModelProto) -> None:
     for tensor in inlined.graph.initializer:
         if tensor.name in tensors:
             tensor.CopyFrom(tensors[tensor.name])
+    gone = {domain for domain, _ in own} - set(foreign_domains(inlined))
+    imports = [one for one in inlined.opset_import if one.domain not in gone]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(imports)
     model.CopyFrom(inlined)
+
+
+def foreign_domains(model: onnx.ModelProto) -> list[str]:
+    """The domains of operators that neither ONNX Runtime nor the model's functions define, in order."""
+    functions = {(one.domain, one.name, one.overload) for one in model.functions}
+    return sorted({
+        node.domain
+        for node in _nodes(model)
+        if node.domain not in RUNTIME_DOMAINS and (node.domain, node.op_type, node.overload) not in functions
+    })  # fmt: skip
 
 
 def _fill_in_defaults(model: onnx.ModelProto) -> None:
@@ -57,12 +71,10 @@ def _fill_in_defaults(model: onnx.ModelProto) -> None:
         node.attribute.extend(attribute for attribute in wanted if attribute.name not in given)
 
 
-def _nodes(model: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
-    for graph in subgraphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        body = onnx.GraphProto(node=function.node)
-        del function.node[:]
-        for graph in subgraphs(body):
-            yield from graph.node
-        function.node.extend(body.node)
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those inside functions and subgraphs included."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            yield node
+            for graph in (graph for inner in branches(node) for graph in subgraphs(inner)):
+                yield from graph.node
