@@ -239,7 +239,8 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
     settings.apply(runtime, options.get());
     InnerModel model = decode(path, file, payload, settings.decoding_threads());
     std::vector<uint8_t>().swap(content);
-    register_other_libraries(runtime, model.bytes(), options.get());
+    // A clone has the libraries that were registered with the original; the runtime refuses any twice.
+    if (like == nullptr) register_other_libraries(runtime, model.bytes(), options.get());
     InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model));
     keep_forever(std::move(parts.release));
     return parts.session.release();
