@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from onnxopt import native
+from onnxopt import native, runtime
 from onnxopt.build.decisions import is_structural
 from onnxopt.build.workspace import Workspace, prepare
 from onnxopt.build.write_checked import Decided, write_checked
-from onnxopt.data import Spec
+from onnxopt.data import Spec, custom_ops
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.files import writing
 from onnxopt.graph import Source, is_compressed, read
@@ -53,29 +53,35 @@ def optimize(
     result cannot be written or run.
     """
     output, request = Path(output), Request.of(contract, data, options)
-    with writing({_OUTPUT: output}):
-        source = _plain(model)
-        if request.lossless:
-            return _lossless(source, request, None, output)
-        with prepare(source, request) as work:
-            for decided in decide(work):
-                try:
-                    return write_checked(decided, output)
-                except Missed as error:
-                    missed = error
-            if request.contract.max_drop != 0:
-                raise missed
-        request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
-        return _lossless(source, request, decided, output)
+    with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
+        return _optimized(_plain(model), request, output)
+
+
+def _optimized(source: Source, request: Request, output: Path) -> Result:
+    """Carries out `optimize`."""
+    if request.lossless:
+        return _lossless(source, request, None, output)
+    with prepare(source, request) as work:
+        for decided in decide(work):
+            try:
+                return write_checked(decided, output)
+            except Missed as error:
+                missed = error
+        if request.contract.max_drop != 0:
+            raise missed
+    request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
+    return _lossless(source, request, decided, output)
 
 
 def plan(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]) -> Plan:
     """The decisions for a model, without writing a file. Arguments and errors are as for `optimize`."""
-    request, source = Request.of(contract, data, options), _plain(model)
-    if request.lossless:
-        return Plan(source.sha256)
-    with prepare(source, request) as work:
-        return next(decide(work)).plan
+    request = Request.of(contract, data, options)
+    with custom_ops(request.custom_ops):
+        source = _plain(model)
+        if request.lossless:
+            return Plan(source.sha256)
+        with prepare(source, request) as work:
+            return next(decide(work)).plan
 
 
 def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **options: Unpack[BuildOptions]) -> Result:
@@ -85,12 +91,12 @@ def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **o
     data.
     """
     output, request = Path(output), Request.of(None, data, {**options, "lossless": not plan.steps})
-    with writing({_OUTPUT: output}):
+    with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
         return _applied(_plain(model), plan, request, output)
 
 
 def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Result:
-    """Executes a plan; see `apply`."""
+    """Carries out `apply`."""
     if plan.model_sha256 != source.sha256:
         raise OnnxoptError(
             f"{source.path}: the plan is for another model (sha256 {plan.model_sha256[:12]}..., "
@@ -189,4 +195,5 @@ def _plain(model: Model) -> Source:
     source = read(model)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")
+    runtime.check_custom_ops(source)
     return source

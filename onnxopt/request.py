@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
@@ -32,6 +33,7 @@ class BuildOptions(TypedDict, total=False):
     decode: str
     max_ram: int
     progress: Progress | None
+    custom_ops: Sequence[str | os.PathLike[str]]
 
 
 class Options(BuildOptions, total=False):
@@ -70,6 +72,8 @@ class Request:
     """Memory limit for statistics, in bytes."""
     progress: Progress = _quiet
     """Progress callback."""
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
+    """Libraries of custom operators, to register with every session besides our own."""
     recipe: Recipe | None = None
     """A published system whose rules replace the engine's decisions."""
     goal: str | None = None

@@ -39,9 +39,11 @@ from onnxopt.graph import (
     Site,
     Source,
     embed,
+    hoist,
     normalise,
     split,
     strip,
+    tie,
     weight_macs,
     wrap,
 )
@@ -287,8 +289,9 @@ class Workspace:
             separate = len(built.packed) > LARGEST_INLINE
             name = f"{output.name}.data" if separate else ""
             compressed = self._outer(built, name)
-            unchanged = not separate and len(compressed) >= self.source.size
-            temporary.write_bytes(self.source.copy() if unchanged else compressed)
+            copy = self.source.copy() if not separate and len(compressed) >= self.source.size else None
+            unchanged = copy is not None and len(copy) <= len(compressed)
+            temporary.write_bytes(compressed if copy is None or not unchanged else copy)
             if separate:
                 with writing({"the output's data": output.with_name(name)}):
                     reading(self.source.files)
@@ -361,5 +364,7 @@ def prepare(source: Source, request: Request) -> Workspace:
     copy.CopyFrom(source.model)
     normalise(copy)  # first, so that clean-ups see every constant
     cleaned, changed = (copy, {}) if request.lossless else clean(copy)
+    hoist(cleaned)
+    tie(cleaned)  # last, as a weight that two norms follow could not take up either
     inner, nodes, tensors = split(cleaned)
     return Workspace(source, request, request.progress, Graph(inner), changed, (nodes, tensors))

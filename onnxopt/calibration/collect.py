@@ -11,7 +11,7 @@ import onnx
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.gains import Uses, measure_gains
-from onnxopt.calibration.moments import key, measure_moments, moment_bytes
+from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
 from onnxopt.data import Data, quiet_session
 from onnxopt.encoding import Array
@@ -52,7 +52,7 @@ class Statistics:
         uses = self._uses[site.path]
         linear = uses[0]
         moments = Moments(stored["mean"], stored["power"], stored.get("feedback"), stored["variance"], stored["held"])
-        signal = max(float(stored["signal"]), 1e-30)
+        signal = float(stored["signal"]) or 1e-30
         if linear.bias in fixed:
             linear = replace(linear, bias=None)
 
@@ -80,7 +80,7 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
     total = data.count()
     todo = []
     for path in uses:
-        if key(path) in cache:
+        if is_measured(cache, path):
             advance(path)
         else:
             todo.append(path)
@@ -88,6 +88,7 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
         measure_moments(graph, {path: uses[path] for path in group}, chunks, total, cache, max_ram)
         for path in group:
             advance(path)
+    uses = {path: found for path, found in uses.items() if key(path) in cache}
     gains = measure_gains(graph, sites, uses, chunks, cache, advance)
     return Statistics(cache, uses, gains, lambda: _peaks(graph.model, uses, chunks, cache))
 

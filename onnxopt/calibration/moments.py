@@ -31,6 +31,10 @@ _HOLD_BACK = 8
 """One chunk in this many is held back."""
 _BLOCK = 256
 """Rows of a second moment that are updated at a time."""
+_INPUTS = (1e-15, 1e15)
+"""Range of the largest input of a layer: float32 holds its square."""
+_SIGNALS = (1e-30, 1e30)
+"""Range of the power of a layer's outputs."""
 
 
 def key(path: str) -> str:
@@ -55,6 +59,9 @@ def measure_moments(
 ) -> None:
     """Measures the inputs of these weights in one pass over the data and puts the result into the cache.
 
+    Nothing is put there for a weight whose inputs or outputs are too large or too small for float32; `is_measured` says
+    so.
+
     Arguments:
         uses: each weight's uses.
         samples: number of samples in the data.
@@ -78,27 +85,54 @@ def measure_moments(
         _store(graph, path, uses[path], sums.pop(path), cache)
 
 
+def is_measured(cache: Cache, path: str) -> bool:
+    """Whether the cache knows a weight's inputs, or that they cannot be used."""
+    return key(path) in cache or _unfit(path) in cache
+
+
+def _unfit(path: str) -> str:
+    return f"{key(path)}-unfit"
+
+
+def _within(bounds: tuple[float, float], value: float) -> bool:
+    return value == 0 or bounds[0] <= value <= bounds[1]
+
+
 def _store(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
     w = linears[0].matrix(graph.values(path).astype(np.float64))
+    if not _within(_INPUTS, sums.largest):
+        cache.put(_unfit(path), largest=sums.largest)
+        return
     centred = linears[0].bias is not None and len(linears) == 1
     mean, second = sums.moments(centred)
     noise = white_noise(path, w)
+    if second.ndim == 3:
+        signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
+    else:
+        signal, noise_power = (float((np.square(m) * second[:, None]).sum()) for m in (w, noise))
+    signal = max(0.0, signal)
+    if not _within(_SIGNALS, signal):
+        cache.put(_unfit(path), signal=signal)
+        return
     arrays = {}
     if second.ndim == 3:
-        power = np.diagonal(second, axis1=1, axis2=2)
-        signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
-        power = power.copy()
+        power = np.diagonal(second, axis1=1, axis2=2).copy()
         arrays["feedback"], variance = cholesky_feedback(second, DAMPING)
     else:
         power = second
-        signal, noise_power = (float((np.square(m) * power[:, None]).sum()) for m in (w, noise))
         variance = power + DAMPING * power.mean(1, keepdims=True)
     floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # the inputs may all be 0
     cache.put(
         key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
         power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
-        signal=max(0.0, signal), noise_power=noise_power,
+        signal=signal, noise_power=noise_power,
     )  # fmt: skip
+
+
+def _magnitude(rows: Array) -> float:
+    """The largest magnitude among the finite elements; 0 without any."""
+    largest = max(float(rows.max()), -float(rows.min())) if rows.size else 0.0
+    return largest if np.isfinite(largest) else float(np.abs(rows[np.isfinite(rows)]).max(initial=0))
 
 
 class _Sums:
@@ -112,6 +146,8 @@ class _Sums:
         # Subtracted from every vector: products in float32 lose a variance that is small against the mean.
         self._shift: Array | None = None
         self._count = 0
+        self.largest = 0.0
+        """Magnitude of the largest input. If it is out of `_INPUTS`, the sums mean nothing."""
         self._total: Floats = np.zeros((groups, inputs))
         self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
         self._held: list[Array] = []
@@ -120,6 +156,9 @@ class _Sums:
         most = _HELD * _HOLD_BACK if hold_back else self._most
         for linear in self._linears:
             rows = linear.inputs(values[linear.x], max(16, -(-most * size // self._samples)), self._random)
+            self.largest = max(self.largest, _magnitude(rows))
+            if self.largest > _INPUTS[1]:
+                return
             rows = rows.astype(np.float32, copy=False)
             rows = rows[:, np.isfinite(rows).all((0, 2))]  # overflow, or a mask of infinities, does not count
             if hold_back:

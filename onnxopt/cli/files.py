@@ -7,7 +7,7 @@ from typing import Annotated
 
 from onnxopt import native
 from onnxopt.cli.app import app, console, print_json, show_written
-from onnxopt.cli.options import Json, Output, argument
+from onnxopt.cli.options import CustomOps, Json, Output, argument
 from onnxopt.report.table import print_inspection
 from onnxopt.report.text import size
 from onnxopt.runtime import archive
@@ -26,7 +26,7 @@ def inspect(model: Compressed, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(model: Compressed, as_json: Json = False) -> None:
+def verify(model: Compressed, as_json: Json = False, custom_ops: CustomOps = None) -> None:
     """Verify every checksum, decode all weights, load the model and run it."""
     seen = archive.verify(model)
     if as_json:

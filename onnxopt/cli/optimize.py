@@ -18,6 +18,7 @@ from onnxopt.cli.options import (
     Building,
     Decisions,
     Inputs,
+    Libraries,
     Memory,
     Model,
     Output,
@@ -63,7 +64,7 @@ class Reporting(Building, Showing):
 
 
 @dataclass(frozen=True)
-class Planning(Memory):
+class Planning(Memory, Libraries):
     """Options for making a plan."""
 
     verbose: Verbose = False

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from onnxopt import metrics, native, runtime
-from onnxopt.data import PRESETS, Data, ImageOptions, open_data
+from onnxopt.data import PRESETS, Data, ImageOptions, custom_ops, open_data
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import reading
 from onnxopt.report import classical
@@ -180,8 +180,28 @@ class Building(Memory):
         return (self.decode or self.prefer or Decode.BALANCED).value
 
 
+def _registered(ctx: typer.Context, libraries: list[Path] | None) -> list[Path]:
+    """Registers the libraries with all sessions of the command."""
+    ctx.with_resource(custom_ops(libraries or ()))
+    return libraries or []
+
+
+CustomOps = Annotated[
+    list[Path] | None,
+    option("--custom-ops", metavar="LIBRARY", callback=_registered,
+           help="Library of custom operators that the model needs; may be given several times."),
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
-class Showing:
+class Libraries:
+    """Option for libraries of custom operators."""
+
+    custom_ops: CustomOps = None
+
+
+@dataclass(frozen=True)
+class Showing(Libraries):
     """Options for showing a result."""
 
     as_json: Json = False

@@ -4,6 +4,7 @@ from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
+from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, split
 from onnxopt.data.synthetic import synthetic
@@ -17,13 +18,16 @@ __all__ = [
     "ImageOptions",
     "Spec",
     "blamed",
+    "custom_ops",
     "input_scale",
     "is_hook",
+    "libraries_in_use",
     "load_hook",
     "name_of",
     "open_data",
     "quiet_session",
     "runnable_feeds",
+    "session_options",
     "split",
     "synthetic",
 ]

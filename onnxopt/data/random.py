@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from onnxopt.data.sessions import session_options
 from onnxopt.errors import OnnxoptError, first_line
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,7 @@ class CannotRun(OnnxoptError):
 
 def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
     """A session that logs nothing: callers expect that a model may fail to run."""
-    options = onnxruntime.SessionOptions()
+    options = session_options()
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch, in every session
     options.use_deterministic_compute = True

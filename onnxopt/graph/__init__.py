@@ -2,6 +2,7 @@
 
 from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.describe import Users
+from onnxopt.graph.functions import foreign_domains
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
@@ -10,7 +11,7 @@ from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
 from onnxopt.graph.inspect.observe import Observed, observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
-from onnxopt.graph.normalise import normalise
+from onnxopt.graph.normalise import hoist, normalise, tie
 from onnxopt.graph.onnx_file import Source, is_compressed, payload, read
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
@@ -42,7 +43,9 @@ __all__ = [
     "equalize",
     "expose",
     "extract_layer",
+    "foreign_domains",
     "fused_ops",
+    "hoist",
     "is_compressed",
     "is_depthwise",
     "is_equalized",
@@ -63,6 +66,7 @@ __all__ = [
     "split",
     "step_of_value",
     "strip",
+    "tie",
     "trace",
     "weight_macs",
     "with_fake_quant",

@@ -6,14 +6,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
-from onnxopt.graph.normalise import tensors
+from onnxopt.graph.constants import repeated, tie
+from onnxopt.graph.scopes import separate
+from onnxopt.graph.walk import tensors
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 """The single node of the outer model, and the initializer that holds the container."""
@@ -33,9 +36,21 @@ class Source:
     """The file and its external data."""
 
     def copy(self) -> bytes:
-        """The model as one file: the source's own bytes or, if it has external data, a model with that data inside."""
+        """The model as one file: the source's own bytes or, if it has external data, a model with that data inside.
+
+        Weights that share a region of the external data are one in the copy, so that it is not larger.
+        """
         data = self.path.read_bytes()
-        return data if len(data) == self.size else self.model.SerializeToString(deterministic=True)
+        if len(data) == self.size:
+            return data
+        whole = self.model.SerializeToString(deterministic=True)
+        if len(whole) <= self.size:
+            return whole
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        separate(model)
+        tie(model)
+        return model.SerializeToString(deterministic=True)
 
     @property
     def float_elements(self) -> int:
@@ -66,18 +81,21 @@ def read(path: str | os.PathLike[str]) -> Source:
         data = path.read_bytes()
         digest.update(data)
         model = onnx.load_model_from_string(data)
-        external = _external_files(path, model)
+        external, size = _load_external_data(path, model), len(data)
         reading(external)
-        onnx.load_external_data_for_model(model, str(path.parent))
         for file in external:
-            digest.update(file.read_bytes())
-        size = len(data) + sum(file.stat().st_size for file in external)
+            content = file.read_bytes()
+            digest.update(content)
+            size += len(content)
     except DecodeError as error:
         raise OnnxoptError(f"{path}: not an ONNX model ({error}); expected a file that onnx.load can read") from error
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise OnnxoptError(f"{path}: cannot be read: {_reason(error)}") from error
     if not model.graph.node and not model.graph.output:
         raise OnnxoptError(f"{path}: holds no graph; expected an ONNX model")
+    if (name := repeated(model)) is not None:
+        raise OnnxoptError(f"{path}: two different constants are called {name!r}, and ONNX Runtime takes the first or "
+                           "the last, depending on their size; expected unique names")  # fmt: skip
     return Source(path, model, size, digest.hexdigest(), (path, *external))
 
 
@@ -85,13 +103,52 @@ def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """The external-data files of the model's tensors, in order of name."""
-    names = {
-        entry.value
-        for tensor in tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / name for name in sorted(names)]
+def _load_external_data(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """Reads tensors that are in files beside the model into it; returns these files, in order of name.
+
+    A file may be a symbolic link to anywhere, as in the cache of Hugging Face: the links are the user's, while the
+    names come from the model. Raises ValueError if a name leads out of the model's folder, or a region does not fit
+    its tensor.
+    """
+    by_location: dict[str, list[onnx.TensorProto]] = {}
+    for tensor in tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            given = {entry.key: entry.value for entry in tensor.external_data}
+            by_location.setdefault(given.get("location", ""), []).append(tensor)
+    files = []
+    for location, members in sorted(by_location.items()):
+        file = path.parent / location
+        inside = PurePosixPath(location)
+        if not location or inside.is_absolute() or ".." in inside.parts or file.is_absolute() != path.is_absolute():
+            raise ValueError(f"tensor {members[0].name!r} is in {location!r}, expected a file in the model's folder")
+        if not file.is_file():
+            raise ValueError(f"tensor {members[0].name!r} is in {location!r}, which is no file")
+        with file.open("rb") as stream:
+            for tensor in members:
+                tensor.raw_data = _region(tensor, stream, file.stat().st_size)
+                tensor.ClearField("external_data")
+                tensor.data_location = onnx.TensorProto.DEFAULT
+        files.append(file)
+    return files
+
+
+def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:
+    """The bytes of a tensor in an open file of this size. Raises ValueError if they are not all there."""
+    given = {entry.key: entry.value for entry in tensor.external_data}
+    wanted = -(-prod(tensor.dims) * _bits(tensor.data_type) // 8)
+    offset = int(given.get("offset", 0))
+    length = int(given.get("length", wanted))
+    if length != wanted or offset < 0 or offset + wanted > size:
+        raise ValueError(f"tensor {tensor.name!r} takes {wanted} bytes, but its region is {length} bytes from "
+                         f"{offset} on, in {given['location']!r} of {size} bytes")  # fmt: skip
+    stream.seek(offset)
+    return stream.read(wanted)
+
+
+def _bits(data_type: int) -> int:
+    """Bits of an element. Raises ValueError for types that have no fixed size, such as strings."""
+    name = onnx.TensorProto.DataType.Name(data_type)
+    if data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        raise ValueError(f"a tensor of type {name} cannot be in external data")
+    packed = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+    return packed.get(name) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)

@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
+from onnxopt.graph.inspect.expose import runtime_types
 from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 
@@ -72,7 +73,8 @@ def wrap(
     graph.name = source.graph.name or "onnxopt"
     initializers = {t.name for t in source.graph.initializer}
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
-    graph.output.extend(source.graph.output)
+    typed = {value.name: value for value in inner.graph.output}
+    graph.output.extend(typed.get(v.name, v) if v.type.WhichOneof("value") is None else v for v in source.graph.output)
     payload = graph.initializer.add(name=PAYLOAD, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
     if location:
         payload.data_location = onnx.TensorProto.EXTERNAL
@@ -133,13 +135,18 @@ def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types of the main graph's values: those declared, and those inferred if the border has others than tensors."""
+    """Types of the main graph's values: those declared, and those inferred if some at the border are missing or no
+    tensors."""
     graph = model.graph
-    declared = {value.name: value.type for value in (*graph.input, *graph.output)}
-    if all(map(_is_tensor, declared.values())):
+    border = [*graph.input, *graph.output]
+    declared = {value.name: value.type for value in border if value.type.WhichOneof("value")}
+    if len(declared) == len({value.name for value in border}) and all(map(_is_tensor, declared.values())):
         return declared
-    inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info
-    return {**{value.name: value.type for value in inferred}, **declared}
+    light = without_weights(model)
+    inferred = onnx.shape_inference.infer_shapes(light).graph
+    known = {value.name: value.type for value in (*inferred.value_info, *inferred.output) if value.HasField("type")}
+    missing = [value.name for value in graph.output if value.name not in {**known, **declared}]
+    return {**known, **runtime_types(light, missing), **declared}
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

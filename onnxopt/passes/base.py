@@ -17,6 +17,8 @@ from onnxopt.graph import Graph, Site
 from onnxopt.spec.plan import Step
 
 _LEAST_RMS = 1e-3
+_RANGE = (1e-15, 1e15)
+"""Of the largest element: float32 holds its square, weighted by moments and gains."""
 
 
 class Skip(Exception):
@@ -24,12 +26,15 @@ class Skip(Exception):
 
 
 def finite(values: Array) -> Floats:
-    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros."""
+    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros, or is out of `_RANGE`."""
     w = values.astype(np.float64)
     if not np.isfinite(w).all():
         raise Skip("holds infinities or NaNs")
     if not w.any():
         raise Skip("all zeros")
+    largest, (low, high) = np.abs(w).max(), _RANGE
+    if not low <= largest <= high:
+        raise Skip(f"its largest element is {largest:.3g}, expected {low:g} to {high:g}")
     return w
 
 

@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
+from onnxopt.data import quiet_session, session_options
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import embed, payload
+from onnxopt.graph import Source, embed, foreign_domains, payload
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
@@ -38,19 +39,20 @@ def load(
         sess_options: not changed, so they can serve any number of sessions. ONNX Runtime takes decoded weights without
             a copy only through options that suit no other session. So if options are given, the weights are copied
             once more while the session is created, and must be below 2 GB. Without them, `set_providers` of the
-            session fails, as its weights are freed by then.
+            session fails, as its weights are freed by then. A model with custom operators needs options with which
+            their library is registered.
         providers: as for `onnxruntime.InferenceSession`.
 
     Raises ContainerError if the file is damaged, OnnxoptError if the installed onnxruntime cannot run it.
     """
     source = model if isinstance(model, bytes) else os.fspath(model)
     if not _is_compressed(source):
-        return onnxruntime.InferenceSession(source, sess_options, providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
         # Sequences or maps at the border: their nodes are in the outer graph, which then has to run.
         del outer
-        options = sess_options or onnxruntime.SessionOptions()
+        options = sess_options or session_options()
         register(options)
         return onnxruntime.InferenceSession(source, options, providers=providers)
     data = payload(outer)
@@ -61,7 +63,7 @@ def load(
     prepared = native.prepared(data)
     del data
     with prepared as (key, inner):
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
@@ -75,6 +77,20 @@ def load_checked(path: Path) -> onnxruntime.InferenceSession:
         raise
     except Exception as error:  # the runtime raises classes of its own
         raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
+
+
+def check_custom_ops(source: Source) -> None:
+    """Raises OnnxoptError, naming --custom-ops, if a model has custom operators and does not load without them."""
+    domains = foreign_domains(source.model)
+    if not domains:
+        return
+    try:
+        quiet_session(str(source.path))
+    except Exception as error:  # the runtime raises classes of its own
+        raise OnnxoptError(
+            f"{source.path}: has custom operators of the domain {', '.join(map(repr, domains))}, and the original does "
+            f"not load in ONNX Runtime either: {first_line(error)}; --custom-ops names their library"
+        ) from error
 
 
 def register(sess_options: onnxruntime.SessionOptions) -> None:

@@ -39,6 +39,8 @@ class _Pass:
 
     plan: Backward
     starts: list[_Start]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the values that the backward model takes. They may depend on the data, too."""
     forward: InferenceSession
     backward: InferenceSession
 
@@ -86,19 +88,12 @@ class Gradient:
         `seed` determines the random projections, one for each sample and output. Weights in `unsupported` are absent.
         Raises what ONNX Runtime raises if the model does not run on `feeds`.
         """
-        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-        key = tuple((name, *array.shape) for name, array in sorted(feeds.items()))
-        if key not in self._passes:
-            self._passes[key] = self._build(values)
-        now = self._passes[key]
+        given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        now, values = self._forward(given)
         if isinstance(now, dict):
             self.unsupported = now
             return {}, 0.0
         self.unsupported = now.plan.unsupported
-        names = {*now.plan.fetched, *(start.name for start in now.starts)}
-        wanted = sorted(names & self._producers.keys())
-        if wanted:
-            values |= zip(wanted, now.forward.run_with_ort_values(wanted, values), strict=True)
         given = {name: values[name] for name in now.plan.fetched}
         generator, signal = np.random.default_rng(seed), 0.0
         for start in now.starts:
@@ -118,18 +113,36 @@ class Gradient:
         found = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
         return {name: value.numpy() for name, value in zip(now.plan.weights, found, strict=True)}, signal
 
+    def _forward(self, feeds: Mapping[str, OrtValue]) -> tuple[_Pass | dict[str, str], dict[str, OrtValue]]:
+        """The sessions for these feeds, or why there are none, and the values that the backward model takes."""
+        key = tuple((name, *value.shape()) for name, value in sorted(feeds.items()))
+        for build in (key not in self._passes, True):  # with other data, shapes may differ
+            if build:
+                self._passes[key] = self._build(feeds)
+            now, values = self._passes[key], dict(feeds)
+            if isinstance(now, dict):
+                break
+            wanted = sorted(now.shapes.keys() & self._producers.keys())
+            if wanted:
+                values |= zip(wanted, now.forward.run_with_ort_values(wanted, values), strict=True)
+            if all(tuple(values[name].shape()) == shape for name, shape in now.shapes.items()):
+                break
+        return now, values
+
     def _build(self, feeds: Mapping[str, OrtValue]) -> _Pass | dict[str, str]:
         """The sessions for inputs of the shapes of `feeds`, or by weight the reason why there are none."""
         try:
             forward = self._observe(feeds)
             starts = self._starts(forward)
             model, plan = differentiate(self._nodes, forward, [start.name for start in starts], self._weights)
+            names = {*plan.fetched, *(start.name for start in starts)}
+            shapes = {name: forward.shapes[name] for name in names}
             del forward  # each of these holds all weights
             if not plan.weights:
                 return plan.unsupported
             backward = quiet_session(model)
             del model
-            return _Pass(plan, starts, self._session({*plan.fetched, *(start.name for start in starts)}), backward)
+            return _Pass(plan, starts, shapes, self._session(names), backward)
         except Exception as error:  # a model that no rule foresaw must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(
                 None, feeds

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from onnxopt.data import Array
+from onnxopt.data import Array, session_options
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph.inspect.ort_profile import Kernel, Shape, trace
 from onnxopt.graph.normalise import subgraphs, tensors
@@ -111,7 +111,7 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 def _of_nodes(named: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
     """See `macs`."""
     taken = {node.name for graph in subgraphs(named.graph) for node in graph.node}
-    options = onnxruntime.SessionOptions()
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # the trace lacks prepacked inputs
     options.log_severity_level = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime
 
-from onnxopt.data import Array
+from onnxopt.data import Array, session_options
 
 Shape = tuple[int, ...]
 _SUFFIX = "_kernel_time"
@@ -43,7 +43,7 @@ def trace(
         options: for the session; this switches profiling on.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = options or onnxruntime.SessionOptions()
+        options = options or session_options()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
         session = load(options)

@@ -12,7 +12,7 @@ from statistics import median
 import onnxruntime
 
 from onnxopt import runtime
-from onnxopt.data import Array
+from onnxopt.data import Array, session_options
 from onnxopt.graph import Kernel, trace
 
 _WARM_UP, _LEAST, _MOST, _SECONDS = 3, 3, 100, 0.5
@@ -36,7 +36,7 @@ def time_by_node(model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
 
     Raises what the runtime raises.
     """
-    kept = _kept(lambda options: onnxruntime.InferenceSession(model, options), feeds, onnxruntime.SessionOptions())
+    kept = _kept(lambda options: onnxruntime.InferenceSession(model, options), feeds, session_options())
     times: defaultdict[str, list[float]] = defaultdict(list)
     for run in kept:
         for kernel in run:
@@ -46,7 +46,7 @@ def time_by_node(model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
 
 def time_by_op(path: Path, feeds: Mapping[str, Array], threads: int | None) -> tuple[OpTime, ...]:
     """Time by operator of a plain or compressed model, slowest first; raises as `runtime.load` and the runtime do."""
-    options = onnxruntime.SessionOptions()
+    options = session_options()
     if threads is not None:
         options.intra_op_num_threads = threads
 

@@ -22,7 +22,7 @@ import onnxruntime
 import psutil
 
 from onnxopt import runtime
-from onnxopt.data import Array
+from onnxopt.data import Array, custom_ops, libraries_in_use, session_options
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.measure import memory
 
@@ -65,7 +65,7 @@ class Worker:
         command = [sys.executable, "-P", "-c", _COMMAND]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         try:
-            self.loaded: Loaded = self._ask((path, list(feeds), threads))
+            self.loaded: Loaded = self._ask((path, list(feeds), threads, libraries_in_use()))
         except BaseException:
             self.close()
             raise
@@ -130,8 +130,9 @@ def serve() -> None:
     onnxruntime.set_default_logger_severity(4)
     questions = sys.stdin.buffer
     try:
-        path, feeds, threads = pickle.load(questions)
-        session, loaded = _load(path, feeds, threads)
+        path, feeds, threads, libraries = pickle.load(questions)
+        with custom_ops(libraries):
+            session, loaded = _load(path, feeds, threads)
         _send(answers, loaded)
         names, source = [value.name for value in session.get_outputs()], itertools.cycle(feeds)
         while True:
@@ -149,7 +150,7 @@ def serve() -> None:
 def _load(path: Path, feeds: list[Feeds], threads: int | None) -> tuple[onnxruntime.InferenceSession, Loaded]:
     options = None
     if threads is not None:
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.intra_op_num_threads = threads
     gc.collect()
     _forget_peak()

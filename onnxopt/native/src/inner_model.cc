@@ -48,8 +48,8 @@ PreparedModels& prepared_models() {
 
 }  // namespace
 
-Runtime::Runtime(const OrtApiBase* base) : api(nullptr) {
-  const auto* entry = reinterpret_cast<const ort::ApiBase*>(base);
+Runtime::Runtime(const OrtApiBase* with) : base(with), api(nullptr) {
+  const auto* entry = reinterpret_cast<const ort::ApiBase*>(with);
   const std::string version = entry->version();
   const OrtApi* table = entry->get_api(ort::kApiVersion);
   if (table == nullptr) {

@@ -26,6 +26,7 @@ class InnerModel {
 
   // Serialized; it has a Release node more than the container's.
   const std::string& model() const { return model_; }
+  Bytes bytes() const { return {reinterpret_cast<const uint8_t*>(model_.data()), model_.size()}; }
   const std::vector<Weight>& weights() const { return weights_; }
   uint8_t* data() const { return buffer_.get(); }
   void release() { buffer_.reset(); }

@@ -1,4 +1,5 @@
 // Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
+// ModelProto.opset_import = 8; OperatorSetIdProto.domain = 1;
 // NodeProto.op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
 // StringStringEntryProto.key = 1, value = 2.
 #include "onnx_file.h"
@@ -150,6 +151,23 @@ Payload find_payload(Bytes file) {
   } catch (const Error& error) {
     fail("not a compressed ONNX model: %s", error.what());
   }
+}
+
+bool has_foreign_operators(Bytes model) {
+  constexpr std::string_view kKnown[] = {"ai.onnx", "ai.onnx.ml", "ai.onnx.training", "onnxopt.loader"};
+  constexpr std::string_view kFamilies[] = {"com.microsoft", "com.ms.", "ai.onnx.preview"};
+  bool foreign = false;
+  each_field(model, [&](const Field& model_field) {
+    if (model_field.number != 8) return;
+    each_field(model_field.bytes, [&](const Field& f) {
+      if (f.number != 1 || f.bytes.size == 0) return;
+      const std::string_view domain = f.text();
+      const auto begins = [&](std::string_view known) { return domain.substr(0, known.size()) == known; };
+      foreign = foreign || !(std::find(std::begin(kKnown), std::end(kKnown), domain) != std::end(kKnown) ||
+                             std::any_of(std::begin(kFamilies), std::end(kFamilies), begins));
+    });
+  });
+  return foreign;
 }
 
 Bytes find_container(Bytes file) {

@@ -10,6 +10,7 @@
 #include "inner_session.h"
 #include "onnx_file.h"
 #include "onnxopt.h"
+#include "other_libraries.h"
 
 namespace onnxopt {
 namespace {
@@ -122,6 +123,7 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   op.settings.apply(runtime, options.get());
   const Bytes payload{static_cast<const uint8_t*>(data), size};
   InnerModel model(Container(payload), op.settings.decoding_threads());
+  register_other_libraries(runtime, model.bytes(), options.get());
   InnerSessionParts parts = create_session(runtime, env.get(), options.get(), std::move(model));
   // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads
   // it. At the first run, when the runtime has also written its optimized model where it was asked to, its
@@ -237,6 +239,8 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
     settings.apply(runtime, options.get());
     InnerModel model = decode(path, file, payload, settings.decoding_threads());
     std::vector<uint8_t>().swap(content);
+    // A clone has the libraries that were registered with the original; the runtime refuses any twice.
+    if (like == nullptr) register_other_libraries(runtime, model.bytes(), options.get());
     InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model));
     keep_forever(std::move(parts.release));
     return parts.session.release();

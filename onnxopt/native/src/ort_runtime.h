@@ -16,6 +16,7 @@ template <typename T>
 using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
 
 struct Runtime {
+  const OrtApiBase* base;
   ort::Api api;
   bool tested = false;  // the loader was tested with this version, so it may count on how it treats memory
 

@@ -1,0 +1,49 @@
+"""Session options with the libraries of custom operators that the user's models need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import onnxruntime
+
+from onnxopt.errors import OnnxoptError, first_line
+
+_libraries: ContextVar[tuple[str, ...]] = ContextVar("custom_ops", default=())
+
+
+@contextmanager
+def custom_ops(libraries: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """Registers these libraries, too, with all `session_options` in this context.
+
+    Raises OnnxoptError if one does not exist or ONNX Runtime rejects it.
+    """
+    paths = tuple(str(Path(library).resolve()) for library in libraries)
+    token = _libraries.set((*_libraries.get(), *(path for path in paths if path not in _libraries.get())))
+    try:
+        if paths:
+            session_options()
+        yield
+    finally:
+        _libraries.reset(token)
+
+
+def libraries_in_use() -> tuple[str, ...]:
+    """The absolute paths of the libraries in this context, for another process."""
+    return _libraries.get()
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """New options; raises as `custom_ops` does."""
+    options = onnxruntime.SessionOptions()
+    for path in _libraries.get():
+        if not Path(path).is_file():
+            raise OnnxoptError(f"--custom-ops is {path!r}, which is no file; expected a library of custom operators")
+        try:
+            options.register_custom_ops_library(path)
+        except Exception as error:  # the runtime's own types, which share no base class
+            raise OnnxoptError(f"--custom-ops {path}: cannot be registered: {first_line(error)}") from error
+    return options
