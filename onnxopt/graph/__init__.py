@@ -18,7 +18,7 @@ from onnxopt.graph.rewrite.opset import OPSET, raise_opset
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 from onnxopt.graph.strip import strip
-from onnxopt.graph.wrapper import embed, join, split, wrap
+from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
 
 __all__ = [
     "OPSET",
@@ -45,6 +45,7 @@ __all__ = [
     "is_depthwise",
     "is_equalized",
     "is_for_value",
+    "is_only_wrapped",
     "is_quantized",
     "join",
     "macs",

@@ -13,8 +13,8 @@ import onnxruntime
 
 from onnxopt import native
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import embed, payload
-from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
+from onnxopt.graph import embed, is_only_wrapped, payload
+from onnxopt.graph.onnx_file import PAYLOAD
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -47,8 +47,8 @@ def load(
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options, providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
-    if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
-        # Sequences or maps at the border: their nodes are in the outer graph, which then has to run.
+    if not is_only_wrapped(outer):
+        # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
         del outer
         options = sess_options or onnxruntime.SessionOptions()
         register(options)

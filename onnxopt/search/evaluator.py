@@ -12,6 +12,7 @@ import onnxruntime
 from onnxopt.data import Array, Batch, Data, runnable_feeds
 from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.output_error import output_error
+from onnxopt.search.identity import same
 
 _PROBES = 4
 """Random inputs for comparing two models."""
@@ -46,7 +47,7 @@ def compare(
     identical, errors = True, []
     for feeds in runnable_feeds(original, _PROBES, scale):
         wanted, got = original.run(names, feeds), compressed.run(names, feeds)
-        identical &= all(map(_same, wanted, got))
+        identical &= all(map(same, wanted, got))
         errors.append(output_error(wanted, got))
     return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))))
 
@@ -162,9 +163,3 @@ class Evaluator:
         else:
             for batch in self._data:
                 yield batch, self._session.run(self._names, batch.feeds)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
-        return bool(np.all(a == b))
-    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
