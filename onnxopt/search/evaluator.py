@@ -9,47 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 
-from onnxopt.data import Array, Batch, Data, runnable_feeds
+from onnxopt.data import Array, Batch, Data
 from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.output_error import output_error
-from onnxopt.search.identity import same
 
-_PROBES = 4
-"""Random inputs for comparing two models."""
 _FOLDS = 8
 """Folds of the data that are scored separately. The spread of their drops gives the standard error of the drop."""
 _NO_MISTAKES = 99.5
 """Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
 """Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Difference between the outputs of two models on the same random inputs."""
-
-    identical: bool
-    """Whether every output is equal bit for bit."""
-    error: float
-    """Noise over signal; see `onnxopt.metrics.output_error`."""
-
-
-def compare(
-    original: onnxruntime.InferenceSession,
-    compressed: onnxruntime.InferenceSession,
-    scale: dict[str, tuple[float, float]] | None = None,
-) -> Difference:
-    """Compares the outputs of `compressed` with the original's.
-
-    Raises CannotRun if the original runs on no random input.
-    """
-    names = [value.name for value in original.get_outputs()]
-    identical, errors = True, []
-    for feeds in runnable_feeds(original, _PROBES, scale):
-        wanted, got = original.run(names, feeds), compressed.run(names, feeds)
-        identical &= all(map(same, wanted, got))
-        errors.append(output_error(wanted, got))
-    return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))))
 
 
 @dataclass(frozen=True, slots=True)

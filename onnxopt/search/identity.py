@@ -10,7 +10,7 @@ import onnxruntime
 
 
 def interface_fault(original: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession) -> str:
-    """How the inputs or outputs of `other` differ from the original's in names, types or order; empty if they do not."""
+    """How inputs or outputs of `other` differ from the original in name, type or order; empty if they do not."""
     pairs = {
         "inputs": (original.get_inputs(), other.get_inputs()),
         "outputs": (original.get_outputs(), other.get_outputs()),
