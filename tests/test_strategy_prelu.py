@@ -14,7 +14,7 @@ from builders import prelu
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
-from onnxopt.build.workspace import prepare
+from onnxopt.build.preparation import prepare
 from onnxopt.graph import Graph, QuantParams, embed, normalise, read, step_of_value
 from onnxopt.graph.cleanup import clean
 from onnxopt.measure.benchmark import SpeedRatio

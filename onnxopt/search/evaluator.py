@@ -12,6 +12,7 @@ import onnxruntime
 from onnxopt.data import Array, Batch, Data
 from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.output_error import output_error
+from onnxopt.search.identity import first_difference
 
 _FOLDS = 8
 """Folds of the data that are scored separately. The spread of their drops gives the standard error of the drop."""
@@ -99,6 +100,16 @@ class Evaluator:
         self._before = score.folds() if score else []
 
     @property
+    def names(self) -> list[str]:
+        """Names of the outputs that are compared."""
+        return list(self._names)
+
+    @property
+    def feeds(self) -> Mapping[str, Array]:
+        """The first batch of the data."""
+        return next(iter(self._data)).feeds
+
+    @property
     def memorised(self) -> bool:
         """Whether the original makes almost no mistakes on labelled data, which suggests that it was trained on
         them."""
@@ -122,6 +133,12 @@ class Evaluator:
         drop = self._metric.drop(self.before, after)
         likely, uncertainty = score.likely_drop() or (None, uncertainty)
         return Comparison(self.samples, error, self.before, after, drop, likely, uncertainty)
+
+    def difference(self, session: Runner) -> str:
+        """Name of the first output of a model that is not equal to the original's bit for bit; empty if all are."""
+        found = (first_difference(self._names, wanted, session.run(self._names, batch.feeds))
+                 for batch, wanted in self._wanted())  # fmt: skip
+        return next(filter(None, found), "")
 
     def _start(self) -> _Scores | None:
         return _Scores(self._metric) if self._metric else None
