@@ -200,7 +200,8 @@ def _lossless(
             lossless = Decided(work, plan) if decided is None else replace(decided, work=work, plan=plan, kept=None)
             return write_checked(replace(lossless, left_out=left_out), output)
     except Unsound as error:
-        return write_copy(source, request, output, {**left_out, "compression": error.reason})
+        before = {what: reason for what, reason in left_out.items() if reason != error.reason}
+        return write_copy(source, request, output, {**before, "compression": error.reason})
 
 
 def _plain(model: Model) -> Source:

@@ -23,8 +23,6 @@ from onnxopt.search.evaluator import Evaluator
 _ROUNDING, _ROUNDING_HALF = 1e-3, 1e-2
 """Noise over signal that rounding may cause in the outputs; the second if the model computes in 16 bits."""
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_LUCK = 2.0
-"""Factor by which outputs may differ more than those of the source from one session to the next."""
 
 
 def prepare(source: Source, request: Request, cleanups: Collection[str] | None = None) -> Workspace:
@@ -54,17 +52,24 @@ class Reference:
     """The source and its outputs on some inputs. Says how another form of the model differs from it."""
 
     source: Source
+    session: onnxruntime.InferenceSession
+    """Of the source."""
     evaluator: Evaluator
-
-    @cached_property
-    def own_error(self) -> float:
-        """Noise over signal between two sessions of the source: 0, unless it draws random numbers."""
-        return self.evaluator.compare(quiet_session(str(self.source.path))).error or 0.0
 
     @cached_property
     def _rounding(self) -> float:
         half = any(tensor.data_type in _HALF for tensor in self.source.model.graph.initializer)
         return _ROUNDING_HALF if half else _ROUNDING
+
+    def require_repeatable(self) -> None:
+        """Raises Unsound if the outputs of the source change from one run to the next, as random numbers do."""
+        error = self.evaluator.compare(Running(self.source.path, self.session)).error or 0.0
+        if error > self._rounding:
+            reason = (
+                f"the source's own outputs change by {error:.2g} of their size from one run to the next, so the effect "
+                "of quantization cannot be measured"
+            )
+            raise Unsound(self.source.path, reason)
 
     def fault(self, work: Workspace) -> str:
         """Why the model of a workspace, before quantization, is not the source's; empty if only rounding differs."""
@@ -80,7 +85,7 @@ class Reference:
             return fault.reason
         except Exception as failure:  # the runtime's own types
             return f"it does not load: {first_line(failure)}"
-        if error <= self._rounding or error <= _LUCK * self.own_error:
+        if error <= self._rounding:
             return ""
         return f"outputs differ by {error:.2g} of their size, more than rounding explains"
 
@@ -88,8 +93,9 @@ class Reference:
 def sound(work: Workspace, reference: Reference) -> Workspace:
     """The workspace, without the clean-ups with which the model does not compute what the source computes.
 
-    Raises Unsound if it does not even without any.
+    Raises Unsound if it does not even without any, or if the source computes something else at each run.
     """
+    reference.require_repeatable()
     reason = reference.fault(work)
     if not reason:
         return work

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -50,7 +50,7 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
             raise OnnxoptError(f"value {name!r} between the model and its border nodes has no known type")
         inner.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
     if not inner.graph.output:
-        raise OnnxoptError("no node of the model makes a tensor that does not depend on sequences or maps")
+        raise OnnxoptError("no node makes a tensor without reading sequences, maps or optional values")
     tensors = [t for t in graph.initializer if t.name in read - returned]
     return inner, outside, tensors
 
@@ -58,7 +58,7 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
 def wrap(
     source: onnx.ModelProto,
     inner: onnx.ModelProto,
-    outside: Iterable[onnx.NodeProto],
+    outside: Sequence[onnx.NodeProto],
     tensors: Iterable[onnx.TensorProto],
     container: bytes,
     location: str = "",
@@ -87,6 +87,8 @@ def wrap(
     else:
         payload.raw_data = container
     graph.initializer.extend(tensors)
+    read = set().union(*map(_names_used, outside))
+    graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in read)
     inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
     outputs = [value.name for value in inner.graph.output]
     graph.node.append(helper.make_node(OP, inputs, outputs, domain=DOMAIN))
@@ -121,7 +123,8 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     plain.graph.node.extend((*inner.graph.node, *outside))
     tensors = {t.name: t for t in (*outer.graph.initializer, *inner.graph.initializer) if t.name != PAYLOAD}
     plain.graph.initializer.extend(tensors.values())
-    plain.graph.sparse_initializer.extend(inner.graph.sparse_initializer)
+    present = {tensor.values.name for tensor in outer.graph.sparse_initializer}
+    plain.graph.sparse_initializer.extend(t for t in inner.graph.sparse_initializer if t.values.name not in present)
     plain.opset_import.extend(inner.opset_import)
     plain.functions.extend(inner.functions)
     plain.ir_version = inner.ir_version
@@ -169,6 +172,10 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             light.graph.initializer.append(tensor)
+    for sparse in light.graph.sparse_initializer:
+        values = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
+        light.graph.input.append(values)
+    del light.graph.sparse_initializer[:]
     return light
 
 

@@ -135,7 +135,7 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
     """
     original, reason = _original(work, metric)
     if original is not None:
-        work = sound(work, Reference(work.source, original.sample))
+        work = sound(work, Reference(work.source, original.session, original.sample))
     return work, original, reason
 
 
