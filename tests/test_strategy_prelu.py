@@ -66,7 +66,7 @@ def test_other_slopes_stay(slopes: tuple[int, ...]) -> None:
 def test_one_slope_is_a_leaky_relu() -> None:
     one = prelu((1, 1, 1))
     normalise(one)
-    made, changed = clean(one)
+    made, changed, _ = clean(one)
     assert changed["prelu_scalar"] == 1
     assert [node.op_type for node in made.graph.node] == ["Conv", "LeakyRelu", "Conv"]
     np.testing.assert_array_equal(run(made), run(one))

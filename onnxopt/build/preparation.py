@@ -37,14 +37,17 @@ def prepare(source: Source, request: Request, cleanups: Collection[str] | None =
     copy.CopyFrom(source.model)
     try:
         normalise(copy)  # first, so that clean-ups see every constant
-        cleaned, changed = (copy, {}) if request.lossless else clean(copy, cleanups)
+        cleaned, changed, failed = (copy, {}, {}) if request.lossless else clean(copy, cleanups)
         inner, nodes, tensors = split(cleaned)
         graph = Graph(inner)
     except MemoryError:
         raise
     except Exception as error:  # nothing that the runtime can run is refused
         raise Unsound(source.path, f"it cannot be rewritten: {_said(error)}") from error
-    return Workspace(source, request, request.progress, graph, changed, (nodes, tensors))
+    return Workspace(
+        source, request, request.progress, graph, changed, (nodes, tensors),
+        left_out=failed,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def sound(work: Workspace, reference: Reference) -> Workspace:
     if reason:
         raise Unsound(work.source.path, reason)
     kept: list[str] = []
-    left_out = {}
+    left_out = dict(work.left_out)
     for name in changed:
         made = prepare(work.source, work.request, (*kept, name))
         if reason := reference.fault(made):
@@ -119,8 +122,9 @@ def sound(work: Workspace, reference: Reference) -> Workspace:
 
 def _session(work: Workspace) -> onnxruntime.InferenceSession:
     """The whole model of a workspace in stock ONNX Runtime."""
-    inner = work.plain()
-    model = join(wrap(work.source.model, inner, *work.outside, b""), inner)
+    model = work.plain()
+    if [value.name for value in model.graph.output] != [value.name for value in work.source.model.graph.output]:
+        model = join(wrap(work.source.model, model, *work.outside, b""), model)
     if model.ByteSize() < LARGEST_INLINE:
         return quiet_session(model.SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
