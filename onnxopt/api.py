@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from onnxopt import native, runtime
 from onnxopt.build.decisions import is_structural
-from onnxopt.build.workspace import Workspace, prepare
-from onnxopt.build.write_checked import Decided, write_checked
+from onnxopt.build.preparation import prepare
+from onnxopt.build.workspace import Workspace
+from onnxopt.build.write_checked import Decided, write_checked, write_copy
 from onnxopt.data import Spec, custom_ops
-from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.errors import Missed, OnnxoptError, Unsound
 from onnxopt.files import writing
 from onnxopt.graph import Source, is_compressed, read
 from onnxopt.request import BuildOptions, Options, Request
@@ -23,7 +24,7 @@ from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
 from onnxopt.strategies import Strategy, strategies_for
 from onnxopt.strategies.base import Outcome
-from onnxopt.strategies.baseline import Baseline, calibrate
+from onnxopt.strategies.baseline import Baseline, calibrate, compared
 from onnxopt.strategies.pursue import Pursued, attempts, pursue, report
 
 Model = str | os.PathLike[str]
@@ -49,8 +50,11 @@ def optimize(
         data: inputs similar to those in use; by default, synthetic inputs.
         options: further fields of `Request`; see there.
 
-    Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read, or the
-    result cannot be written or run.
+    A model that would not compute the same when it is quantized is written lossless, and one that cannot be rewritten
+    at all is copied, unless the size or the form of the file is asked for. `Result.left_out` then says why.
+
+    Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read or
+    loaded, or the result cannot be written or run.
     """
     output, request = Path(output), Request.of(contract, data, options)
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
@@ -61,14 +65,19 @@ def _optimized(source: Source, request: Request, output: Path) -> Result:
     """Carries out `optimize`."""
     if request.lossless:
         return _lossless(source, request, None, output)
-    with prepare(source, request) as work:
-        for decided in decide(work):
-            try:
-                return write_checked(decided, output)
-            except Missed as error:
-                missed = error
-        if request.contract.max_drop != 0:
-            raise missed
+    try:
+        with prepare(source, request) as work:
+            for decided in decide(work):
+                try:
+                    return _written(decided, output)
+                except Missed as error:
+                    missed = error
+            if request.contract.max_drop != 0:
+                raise missed
+    except Unsound as error:
+        if request.demanding:
+            raise
+        return _lossless(source, request, None, output, {"quantization": error.reason})
     request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
     return _lossless(source, request, decided, output)
 
@@ -102,10 +111,13 @@ def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Resu
             f"{source.path}: the plan is for another model (sha256 {plan.model_sha256[:12]}..., "
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
+    if not plan.steps:
+        return _lossless(source, request, None, Path(output))
     steps = {name: step for name, step in plan.steps.items() if is_structural(step)}
     with prepare(source, request) as work:
         if not plan.data:
-            return write_checked(Decided(work.with_steps(steps), plan), output)
+            same, _, _ = compared(work, None)
+            return write_checked(Decided(same.with_steps(steps), plan), output)
         base = calibrate(work, steps)
         if base.work.digest != plan.data:
             name = base.original.parts.calibration.name if base.search.original else ""
@@ -181,13 +193,31 @@ def _decided(
     )  # fmt: skip
 
 
-def _lossless(source: Source, request: Request, decided: Decided | None, output: Path) -> Result:
-    """Writes a lossless file, which keeps every metric."""
-    request = replace(request, lossless=True)
-    with prepare(source, request) as work:
-        plan = Plan(source.sha256)
-        lossless = Decided(work, plan) if decided is None else replace(decided, work=work, plan=plan, kept=None)
-        return write_checked(lossless, output)
+def _written(decided: Decided, output: Path) -> Result:
+    """Writes a plan's file. One that changes no weight keeps every bit of the outputs, so it does without clean-ups."""
+    if decided.plan.steps:
+        return write_checked(decided, output)
+    return _lossless(decided.work.source, decided.work.request, decided, output)
+
+
+def _lossless(
+    source: Source, request: Request, decided: Decided | None, output: Path, left_out: Mapping[str, str] | None = None
+) -> Result:
+    """Writes a lossless file, which keeps every metric; a copy of the source if the file would not be the same model.
+
+    Arguments:
+        decided: what led to it, if anything did.
+        left_out: what was given up before, and why.
+    """
+    request, left_out = replace(request, lossless=True), left_out or {}
+    try:
+        with prepare(source, request) as work:
+            plan = Plan(source.sha256)
+            lossless = Decided(work, plan) if decided is None else replace(decided, work=work, plan=plan, kept=None)
+            return write_checked(replace(lossless, left_out=left_out), output)
+    except Unsound as error:
+        before = {what: reason for what, reason in left_out.items() if reason != error.reason}
+        return write_copy(source, request, output, {**before, "compression": error.reason})
 
 
 def _plain(model: Model) -> Source:

@@ -15,6 +15,15 @@ class ContainerError(OnnxoptError):
     """A compressed file is damaged, truncated or of an unknown version."""
 
 
+class Unsound(OnnxoptError):
+    """A rewritten model does not run, or computes something else, although the source runs."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: compressed, it is not the same model: {reason}; nothing was written")
+        self.reason = reason
+        """Why, for reports."""
+
+
 class Missed(OnnxoptError):
     """The contract cannot be met; the text says what came nearest."""
 

@@ -113,6 +113,12 @@ class Request:
         return None if self.goal is None else Goal(self.goal)
 
     @property
+    def demanding(self) -> bool:
+        """Whether a file that keeps every bit would not be what was asked for."""
+        sized = self.contract.target_size is not None or self.contract.target_ratio is not None
+        return sized or self.recipe is not None or self.activations is not None
+
+    @property
     def int8(self) -> bool:
         """Whether layers may run in INT8."""
         return self.activations is not None or (self.goal is not None and Goal(self.goal).timed)

@@ -69,7 +69,7 @@ class Calibrated:
 
     def __init__(self, made: onnx.ModelProto, start: Any, folder: Path) -> None:
         normalise(made)
-        made, _ = clean(made)
+        made, *_ = clean(made)
         self.graph = Graph(made)
         self.sites = [site for site in self.graph.sites() if site.axis is not None]
         data = open_data(start, quiet_session(made.SerializeToString()))

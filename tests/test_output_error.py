@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxopt.metrics.output_error import agreement, output_error, same_bits
+from onnxopt.metrics.output_error import agreement, output_error
 
 X = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
 
@@ -82,13 +82,3 @@ def test_a_scale_of_both_changes_nothing(factor: float, seed: int) -> None:
     noise = 0.1 * np.random.default_rng(seed).standard_normal(X.shape)
     wanted, got = X.astype(np.float64), X + noise
     assert output_error([factor * wanted], [factor * got]) == pytest.approx(output_error([wanted], [got]))
-
-
-def test_bits() -> None:
-    assert same_bits(np.float32([np.nan, 0]), np.float32([np.nan, 0]))
-    assert not same_bits(np.float32([0]), np.float32([-0.0]))
-    assert not same_bits(np.float32([0]), np.float64([0]))
-    assert same_bits([{"a": 1.0}], [{"a": 1.0}])
-    assert not same_bits([{"a": 1.0}], [{"b": 1.0}])
-    assert not same_bits([X], [X, X])
-    assert same_bits(np.array(["a"], object), np.array(["a"], object))

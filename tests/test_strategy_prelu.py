@@ -14,7 +14,7 @@ from builders import prelu
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
-from onnxopt.build.workspace import prepare
+from onnxopt.build.preparation import prepare
 from onnxopt.graph import Graph, QuantParams, embed, normalise, read, step_of_value
 from onnxopt.graph.cleanup import clean
 from onnxopt.measure.benchmark import SpeedRatio
@@ -66,7 +66,7 @@ def test_other_slopes_stay(slopes: tuple[int, ...]) -> None:
 def test_one_slope_is_a_leaky_relu() -> None:
     one = prelu((1, 1, 1))
     normalise(one)
-    made, changed = clean(one)
+    made, changed, _ = clean(one)
     assert changed["prelu_scalar"] == 1
     assert [node.op_type for node in made.graph.node] == ["Conv", "LeakyRelu", "Conv"]
     np.testing.assert_array_equal(run(made), run(one))

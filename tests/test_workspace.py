@@ -9,7 +9,7 @@ import onnx
 import pytest
 from builders import mlp
 
-from onnxopt.build.workspace import prepare
+from onnxopt.build.preparation import prepare
 from onnxopt.data import open_data, quiet_session
 from onnxopt.graph import read
 from onnxopt.request import Request

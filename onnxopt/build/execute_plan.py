@@ -52,6 +52,9 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
     events = []
     for path in passes:
         values = graph.values(path)
+        if reason := statistics.unknown.get(path):
+            events.append(_kept(sites[path], reason))
+            continue
         whole = any(one.name == Integers.name for one in plan.steps[path])  # its bias becomes integers with it
         stats = statistics.of(sites[path], values, frozenset() if whole else fixed)
         events.append(_apply(graph, sites[path], plan.steps[path], passes[path], stats))
@@ -109,13 +112,18 @@ def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stat
             reason = str(skip)
             break
     if not done:
-        return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
+        return _kept(site, reason)
     got = graph.encoding(site.path).values()
     return Event(
         site.path, site.shape, site.op, str(step), site.bytes, 0, site.elements, relative_error(values, got),
         predicted=predicted, measured=_output_error(values, got, stats),
         sensitivity=output_power(values, stats) / site.elements, reason=reason,
     )  # fmt: skip
+
+
+def _kept(site: Site, reason: str) -> Event:
+    """The event of a weight that stays as it was."""
+    return Event(site.path, site.shape, site.op, "lossless", site.bytes, 0, site.elements, 0.0, reason=reason)
 
 
 def _output_error(values: Array, got: Array, stats: Stats) -> float | None:

@@ -17,21 +17,21 @@ from pathlib import Path
 from types import TracebackType
 
 import onnx
-import onnxruntime
 
 from onnxopt import native, runtime
 from onnxopt.build import container
-from onnxopt.build.compare_hidden import compare_hidden
 from onnxopt.build.decisions import INT32, candidates, quantizing_steps, with_int8
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.factorise import Factored, factorise
 from onnxopt.build.forms import Form, equalise, raise_operators
+from onnxopt.build.observing import compare_observed
+from onnxopt.build.running import Running
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.data import Data
 from onnxopt.encoding import Encoding
-from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.files import reading, write_atomically, writing
 from onnxopt.graph import (
     Graph,
@@ -39,17 +39,13 @@ from onnxopt.graph import (
     Site,
     Source,
     embed,
-    hoist,
-    normalise,
-    split,
     strip,
-    tie,
     weight_macs,
     wrap,
 )
-from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.results.events import Event
+from onnxopt.runtime.archive import decompress
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.slope import Candidate
 from onnxopt.spec.overrides import Overrides
@@ -111,6 +107,8 @@ class Workspace:
     digest: str = ""
     """Digest of that data."""
     form: Form = field(default_factory=Form)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Clean-ups that are not applied, because the model would not compute the same, and why."""
     _origin: Workspace | None = field(default=None, repr=False)
     """The workspace without structural steps; None if this one has none."""
     _measured: Workspace | None = field(default=None, repr=False)
@@ -188,7 +186,7 @@ class Workspace:
         if self.data is None:
             return Statistics(None, {}, {})
         native.return_memory()
-        text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}"
+        text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
@@ -276,8 +274,8 @@ class Workspace:
             if evaluator is None:
                 return size, None
             if not evaluator.hidden:
-                return size, evaluator.compare(self.load(path))
-            return size, compare_hidden(evaluator, path)
+                return size, evaluator.compare(self._loaded(path))
+            return size, compare_observed(evaluator, decompress(path), self.source.path)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and a separate data file if it is over 2 GB.
@@ -300,27 +298,29 @@ class Workspace:
                 check(temporary)
             return temporary.stat().st_size + (len(built.packed) if separate else 0), unchanged
 
-    def load(self, path: Path) -> onnxruntime.InferenceSession:
-        """The session that a user would get. Raises OnnxoptError if the runtime rejects the file."""
+    def _loaded(self, path: Path) -> Running:
+        """The session that a user would get. Raises Unsound if the runtime rejects the file."""
         try:
-            return runtime.load(path)
+            return Running(self.source.path, runtime.load(path))
+        except OnnxoptError:
+            raise
         except Exception as error:
-            raise OnnxoptError(f"{self.source.path}: compressed it does not load, nothing was written: "
-                               f"{first_line(error)}") from error  # fmt: skip
+            raise Unsound(self.source.path, f"it does not load: {first_line(error)}") from error
 
     def to_plain_model(self) -> bytes:
         """The model in this form as plain ONNX, for timing. Only what the form itself quantizes is quantized.
 
         The grid of INT8 weights ignores their values. Nodes keep their names.
         """
-        return bytes(self._plain().SerializeToString())
+        return bytes(self.plain().SerializeToString())
 
     def write_plain(self, path: Path) -> None:
         """Writes the plain model to a file, with external data if it is over 2 GB."""
-        model = self._plain()
+        model = self.plain()
         onnx.save(model, path, save_as_external_data=model.ByteSize() >= LARGEST_INLINE)
 
-    def _plain(self) -> onnx.ModelProto:
+    def plain(self) -> onnx.ModelProto:
+        """The plain model as a message. It lacks what stays outside the compressed node."""
         int8 = {path: _ANY_GRID for path, bits in self.form.int8.items() if bits != INT32}
         quantized = {**self.form.fixed, **int8}
         statistics = self.statistics if quantized else Statistics(None, {}, {})
@@ -356,15 +356,3 @@ class Workspace:
             cache.close(keep=error is not None)
         self._shared.caches.clear()
         self._shared.latest = None
-
-
-def prepare(source: Source, request: Request) -> Workspace:
-    """The model, normalised across exporters and cleaned, ready for compression."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(source.model)
-    normalise(copy)  # first, so that clean-ups see every constant
-    cleaned, changed = (copy, {}) if request.lossless else clean(copy)
-    hoist(cleaned)
-    tie(cleaned)  # last, as a weight that two norms follow could not take up either
-    inner, nodes, tensors = split(cleaned)
-    return Workspace(source, request, request.progress, Graph(inner), changed, (nodes, tensors))

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from onnxopt.build.checking import Checking
 from onnxopt.build.describe_events import chains, events
 from onnxopt.build.workspace import Workspace
-from onnxopt.data import CannotRun, input_scale, quiet_session, synthetic
-from onnxopt.errors import Missed, first_line
+from onnxopt.files import write_atomically
+from onnxopt.graph import Source
 from onnxopt.measure import memory
-from onnxopt.results.result import Check, Result, Stage
+from onnxopt.request import Request
+from onnxopt.results.result import Result, Stage
 from onnxopt.results.strategy import StrategyReport
-from onnxopt.search import slope
-from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.original import Original
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
-
-_CHECKED = 4
-"""Synthetic inputs for checking a file that no search measured."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,42 @@ class Decided:
     strategies: tuple[StrategyReport, ...] = ()
     allow_miss: bool = False
     """Whether the file is written even if the check misses the contract."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What was tried and given up, besides clean-ups, because the model would not compute the same, and why."""
 
     @property
     def calibrated(self) -> str:
         """Name of the calibration data; empty if there was none."""
-        return self.original.parts.calibration.name if self.original else ""
+        return self.original.parts.calibration.name if self.original and not self.not_calibrated else ""
 
 
 def write_checked(decided: Decided, output: Path) -> Result:
     """Writes the file, completely or not at all.
 
-    Raises Missed if the check misses the contract, OnnxoptError if the file cannot be written or run.
+    Raises Missed if the check misses the contract, Unsound if the file does not compute what the source computes,
+    OnnxoptError if the file cannot be written or the source does not load.
     """
     work, contract = decided.work, decided.contract
     tries = len(decided.trials) if decided.kept else 0
     writing = f"writing the best of {tries} tries for: {contract}" if tries > 1 else "writing"
     work.progress(writing, 0.9)
     built = work.build(decided.plan, lambda share: work.progress(writing, 0.9 + 0.05 * share))
-    check = _Checking(decided)
-    size, unchanged = work.write(built, output, check)
+    original, reason = decided.original, "" if decided.original else decided.not_calibrated
+    lossless = not built.plan.steps
+    check = Checking(work.source, original, contract, decided.met, decided.allow_miss, lossless, reason)
+
+    def checked(path: Path) -> None:
+        work.progress("checking the file, loaded as a user does", 0.95)
+        check(path)
+
+    size, unchanged = work.write(built, output, checked)
     if unchanged:
         work.progress("keeping a copy of the source, because compression does not make it smaller", 1.0)
     recipe = work.request.recipe if decided.contract else None
-    return Result(
-        source=work.source.path,
-        output=output,
-        bytes_before=work.source.size,
-        bytes_fp16=work.source.size - 2 * work.source.float_elements,
+    return _result(
+        work.source,
+        work.request,
+        output,
         bytes_after=size,
         events=() if unchanged else tuple(events(work, built, size)),
         chains=() if unchanged else tuple(chains(work)),
@@ -93,60 +101,46 @@ def write_checked(decided: Decided, output: Path) -> Result:
         stages=_stages(work, built.plan, size, check) if work.request.detailed and decided.kept else (),
         strategies=decided.strategies,
         unchanged=unchanged,
-        seconds=time.monotonic() - work.request.started,
-        peak_memory=memory.peak(),
         plan=built.plan,
-        versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        left_out={**work.left_out, **decided.left_out},
     )
 
 
-class _Checking:
-    """Compares a file with the original, once."""
+def write_copy(source: Source, request: Request, output: Path, left_out: Mapping[str, str]) -> Result:
+    """Writes a copy of the source, where nothing else computes the same.
 
-    def __init__(self, decided: Decided) -> None:
-        self._decided, self.met = decided, decided.met
-        self.found: Check | None = None
-        self.reason = ""
-        """Why there was no check; empty if there was."""
-        self.evaluator: Evaluator | None = None
+    Arguments:
+        left_out: what was given up, and why.
 
-    def __call__(self, path: Path) -> None:
-        """Checks the file. Raises Missed if it misses the contract."""
-        work, contract = self._decided.work, self._decided.contract
-        work.progress("checking the file, loaded as a user does", 0.95)
-        session = work.load(path)
-        try:
-            name, self.evaluator = self._opened()
-        except CannotRun as error:
-            self.reason = str(error)
-            return
-        found, most = self.evaluator.compare(session), contract.max_drop if contract else None
-        self.found = Check(name, found)
-        self.met = self.met and (most is None or slope.kept(found.drop, most))
-        if not self.met and not self._decided.allow_miss:
-            raise Missed(
-                f"{work.source.path}: {contract} is missed on {name}: it drops by "
-                f"{found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; "
-                "nothing was written (--allow-miss writes it; a smaller --max-drop or more --data is more careful)"
-            )
-
-    def _opened(self) -> tuple[str, Evaluator]:
-        """The data's name, and an evaluator of the original on it. Raises CannotRun if the original does not run."""
-        decided = self._decided
-        if decided.original is not None:
-            return decided.original.parts.check.name, decided.original.check
-        if decided.not_calibrated:
-            raise CannotRun(decided.not_calibrated)
-        source = decided.work.source
-        try:
-            session = quiet_session(str(source.path))
-            data = synthetic(session, input_scale(source.model), _CHECKED)
-            return data.name, Evaluator(session, data)
-        except Exception as error:  # CannotRun, or any runtime error on the user's model
-            raise CannotRun(first_line(error)) from error
+    Raises OnnxoptError if the file cannot be written or the source does not load.
+    """
+    check = Checking(source, None, None, met=True, allow_miss=False, lossless=True)
+    with write_atomically(output) as temporary:
+        temporary.write_bytes(source.copy())
+        check(temporary)
+        size = temporary.stat().st_size
+    plan = Plan(source.sha256)
+    return _result(source, request, output, bytes_after=size, events=(), chains=(), cleaned={}, contract="",
+                   bounds=None, recipe="", met=True, calibrated="", not_calibrated="", trials=(), kept=None,
+                   check=check.found, not_checked=check.reason, stages=(), unchanged=True, plan=plan,
+                   left_out=dict(left_out))  # fmt: skip
 
 
-def _stages(work: Workspace, plan: Plan, size: int, check: _Checking) -> tuple[Stage, ...]:
+def _result(source: Source, request: Request, output: Path, **found: Any) -> Result:
+    """The result, with the fields that depend neither on the plan nor on the check."""
+    return Result(
+        source=source.path,
+        output=output,
+        bytes_before=source.size,
+        bytes_fp16=source.size - 2 * source.float_elements,
+        seconds=time.monotonic() - request.started,
+        peak_memory=memory.peak(),
+        versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        **found,
+    )
+
+
+def _stages(work: Workspace, plan: Plan, size: int, check: Checking) -> tuple[Stage, ...]:
     """The stages of a plan whose file has `size` bytes; empty if it has only one stage."""
     names = max(([one.name for one in step] for step in plan.steps.values()), key=len, default=[])
     stages = []

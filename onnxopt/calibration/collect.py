@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import onnx
 
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, one_sample
-from onnxopt.calibration.gains import Uses, measure_gains
+from onnxopt.calibration.gains import Uses, failure, measure_gains
 from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
 from onnxopt.data import Data, quiet_session
@@ -26,6 +27,7 @@ class Statistics:
 
     Arguments:
         peaks: gives the largest magnitude of each `Linear.output`; called when a peak is first wanted.
+        unknown: by path of a weight whose statistics cannot be measured, why not. Such a weight stays as it is.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class Statistics:
         uses: Mapping[str, tuple[Linear, ...]],
         gains: Mapping[str, float],
         peaks: Callable[[], Mapping[str, float]] = dict,
+        unknown: Mapping[str, str] | None = None,
     ) -> None:
         self._cache, self._uses, self._gains, self._peaks = cache, uses, gains, peaks
+        self.unknown = unknown or {}
 
     def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
         """Statistics of one weight. A bias in `fixed` is not to be changed.
@@ -71,7 +75,8 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
         max_ram: bytes that second moments may take at a time; if they take more, the data is read several times.
         advance: told each weight's path twice: when its inputs are measured, and when its gain is.
 
-    Raises what the runtime raises if the model does not run on the data.
+    A weight that cannot be measured does not hinder the others: see `Statistics.unknown`. Raises what the runtime
+    raises if the model does not run on the data.
     """
     every = graph.linears()
     weights = {site.path: site for site in sites}
@@ -84,13 +89,32 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
             advance(path)
         else:
             todo.append(path)
+
+    def moments(paths: Sequence[str]) -> None:
+        measure_moments(graph, {path: uses[path] for path in paths}, chunks, total, cache, max_ram)
+
+    unknown = dict[str, str]()
     for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, max_ram // 2):
-        measure_moments(graph, {path: uses[path] for path in group}, chunks, total, cache, max_ram)
+        unknown |= _one_by_one(moments, group)
         for path in group:
             advance(path)
-    uses = {path: found for path, found in uses.items() if key(path) in cache}
-    gains = measure_gains(graph, sites, uses, chunks, cache, advance)
-    return Statistics(cache, uses, gains, lambda: _peaks(graph.model, uses, chunks, cache))
+    uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
+    known = [site for site in sites if site.path not in unknown]
+    gains, without = measure_gains(graph, known, uses, chunks, cache, advance)
+    return Statistics(cache, uses, gains, lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})
+
+
+def _one_by_one(measure: Callable[[Sequence[str]], None], paths: Sequence[str]) -> dict[str, str]:
+    """Measures weights together or, where that fails, one by one. Returns the ones that fail, and why."""
+    try:
+        measure(paths)
+    except (OnnxoptError, OSError, MemoryError):  # of the data or the cache, not of a weight
+        raise
+    except Exception as error:
+        if len(paths) == 1:
+            return {paths[0]: failure(error)}
+        return dict(itertools.chain.from_iterable(_one_by_one(measure, [path]).items() for path in paths))
+    return {}
 
 
 def _input_bytes(model: onnx.ModelProto, uses: Uses, data: Data) -> dict[str, int]:

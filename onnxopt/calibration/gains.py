@@ -12,6 +12,7 @@ from onnxopt.calibration.chunks import Chunks
 from onnxopt.calibration.moments import NOISE, key, white_noise
 from onnxopt.calibration.stats import Probe
 from onnxopt.encoding import Array
+from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Gradient, Graph, Linear, Site
 
 Uses = Mapping[str, tuple[Linear, ...]]
@@ -23,22 +24,35 @@ _PROBE_SAMPLES = 32
 
 def measure_gains(
     graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chunks, cache: Cache, advance: Callable[[str], None]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, str]]:
     """The gain of every weight (see `Stats.gain`), completed by `fill_in`; the cache keeps what was measured.
 
     Arguments:
         advance: told each path once its gain is known.
+
+    Returns also, by path of a weight for which the measurement fails, why.
     """
     _from_gradients(graph, sites, uses, chunks, cache)
-    measured, probe = {}, None
+    measured, unknown, probe = dict[str, float](), dict[str, str](), None
     for site in sites:
         known = cache.get(f"{key(site.path)}-gain")
         if known is None:
             probe = probe or Probe(graph.model, _weights_and_biases(uses, sites), list(chunks.feeds(_PROBE_SAMPLES)))
-            known = {"gain": np.asarray(_from_noise(graph, site, uses.get(site.path), probe, cache))}
+            try:
+                known = {"gain": np.asarray(_from_noise(graph, site, uses.get(site.path), probe, cache))}
+            except (OnnxoptError, OSError, MemoryError):  # of the data or the cache, not of a weight
+                raise
+            except Exception as error:
+                unknown[site.path] = failure(error)
+                continue
         measured[site.path] = float(known["gain"])
         advance(site.path)
-    return fill_in(measured, [site.path for site in sites])
+    return fill_in(measured, [site.path for site in sites]), unknown
+
+
+def failure(error: Exception) -> str:
+    """Why a weight has no statistics, for reports."""
+    return f"its statistics cannot be measured ({type(error).__name__}: {first_line(error)})"
 
 
 def fill_in(measured: Mapping[str, float], paths: Sequence[str]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -23,8 +24,13 @@ TYPES = {
 """The runtime's element types that numpy has too."""
 SIZES = (1, 32, 224, 512, 640)
 """Candidates for an unknown dimension."""
+_IMAGE_RANK = 4
+_CHANNELS = (3, 1)
+"""Candidates for the unknown channels of an image."""
 _MOST_SHAPES = 100
 """Combinations of unknown dimensions to try."""
+_MOST_ELEMENTS = 2**22
+"""Elements of all inputs together, if their sizes are made up."""
 
 
 class CannotRun(OnnxoptError):
@@ -67,7 +73,10 @@ def runnable_sizes(
     Raises CannotRun if it runs with none of them.
     """
     reason = ""
-    for sizes in itertools.islice(_shapes(session, candidates), _MOST_SHAPES):
+    smallest = dict.fromkeys((key for _, _, key in unknown_dimensions(session)), 1)
+    most = max(_MOST_ELEMENTS, _elements(session, smallest))
+    moderate = (sizes for sizes in _shapes(session, candidates) if _elements(session, sizes) <= most)
+    for sizes in itertools.islice(moderate, _MOST_SHAPES):
         try:
             session.run(None, random_feeds(session, sizes, 0, scale))
         except CannotRun:
@@ -121,6 +130,9 @@ def _shapes(session: onnxruntime.InferenceSession, candidates: tuple[int, ...]) 
     first = {key for _, axis, key in unknown_dimensions(session) if axis == 0}
     others = list(dict.fromkeys(key for _, _, key in unknown_dimensions(session) if key not in first))
     batch = dict.fromkeys(first, 1)
+    for axis, size, channels in itertools.product((1, 3), candidates, _CHANNELS):
+        if keys := _channels(session, axis) - first:
+            yield batch | dict.fromkeys(others, size) | dict.fromkeys(keys, channels)
     for size in candidates:
         yield batch | dict.fromkeys(others, size)
     for sizes in itertools.product(candidates, repeat=len(others)):
@@ -130,6 +142,21 @@ def _shapes(session: onnxruntime.InferenceSession, candidates: tuple[int, ...]) 
         yield dict.fromkeys([*first, *others], size)
 
 
+def _channels(session: onnxruntime.InferenceSession, axis: int) -> set[object]:
+    """Keys of unknown dimensions that are the channels of images, if channels are on this axis."""
+    images = {value.name for value in session.get_inputs() if len(value.shape) == _IMAGE_RANK}
+    return {key for name, at, key in unknown_dimensions(session) if at == axis and name in images}
+
+
+def _elements(session: onnxruntime.InferenceSession, sizes: dict[object, int]) -> int:
+    """Elements of all inputs."""
+    unknown = {(name, axis): sizes[key] for name, axis, key in unknown_dimensions(session)}
+    return sum(
+        math.prod(unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape))
+        for value in session.get_inputs()
+    )
+
+
 def random_feeds(
     session: onnxruntime.InferenceSession,
     sizes: dict[object, int],
@@ -137,14 +164,14 @@ def random_feeds(
     scale: dict[str, tuple[float, float]] | None = None,
     without: Collection[str] = (),
 ) -> dict[str, Array]:
-    """One random input: normal noise for floats, zeros and ones for the rest.
+    """One random input: normal noise for floats, digits for strings, zeros and ones for the rest.
 
     Arguments:
         sizes: of the unknown dimensions, by key.
         scale: by input, the factor and offset applied to its noise.
         without: inputs to leave out.
 
-    Raises CannotRun for an input that is not a tensor of numbers.
+    Raises CannotRun for an input that is not a tensor of numbers or strings.
     """
     rng = np.random.default_rng(seed)
     unknown = {(name, axis): sizes[key] for name, axis, key in unknown_dimensions(session)}
@@ -153,9 +180,12 @@ def random_feeds(
         if value.name in without:
             continue
         kind = value.type.removeprefix("tensor(").removesuffix(")")
+        dims = [unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape)]
+        if kind == "string":
+            feeds[value.name] = rng.integers(0, 10, dims).astype(str).astype(object)
+            continue
         if kind not in TYPES:
             raise CannotRun(f"no random input runs the model: input {value.name!r} is a {value.type}")
-        dims = [unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape)]
         dtype = np.dtype(TYPES[kind])
         if dtype.kind == "f":
             factor, offset = (scale or {}).get(value.name, (1.0, 0.0))

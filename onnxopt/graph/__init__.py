@@ -2,13 +2,13 @@
 
 from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.describe import Users
-from onnxopt.graph.functions import foreign_domains
+from onnxopt.graph.functions import foreign_domains, inline
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
-from onnxopt.graph.inspect.observe import Observed, observe
+from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import hoist, normalise, tie
@@ -20,7 +20,7 @@ from onnxopt.graph.rewrite.opset import OPSET, raise_opset
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 from onnxopt.graph.strip import strip
-from onnxopt.graph.wrapper import embed, join, split, wrap
+from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
 
 __all__ = [
     "OPSET",
@@ -31,7 +31,6 @@ __all__ = [
     "Kernel",
     "Linear",
     "Neighbours",
-    "Observed",
     "QdqSupport",
     "QuantParams",
     "Site",
@@ -46,10 +45,12 @@ __all__ = [
     "foreign_domains",
     "fused_ops",
     "hoist",
+    "inline",
     "is_compressed",
     "is_depthwise",
     "is_equalized",
     "is_for_value",
+    "is_only_wrapped",
     "is_quantized",
     "join",
     "macs",

@@ -68,8 +68,11 @@ class Graph:
         self._adjusted: dict[str, Array] = {}
 
     def sites(self) -> Iterator[Site]:
-        """Every float weight, bias or slope that is large enough to store, in graph order."""
-        seen = set()
+        """Every float weight, bias or slope that is large enough to store, in graph order.
+
+        A weight that the model returns is none: it keeps every bit.
+        """
+        seen = {value.name for value in self.model.graph.output}
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
                 for index, name in enumerate(node.input):

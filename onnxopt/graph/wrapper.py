@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -22,37 +22,44 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     A custom node takes and returns tensors. If an input or output of the model is a sequence, a map or an optional, the
     nodes that read or make it, and all that follow them, stay in the outer graph (scikit-learn's ZipMap, for example).
 
+    The inner model has the inputs of `model`, those that no node reads included, and its outputs, initializers
+    included. Missing are the inputs that only nodes outside read, and the outputs that those nodes or no nodes make.
+
     Returns the inner model, the nodes outside, and the initializers that they read. Raises OnnxoptError if the type of
-    a value at the border is unknown.
+    a value at the border is unknown, or if no tensor is left that the inner model could return.
     """
     graph = model.graph
     types = _types(model)
     outside_ids = _border_nodes(graph, {name for name, kind in types.items() if not _is_tensor(kind)})
     outside = [node for i, node in enumerate(graph.node) if i in outside_ids]
     inside = [node for i, node in enumerate(graph.node) if i not in outside_ids]
-    needed = set().union(*map(_names_used, outside), (value.name for value in graph.output))
-    made = [name for node in inside for name in node.output if name in needed]
-    used = set().union(*map(_names_used, inside))
+    read = set().union(*map(_names_used, outside))
+    returned = {value.name for value in graph.output}
+    made = [name for node in inside for name in node.output if name in read | returned]
+    made += [t.name for t in graph.initializer if t.name in returned]
+    used = set().union(*map(_names_used, inside), returned)
     inner = onnx.ModelProto()
     inner.CopyFrom(model)
     del inner.graph.input[:], inner.graph.output[:], inner.graph.node[:], inner.graph.initializer[:]
     inner.graph.name = "g"
     inner.graph.node.extend(inside)
     inner.graph.initializer.extend(t for t in graph.initializer if t.name in used)
-    inner.graph.input.extend(value for value in graph.input if value.name in used)
+    inner.graph.input.extend(v for v in graph.input if _is_tensor(v.type) and (v.name in used or v.name not in read))
     declared = [value.name for value in graph.output if value.name in made]
-    for name in (*declared, *(name for name in made if name not in declared)):
+    for name in dict.fromkeys((*declared, *made)):
         if name not in types:
             raise OnnxoptError(f"value {name!r} between the model and its border nodes has no known type")
         inner.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
-    tensors = [t for t in graph.initializer if t.name in needed]
+    if not inner.graph.output:
+        raise OnnxoptError("no node makes a tensor without reading sequences, maps or optional values")
+    tensors = [t for t in graph.initializer if t.name in read - returned]
     return inner, outside, tensors
 
 
 def wrap(
     source: onnx.ModelProto,
     inner: onnx.ModelProto,
-    outside: Iterable[onnx.NodeProto],
+    outside: Sequence[onnx.NodeProto],
     tensors: Iterable[onnx.TensorProto],
     container: bytes,
     location: str = "",
@@ -82,6 +89,8 @@ def wrap(
     else:
         payload.raw_data = container
     graph.initializer.extend(tensors)
+    read = set().union(*map(_names_used, outside))
+    graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in read)
     inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
     outputs = [value.name for value in inner.graph.output]
     graph.node.append(helper.make_node(OP, inputs, outputs, domain=DOMAIN))
@@ -98,6 +107,15 @@ def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
 
 
+def is_only_wrapped(outer: onnx.ModelProto) -> bool:
+    """Whether the compressed node is all that an outer model has, so that its inner model has the same interface."""
+    if len(outer.graph.node) != 1:
+        return False
+    (node,) = outer.graph.node
+    inputs, outputs = ([value.name for value in values] for values in (outer.graph.input, outer.graph.output))
+    return inputs == list(node.input[1:]) and outputs == list(node.output)
+
+
 def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     """The inverse of `wrap`: a plain model, with `inner` in place of the compressed node."""
     plain = onnx.ModelProto()
@@ -107,6 +125,8 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     plain.graph.node.extend((*inner.graph.node, *outside))
     tensors = {t.name: t for t in (*outer.graph.initializer, *inner.graph.initializer) if t.name != PAYLOAD}
     plain.graph.initializer.extend(tensors.values())
+    present = {tensor.values.name for tensor in outer.graph.sparse_initializer}
+    plain.graph.sparse_initializer.extend(t for t in inner.graph.sparse_initializer if t.values.name not in present)
     plain.opset_import.extend(inner.opset_import)
     plain.functions.extend(inner.functions)
     plain.ir_version = inner.ir_version
@@ -159,6 +179,10 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             light.graph.initializer.append(tensor)
+    for sparse in light.graph.sparse_initializer:
+        values = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
+        light.graph.input.append(values)
+    del light.graph.sparse_initializer[:]
     return light
 
 

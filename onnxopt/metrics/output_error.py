@@ -51,21 +51,6 @@ def agreement(wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
     return min(shares, default=None)
 
 
-def same_bits(wanted: Any, got: Any) -> bool:
-    """Whether two values are equal bit for bit, with their types and shapes."""
-    if isinstance(wanted, np.ndarray) and isinstance(got, np.ndarray):
-        if wanted.shape != got.shape or wanted.dtype != got.dtype:
-            return False
-        return bool(wanted.tobytes() == got.tobytes() if wanted.dtype.kind != "O" else np.all(wanted == got))
-    if type(wanted) is not type(got):
-        return False
-    if isinstance(wanted, Mapping):
-        return list(wanted) == list(got) and all(same_bits(wanted[key], got[key]) for key in wanted)
-    if isinstance(wanted, list | tuple):
-        return len(wanted) == len(got) and all(map(same_bits, wanted, got))
-    return same_bits(np.asarray(wanted), np.asarray(got))
-
-
 def _power(wanted: list[Array], got: list[Array], classes: int | None) -> float | None:
     """Noise over signal, in power, of the parts of one value; None if the parts say nothing."""
     if [a.shape for a in wanted] != [b.shape for b in got]:

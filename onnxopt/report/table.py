@@ -54,6 +54,7 @@ def print_result(console: Console, result: Result) -> None:
     if result.contract and not result.met:
         console.print(f"MISSED: {result.contract}", style="bold red", markup=False)
     missing = {
+        **{f"left out {name}": reason for name, reason in result.left_out.items()},
         "not calibrated": result.not_calibrated,
         "outputs not compared": result.not_checked,
         "speed not measured": result.not_benchmarked,

@@ -59,6 +59,9 @@ class Result:
     """The layers that were factorised."""
     cleaned: dict[str, int]
     """Nodes that each clean-up removed or changed."""
+    left_out: dict[str, str]
+    """By name of a clean-up, or ``quantization`` or ``compression``, why it was given up: the model would not have
+    computed the same."""
     contract: str
     """The contract in words; empty without one (an applied plan, lossless)."""
     bounds: Contract | None

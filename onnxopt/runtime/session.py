@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import onnxruntime
 from onnxopt import native
 from onnxopt.data import quiet_session, session_options
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import Source, embed, foreign_domains, payload
-from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
+from onnxopt.graph import Source, embed, foreign_domains, is_only_wrapped, payload
+from onnxopt.graph.onnx_file import PAYLOAD
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -49,8 +49,8 @@ def load(
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
-    if any((node.domain, node.op_type) != (DOMAIN, OP) for node in outer.graph.node):
-        # Sequences or maps at the border: their nodes are in the outer graph, which then has to run.
+    if not is_only_wrapped(outer):
+        # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
         del outer
         options = sess_options or session_options()
         register(options)
@@ -67,6 +67,27 @@ def load(
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
+
+
+def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
+    """The sessions that users can get of a file, one at a time, each with the words for how it was created.
+
+    The first is stock ONNX Runtime's with the library registered, where the installed version allows that. `load`
+    follows where it skips the outer graph. Of a model that is not compressed there is only one session.
+
+    Raises as `register` and `load` do, and what ONNX Runtime raises if it rejects the file.
+    """
+    path = os.fspath(model)
+    if not _is_compressed(path):
+        yield "loaded", load(path)
+        return
+    shares = _version() >= _FIRST_SHARING
+    if shares:
+        options = onnxruntime.SessionOptions()
+        register(options)
+        yield "loaded by registering the library", onnxruntime.InferenceSession(path, options)
+    if not shares or is_only_wrapped(onnx.load(path, load_external_data=False)):
+        yield "loaded by onnxopt.load", load(path)
 
 
 def load_checked(path: Path) -> onnxruntime.InferenceSession:
@@ -103,13 +124,16 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
 
     Raises OnnxoptError if this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
     """
-    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-    if version < _FIRST_SHARING:
+    if _version() < _FIRST_SHARING:
         raise OnnxoptError(
             f"onnxruntime {onnxruntime.__version__} cannot run compressed models through a registered library; "
             "use onnxopt.load(path), or onnxruntime 1.23 or newer"
         )
     _register(sess_options)
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
 def _register(sess_options: onnxruntime.SessionOptions) -> None:

@@ -9,48 +9,18 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime
 
-from onnxopt.data import Array, Batch, Data, runnable_feeds
-from onnxopt.graph import Observed
+from onnxopt.data import Array, Batch, Data
 from onnxopt.metrics import Metric, Outputs
-from onnxopt.metrics.output_error import agreement, output_error, same_bits
+from onnxopt.metrics.observed import Observed
+from onnxopt.metrics.output_error import agreement, output_error
+from onnxopt.search.identity import first_difference
 
-_PROBES = 4
-"""Random inputs for comparing two models."""
 _FOLDS = 8
 """Folds of the data that are scored separately. The spread of their drops gives the standard error of the drop."""
 _NO_MISTAKES = 99.5
 """Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
 """Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Difference between the outputs of two models on the same random inputs."""
-
-    identical: bool
-    """Whether every output is equal bit for bit."""
-    error: float | None
-    """Noise over signal; see `onnxopt.metrics.output_error`. None if no output has floats that say anything."""
-
-
-def compare(
-    original: onnxruntime.InferenceSession,
-    compressed: onnxruntime.InferenceSession,
-    scale: dict[str, tuple[float, float]] | None = None,
-) -> Difference:
-    """Compares the outputs of `compressed` with the original's.
-
-    Raises CannotRun if the original runs on no random input.
-    """
-    names = [value.name for value in original.get_outputs()]
-    identical, errors = True, []
-    for feeds in runnable_feeds(original, _PROBES, scale):
-        wanted, got = original.run(names, feeds), compressed.run(names, feeds)
-        identical &= all(map(same_bits, wanted, got))
-        error = output_error(wanted, got)
-        errors += [] if error is None else [error]
-    return Difference(identical, float(np.sqrt(np.mean(np.square(errors)))) if errors else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +126,16 @@ class Evaluator:
         self._before = score.folds() if score else []
 
     @property
+    def names(self) -> list[str]:
+        """Names of the outputs that are compared."""
+        return list(self._names)
+
+    @property
+    def feeds(self) -> Mapping[str, Array]:
+        """The first batch of the data."""
+        return next(iter(self._data)).feeds
+
+    @property
     def memorised(self) -> bool:
         """Whether the original makes almost no mistakes on labelled data, which suggests that it was trained on
         them."""
@@ -223,6 +203,12 @@ class Evaluator:
 
     def _run(self, batch: Batch) -> list[Any]:
         return list(self._session.run([*self._names, *self._hidden], batch.feeds))
+
+    def difference(self, session: Runner) -> str:
+        """Name of the first output of a model that is not equal to the original's bit for bit; empty if all are."""
+        found = (first_difference(self._names, wanted, session.run(self._names, batch.feeds))
+                 for batch, wanted in self._wanted())  # fmt: skip
+        return next(filter(None, found), "")
 
     def _start(self) -> _Scores | None:
         return _Scores(self._metric) if self._metric else None

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from pathlib import Path
 
-import onnx
 import onnxruntime
 
 from onnxopt.data import Data, Spec, open_data, quiet_session, split, synthetic
-from onnxopt.graph import Observed, expose, observe, read
 from onnxopt.metrics import Metric
+from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
 
 _HELD_BACK = 0.25
 """Share of the samples for the search; the rest is for calibration."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
+_SAMPLE = 4
+"""Number of samples that show whether a form of the model computes the same."""
 _SYNTHETIC = 320
 """Number of synthetic samples if there is no data."""
 
@@ -62,11 +63,6 @@ def open_parts(
     return Parts(calibration.take(_CALIBRATION), validation.take(enough), check)
 
 
-def with_hidden(model: onnx.ModelProto, observed: Observed) -> onnxruntime.InferenceSession:
-    """A session that gives the hidden observed values of `model` behind its outputs."""
-    return quiet_session(expose(model, [*(value.name for value in model.graph.output), *observed.hidden]))
-
-
 @dataclass(frozen=True, eq=False)
 class Original:
     """The original model. Sessions and outputs are large, so each is created on first use."""
@@ -76,36 +72,37 @@ class Original:
     metric: Metric | None
     observed: Observed
     """The values of the original at which differences are measured."""
+    open_observing: Callable[[], onnxruntime.InferenceSession]
+    """Opens a session that gives the hidden ones of them behind the outputs; called if there are any."""
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
-        """The session of the original model, with the hidden observed values as further outputs."""
-        if not self.observed.hidden:
-            return quiet_session(str(self.path))
-        return with_hidden(read(self.path).model, self.observed)
+        """The session of the original model."""
+        return quiet_session(str(self.path))
+
+    @cached_property
+    def _observing(self) -> onnxruntime.InferenceSession:
+        """The session that gives the hidden observed values as well."""
+        return self.open_observing() if self.observed.hidden else self.session
+
+    @cached_property
+    def sample(self) -> Evaluator:
+        """Compares forms of the model before any weight is quantized, on a few inputs."""
+        return Evaluator(self._observing, self.parts.calibration.take(_SAMPLE), None, self.observed)
 
     @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return Evaluator(self.session, self.parts.validation, self.metric, self.observed)
+        return Evaluator(self._observing, self.parts.validation, self.metric, self.observed)
 
     @cached_property
     def noise(self) -> Evaluator:
         """Compares outputs only, without the metric, on the same part."""
-        return Evaluator(self.session, self.parts.validation, None, self.observed) if self.metric else self.validation
+        return (
+            Evaluator(self._observing, self.parts.validation, None, self.observed) if self.metric else self.validation
+        )
 
     @cached_property
     def check(self) -> Evaluator:
         """Compares the finished file, once."""
-        return Evaluator(self.session, self.parts.check, self.metric, self.observed)
-
-    def difference(self, model: Path, against: Path) -> float:
-        """Noise over signal of a model's outputs relative to those of another model, on the validation part.
-
-        It is infinite if the outputs show nothing.
-        """
-        models = read(against).model, read(model).model
-        observed = [observe(one) for one in models]
-        first, second = (with_hidden(*pair) for pair in zip(models, observed, strict=True))
-        error = Evaluator(first, self.parts.validation, None, observed[0]).compare(second, observed[1].hidden).error
-        return inf if error is None else error
+        return Evaluator(self._observing, self.parts.check, self.metric, self.observed)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 
+from onnxopt.build.checking import source_session
 from onnxopt.build.decisions import structural_steps
+from onnxopt.build.observing import observed_in, observing_session
+from onnxopt.build.preparation import Reference, sound
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import one_sample
-from onnxopt.data import Array, input_scale, quiet_session
+from onnxopt.data import Array, input_scale
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import observe
+from onnxopt.metrics import Metric
 from onnxopt.request import Request
 from onnxopt.search.contract_search import ContractSearch, Searched
 from onnxopt.search.knobs import Knobs
@@ -80,22 +83,26 @@ class Baseline:
             inline_only: whether the strategy needs the model as a single protobuf.
         """
         if self.not_calibrated:
-            return self.not_calibrated
+            return f"nothing is known of its layers, as it is not calibrated: {self.not_calibrated}"
         return "the model is over 2 GB" if inline_only and self.work.bytes_before > LARGEST_INLINE else ""
 
 
 def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Baseline:
-    """Opens the data or generates synthetic inputs, applies structural steps, and measures statistics.
+    """Opens the data or generates synthetic inputs, compares the cleaned model with the source on some of it, applies
+    structural steps, and measures statistics.
 
     Arguments:
         steps: structural steps; by default, those from the recipe or the user's rules.
 
-    A model that does not run on synthetic inputs is not an error, unless the contract bounds a metric. Raises
-    OnnxoptError if the data does not fit the model, a rule matches no weight, or the statistics cannot be stored.
+    A model that does not run on synthetic inputs is not an error, unless the contract bounds a metric. Where it runs,
+    every file is compared with it, even if its statistics cannot be measured. Raises OnnxoptError if stock ONNX Runtime
+    does not load the model, the data does not fit it, a rule matches no weight, or the statistics cannot be stored;
+    Unsound if the model cannot be rewritten.
     """
     request, path = work.request, work.source.path
     contract = request.contract if request.recipe else request.contract.with_default(synthetic=request.data is None)
-    metric, search = contract.measure(), ContractSearch(request.overrides, request.recipe, None)
+    search = ContractSearch(request.overrides, request.recipe, None)
+    work, original, reason = compared(work, contract.measure())
     # Rules with "@" match factors, which do not exist yet.
     unmatched = [
         rule for rule in request.overrides.unmatched(work.sites) if "@" not in rule.conditions.get("match", "")
@@ -105,27 +112,60 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
     if steps is None:
         rules = Knobs(request.recipe).rules(MIDDLE, work.steps_at, request.overrides) if request.recipe else None
         steps = structural_steps(work.sites, rules or request.overrides)
+    if original is None:
+        work.progress(f"weighing weights by their size, because no inputs run: {reason}", 0.4)
+        return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)
+    search = replace(search, original=original)
+    why = ", because no data was given" if request.data is None else ""
+    work.progress(f"calibrating on {original.parts.calibration.name}{why}", 0.0)
     try:
-        parts = open_parts(
-            quiet_session(str(path)), input_scale(work.source.model), request.data, request.evaluation, bool(metric)
-        )  # fmt: skip
-        why = ", because no data was given" if request.data is None else ""
-        work.progress(f"calibrating on {parts.calibration.name}{why}", 0.0)
-        original = Original(path, parts, metric, observe(work.source.model))
-        search = replace(search, original=original)
-        if not (metric or original.validation.measurable):
+        if not (original.metric or original.validation.measurable):
             return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=_NOTHING_SHOWS)
-        ready = work.calibrated(parts.calibration).with_steps(steps)
+        ready = work.calibrated(original.parts.calibration).with_steps(steps)
         ready.measure()
         return Baseline(request, ready, search, contract)
     except OSError as error:
         raise OnnxoptError(f"{path}: the statistics cannot be kept: {error}; XDG_CACHE_HOME names another place for "
                            "them") from error  # fmt: skip
-    except Exception as error:
-        if request.data is not None or request.evaluation is not None or metric or isinstance(error, MemoryError):
-            if isinstance(error, OnnxoptError | MemoryError):
-                raise
-            raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
-        reason = first_line(error)
-        work.progress(f"weighing weights by their size, because no inputs run: {reason}", 0.4)
+    except (OnnxoptError, MemoryError):
+        raise
+    except Exception as error:  # a fault of the measurements: the file is compared with the source all the same
+        reason = f"its statistics cannot be measured ({type(error).__name__}: {first_line(error)})"
+        work.progress(f"weighing weights by their size: {reason}", 0.4)
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)
+
+
+def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Original | None, str]:
+    """The workspace, without clean-ups that change outputs; the original model and its data, or why it has none.
+
+    Raises OnnxoptError if the model does not load, or the data does not fit it; Unsound if it cannot be rewritten.
+    """
+    original, reason = _original(work, metric)
+    if original is not None:
+        work = sound(work, Reference(work.source, original.session, original.sample))
+    return work, original, reason
+
+
+def _original(work: Workspace, metric: Metric | None) -> tuple[Original | None, str]:
+    """The original model and its data, or why it runs on no synthetic inputs.
+
+    Raises OnnxoptError if the model does not load, or the data does not fit it.
+    """
+    request, path = work.request, work.source.path
+    session = source_session(path)
+    try:
+        parts = open_parts(
+            session, input_scale(work.source.model), request.data, request.evaluation, metric is not None
+        )
+        observed = observed_in(work.source)
+        original = Original(path, parts, metric, observed, partial(observing_session, work.source, observed))
+        _ = original.sample  # runs it
+        return original, ""
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if request.data is None and request.evaluation is None and metric is None:
+            return None, first_line(error)
+        if isinstance(error, OnnxoptError):
+            raise
+        raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error

@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 from onnxopt.build.describe_events import coded
+from onnxopt.build.observing import difference
 from onnxopt.measure.clock import Clock
 from onnxopt.results.strategy import Column, LayerOutcome
 from onnxopt.search.allocation import Allocator, LayerDecision
@@ -150,7 +151,7 @@ class _Choice:
                 paths = Path(folder) / "with.onnx", Path(folder) / "without.onnx"
                 base.work.with_steps(before).write_plain(paths[0])
                 base.work.write_plain(paths[1])
-                times = base.original.difference(*paths) ** 2 / expected if expected else 1.0
+                times = difference(*paths, base.original.parts.validation) ** 2 / expected if expected else 1.0
             if 1 / _TOLERANCE < times < _TOLERANCE:
                 return
             self._allocator.observed_noise({path: str(step) for path, step in before.items()}, times)

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.build.preparation import Reference
+from onnxopt.errors import OnnxoptError, Unsound
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.measure.clock import Clock
 from onnxopt.results.strategy import StrategyReport
@@ -90,11 +91,16 @@ def _tried(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal)
                                        f"({time.low:.3f} to {time.high:.3f})")  # fmt: skip
     outcome = replace(outcome, work=work.with_steps(outcome.variant.steps))
     if strategy.exact:
-        return outcome
+        original = base.original
+        fault = Reference(base.work.source, original.session, original.sample).fault(outcome.work)
+        return replace(outcome, reason=fault and f"{strategy.phrase} the model is not the same: {fault}")
     contract, kept = base.contract, base.kept.trial
     if proposal.noise_budget < 1 and kept.error:
         contract = Contract(error=kept.error * proposal.noise_budget**0.5)
-    searched = base.search.run(outcome.work, contract, proposal.start)
+    try:
+        searched = base.search.run(outcome.work, contract, proposal.start)
+    except Unsound as error:
+        return replace(outcome, reason=f"{strategy.phrase} the model is not the same: {error.reason}")
     return _judged(strategy, base, replace(outcome, searched=searched))
 
 

@@ -153,7 +153,7 @@ def _opened(model: onnx.ModelProto) -> Graph:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     normalise(copy)
-    cleaned, _ = clean(copy)
+    cleaned, *_ = clean(copy)
     return Graph(cleaned)
 
 

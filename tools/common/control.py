@@ -45,7 +45,7 @@ def quantized(model: onnx.ModelProto, bits: int) -> tuple[onnx.ModelProto, onnx.
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     normalise(copy)
-    running, _ = clean(copy)
+    running, *_ = clean(copy)
     stored = onnx.ModelProto()
     stored.CopyFrom(running)
     graph = Graph(running)

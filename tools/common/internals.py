@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Any
 
 from onnxopt import Contract
-from onnxopt.build.workspace import Workspace, prepare
+from onnxopt.build.preparation import prepare
+from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.stats import Stats
 from onnxopt.data import Array, open_data, quiet_session
 from onnxopt.graph import Site, read

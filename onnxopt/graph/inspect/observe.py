@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
 
 import onnx
 
 from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.wrapper import without_weights
+from onnxopt.metrics.observed import Observed
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 _REORDERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique", "TopK"})
@@ -28,27 +28,6 @@ _NO_WEIGHTS = frozenset(
     {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 )
 """Types of shapes, indices, masks and names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """The values of a model at which differences are measured, in an order that follows from its structure alone."""
-
-    values: tuple[str, ...]
-    """Float values of the main graph."""
-    hidden: tuple[str, ...] = ()
-    """Those of them that are not outputs of the model."""
-    selected: frozenset[str] = frozenset()
-    """Those whose rows a decision selects: two models may differ in their number."""
-    labels: tuple[str, ...] = ()
-    """Outputs that are no floats, and whose places stay the same: they are compared one by one."""
-    classes: dict[str, int] = field(default_factory=dict)
-    """For scores that only an ArgMax or ArgMin reads, the axis along which a common shift has no effect."""
-
-    @property
-    def axes(self) -> tuple[int | None, ...]:
-        """The axis of each value along which a common shift has no effect, or None."""
-        return tuple(self.classes.get(name) for name in self.values)
 
 
 def observe(model: onnx.ModelProto) -> Observed:

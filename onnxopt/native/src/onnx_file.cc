@@ -1,12 +1,13 @@
-// Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
-// ModelProto.opset_import = 8; OperatorSetIdProto.domain = 1;
-// NodeProto.op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
+// Field numbers are those of onnx.proto: ModelProto.graph = 7, opset_import = 8; OperatorSetIdProto.domain = 1;
+// GraphProto.node = 1, initializer = 5, input = 11, output = 12; ValueInfoProto.name = 1; NodeProto.input = 1,
+// output = 2, op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
 // StringStringEntryProto.key = 1, value = 2.
 #include "onnx_file.h"
 
 #include <algorithm>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace onnxopt {
 namespace {
@@ -108,19 +109,46 @@ bool read_if_payload(Bytes tensor, Payload& payload) {
   return true;
 }
 
-bool is_compressed_node(Bytes node) {
+// The names at the border of a graph or of a node.
+struct Border {
+  std::vector<std::string_view> inputs;
+  std::vector<std::string_view> outputs;
+};
+
+bool is_compressed_node(Bytes node, Border& border) {
   std::string_view op;
   std::string_view domain;
+  Border found;
   each_field(node, [&](const Field& f) {
+    if (f.number == 1) found.inputs.push_back(f.text());
+    if (f.number == 2) found.outputs.push_back(f.text());
     if (f.number == 4) op = f.text();
     if (f.number == 7) domain = f.text();
   });
-  return op == kOp && domain == kDomain;
+  if (op != kOp || domain != kDomain) return false;
+  border = std::move(found);
+  return true;
+}
+
+std::string_view name_of(Bytes value_info) {
+  std::string_view name;
+  each_field(value_info, [&](const Field& f) {
+    if (f.number == 1) name = f.text();
+  });
+  return name;
+}
+
+// The node has the container as its first input.
+bool same_border(const Border& graph, const Border& node) {
+  return node.inputs.size() == graph.inputs.size() + 1 && graph.outputs == node.outputs &&
+         std::equal(graph.inputs.begin(), graph.inputs.end(), node.inputs.begin() + 1);
 }
 
 Payload walk_model(Bytes file) {
   Payload payload;
   size_t nodes = 0;
+  Border graph;
+  Border node;
   bool has_tensor = false;
   bool has_node = false;
   each_field(file, [&](const Field& model_field) {
@@ -128,13 +156,15 @@ Payload walk_model(Bytes file) {
     each_field(model_field.bytes, [&](const Field& f) {
       if (f.number == 1) {
         ++nodes;
-        has_node = has_node || is_compressed_node(f.bytes);
+        has_node = has_node || is_compressed_node(f.bytes, node);
       }
+      if (f.number == 11) graph.inputs.push_back(name_of(f.bytes));
+      if (f.number == 12) graph.outputs.push_back(name_of(f.bytes));
       if (f.number == 5 && !has_tensor) has_tensor = read_if_payload(f.bytes, payload);
     });
   });
   if (!has_node || !has_tensor) fail("it holds no compressed model: was it written by onnxopt?");
-  payload.nodes = nodes;
+  payload.alone = nodes == 1 && same_border(graph, node);
   return payload;
 }
 

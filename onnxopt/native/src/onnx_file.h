@@ -13,7 +13,9 @@ struct Payload {
   std::string location;  // that file, relative to the model's folder
   uint64_t offset = 0;
   uint64_t length = 0;  // 0: to its end
-  size_t nodes = 1;     // in the outer graph: more than one where some had to stay outside the container
+  // Whether the graph has nothing else, so that the model in the container has the same inputs and outputs.
+  // False where nodes had to stay outside, or where the graph returns an input or a value twice.
+  bool alone = true;
 };
 
 // `file` may be a compressed .onnx model or a bare container. Throws Error where it is neither.

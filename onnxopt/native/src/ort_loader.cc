@@ -234,7 +234,7 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
   // The session needs the environment for as long as the caller keeps it: this reference is never given back.
   OrtEnv* env = runtime.environment().release();
   OrtSession* session = nullptr;
-  if (payload.nodes == 1) {
+  if (payload.alone) {
     const Settings settings(runtime, options.get());
     settings.apply(runtime, options.get());
     InnerModel model = decode(path, file, payload, settings.decoding_threads());

@@ -34,9 +34,22 @@ void finds_the_container() {
   CHECK(text(onnxopt::find_container(view(model(field(9, "payload") + kTensor)))) == "payload");
   const std::string bare("onnxopt\0rest", 12);
   CHECK(text(onnxopt::find_container(view(bare))) == bare);
-  CHECK(
-      onnxopt::find_payload(view(model(kTensor + field(9, "payload"), field(1, field(4, "ZipMap"))))).nodes ==
-      2);
+}
+
+void tells_whether_the_container_is_all() {
+  const std::string node = field(1, "onnxopt.container") + field(1, "x") + field(2, "y") +
+                           field(4, "CompressedModel") + field(7, "onnxopt");
+  const auto alone = [&](const std::string& rest) {
+    const std::string tensor = field(5, kTensor + field(9, "payload"));
+    return onnxopt::find_payload(view(field(7, field(1, node) + tensor + rest))).alone;
+  };
+  const std::string x = field(11, field(1, "x"));
+  const std::string y = field(12, field(1, "y"));
+  CHECK(alone(x + y));
+  CHECK(!alone(x + y + field(1, field(4, "ZipMap"))));
+  CHECK(!alone(x + y + field(11, field(1, "unused"))));
+  CHECK(!alone(x + y + field(12, field(1, "x"))));
+  CHECK(!alone(x + y + y));
 }
 
 void finds_external_data() {
@@ -87,6 +100,7 @@ void refuses_everything_else() {
 
 int main() {
   finds_the_container();
+  tells_whether_the_container_is_all();
   finds_external_data();
   refuses_everything_else();
   return 0;

@@ -1,0 +1,139 @@
+"""Compares a finished file with the source, loaded in every way in which users load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import onnxruntime
+
+from onnxopt import runtime
+from onnxopt.build.running import Running
+from onnxopt.data import CannotRun, input_scale, quiet_session, synthetic
+from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
+from onnxopt.graph import Source
+from onnxopt.results.result import Check
+from onnxopt.search import slope
+from onnxopt.search.evaluator import Evaluator
+from onnxopt.search.identity import first_difference, interface_fault
+from onnxopt.search.original import Original
+from onnxopt.spec.contract import Contract
+
+_CHECKED = 4
+"""Synthetic inputs for checking a file that no search measured."""
+_LUCK = 2.0
+"""Factor by which a lossless file may differ more from the source than the source does from one run to the next."""
+
+
+def source_session(path: Path) -> onnxruntime.InferenceSession:
+    """Stock ONNX Runtime's session of the source. Raises OnnxoptError if it does not load it."""
+    try:
+        return quiet_session(str(path))
+    except Exception as error:  # the runtime's own types, which share no base class
+        raise OnnxoptError(f"{path}: ONNX Runtime does not load the original model, so it would not load a compressed "
+                           f"one: {first_line(error)}; nothing was written") from error  # fmt: skip
+
+
+@dataclass
+class Checking:
+    """Checks one file; `found`, `reason` and `met` are the results."""
+
+    source: Source
+    original: Original | None
+    """The original model and its data; if None, a few synthetic inputs are used."""
+    contract: Contract | None
+    met: bool
+    """Whether the contract is met so far."""
+    allow_miss: bool
+    lossless: bool
+    """Whether the outputs have to be equal bit for bit."""
+    reason: str = ""
+    """Why outputs cannot be compared; empty if they can, or if that is not known yet."""
+    found: Check | None = field(default=None, init=False)
+
+    @cached_property
+    def evaluator(self) -> Evaluator | None:
+        """The source and its outputs; None if it runs on no inputs, of which `reason` gives the cause."""
+        try:
+            return None if self.reason else self._opened[1]
+        except CannotRun as error:
+            self.reason = str(error)
+            return None
+
+    def __call__(self, path: Path) -> None:
+        """Checks the file.
+
+        Raises Unsound if it does not load, does not run, has another interface, or is lossless and differs in a bit;
+        Missed if it misses the contract; OnnxoptError if the source does not load.
+        """
+        first: Running | None = None
+        for how, session in self._sessions(path):
+            if fault := interface_fault(self._session, session):
+                raise Unsound(self.source.path, f"{how}, {fault}")
+            running = Running(self.source.path, session)
+            if self.evaluator is None:
+                continue
+            if first is None:
+                first = running
+                self._measure(path, how, running, self.evaluator)
+            elif name := self._disagreement(running, first, self.evaluator):
+                raise Unsound(self.source.path, f"{how}, output {name!r} is not the same as in ONNX Runtime with the "
+                                                "library registered")  # fmt: skip
+
+    def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
+        _ = self._session  # the source first: if it does not load, that is the reason
+        try:
+            yield from runtime.sessions(path)
+        except (OnnxoptError, MemoryError):
+            raise
+        except Exception as error:  # the runtime's own types
+            raise Unsound(self.source.path, f"it does not load: {first_line(error)}") from error
+
+    @cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return source_session(self.source.path) if self.original is None else self.original.session
+
+    @cached_property
+    def _opened(self) -> tuple[str, Evaluator]:
+        """The data's name, and an evaluator of the original on it. Raises CannotRun if the original does not run."""
+        if self.original is not None:
+            return self.original.parts.check.name, self.original.check
+        try:
+            data = synthetic(self._session, input_scale(self.source.model), _CHECKED)
+            return data.name, Evaluator(self._session, data)
+        except MemoryError:
+            raise
+        except Exception as error:  # CannotRun, or any runtime error on the user's model
+            raise CannotRun(first_line(error)) from error
+
+    def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
+        found, most = evaluator.compare(running), self.contract.max_drop if self.contract else None
+        self.found = Check(self._opened[0], found)
+        name = evaluator.difference(running) if self.lossless else ""
+        if name and (found.error or 0.0) > _LUCK * self._own_error(evaluator):
+            raise Unsound(self.source.path, f"{how}, output {name!r} is not equal bit for bit")
+        self.met = self.met and (most is None or slope.kept(found.drop, most))
+        if not self.met and not self.allow_miss:
+            raise Missed(
+                f"{self.source.path}: {self.contract} is missed on {self._opened[0]}: it drops by "
+                f"{found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; "
+                "nothing was written (--allow-miss writes it; a smaller --max-drop or more --data is more careful)"
+            )
+
+    def _own_error(self, evaluator: Evaluator) -> float:
+        """Noise over signal between runs of the source: -1 if they give the same bits, as they do unless it draws
+        random numbers."""
+        others = self._session, onnxruntime.InferenceSession(str(self.source.path))
+        found = (Running(self.source.path, other) for other in others)
+        return max((evaluator.compare(one).error or 0.0 for one in found if evaluator.difference(one)), default=-1.0)
+
+    @staticmethod
+    def _disagreement(one: Running, other: Running, evaluator: Evaluator) -> str:
+        """Name of an output that differs between two sessions of the file; empty if none does, or if it differs from
+        one run to the next."""
+        names, feeds = evaluator.names, evaluator.feeds
+        wanted = other.run(names, feeds)
+        name = first_difference(names, wanted, one.run(names, feeds))
+        return name if name and not first_difference(names, wanted, other.run(names, feeds)) else ""

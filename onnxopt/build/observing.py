@@ -1,0 +1,66 @@
+"""Measures models at the observed values, which need not be outputs: what labels and selected rows were decided on."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from onnxopt.build.running import Running
+from onnxopt.data import Data, quiet_session
+from onnxopt.graph import Source, expose, inline, observe, read
+from onnxopt.metrics.observed import Observed
+from onnxopt.search.evaluator import Comparison, Evaluator
+
+_LARGEST = 2**31 - 2**24
+"""Largest model, in bytes, that can be given further outputs: protobuf's limit."""
+
+
+def observed_in(source: Source) -> Observed:
+    """The values of a source at which differences are measured. Of a model over 2 GB these are outputs alone."""
+    found = observe(_inlined(source))
+    if not found.hidden or source.size <= _LARGEST:
+        return found
+    visible = tuple(name for name in found.values if name not in found.hidden)
+    return Observed(visible, (), found.selected, found.labels)
+
+
+def observing_session(source: Source, observed: Observed) -> onnxruntime.InferenceSession:
+    """A session of the source that gives its hidden observed values behind the outputs."""
+    return _observing(_inlined(source), observed)
+
+
+def compare_observed(evaluator: Evaluator, model: onnx.ModelProto, source: Path) -> Comparison:
+    """Compares a whole model, below 2 GB, with the original of the `evaluator`, hidden values included.
+
+    Where rewriting has left another number of values to observe than the original has, only outputs are compared.
+    Raises Unsound if the model does not run on inputs on which the source, at this path, runs.
+    """
+    observed = observe(model)
+    hidden = observed.hidden if len(observed.hidden) == evaluator.hidden else ()
+    return evaluator.compare(Running(source, _observing(model, observed)), hidden)
+
+
+def difference(model: Path, against: Path, data: Data) -> float:
+    """Noise over signal of a plain model's observed values relative to those of another; infinite if they show none."""
+    models = read(against).model, read(model).model
+    observed = [observe(one) for one in models]
+    first, second = (_observing(*pair) for pair in zip(models, observed, strict=True))
+    error = Evaluator(first, data, None, observed[0]).compare(second, observed[1].hidden).error
+    return inf if error is None else error
+
+
+def _observing(model: onnx.ModelProto, observed: Observed) -> onnxruntime.InferenceSession:
+    return quiet_session(expose(model, [*(value.name for value in model.graph.output), *observed.hidden]))
+
+
+def _inlined(source: Source) -> onnx.ModelProto:
+    """The model of a source without functions, as the compressed one is."""
+    if not source.model.functions:
+        return source.model
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    inline(model)
+    return model

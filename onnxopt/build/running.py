@@ -1,0 +1,28 @@
+"""A session of a rewritten model, whose failures are the rewriting's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from onnxopt.encoding import Array
+from onnxopt.errors import Unsound, first_line
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Runs a rewritten model on inputs on which the source runs."""
+
+    source: Path
+    session: onnxruntime.InferenceSession
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
+        """The named outputs. Raises Unsound if the model does not run."""
+        try:
+            return list(self.session.run(list(names), dict(feeds)))
+        except Exception as error:  # the runtime's own types, which share no base class
+            raise Unsound(self.source, f"it does not run: {first_line(error)}") from error

@@ -1,0 +1,198 @@
+"""What is written computes what the source computes, or says why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from builders import mlp, model, weights
+from onnx import helper, numpy_helper
+
+import onnxopt
+from onnxopt import Contract, OnnxoptError
+from onnxopt.build import preparation, workspace
+from onnxopt.calibration import collect, gains
+from onnxopt.data import quiet_session, runnable_feeds
+from onnxopt.errors import Unsound
+from onnxopt.graph import cleanup
+from onnxopt.search.identity import same
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A product and a batch normalization, which a clean-up folds."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"]),
+        helper.make_node("BatchNormalization", ["h", "g", "b", "m", "v"], ["y"]),
+    ]
+    tensors = {name: np.abs(weights(32, seed=i)) + np.float32(0.1) for i, name in enumerate("gbmv")}
+    made = model(nodes, {"w": weights(32, 32), **tensors}, {"x": ["n", 32]}, {"y": ["n", 32]})
+    onnx.save(made, tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def is_copy(result: onnxopt.Result) -> bool:
+    """Whether the file is a copy that was compared with the source."""
+    assert result.check
+    return result.unchanged and result.output.read_bytes() == result.source.read_bytes()
+
+
+def doubles(graph: gs.Graph) -> int:
+    """A clean-up that is wrong."""
+    weight = graph.nodes[0].inputs[1]
+    weight.values = 2 * weight.values
+    return 1
+
+
+def disconnects(graph: gs.Graph) -> int:
+    """A clean-up after which the model does not load."""
+    graph.nodes[0].inputs = []
+    return 1
+
+
+def raises(graph: gs.Graph) -> int:
+    """A clean-up that gives up in the middle of its work."""
+    graph.nodes[0].inputs.clear()
+    raise KeyError("perm")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (doubles, "more than rounding explains"),
+        (disconnects, "does not load"),
+        (raises, "it failed: KeyError: 'perm'"),
+    ],
+)
+def test_a_wrong_clean_up_is_left_out_alone(
+    source: Path, wrong: Callable[[gs.Graph], int], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cleanup._CLEANUPS, "wrong", wrong)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"))
+    assert list(result.left_out) == ["wrong"]
+    assert reason in result.left_out["wrong"]
+    assert result.cleaned["fold_batchnorm"] == 1
+    assert result.check
+    assert 0 < result.check.found.error <= 0.02
+    plan = onnxopt.plan(source)
+    again = onnxopt.apply(source, plan, source.with_name("again.onnx"))
+    assert again.output.read_bytes() == result.output.read_bytes()
+
+
+def test_a_model_that_cannot_be_rewritten_is_copied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: onnx.ModelProto) -> None:
+        raise KeyError("name")
+
+    monkeypatch.setattr(preparation, "normalise", fails)
+    output = source.with_name("small.onnx")
+    for options in ({}, {"lossless": True}):
+        result = onnxopt.optimize(source, output, **options)  # type: ignore[arg-type]
+        assert is_copy(result)
+        assert result.left_out == {"compression": "it cannot be rewritten: KeyError: 'name'"}
+        output.unlink()
+    with pytest.raises(Unsound, match="KeyError"):
+        onnxopt.optimize(source, output, Contract(target_ratio=4))
+    assert not output.exists()
+
+
+def test_a_lossless_file_with_another_bit_is_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = workspace.strip
+
+    def changes(inner: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+        small = strip(inner, original)
+        for tensor in small.graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(np.nextafter(numpy_helper.to_array(tensor), 9), tensor.name))
+        return small
+
+    monkeypatch.setattr(workspace, "strip", changes)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"), lossless=True)
+    assert is_copy(result)
+    assert "not equal bit for bit" in result.left_out["compression"]
+
+
+def test_a_plan_without_steps_keeps_every_bit(tmp_path: Path) -> None:
+    """A clean-up would round: the batch normalization's vectors are too short to be quantized."""
+    norm = helper.make_node("BatchNormalization", ["x", "g", "b", "m", "v"], ["y"])
+    tensors = {name: np.abs(weights(8, seed=i)) + np.float32(0.1) for i, name in enumerate("gbmv")}
+    source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
+    onnx.save(model([norm], {**tensors, "unused": weights(50, 50)}, {"x": ["n", 8, 4]}, {"y": ["n", 8, 4]}), source)
+    result = onnxopt.optimize(source, small)
+    assert not result.unchanged
+    assert not result.plan.steps
+    reference, session = quiet_session(str(source)), onnxopt.load(small)
+    for feeds in runnable_feeds(reference, 2):
+        assert same(reference.run(None, feeds), session.run(None, feeds))
+
+
+def test_statistics_that_fail_do_not_keep_the_file_from_being_compared(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(workspace, "calibrate", fails)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"), goal="size")
+    assert result.not_calibrated == "its statistics cannot be measured (IndexError: out of range)"
+    assert not result.calibrated
+    assert result.check
+    assert 0 < result.check.found.error <= 0.02
+    assert len(result.trials) > 1
+
+
+@pytest.mark.parametrize("fails_in", ["moments", "gains"])
+def test_a_weight_that_cannot_be_measured_stays_as_it_is(
+    tmp_path: Path, fails_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments, gain = collect.measure_moments, gains._from_noise
+
+    def fails(graph: Any, uses: Any, *arguments: Any) -> None:
+        if "fc1" in uses:
+            raise ValueError("singular")
+        moments(graph, uses, *arguments)
+
+    def fails_late(graph: Any, site: Any, *arguments: Any) -> float:
+        if site.path == "fc1":
+            raise ValueError("singular")
+        return gain(graph, site, *arguments)
+
+    if fails_in == "moments":
+        monkeypatch.setattr(collect, "measure_moments", fails)
+    else:
+        monkeypatch.setattr(gains, "_from_gradients", lambda *arguments: None)
+        monkeypatch.setattr(gains, "_from_noise", fails_late)
+    onnx.save(mlp(), tmp_path / "m.onnx")
+    result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx")
+    events = {event.path: event for event in result.events}
+    assert events["fc1"].step == "lossless"
+    assert events["fc1"].reason == "its statistics cannot be measured (ValueError: singular)"
+    assert events["fc2"].step.startswith("feedback")
+    assert not result.not_calibrated
+
+
+def test_a_source_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    foreign = helper.make_node("Foreign", ["x"], ["y"], domain="elsewhere")
+    made = model([foreign], {}, {"x": [4]}, {"y": [4]})
+    made.opset_import.add(domain="elsewhere", version=1)
+    onnx.save(made, tmp_path / "m.onnx")
+    for options in ({}, {"lossless": True}):
+        with pytest.raises(OnnxoptError, match=r"ONNX Runtime does not load the original model.*Foreign"):
+            onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_random_outputs_are_not_taken_for_noise_of_quantization(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("RandomNormalLike", ["h"], ["r"]),
+        helper.make_node("Add", ["h", "r"], ["y"]),
+    ]
+    onnx.save(model(nodes, {"w": weights(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]}), tmp_path / "m.onnx")
+    result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx")
+    assert not result.unchanged
+    assert "from one run to the next" in result.left_out["quantization"]
