@@ -58,7 +58,7 @@ def test_where_there_are_no_blocks_there_are_no_bars(result: Result) -> None:
 def test_long_names_leave_numbers_whole(width: int, tmp_path: Path) -> None:
     names = [f"/backbone/stage{i}/block.[bold].convolution.weight_{i}" for i in (1, 2)]
     nodes = [helper.make_node("Conv", ["x", names[0]], ["h"]), helper.make_node("Conv", ["h", names[1]], ["y"])]
-    tensors = {names[0]: weights(128, 16, 3, 3), names[1]: weights(192, 128, 3, 3)}
+    tensors = {names[0]: weights(128, 16, 1, 1), names[1]: weights(192, 128, 1, 1)}
     onnx.save(model(nodes, tensors, {"x": [1, 16, 12, 12]}, {"y": None}), tmp_path / "model.onnx")
     found = onnxopt.optimize(tmp_path / "model.onnx", tmp_path / "small.onnx")
     lines = printed(found, width).splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,22 +47,20 @@ def test_a_table_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     sys.modules.pop("tables.toy")
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(pages.ROOT / "tools"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_list_names_every_table_its_page_and_its_minutes() -> None:
-    listed = run().stdout
+    command = [sys.executable, str(pages.ROOT / "tools")]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for table in tables().values():
         (line,) = [line for line in listed.splitlines() if line.split()[:2] == [table.page, table.name]]
         assert f"{table.minutes:g} min" in line
 
 
-def test_an_unknown_table_is_refused() -> None:
-    done = run("rations")
-    assert done.returncode == 2
-    assert "no table or page is called rations" in done.stderr
+def test_an_unknown_table_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["tools", "rations"])
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(pages.ROOT / "tools"), run_name="__main__")
+    assert refused.value.code == 2
+    assert "no table or page is called rations" in capsys.readouterr().err
 
 
 def counted(log: str, value: object) -> int:

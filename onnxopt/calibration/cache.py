@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,8 @@ else:
 
 _KEPT = 7 * 24 * 3600
 """Seconds after which the files of a failed run are deleted."""
+_IN_MEMORY = 2**25
+"""Bytes of arrays that are kept in memory as well."""
 
 
 class Cache:
@@ -37,6 +40,7 @@ class Cache:
     """
 
     def __init__(self, key: str) -> None:
+        self._recent: OrderedDict[str, dict[str, Array]] = OrderedDict()
         self._folder, self._shared = _root() / key, True
         _forget(_root())
         try:
@@ -58,15 +62,21 @@ class Cache:
             return False
 
     def get(self, name: str) -> dict[str, Array] | None:
-        """The arrays under this name; None if there are none, or the file is damaged."""
+        """The arrays under this name, read-only; None if there are none, or the file is damaged."""
+        if name in self._recent and self._file(name).exists():
+            self._recent.move_to_end(name)
+            return dict(self._recent[name])
         try:
             with np.load(self._file(name), allow_pickle=False) as stored:
-                return dict(stored)
+                arrays = dict(stored)
         except (OSError, ValueError, EOFError, BadZipFile):
             return None
+        self._remember(name, arrays)
+        return dict(arrays)
 
     def put(self, name: str, **arrays: npt.ArrayLike) -> None:
         """Stores arrays atomically. Raises OSError if the disk is full."""
+        self._recent.pop(name, None)
         temporary = self._file(name).with_suffix(f".{os.getpid()}.tmp.npz")
         try:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
@@ -79,6 +89,14 @@ class Cache:
         self._lock.close()
         if not (keep and self._shared):
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _remember(self, name: str, arrays: dict[str, Array]) -> None:
+        """Keeps arrays in memory, as gradients of many batches ask for the same; the oldest give way."""
+        for array in arrays.values():
+            array.setflags(write=False)
+        self._recent[name] = arrays
+        while sum(array.nbytes for kept in self._recent.values() for array in kept.values()) > _IN_MEMORY:
+            self._recent.popitem(last=False)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
