@@ -223,3 +223,18 @@ def test_no_half_written_file_is_left() -> None:
     for count in disturbed(10):
         assert count.half == 0, count
         assert count.new + count.old + count.mixed == count.runs
+
+
+@pytest.mark.parametrize("name", ["[b]w[c].onnx", "[", "[/x]", ":smile:", "\x1b[31mred", "two\nlines", "'\"`$&"])
+def test_names_are_texts_like_any_other(here: Path, name: str) -> None:
+    output = here / f"{name.replace('/', '')}.onnx"
+    model = mlp(32)
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = name
+    onnx.save(model, here / "named.onnx")
+    done = run("optimize", "named.onnx", "-o", output.name, "--lossless")
+    assert done.returncode == 0, done
+    shown = run("inspect", output.name, "--json")
+    assert json.loads(shown.stdout)["path"] == output.name
+    assert name in {entry["name"] for entry in json.loads(shown.stdout)["entries"]}
+    if name.isprintable():
+        assert output.name in run("inspect", output.name).stdout
