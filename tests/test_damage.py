@@ -107,7 +107,7 @@ def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> N
         if output.exists():
             assert output.read_bytes() == whole
             output.unlink()
-        assert all(path.name.startswith(".out.onnx.") and path.suffix == ".tmp" for path in tmp_path.iterdir())
+        assert all(path.name.startswith(".onnxopt-") for path in tmp_path.iterdir())
 
 
 INTERRUPTED = """
@@ -119,8 +119,8 @@ from onnxopt.build.workspace import Workspace
 load, wanted = Workspace.load, sys.argv.pop(1)
 
 def slow(engine, path):
-    if path.suffix == wanted:
-        print("loading", flush=True)
+    if path.name == wanted:
+        print("loading", file=sys.stderr, flush=True)
         time.sleep(60)
     return load(engine, path)
 
@@ -129,22 +129,28 @@ main()
 """
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".tmp"], ids=["searching", "checking"])
-def test_an_interrupted_process_says_so_and_leaves_nothing(larger: Path, tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("trial.onnx", signal.SIGINT), ("out.onnx", signal.SIGTERM)],
+    ids=["searching", "checking"],
+)
+def test_an_interrupted_process_says_so_and_leaves_nothing(
+    larger: Path, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
     """While a trial lies in a temporary folder, and while the hidden file is complete but not in its place."""
     folder, temporary = tmp_path / "folder", tmp_path / "temporary"
     folder.mkdir()
     temporary.mkdir()
-    command = (sys.executable, "-P", "-c", INTERRUPTED, suffix, "optimize", str(larger), "-o", str(folder / "out.onnx"))
+    command = (sys.executable, "-P", "-c", INTERRUPTED, name, "optimize", str(larger), "-o", str(folder / "out.onnx"))
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
     )
-    assert process.stdout
-    assert process.stdout.readline() == "loading\n"
-    assert list((folder if suffix == ".tmp" else temporary).rglob(f"*{suffix}"))
-    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    assert process.stderr.readline() == "loading\n"
+    assert list((folder if name == "out.onnx" else temporary).rglob(name))
+    process.send_signal(number)
     _, error = process.communicate(timeout=50)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert error == "onnxopt: interrupted; no half-written file is left\n"
     assert not list(folder.iterdir())
     assert not list(temporary.rglob("*.onnx"))

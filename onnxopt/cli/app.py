@@ -39,7 +39,8 @@ def _version(
 
 def console() -> Console:
     """Standard output, as wide as the terminal, or 80 columns of plain text without one."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+    width = None if sys.stdout.isatty() else _WIDTH
+    return Console(width=width, markup=False, emoji=False)  # names of files and weights are texts like any other
 
 
 def write(path: Path, text: str) -> None:

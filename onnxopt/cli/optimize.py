@@ -127,15 +127,23 @@ def plan(
 def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, reporting: Reporting) -> None:
     """Compress a model according to a plan. A plan made on data needs the same data."""
     with together({"--output": output, "--report": reporting.report}) as complete:
-        text = read_text(plan_file)
+        steps = _read(plan_file)
         with progress(reporting.verbose) as advance:
             (data,) = inputs.opened(model)
             result = api.apply(
-                model, Plan.from_json(text), output, data, decode=reporting.favoured, max_ram=reporting.ram,
+                model, steps, output, data, decode=reporting.favoured, max_ram=reporting.ram,
                 progress=advance,
             )  # fmt: skip
         result = _reported(result, None, reporting, data, complete(output))
     _show(result, None, reporting.as_json)
+
+
+def _read(plan_file: Path) -> Plan:
+    text = read_text(plan_file)
+    try:
+        return Plan.from_json(text)
+    except OnnxoptError as error:
+        raise OnnxoptError(f"{plan_file}: {error}") from error
 
 
 def _reported(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files import reading
 
 _HERE = Path(__file__).parents[1]
 _HOOK = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
@@ -25,7 +26,7 @@ def is_hook(spec: str) -> bool:
 def load_hook(spec: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names; the current folder is importable.
 
-    Raises OnnxoptError if there is none, or importing it fails.
+    Raises OnnxoptError if there is none, importing it fails, or an open `writing` block would overwrite its file.
     """
     module, _, attribute = spec.partition(":")
     here = str(Path.cwd())
@@ -33,6 +34,8 @@ def load_hook(spec: str) -> Callable[..., Any]:
         sys.path.append(here)  # last: an installed package wins over a folder of the same name
     with blamed(spec):
         found: Any = importlib.import_module(module)
+        if file := getattr(found, "__file__", None):
+            reading([Path(file)])
         for name in attribute.split("."):
             found = getattr(found, name)
     if not callable(found):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -86,16 +86,18 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     output = _announced(path)
     with _told(path):
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+        folder = _hidden_folder(path)
         try:
+            folder.mkdir(0o700)
             yield folder / path.name
             for file in folder.iterdir():
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
+            output.waits = folder / path.name
         except BaseException:
+            output.waits = None
             _remove(folder)
             raise
-        output.waits = folder / path.name
 
 
 def _announced(path: Path) -> Output:
@@ -117,8 +119,9 @@ def _check_place(path: Path) -> None:
             mode = stat.S_IFREG
         if kind := kind_of(mode):
             raise OnnxoptError(f"{path}: is {kind}; name a file, which is written whole or not at all")
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+        folder = _hidden_folder(path)
         try:
+            folder.mkdir(0o700)
             (folder / path.name).touch()  # the name may be too long
         finally:
             _remove(folder)
@@ -129,8 +132,17 @@ def _place(path: Path) -> str:
     return os.path.normcase(path.parent.resolve() / path.name)
 
 
+def _hidden_folder(path: Path) -> Path:
+    """A new name beside `path`. It is known before the folder is made, so that no interruption leaves one behind."""
+    return path.parent / f"{_PREFIX}{secrets.token_hex(8)}"
+
+
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def kind_of(mode: int) -> str:

@@ -95,7 +95,8 @@ def _prepared(path: Path, prepare: Preparation) -> Array:
 def _decoded(path: Path, mode: str) -> Image.Image:
     """The image as a viewer shows it: upright, on white where it is transparent, its deeper greys scaled to 0..255."""
     try:
-        with Image.open(path) as image:
+        # Decoders warn of what a viewer does not mind, such as damaged EXIF data.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return _flat(_eight_bits(_upright(image))).convert(mode)
     except Exception as error:  # decoders raise various errors
         raise OnnxoptError(f"{path}: not an image that can be read: {first_line(error)}") from error
@@ -104,8 +105,7 @@ def _decoded(path: Path, mode: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF data says. Damaged EXIF data says nothing."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image)
     except Exception:  # the parser raises various errors
         return image
 
