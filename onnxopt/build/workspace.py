@@ -360,7 +360,7 @@ def prepare(source: Source, request: Request) -> Workspace:
     copy.CopyFrom(source.model)
     normalise(copy)  # first, so that clean-ups see every constant
     cleaned, changed = (copy, {}) if request.lossless else clean(copy)
-    hoist(cleaned)
+    hoist(cleaned, deep=not request.lossless)
     tie(cleaned)  # last, as a weight that two norms follow could not take up either
     inner, nodes, tensors = split(cleaned)
-    return Workspace(source, request, request.progress, Graph(inner), changed, (nodes, tensors))
+    return Workspace(source, request, request.progress, Graph(inner, not request.lossless), changed, (nodes, tensors))

@@ -21,7 +21,7 @@ from onnxopt.graph.scopes import separate
 from onnxopt.graph.walk import tensors
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
-"""The single node of the outer model, and the initializer that holds the container."""
+"""The single node of the outer model, and the initializer that holds the container, if no value has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class Source:
 
 def payload(model: onnx.ModelProto) -> bytes:
     """The container in a model that onnxopt wrote. Raises ContainerError if there is none."""
+    names = [node.input[0] for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, OP) and node.input]
     for tensor in model.graph.initializer:
-        if tensor.name == PAYLOAD and is_compressed(model):
+        if tensor.name in names:
             return bytes(tensor.raw_data)
-    raise ContainerError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
+    raise ContainerError(f"the model has no {DOMAIN}::{OP} node whose first input is an initializer")
 
 
 def is_compressed(model: onnx.ModelProto) -> bool:

@@ -10,7 +10,7 @@ from onnx import helper
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.inspect.expose import runtime_types
-from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 
 _OPSET = 1
@@ -75,14 +75,15 @@ def wrap(
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
     typed = {value.name: value for value in inner.graph.output}
     graph.output.extend(typed.get(v.name, v) if v.type.WhichOneof("value") is None else v for v in source.graph.output)
-    payload = graph.initializer.add(name=PAYLOAD, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
+    name = fresh(PAYLOAD, {v.name for v in (*inner.graph.input, *inner.graph.output, *graph.input, *graph.output)})
+    payload = graph.initializer.add(name=name, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
     if location:
         payload.data_location = onnx.TensorProto.EXTERNAL
         payload.external_data.add(key="location", value=location)
     else:
         payload.raw_data = container
     graph.initializer.extend(tensors)
-    inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
+    inputs = [name, *(value.name for value in inner.graph.input)]
     outputs = [value.name for value in inner.graph.output]
     graph.node.append(helper.make_node(OP, inputs, outputs, domain=DOMAIN))
     graph.node.extend(outside)
@@ -103,9 +104,11 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     plain = onnx.ModelProto()
     plain.CopyFrom(outer)
     outside = [node for node in outer.graph.node if node.domain != DOMAIN]
+    held = {node.input[0] for node in outer.graph.node if node.domain == DOMAIN}
     del plain.graph.node[:], plain.graph.initializer[:], plain.opset_import[:], plain.functions[:]
     plain.graph.node.extend((*inner.graph.node, *outside))
-    tensors = {t.name: t for t in (*outer.graph.initializer, *inner.graph.initializer) if t.name != PAYLOAD}
+    around = (t for t in outer.graph.initializer if t.name not in held)
+    tensors = {t.name: t for t in (*around, *inner.graph.initializer)}
     plain.graph.initializer.extend(tensors.values())
     plain.opset_import.extend(inner.opset_import)
     plain.functions.extend(inner.functions)

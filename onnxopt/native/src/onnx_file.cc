@@ -1,6 +1,6 @@
 // Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
 // ModelProto.opset_import = 8; OperatorSetIdProto.domain = 1;
-// NodeProto.op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
+// NodeProto.input = 1, op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
 // StringStringEntryProto.key = 1, value = 2.
 #include "onnx_file.h"
 
@@ -12,7 +12,6 @@ namespace onnxopt {
 namespace {
 
 constexpr std::string_view kMagic{"onnxopt\0", 8};
-constexpr std::string_view kPayload = "onnxopt.container";
 constexpr std::string_view kDomain = "onnxopt";
 constexpr std::string_view kOp = "CompressedModel";
 
@@ -91,13 +90,14 @@ void read_external(Bytes entry, Payload& payload) {
   if (key == "length") payload.length = number_of(value);
 }
 
-bool read_if_payload(Bytes tensor, Payload& payload) {
+// Reads the tensor if it has this name.
+bool read_if_called(std::string_view name, Bytes tensor, Payload& payload) {
   Payload found;
   bool named = false;
   uint64_t dtype = 0;
   each_field(tensor, [&](const Field& f) {
     if (f.number == 2) dtype = f.value;
-    if (f.number == 8) named = f.text() == kPayload;
+    if (f.number == 8) named = f.text() == name;
     if (f.number == 9) found.bytes = f.bytes;
     if (f.number == 13) read_external(f.bytes, found);
   });
@@ -108,30 +108,42 @@ bool read_if_payload(Bytes tensor, Payload& payload) {
   return true;
 }
 
-bool is_compressed_node(Bytes node) {
+// Whether it is the compressed node; `payload` becomes the name of its first input.
+bool is_compressed_node(Bytes node, std::string_view& payload) {
   std::string_view op;
   std::string_view domain;
+  std::string_view first;
   each_field(node, [&](const Field& f) {
+    if (f.number == 1 && first.data() == nullptr) first = f.text();
     if (f.number == 4) op = f.text();
     if (f.number == 7) domain = f.text();
   });
-  return op == kOp && domain == kDomain;
+  if (op != kOp || domain != kDomain) return false;
+  payload = first;
+  return true;
+}
+
+// Calls take(field) for every field of the model's graph.
+template <typename Take>
+void each_graph_field(Bytes file, Take take) {
+  each_field(file, [&](const Field& f) {
+    if (f.number == 7) each_field(f.bytes, take);
+  });
 }
 
 Payload walk_model(Bytes file) {
   Payload payload;
-  size_t nodes = 0;
+  std::string_view name;
   bool has_tensor = false;
   bool has_node = false;
-  each_field(file, [&](const Field& model_field) {
-    if (model_field.number != 7) return;
-    each_field(model_field.bytes, [&](const Field& f) {
-      if (f.number == 1) {
-        ++nodes;
-        has_node = has_node || is_compressed_node(f.bytes);
-      }
-      if (f.number == 5 && !has_tensor) has_tensor = read_if_payload(f.bytes, payload);
-    });
+  size_t nodes = 0;
+  each_graph_field(file, [&](const Field& f) {
+    if (f.number != 1) return;
+    ++nodes;
+    has_node = has_node || is_compressed_node(f.bytes, name);
+  });
+  each_graph_field(file, [&](const Field& f) {
+    if (has_node && f.number == 5 && !has_tensor) has_tensor = read_if_called(name, f.bytes, payload);
   });
   if (!has_node || !has_tensor) fail("it holds no compressed model: was it written by onnxopt?");
   payload.nodes = nodes;
