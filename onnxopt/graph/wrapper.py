@@ -8,7 +8,6 @@ import onnx
 from onnx import helper
 
 from onnxopt.encoding import Array
-from onnxopt.errors import OnnxoptError
 from onnxopt.graph.inspect.expose import runtime_types
 from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
@@ -23,11 +22,11 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     nodes that read or make it, and all that follow them, stay in the outer graph (scikit-learn's ZipMap, for example).
 
     Returns the inner model, the nodes outside, and the initializers that they read. Raises OnnxoptError if the type of
-    a value at the border is unknown.
+    a value at the border is neither declared nor found by the runtime.
     """
     graph = model.graph
     types = _types(model)
-    outside_ids = _border_nodes(graph, {name for name, kind in types.items() if not _is_tensor(kind)})
+    outside_ids = _border_nodes(graph, {name for name, kind in types.items() if kind is None})
     outside = [node for i, node in enumerate(graph.node) if i in outside_ids]
     inside = [node for i, node in enumerate(graph.node) if i not in outside_ids]
     needed = set().union(*map(_names_used, outside), (value.name for value in graph.output))
@@ -42,8 +41,6 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     inner.graph.input.extend(value for value in graph.input if value.name in used)
     declared = [value.name for value in graph.output if value.name in made]
     for name in (*declared, *(name for name in made if name not in declared)):
-        if name not in types:
-            raise OnnxoptError(f"value {name!r} between the model and its border nodes has no known type")
         inner.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
     tensors = [t for t in graph.initializer if t.name in needed]
     return inner, outside, tensors
@@ -74,7 +71,7 @@ def wrap(
     initializers = {t.name for t in source.graph.initializer}
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
     typed = {value.name: value for value in inner.graph.output}
-    graph.output.extend(typed.get(v.name, v) if v.type.WhichOneof("value") is None else v for v in source.graph.output)
+    graph.output.extend(v if _is_typed(v) else typed.get(v.name, v) for v in source.graph.output)
     name = fresh(PAYLOAD, {v.name for v in (*inner.graph.input, *inner.graph.output, *graph.input, *graph.output)})
     payload = graph.initializer.add(name=name, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
     if location:
@@ -116,8 +113,14 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
+def _is_typed(value: onnx.ValueInfoProto) -> bool:
+    return value.type.WhichOneof("value") is not None and (
+        not _is_tensor(value.type) or value.type.tensor_type.elem_type != onnx.TensorProto.UNDEFINED
+    )
+
+
 def _is_tensor(kind: onnx.TypeProto) -> bool:
-    return kind.WhichOneof("value") in (None, "tensor_type")
+    return bool(kind.WhichOneof("value") == "tensor_type")
 
 
 def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
@@ -137,19 +140,16 @@ def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
     return outside
 
 
-def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types of the main graph's values: those declared, and those inferred if some at the border are missing or no
-    tensors."""
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto | None]:
+    """Types of the main graph's values, None for those that are no tensors: those declared, or, if some at the border
+    are missing or no tensors, those that the runtime finds."""
     graph = model.graph
     border = [*graph.input, *graph.output]
-    declared = {value.name: value.type for value in border if value.type.WhichOneof("value")}
-    if len(declared) == len({value.name for value in border}) and all(map(_is_tensor, declared.values())):
+    declared = {value.name: value.type if _is_tensor(value.type) else None for value in border if _is_typed(value)}
+    if all(declared.get(value.name) for value in border):
         return declared
-    light = _without_weights(model)
-    inferred = onnx.shape_inference.infer_shapes(light).graph
-    known = {value.name: value.type for value in (*inferred.value_info, *inferred.output) if value.HasField("type")}
-    missing = [value.name for value in graph.output if value.name not in {**known, **declared}]
-    return {**known, **runtime_types(light, missing), **declared}
+    made = [name for node in graph.node for name in node.output if name]
+    return {**runtime_types(_without_weights(model), made), **declared}
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
