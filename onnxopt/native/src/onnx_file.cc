@@ -1,7 +1,7 @@
-// Field numbers are those of onnx.proto: ModelProto.graph = 7; GraphProto.node = 1, initializer = 5;
-// ModelProto.opset_import = 8; OperatorSetIdProto.domain = 1;
-// NodeProto.input = 1, op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
-// StringStringEntryProto.key = 1, value = 2.
+// Field numbers are those of onnx.proto: ModelProto.graph = 7, opset_import = 8; GraphProto.node = 1,
+// initializer = 5; OperatorSetIdProto.domain = 1; NodeProto.input = 1, op_type = 4, domain = 7;
+// TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13; StringStringEntryProto.key = 1,
+// value = 2.
 #include "onnx_file.h"
 
 #include <algorithm>

@@ -23,8 +23,8 @@ Bytes view(const std::string& s) { return {reinterpret_cast<const uint8_t*>(s.da
 
 std::string text(Bytes b) { return {reinterpret_cast<const char*>(b.data), b.size}; }
 
-const std::string kNode =
-    field(1, field(1, "onnxopt.container") + field(1, "x") + field(4, "CompressedModel") + field(7, "onnxopt"));
+const std::string kNode = field(
+    1, field(1, "onnxopt.container") + field(1, "x") + field(4, "CompressedModel") + field(7, "onnxopt"));
 const std::string kTensor = varint_field(2, 2) + field(8, "onnxopt.container");
 
 std::string model(const std::string& tensor, const std::string& more_nodes = "") {
@@ -39,7 +39,8 @@ void finds_the_container() {
   const std::string other_name = field(5, varint_field(2, 2) + field(8, "x") + field(9, "no payload"));
   const std::string second =
       field(1, field(1, "y") + field(4, "CompressedModel") + field(7, "onnxopt")) + other_name;
-  const std::string named_y = field(7, second + field(5, varint_field(2, 2) + field(8, "y") + field(9, "this")));
+  const std::string named_y =
+      field(7, second + field(5, varint_field(2, 2) + field(8, "y") + field(9, "this")));
   CHECK(text(onnxopt::find_container(view(named_y))) == "this");
   const std::string bare("onnxopt\0rest", 12);
   CHECK(text(onnxopt::find_container(view(bare))) == bare);
