@@ -46,7 +46,8 @@ struct Negate : CustomOp {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
+                                                                               const OrtApiBase* base) {
   static const Negate op;
   table = reinterpret_cast<const ApiBase*>(base)->get_api(kApiVersion);
   const Api api(table);

@@ -16,7 +16,7 @@ from onnxopt.build.running import Running
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.data import quiet_session
 from onnxopt.errors import OnnxoptError, Unsound, first_line
-from onnxopt.graph import Graph, Source, join, normalise, split, wrap
+from onnxopt.graph import Graph, Source, hoist, join, normalise, split, tie, wrap
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.search.evaluator import Evaluator
@@ -39,16 +39,15 @@ def prepare(source: Source, request: Request, cleanups: Collection[str] | None =
     try:
         normalise(copy)  # first, so that clean-ups see every constant
         cleaned, changed, failed = (copy, {}, {}) if request.lossless else clean(copy, cleanups)
+        hoist(cleaned, deep=not request.lossless)
+        tie(cleaned)  # last, as a weight that two norms follow could not take up either
         inner, nodes, tensors = split(cleaned)
-        graph = Graph(inner)
+        graph = Graph(inner, not request.lossless)
     except MemoryError:
         raise
     except Exception as error:  # nothing that the runtime can run is refused
         raise Unsound(source.path, f"it cannot be rewritten: {_said(error)}") from error
-    return Workspace(
-        source, request, request.progress, graph, changed, (nodes, tensors),
-        left_out=failed,
-    )  # fmt: skip
+    return Workspace(source, request, request.progress, graph, changed, (nodes, tensors), left_out=failed)
 
 
 @dataclass(frozen=True)

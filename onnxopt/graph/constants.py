@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxopt.encoding import Array
+from onnxopt.graph.functions import STANDARD
 from onnxopt.graph.walk import fresh, names_taken, set_nodes, subgraphs
 
 _TIED = 4096
@@ -101,7 +102,7 @@ def _read_instead(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The value of a Constant node as a tensor without a name; None for any other node."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+    if node.op_type != "Constant" or node.domain not in STANDARD or len(node.attribute) != 1:
         return None
     attribute = node.attribute[0]
     found = onnx.TensorProto()

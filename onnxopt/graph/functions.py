@@ -10,6 +10,8 @@ from onnx import inliner
 
 from onnxopt.graph.walk import branches, subgraphs
 
+STANDARD = ("", "ai.onnx")
+"""The names of the domain of ONNX's own operators."""
 RUNTIME_DOMAINS = frozenset((
     "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
     "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc",

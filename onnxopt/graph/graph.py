@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
+from onnxopt.graph.functions import STANDARD
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
@@ -52,10 +53,14 @@ class Site:
 
 
 class Graph:
-    """One normalised model: passes change how it is stored and run, and `reset` undoes all changes."""
+    """One normalised model: passes change how it is stored and run, and `reset` undoes all changes.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        hoist(model)
+    Arguments:
+        deep: as for `hoist`, which is called with the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, deep: bool = True) -> None:
+        hoist(model, deep)
         self.model = model
         self.encodings: dict[str, Encoding] = {}
         self.quantized: dict[str, QuantParams] = {}
@@ -269,6 +274,8 @@ _VECTORS = {
 
 def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
     """One number for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
+    if node.domain not in STANDARD:
+        return False
     if index not in _VECTORS.get(node.op_type, ()) and not (node.op_type == "Add" and len(tensor.dims) == 1):
         return False
     return max(tensor.dims) == prod(tensor.dims) or node.op_type in ("LSTM", "GRU", "RNN")
@@ -281,7 +288,7 @@ _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Tra
 def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
     """The axis of a weight's outputs; None if the operand is not a weight. Shapes: the ONNX operator reference."""
     attributes = {a.name: a for a in node.attribute}
-    if rank < 2:
+    if rank < 2 or node.domain not in STANDARD:
         return None
     match (node.op_type, index):
         case ("Conv" | "Gather" | "GatherElements" | "ConvInteger" | "DeformConv", _) if index == _data_input(node):

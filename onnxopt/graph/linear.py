@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from onnxopt.encoding import Array
+from onnxopt.graph.functions import STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ def linear_use(
         constants: every initializer by name.
         uses: the nodes that read each value.
     """
-    if not node.output:  # it stands for another reader, such as a subgraph
+    if not node.output or node.domain not in STANDARD:  # without outputs it stands for a reader such as a subgraph
         return None
     shape = tuple(constants[path].dims)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

@@ -8,7 +8,7 @@ from onnxopt.graph import constants
 from onnxopt.graph.constants import tie
 from onnxopt.graph.functions import inline
 from onnxopt.graph.scopes import separate
-from onnxopt.graph.walk import fresh, names_taken, set_nodes, subgraphs, tensors
+from onnxopt.graph.walk import branches, fresh, names_taken, set_nodes, subgraphs, tensors
 
 __all__ = ["fresh", "hoist", "names_taken", "normalise", "set_nodes", "subgraphs", "tensors", "tie"]
 
@@ -40,12 +40,17 @@ def _drop_inferable_types(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(kept)
 
 
-def hoist(model: onnx.ModelProto) -> None:
+def hoist(model: onnx.ModelProto, deep: bool = True) -> None:
     """Moves the initializers of branches and loop bodies to the main graph, where they can be stored and fed.
 
     Subgraphs see the names of enclosing graphs, so nothing else changes. Call `normalise` first.
+
+    Arguments:
+        deep: whether initializers of subgraphs inside subgraphs move, too. ONNX Runtime packs a matrix for its kernel
+            only if it belongs to the graph of the node or to the one around it, so outputs may differ in the last bits.
     """
-    for graph in subgraphs(model.graph):
-        if graph is not model.graph:
-            model.graph.initializer.extend(graph.initializer)
-            del graph.initializer[:]
+    for node in model.graph.node:
+        for branch in branches(node):
+            for graph in subgraphs(branch) if deep else (branch,):
+                model.graph.initializer.extend(graph.initializer)
+                del graph.initializer[:]

@@ -16,10 +16,10 @@ from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
 from onnxopt.graph.constants import repeated, tie
 from onnxopt.graph.scopes import separate
-from onnxopt.graph.walk import tensors
+from onnxopt.graph.walk import tensors, texts
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
-"""The single node of the outer model, and the initializer that holds the container."""
+"""The single node of the outer model, and the initializer that holds the container, if no value has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,11 @@ class Source:
 
 def payload(model: onnx.ModelProto) -> bytes:
     """The container in a model that onnxopt wrote. Raises ContainerError if there is none."""
+    names = [node.input[0] for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, OP) and node.input]
     for tensor in model.graph.initializer:
-        if tensor.name == PAYLOAD and is_compressed(model):
+        if tensor.name in names:
             return bytes(tensor.raw_data)
-    raise ContainerError(f"the model has no {DOMAIN}::{OP} node with an initializer {PAYLOAD!r}")
+    raise ContainerError(f"the model has no {DOMAIN}::{OP} node whose first input is an initializer")
 
 
 def is_compressed(model: onnx.ModelProto) -> bool:
@@ -87,12 +88,19 @@ def read(path: str | os.PathLike[str]) -> Source:
             content = file.read_bytes()
             digest.update(content)
             size += len(content)
+        for tensor in tensors(model):
+            if tensor.raw_data and len(tensor.raw_data) != _size(tensor):
+                raise ValueError(
+                    f"tensor {tensor.name!r} takes {_size(tensor)} bytes, but it has {len(tensor.raw_data)}"
+                )
     except DecodeError as error:
         raise OnnxoptError(f"{path}: not an ONNX model ({error}); expected a file that onnx.load can read") from error
     except (OSError, ValueError) as error:
         raise OnnxoptError(f"{path}: cannot be read: {_reason(error)}") from error
     if not model.graph.node and not model.graph.output:
         raise OnnxoptError(f"{path}: holds no graph; expected an ONNX model")
+    if (bad := next((text for text in texts(model) if not isinstance(text, str)), None)) is not None:
+        raise OnnxoptError(f"{path}: the name {bad!r} is no UTF-8; expected names as ONNX has them")
     if (name := repeated(model)) is not None:
         raise OnnxoptError(f"{path}: two different constants are called {name!r}, and ONNX Runtime takes the first or "
                            "the last, depending on their size; expected unique names")  # fmt: skip
@@ -122,7 +130,7 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> list[Path]:
         if not location or inside.is_absolute() or ".." in inside.parts or file.is_absolute() != path.is_absolute():
             raise ValueError(f"tensor {members[0].name!r} is in {location!r}, expected a file in the model's folder")
         if not file.is_file():
-            raise ValueError(f"tensor {members[0].name!r} is in {location!r}, which is no file")
+            raise ValueError(f"tensor {members[0].name!r} is in {location!r}, which is no file beside the model")
         with file.open("rb") as stream:
             for tensor in members:
                 tensor.raw_data = _region(tensor, stream, file.stat().st_size)
@@ -135,14 +143,21 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> list[Path]:
 def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:
     """The bytes of a tensor in an open file of this size. Raises ValueError if they are not all there."""
     given = {entry.key: entry.value for entry in tensor.external_data}
-    wanted = -(-prod(tensor.dims) * _bits(tensor.data_type) // 8)
-    offset = int(given.get("offset", 0))
-    length = int(given.get("length", wanted))
-    if length != wanted or offset < 0 or offset + wanted > size:
+    wanted = _size(tensor)
+    numbers = {key: given.get(key, default) for key, default in (("offset", "0"), ("length", str(wanted)))}
+    if wrong := [text for text in numbers.values() if not text.isdecimal()]:
+        raise ValueError(f"the region of tensor {tensor.name!r} has {wrong[0]!r}, expected a number")
+    offset, length = map(int, numbers.values())
+    if length != wanted or offset + wanted > size:
         raise ValueError(f"tensor {tensor.name!r} takes {wanted} bytes, but its region is {length} bytes from "
                          f"{offset} on, in {given['location']!r} of {size} bytes")  # fmt: skip
     stream.seek(offset)
     return stream.read(wanted)
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    """Bytes of the tensor's elements. Raises ValueError if its type has no fixed size."""
+    return -(-prod(tensor.dims) * _bits(tensor.data_type) // 8)
 
 
 def _bits(data_type: int) -> int:

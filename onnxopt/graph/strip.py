@@ -10,6 +10,7 @@ from string import ascii_letters
 import onnx
 from google.protobuf.message import Message
 
+from onnxopt.graph.functions import STANDARD
 from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.rewrite.opset import version
 
@@ -20,7 +21,6 @@ _RUNS = {
     onnx.ValueInfoProto: {"name", "type"},
 }
 """The fields that a runtime reads. The others name, describe or annotate, or are for training."""
-_STANDARD = ("", "ai.onnx")
 _FLOATS = tuple(map(onnx.TensorProto.DataType.Value, ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")))
 
 
@@ -32,7 +32,7 @@ def strip(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     stay outside `model` can be joined with it again.
 
     Arguments:
-        model: hoisted, so that every initializer is in the main graph.
+        model: hoisted, so that every weight is in the main graph.
         source: the model that it was made of.
     """
     small = onnx.ModelProto()
@@ -72,7 +72,7 @@ def _drop(message: Message) -> None:
 
 def _drop_defaults(node: onnx.NodeProto, opset: int) -> None:
     """Drops the attributes that have the default value of the operator's specification."""
-    if node.domain not in _STANDARD:
+    if node.domain not in STANDARD:
         return
     defaults = _defaults(node.op_type, opset)
     for index in reversed(range(len(node.attribute))):

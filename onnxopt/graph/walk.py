@@ -67,6 +67,29 @@ def names_taken(model: onnx.ModelProto) -> set[str]:
     return taken.union(value.name for graph in subgraphs(model.graph) for value in graph.output)
 
 
+def texts(model: onnx.ModelProto) -> Iterator[str]:
+    """Every name in the model's graphs and functions: of values, nodes, operators, domains and attributes."""
+    for graph in (graph for function in model.functions for node in function.node for graph in branches(node)):
+        yield from _texts(graph)
+    yield from _texts(model.graph)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from _node_texts(function.node)
+
+
+def _texts(whole: onnx.GraphProto) -> Iterator[str]:
+    for graph in subgraphs(whole):
+        yield from defined(graph)
+        yield from (value.name for value in graph.output)
+        yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input)
+        yield from (attribute.name for attribute in node.attribute)
+
+
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
     """Replaces the nodes of the graph by these, some of which may be its own."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]

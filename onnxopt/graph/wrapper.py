@@ -8,9 +8,8 @@ import onnx
 from onnx import helper
 
 from onnxopt.encoding import Array
-from onnxopt.errors import OnnxoptError
 from onnxopt.graph.inspect.expose import runtime_types
-from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 
 _OPSET = 1
@@ -26,11 +25,12 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     included. Missing are the inputs that only nodes outside read, and the outputs that those nodes or no nodes make.
 
     Returns the inner model, the nodes outside, and the initializers that they read. Raises OnnxoptError if the type of
-    a value at the border is unknown, or if no tensor is left that the inner model could return.
+    a value at the border is neither declared nor found by the runtime, or if no tensor is left that the inner model
+    could return.
     """
     graph = model.graph
     types = _types(model)
-    outside_ids = _border_nodes(graph, {name for name, kind in types.items() if not _is_tensor(kind)})
+    outside_ids = _border_nodes(graph, {name for name, kind in types.items() if kind is None})
     outside = [node for i, node in enumerate(graph.node) if i in outside_ids]
     inside = [node for i, node in enumerate(graph.node) if i not in outside_ids]
     read = set().union(*map(_names_used, outside))
@@ -47,8 +47,6 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]
     inner.graph.input.extend(v for v in graph.input if _is_tensor(v.type) and (v.name in used or v.name not in read))
     declared = [value.name for value in graph.output if value.name in made]
     for name in dict.fromkeys((*declared, *made)):
-        if name not in types:
-            raise OnnxoptError(f"value {name!r} between the model and its border nodes has no known type")
         inner.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
     if not inner.graph.output:
         raise OnnxoptError("no node makes a tensor without reading sequences, maps or optional values")
@@ -81,8 +79,9 @@ def wrap(
     initializers = {t.name for t in source.graph.initializer}
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
     typed = {value.name: value for value in inner.graph.output}
-    graph.output.extend(typed.get(v.name, v) if v.type.WhichOneof("value") is None else v for v in source.graph.output)
-    payload = graph.initializer.add(name=PAYLOAD, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
+    graph.output.extend(v if _is_typed(v) else typed.get(v.name, v) for v in source.graph.output)
+    name = fresh(PAYLOAD, {v.name for v in (*inner.graph.input, *inner.graph.output, *graph.input, *graph.output)})
+    payload = graph.initializer.add(name=name, data_type=onnx.TensorProto.UINT8, dims=[len(container)])
     if location:
         payload.data_location = onnx.TensorProto.EXTERNAL
         payload.external_data.add(key="location", value=location)
@@ -91,7 +90,7 @@ def wrap(
     graph.initializer.extend(tensors)
     read = set().union(*map(_names_used, outside))
     graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in read)
-    inputs = [PAYLOAD, *(value.name for value in inner.graph.input)]
+    inputs = [name, *(value.name for value in inner.graph.input)]
     outputs = [value.name for value in inner.graph.output]
     graph.node.append(helper.make_node(OP, inputs, outputs, domain=DOMAIN))
     graph.node.extend(outside)
@@ -121,9 +120,11 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     plain = onnx.ModelProto()
     plain.CopyFrom(outer)
     outside = [node for node in outer.graph.node if node.domain != DOMAIN]
+    held = {node.input[0] for node in outer.graph.node if node.domain == DOMAIN}
     del plain.graph.node[:], plain.graph.initializer[:], plain.opset_import[:], plain.functions[:]
     plain.graph.node.extend((*inner.graph.node, *outside))
-    tensors = {t.name: t for t in (*outer.graph.initializer, *inner.graph.initializer) if t.name != PAYLOAD}
+    around = (t for t in outer.graph.initializer if t.name not in held)
+    tensors = {t.name: t for t in (*around, *inner.graph.initializer)}
     plain.graph.initializer.extend(tensors.values())
     present = {tensor.values.name for tensor in outer.graph.sparse_initializer}
     plain.graph.sparse_initializer.extend(t for t in inner.graph.sparse_initializer if t.values.name not in present)
@@ -133,8 +134,14 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
+def _is_typed(value: onnx.ValueInfoProto) -> bool:
+    return value.type.WhichOneof("value") is not None and (
+        not _is_tensor(value.type) or value.type.tensor_type.elem_type != onnx.TensorProto.UNDEFINED
+    )
+
+
 def _is_tensor(kind: onnx.TypeProto) -> bool:
-    return kind.WhichOneof("value") in (None, "tensor_type")
+    return bool(kind.WhichOneof("value") == "tensor_type")
 
 
 def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
@@ -154,19 +161,16 @@ def _border_nodes(graph: onnx.GraphProto, not_tensors: set[str]) -> set[int]:
     return outside
 
 
-def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
-    """Types of the main graph's values: those declared, and those inferred if some at the border are missing or no
-    tensors."""
+def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto | None]:
+    """Types of the main graph's values, None for those that are no tensors: those declared, or, if some at the border
+    are missing or no tensors, those that the runtime finds."""
     graph = model.graph
     border = [*graph.input, *graph.output]
-    declared = {value.name: value.type for value in border if value.type.WhichOneof("value")}
-    if len(declared) == len({value.name for value in border}) and all(map(_is_tensor, declared.values())):
+    declared = {value.name: value.type if _is_tensor(value.type) else None for value in border if _is_typed(value)}
+    if all(declared.get(value.name) for value in border):
         return declared
-    light = without_weights(model)
-    inferred = onnx.shape_inference.infer_shapes(light).graph
-    known = {value.name: value.type for value in (*inferred.value_info, *inferred.output) if value.HasField("type")}
-    missing = [value.name for value in graph.output if value.name not in {**known, **declared}]
-    return {**known, **runtime_types(light, missing), **declared}
+    made = [name for node in graph.node for name in node.output if name]
+    return {**runtime_types(without_weights(model), made), **declared}
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

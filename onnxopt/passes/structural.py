@@ -15,6 +15,7 @@ from onnx import NodeProto
 
 from onnxopt.calibration.stats import Floats, Stats
 from onnxopt.encoding import Array
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site
 from onnxopt.graph.rewrite import low_rank_chain
 from onnxopt.passes import math
@@ -320,7 +321,10 @@ class Layer:
         if linear is not None and linear.bias and self._stats.moments is not None and alone:
             correct_bias(self._graph, self.matrix - product(), self._stats)
             tensors[linear.bias] = self._graph.values(linear.bias)
-        return self._graph.replace(path, tensors, chain)
+        try:
+            return self._graph.replace(path, tensors, chain)
+        except OnnxoptError as error:
+            raise Skip(str(error)) from error
 
 
 def _roots(stats: Stats) -> Iterator[Floats]:

@@ -14,7 +14,7 @@ import onnxruntime
 from onnxopt import native
 from onnxopt.data import quiet_session, session_options
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import Source, embed, foreign_domains, is_only_wrapped, payload
+from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
@@ -49,6 +49,8 @@ def load(
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
+    if not is_compressed(outer):
+        return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
     if not is_only_wrapped(outer):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
         del outer

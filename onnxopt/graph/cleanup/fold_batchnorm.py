@@ -12,13 +12,15 @@ import onnx_graphsurgeon as gs
 
 def _output_axis(node: gs.Node) -> int | None:
     """The axis of the weights that holds the outputs; None for any other operator."""
+    if node.domain:
+        return None
     gemm = 0 if node.attrs.get("transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "Gemm": gemm}.get(node.op)
 
 
 def clean(graph: gs.Graph) -> int:
     """Folds where possible; returns how many nodes it removed."""
-    return sum(_fold(graph, node) for node in list(graph.nodes) if node.op == "BatchNormalization")
+    return sum(_fold(graph, node) for node in list(graph.nodes) if node.op == "BatchNormalization" and not node.domain)
 
 
 def _fold(graph: gs.Graph, norm: gs.Node) -> bool:

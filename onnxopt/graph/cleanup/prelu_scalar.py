@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 def clean(graph: gs.Graph) -> int:
     """Replaces where possible; returns how many nodes changed."""
-    return sum(_change(node) for node in graph.nodes if node.op == "PRelu")
+    return sum(_change(node) for node in graph.nodes if node.op == "PRelu" and not node.domain)
 
 
 def _change(node: gs.Node) -> bool:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 def clean(graph: gs.Graph) -> int:
     """Reduces where possible; returns how many nodes changed."""
     shared: dict[object, tuple[gs.Constant, gs.Constant]] = {}
-    return sum(_reduce(node, shared) for node in graph.nodes if node.op == "BatchNormalization")
+    return sum(_reduce(node, shared) for node in graph.nodes if node.op == "BatchNormalization" and not node.domain)
 
 
 def _reduce(norm: gs.Node, shared: dict[object, tuple[gs.Constant, gs.Constant]]) -> bool:

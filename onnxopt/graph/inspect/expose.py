@@ -21,22 +21,20 @@ def expose(model: onnx.ModelProto, values: Sequence[str], more: Sequence[NodePro
     return bytes(copy.SerializeToString())
 
 
-def runtime_types(model: onnx.ModelProto, values: Sequence[str]) -> dict[str, onnx.TypeProto]:
-    """The types that ONNX Runtime finds for values of the main graph; those that are no tensors are left out.
+def runtime_types(model: onnx.ModelProto, values: Sequence[str]) -> dict[str, onnx.TypeProto | None]:
+    """The types that ONNX Runtime finds for values of the main graph; None for those that are no tensors.
 
     Raises OnnxoptError if it does not load the model.
     """
-    if not values:
-        return {}
     try:
         outputs = quiet_session(expose(model, values)).get_outputs()
     except Exception as error:  # the runtime raises classes of its own
-        raise OnnxoptError(f"output {values[0]!r} has no type, and the model does not load: {first_line(error)}; "
-                           "declare the type") from error  # fmt: skip
-    kinds = {value.name: value.type.removeprefix("tensor(").removesuffix(")").upper() for value in outputs}
-    known = onnx.TensorProto.DataType.keys()
+        raise OnnxoptError(f"the types of its outputs are unknown, as it does not load: {first_line(error)}") from error
+    known = onnx.TensorProto.DataType.items()
+    types = {f"tensor({name.lower()})": number for name, number in known}
     return {
-        value.name: helper.make_tensor_type_proto(onnx.TensorProto.DataType.Value(kinds[value.name]), value.shape)
-        for value in outputs
-        if kinds[value.name] in known
+        value.name: helper.make_tensor_type_proto(types[value.type], value.shape or None)
+        if value.type in types
+        else None
+        for value in outputs  # where no shape is known, the runtime says that it has no dimensions
     }

@@ -43,7 +43,7 @@ def replace(model: onnx.ModelProto, path: str, tensors: Mapping[str, Array], cha
     made = [name for nodes in chains for node in nodes[:-1] for name in node.output]
     for name in (*made, *(name for name in tensors if name.startswith(f"{path}@"))):
         if name in taken:
-            raise OnnxoptError(f"{path}: cannot be factored, the model already calls something {name!r}; rename it")
+            raise OnnxoptError(f"{path}: cannot be factored, an input or output is called {name!r}; rename it")
     left = {name for node in replaced for name in node.input}
     waiting = iter(chains)
     nodes = [one for node in model.graph.node for one in (next(waiting) if path in node.input else [node])]

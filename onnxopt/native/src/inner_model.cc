@@ -21,11 +21,13 @@ std::string field(unsigned number, const std::string& value) {
 }
 
 // What has to follow a serialized ModelProto so that its graph ends with the node.
-std::string release_node() {
+std::string release_node(const std::string& model) {
   // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
   // graph = 7 one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX
   // Runtime drops nodes that have none.
-  const std::string node = field(2, "onnxopt.released") + field(4, kReleaseName) + field(7, kReleaseDomain);
+  std::string output = "onnxopt.released";
+  while (model.find(output) != std::string::npos && output.size() < 100) output += '+';
+  const std::string node = field(2, output) + field(4, kReleaseName) + field(7, kReleaseDomain);
   const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
   return field(8, opset) + field(7, field(1, node));
 }
@@ -78,7 +80,7 @@ Owned<OrtEnv> Runtime::environment() const {
 }
 
 InnerModel::InnerModel(const Container& container, unsigned threads)
-    : model_(container.model() + release_node()) {
+    : model_(container.model() + release_node(container.model())) {
   const std::vector<Entry>& entries = container.entries();
   size_t total = 0;
   for (const Entry& e : entries) {

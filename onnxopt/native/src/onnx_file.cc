@@ -13,7 +13,6 @@ namespace onnxopt {
 namespace {
 
 constexpr std::string_view kMagic{"onnxopt\0", 8};
-constexpr std::string_view kPayload = "onnxopt.container";
 constexpr std::string_view kDomain = "onnxopt";
 constexpr std::string_view kOp = "CompressedModel";
 
@@ -92,13 +91,14 @@ void read_external(Bytes entry, Payload& payload) {
   if (key == "length") payload.length = number_of(value);
 }
 
-bool read_if_payload(Bytes tensor, Payload& payload) {
+// Reads the tensor if it has this name.
+bool read_if_called(std::string_view name, Bytes tensor, Payload& payload) {
   Payload found;
   bool named = false;
   uint64_t dtype = 0;
   each_field(tensor, [&](const Field& f) {
     if (f.number == 2) dtype = f.value;
-    if (f.number == 8) named = f.text() == kPayload;
+    if (f.number == 8) named = f.text() == name;
     if (f.number == 9) found.bytes = f.bytes;
     if (f.number == 13) read_external(f.bytes, found);
   });
@@ -144,6 +144,14 @@ bool same_border(const Border& graph, const Border& node) {
          std::equal(graph.inputs.begin(), graph.inputs.end(), node.inputs.begin() + 1);
 }
 
+// Calls take(field) for every field of the model's graph.
+template <typename Take>
+void each_graph_field(Bytes file, Take take) {
+  each_field(file, [&](const Field& f) {
+    if (f.number == 7) each_field(f.bytes, take);
+  });
+}
+
 Payload walk_model(Bytes file) {
   Payload payload;
   size_t nodes = 0;
@@ -151,17 +159,17 @@ Payload walk_model(Bytes file) {
   Border node;
   bool has_tensor = false;
   bool has_node = false;
-  each_field(file, [&](const Field& model_field) {
-    if (model_field.number != 7) return;
-    each_field(model_field.bytes, [&](const Field& f) {
-      if (f.number == 1) {
-        ++nodes;
-        has_node = has_node || is_compressed_node(f.bytes, node);
-      }
-      if (f.number == 11) graph.inputs.push_back(name_of(f.bytes));
-      if (f.number == 12) graph.outputs.push_back(name_of(f.bytes));
-      if (f.number == 5 && !has_tensor) has_tensor = read_if_payload(f.bytes, payload);
-    });
+  each_graph_field(file, [&](const Field& f) {
+    if (f.number == 1) {
+      ++nodes;
+      has_node = has_node || is_compressed_node(f.bytes, node);
+    }
+    if (f.number == 11) graph.inputs.push_back(name_of(f.bytes));
+    if (f.number == 12) graph.outputs.push_back(name_of(f.bytes));
+  });
+  const std::string_view name = node.inputs.empty() ? std::string_view() : node.inputs.front();
+  each_graph_field(file, [&](const Field& f) {
+    if (has_node && f.number == 5 && !has_tensor) has_tensor = read_if_called(name, f.bytes, payload);
   });
   if (!has_node || !has_tensor) fail("it holds no compressed model: was it written by onnxopt?");
   payload.alone = nodes == 1 && same_border(graph, node);

@@ -24,8 +24,8 @@ Payload find_payload(Bytes file);
 // The container's bytes: a view into `file`. Throws Error where it has none.
 Bytes find_container(Bytes file);
 
-// Whether a serialized model imports operators of domains that ONNX Runtime does not have. Throws Error where it
-// is no model.
+// Whether a serialized model imports operators of domains that ONNX Runtime does not have. Throws Error where
+// it is no model.
 bool has_foreign_operators(Bytes model);
 
 }  // namespace onnxopt

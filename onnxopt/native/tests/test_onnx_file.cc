@@ -9,7 +9,10 @@ using onnxopt::Bytes;
 namespace {
 
 std::string field(unsigned number, const std::string& value) {
-  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(value.size())} + value;
+  std::string out{static_cast<char>(number << 3 | 2)};
+  size_t size = value.size();
+  for (; size >= 0x80; size >>= 7) out += static_cast<char>(size | 0x80);
+  return out + static_cast<char>(size) + value;
 }
 
 std::string varint_field(unsigned number, unsigned value) {
@@ -20,7 +23,8 @@ Bytes view(const std::string& s) { return {reinterpret_cast<const uint8_t*>(s.da
 
 std::string text(Bytes b) { return {reinterpret_cast<const char*>(b.data), b.size}; }
 
-const std::string kNode = field(1, field(4, "CompressedModel") + field(7, "onnxopt"));
+const std::string kNode = field(
+    1, field(1, "onnxopt.container") + field(1, "x") + field(4, "CompressedModel") + field(7, "onnxopt"));
 const std::string kTensor = varint_field(2, 2) + field(8, "onnxopt.container");
 
 std::string model(const std::string& tensor, const std::string& more_nodes = "") {
@@ -32,6 +36,12 @@ std::string model(const std::string& tensor, const std::string& more_nodes = "")
 void finds_the_container() {
   CHECK(text(onnxopt::find_container(view(model(kTensor + field(9, "payload"))))) == "payload");
   CHECK(text(onnxopt::find_container(view(model(field(9, "payload") + kTensor)))) == "payload");
+  const std::string other_name = field(5, varint_field(2, 2) + field(8, "x") + field(9, "no payload"));
+  const std::string second =
+      field(1, field(1, "y") + field(4, "CompressedModel") + field(7, "onnxopt")) + other_name;
+  const std::string named_y =
+      field(7, second + field(5, varint_field(2, 2) + field(8, "y") + field(9, "this")));
+  CHECK(text(onnxopt::find_container(view(named_y))) == "this");
   const std::string bare("onnxopt\0rest", 12);
   CHECK(text(onnxopt::find_container(view(bare))) == bare);
 }
@@ -64,6 +74,15 @@ void finds_external_data() {
   CHECK_THROWS(onnxopt::find_container(view(file)));
   const std::string wrong = model(kTensor + entry("offset", "-1"));
   CHECK_THROWS(onnxopt::find_payload(view(wrong)));
+}
+
+void knows_foreign_operators() {
+  const auto importing = [](const char* domain) {
+    return onnxopt::has_foreign_operators(view(field(8, field(1, domain) + varint_field(2, 1))));
+  };
+  CHECK(!importing("") && !importing("ai.onnx.ml") && !importing("com.microsoft.nchwc"));
+  CHECK(importing("my.ops") && importing("ai.onnx.mine"));
+  CHECK(!onnxopt::has_foreign_operators(view(field(8, varint_field(2, 17)))));
 }
 
 void refuses_everything_else() {
@@ -102,6 +121,7 @@ int main() {
   finds_the_container();
   tells_whether_the_container_is_all();
   finds_external_data();
+  knows_foreign_operators();
   refuses_everything_else();
   return 0;
 }
