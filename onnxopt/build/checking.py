@@ -99,7 +99,7 @@ class Checking:
     def _opened(self) -> tuple[str, Evaluator]:
         """The data's name, and an evaluator of the original on it. Raises CannotRun if the original does not run."""
         if self.original is not None:
-            return self.original.parts.check.name, self.original.check
+            return self._on_data(self.original)
         try:
             data = synthetic(self._session, input_scale(self.source.model), _CHECKED)
             return data.name, Evaluator(self._session, data)
@@ -107,6 +107,15 @@ class Checking:
             raise
         except Exception as error:  # CannotRun, or any runtime error on the user's model
             raise CannotRun(first_line(error)) from error
+
+    def _on_data(self, original: Original) -> tuple[str, Evaluator]:
+        try:
+            return original.parts.check.name, original.check
+        except (OnnxoptError, MemoryError):
+            raise
+        except Exception as error:  # the runtime's own types
+            name = original.parts.check.name
+            raise OnnxoptError(f"{self.source.path}: does not run on {name}: {first_line(error)}") from error
 
     def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
         found, most = evaluator.compare(running), self.contract.max_drop if self.contract else None

@@ -5,7 +5,7 @@ from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.source import open_data
-from onnxopt.data.stream import Batch, Data, split
+from onnxopt.data.stream import Batch, Data, Pending, split
 from onnxopt.data.synthetic import synthetic
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CannotRun",
     "Data",
     "ImageOptions",
+    "Pending",
     "Spec",
     "blamed",
     "input_scale",

@@ -16,8 +16,6 @@ _HELD_BACK = 0.25
 """Share of the samples for the search; the rest is for calibration."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
-_SAMPLE = 4
-"""Number of samples that show whether a form of the model computes the same."""
 _SYNTHETIC = 320
 """Number of synthetic samples if there is no data."""
 
@@ -73,11 +71,6 @@ class Original:
     def session(self) -> onnxruntime.InferenceSession:
         """The session of the original model."""
         return quiet_session(str(self.path))
-
-    @cached_property
-    def sample(self) -> Evaluator:
-        """Compares forms of the model before any weight is quantized, on a few inputs."""
-        return Evaluator(self.session, self.parts.calibration.take(_SAMPLE))
 
     @cached_property
     def validation(self) -> Evaluator:
