@@ -235,3 +235,17 @@ def test_data_on_which_the_source_does_not_run_is_named(tmp_path: Path) -> None:
         with pytest.raises(OnnxoptError, match=r"m\.onnx: does not run.*out of data bounds"):
             onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx", data=data, evaluation=evaluation)
     assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_file_that_keeps_every_bit_meets_the_contract_that_was_asked_for(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise Unsound(source, "it does not run")
+
+    monkeypatch.setattr(workspace.Workspace, "try_plan", fails)
+    contract = Contract(error=0.01)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"), contract)
+    assert not result.unchanged
+    assert result.left_out == {"quantization": "it does not run"}
+    assert (result.contract, result.bounds, result.met) == (str(contract), contract, True)
