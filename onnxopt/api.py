@@ -77,9 +77,11 @@ def _optimized(source: Source, request: Request, output: Path) -> Result:
     except Unsound as error:
         if request.demanding:
             raise
-        return _lossless(source, request, None, output, {"quantization": error.reason})
+        result = _lossless(source, request, None, output, {"quantization": error.reason})
+        return replace(result, contract=str(request.contract), bounds=_bounds(request))
     request.progress("keeping every bit, because quantization makes the metric drop and no drop is allowed", 0.9)
-    return _lossless(source, request, decided, output)
+    result = _lossless(source, request, decided, output)
+    return replace(result, contract=str(request.contract), bounds=_bounds(request))
 
 
 def plan(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]) -> Plan:
@@ -218,6 +220,11 @@ def _lossless(
     except Unsound as error:
         before = {what: reason for what, reason in left_out.items() if reason != error.reason}
         return write_copy(source, request, output, {**before, "compression": error.reason})
+
+
+def _bounds(request: Request) -> Contract | None:
+    """The user's contract, which outputs that are the same to the bit meet; None without one."""
+    return request.contract if request.contract.bounded else None
 
 
 def _plain(model: Model) -> Source:

@@ -166,7 +166,7 @@ def test_names_are_text(digits: Plain) -> None:
     hostile.update(
         source=f"/tmp/{evil}", output=evil, command=evil, contract=evil, calibrated=evil, versions={"onnxopt": evil}
     )
-    hostile["cleaned"] = {evil: 1}
+    hostile["cleaned"], hostile["left_out"] = {evil: 1}, {evil: evil}
     hostile["plan"]["steps"] = {evil: evil}
     hostile["benchmark"] = copy.deepcopy(BENCHMARK)
     hostile["benchmark"]["models"][0]["ops"][0]["op"] = evil

@@ -79,9 +79,14 @@ def test_a_wrong_clean_up_is_left_out_alone(
     assert result.cleaned["fold_batchnorm"] == 1
     assert result.check
     assert 0 < result.check.found.error <= 0.02
-    plan = onnxopt.plan(source)
-    again = onnxopt.apply(source, plan, source.with_name("again.onnx"))
+
+
+def test_a_plan_leaves_out_the_same_clean_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cleanup._CLEANUPS, "wrong", doubles)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"), Contract(target_ratio=2))
+    again = onnxopt.apply(source, result.plan, source.with_name("again.onnx"))
     assert again.output.read_bytes() == result.output.read_bytes()
+    assert again.left_out == result.left_out
 
 
 def test_a_model_that_cannot_be_rewritten_is_copied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,3 +201,51 @@ def test_random_outputs_are_not_taken_for_noise_of_quantization(tmp_path: Path) 
     result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx")
     assert not result.unchanged
     assert "from one run to the next" in result.left_out["quantization"]
+
+
+def picky() -> onnx.ModelProto:
+    """Looks up a row by the largest element, and fails where that is beyond the table."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["row"], to=onnx.TensorProto.INT64),
+        helper.make_node("Gather", ["table", "row"], ["found"]),
+        helper.make_node("Add", ["h", "found"], ["y"]),
+    ]
+    tensors = {"w": weights(64, 64), "table": weights(4, 64)}
+    return model(nodes, tensors, {"x": ["n", 64]}, {"y": ["n", 64]})
+
+
+def test_inputs_on_which_the_source_does_not_run_are_left_out(tmp_path: Path) -> None:
+    onnx.save(picky(), tmp_path / "m.onnx")
+    result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx")
+    assert result.check
+    assert 0 < result.check.found.error <= 0.02
+    assert not result.not_calibrated
+
+
+def test_data_on_which_the_source_does_not_run_is_named(tmp_path: Path) -> None:
+    onnx.save(picky(), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 64)).astype(np.float32)
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    np.savez(good, x=x)
+    x[150] = 9
+    np.savez(bad, x=x)
+    for data, evaluation in ((bad, None), (good, bad)):
+        with pytest.raises(OnnxoptError, match=r"m\.onnx: does not run.*out of data bounds"):
+            onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx", data=data, evaluation=evaluation)
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_file_that_keeps_every_bit_meets_the_contract_that_was_asked_for(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise Unsound(source, "it does not run")
+
+    monkeypatch.setattr(workspace.Workspace, "try_plan", fails)
+    contract = Contract(error=0.01)
+    result = onnxopt.optimize(source, source.with_name("small.onnx"), contract)
+    assert not result.unchanged
+    assert result.left_out == {"quantization": "it does not run"}
+    assert (result.contract, result.bounds, result.met) == (str(contract), contract, True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -68,19 +69,20 @@ class Checking:
         Raises Unsound if it does not load, does not run, has another interface, or is lossless and differs in a bit;
         Missed if it misses the contract; OnnxoptError if the source does not load.
         """
-        first: Running | None = None
+        first: list[Any] = []
         for how, session in self._sessions(path):
             if fault := interface_fault(self._session, session):
                 raise Unsound(self.source.path, f"{how}, {fault}")
-            running = Running(self.source.path, session)
-            if self.evaluator is None:
-                continue
-            if first is None:
-                first = running
+            running, name = Running(self.source.path, session), ""
+            if self.evaluator is not None and first:
+                name = self._disagreement(running, first, self.evaluator)
+            elif self.evaluator is not None:
                 self._measure(path, how, running, self.evaluator)
-            elif name := self._disagreement(running, first, self.evaluator):
+                first = running.run(self.evaluator.names, self.evaluator.feeds)
+            if name:
                 raise Unsound(self.source.path, f"{how}, output {name!r} is not the same as in ONNX Runtime with the "
                                                 "library registered")  # fmt: skip
+            del session, running  # before the next one: each is as large as the model
 
     def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
         _ = self._session  # the source first: if it does not load, that is the reason
@@ -99,7 +101,7 @@ class Checking:
     def _opened(self) -> tuple[str, Evaluator]:
         """The data's name, and an evaluator of the original on it. Raises CannotRun if the original does not run."""
         if self.original is not None:
-            return self.original.parts.check.name, self.original.check
+            return self._on_data(self.original)
         try:
             data = synthetic(self._session, input_scale(self.source.model), _CHECKED)
             return data.name, Evaluator(self._session, data)
@@ -107,6 +109,15 @@ class Checking:
             raise
         except Exception as error:  # CannotRun, or any runtime error on the user's model
             raise CannotRun(first_line(error)) from error
+
+    def _on_data(self, original: Original) -> tuple[str, Evaluator]:
+        try:
+            return original.parts.check.name, original.check
+        except (OnnxoptError, MemoryError):
+            raise
+        except Exception as error:  # the runtime's own types
+            name = original.parts.check.name
+            raise OnnxoptError(f"{self.source.path}: does not run on {name}: {first_line(error)}") from error
 
     def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
         found, most = evaluator.compare(running), self.contract.max_drop if self.contract else None
@@ -130,10 +141,10 @@ class Checking:
         return max((evaluator.compare(one).error or 0.0 for one in found if evaluator.difference(one)), default=-1.0)
 
     @staticmethod
-    def _disagreement(one: Running, other: Running, evaluator: Evaluator) -> str:
-        """Name of an output that differs between two sessions of the file; empty if none does, or if it differs from
+    def _disagreement(running: Running, wanted: Sequence[Any], evaluator: Evaluator) -> str:
+        """Name of an output of the first batch that is not as wanted; empty if there is none, or if outputs differ from
         one run to the next."""
         names, feeds = evaluator.names, evaluator.feeds
-        wanted = other.run(names, feeds)
-        name = first_difference(names, wanted, one.run(names, feeds))
-        return name if name and not first_difference(names, wanted, other.run(names, feeds)) else ""
+        got = running.run(names, feeds)
+        name = first_difference(names, wanted, got)
+        return name if name and not first_difference(names, got, running.run(names, feeds)) else ""

@@ -14,15 +14,19 @@ import onnxruntime
 from onnxopt.build.observing import compare_observed
 from onnxopt.build.running import Running
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
-from onnxopt.data import quiet_session
+from onnxopt.calibration.chunks import first_samples
+from onnxopt.data import Pending, quiet_session
 from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.graph import Graph, Source, hoist, join, normalise, split, tie, wrap
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.search.evaluator import Evaluator
+from onnxopt.search.original import Original
 
 _ROUNDING, _ROUNDING_HALF = 1e-3, 1e-2
 """Noise over signal that rounding may cause in the outputs; the second if the model computes in 16 bits."""
+_SAMPLES = 4
+"""Samples that show whether a form of the model computes the same."""
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -58,6 +62,23 @@ class Reference:
     session: onnxruntime.InferenceSession
     """Of the source."""
     evaluator: Evaluator
+
+    @classmethod
+    def of(cls, work: Workspace, original: Original) -> Reference:
+        """The reference on a few samples of the calibration data; on a batch if the source takes no part of one.
+
+        Raises what the runtime raises if the source runs on neither.
+        """
+        data, session = original.parts.calibration, original.session
+        try:
+            few = first_samples(work.graph.model, data, _SAMPLES)
+            pending = Pending(few.size, lambda: few)
+            part = replace(data, pending=lambda: iter([pending]))
+            return cls(work.source, session, Evaluator(original.observing, part, None, original.observed))
+        except MemoryError:
+            raise
+        except Exception:  # the runtime's own types
+            return cls(work.source, session, Evaluator(original.observing, data.take(1), None, original.observed))
 
     @cached_property
     def _rounding(self) -> float:

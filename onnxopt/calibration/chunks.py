@@ -40,7 +40,12 @@ class Chunks:
 
 def one_sample(model: onnx.ModelProto, data: Data) -> Batch:
     """The first sample of the data; the first batch if the model takes whole batches only."""
-    return next(_cut(next(iter(data)), 1 if _any_batch(model) else 0))
+    return first_samples(model, data, 1)
+
+
+def first_samples(model: onnx.ModelProto, data: Data, most: int) -> Batch:
+    """The first samples of the data, at most so many; the first batch if the model takes whole batches only."""
+    return next(_cut(next(iter(data)), most if _any_batch(model) else 0))
 
 
 def _any_batch(model: onnx.ModelProto) -> bool:

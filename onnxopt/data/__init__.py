@@ -6,7 +6,7 @@ from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, ru
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options
 from onnxopt.data.source import open_data
-from onnxopt.data.stream import Batch, Data, split
+from onnxopt.data.stream import Batch, Data, Pending, split
 from onnxopt.data.synthetic import synthetic
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "CannotRun",
     "Data",
     "ImageOptions",
+    "Pending",
     "Spec",
     "blamed",
     "custom_ops",

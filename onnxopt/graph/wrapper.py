@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from onnxopt.encoding import Array
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph.inspect.expose import runtime_types
 from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD

@@ -81,7 +81,9 @@ def _verdict(result: Mapping[str, Any]) -> tuple[str, str]:
     if not result["met"]:
         return "missed", f"✗ Contract missed: {result['contract']}"
     if result["unchanged"]:
-        return "plain", "A copy of the source: compressing saves nothing"
+        failed = "compression" in (result.get("left_out") or {})
+        why = "no other file is the same model" if failed else "compressing saves nothing"
+        return "plain", f"A copy of the source: {why}"
     if result["contract"]:
         lossless = ", by keeping every bit" if result["kept"] is None else ""
         return "met", f"✓ Contract met: {result['contract']}{lossless}"

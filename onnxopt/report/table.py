@@ -66,7 +66,8 @@ def print_result(console: Console, result: Result) -> None:
 
 def _headline(result: Result) -> Text:
     if result.unchanged:
-        return Text(f"{result.output}: a copy of the source, {size(result.bytes_before)}: compressing saves nothing")
+        why = "no other file is the same model" if "compression" in result.left_out else "compressing saves nothing"
+        return Text(f"{result.output}: a copy of the source, {size(result.bytes_before)}: {why}")
     ratio, half = result.bytes_before / result.bytes_after, result.bytes_fp16 / result.bytes_after
     return Text.assemble(
         f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, ",

@@ -18,8 +18,6 @@ _HELD_BACK = 0.25
 """Share of the samples for the search; the rest is for calibration."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
-_SAMPLE = 4
-"""Number of samples that show whether a form of the model computes the same."""
 _SYNTHETIC = 320
 """Number of synthetic samples if there is no data."""
 
@@ -81,28 +79,23 @@ class Original:
         return quiet_session(str(self.path))
 
     @cached_property
-    def _observing(self) -> onnxruntime.InferenceSession:
+    def observing(self) -> onnxruntime.InferenceSession:
         """The session that gives the hidden observed values as well."""
         return self.open_observing() if self.observed.hidden else self.session
 
     @cached_property
-    def sample(self) -> Evaluator:
-        """Compares forms of the model before any weight is quantized, on a few inputs."""
-        return Evaluator(self._observing, self.parts.calibration.take(_SAMPLE), None, self.observed)
-
-    @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return Evaluator(self._observing, self.parts.validation, self.metric, self.observed)
+        return Evaluator(self.observing, self.parts.validation, self.metric, self.observed)
 
     @cached_property
     def noise(self) -> Evaluator:
         """Compares outputs only, without the metric, on the same part."""
-        return (
-            Evaluator(self._observing, self.parts.validation, None, self.observed) if self.metric else self.validation
-        )
+        if self.metric is None:
+            return self.validation
+        return Evaluator(self.observing, self.parts.validation, None, self.observed)
 
     @cached_property
     def check(self) -> Evaluator:
         """Compares the finished file, once."""
-        return Evaluator(self._observing, self.parts.check, self.metric, self.observed)
+        return Evaluator(self.observing, self.parts.check, self.metric, self.observed)

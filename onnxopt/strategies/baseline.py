@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import inf
+from pathlib import Path
+
+import onnxruntime
 
 from onnxopt.build.checking import source_session
 from onnxopt.build.decisions import structural_steps
@@ -13,13 +16,13 @@ from onnxopt.build.observing import observed_in, observing_session
 from onnxopt.build.preparation import Reference, sound
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import one_sample
-from onnxopt.data import Array, input_scale
+from onnxopt.data import Array, Data, input_scale
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.metrics import Metric
 from onnxopt.request import Request
 from onnxopt.search.contract_search import ContractSearch, Searched
 from onnxopt.search.knobs import Knobs
-from onnxopt.search.original import Original, open_parts
+from onnxopt.search.original import Original, Parts, open_parts
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import MIDDLE
@@ -130,6 +133,8 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
     except (OnnxoptError, MemoryError):
         raise
     except Exception as error:  # a fault of the measurements: the file is compared with the source all the same
+        if request.data is not None:
+            _require_running(path, original)
         reason = f"its statistics cannot be measured ({type(error).__name__}: {first_line(error)})"
         work.progress(f"weighing weights by their size: {reason}", 0.4)
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)
@@ -138,34 +143,64 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
 def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Original | None, str]:
     """The workspace, without clean-ups that change outputs; the original model and its data, or why it has none.
 
+    Synthetic inputs on which the model does not run are left out.
+
     Raises OnnxoptError if the model does not load, or the data does not fit it; Unsound if it cannot be rewritten.
     """
-    original, reason = _original(work, metric)
-    if original is not None:
-        work = sound(work, Reference(work.source, original.session, original.sample))
-    return work, original, reason
-
-
-def _original(work: Workspace, metric: Metric | None) -> tuple[Original | None, str]:
-    """The original model and its data, or why it runs on no synthetic inputs.
-
-    Raises OnnxoptError if the model does not load, or the data does not fit it.
-    """
     request, path = work.request, work.source.path
+    made_up = request.data is None and request.evaluation is None and metric is None
     session = source_session(path)
     try:
-        parts = open_parts(
-            session, input_scale(work.source.model), request.data, request.evaluation, metric is not None
-        )
-        observed = observed_in(work.source)
-        original = Original(path, parts, metric, observed, partial(observing_session, work.source, observed))
-        _ = original.sample  # runs it
-        return original, ""
+        scale = input_scale(work.source.model)
+        parts = open_parts(session, scale, request.data, request.evaluation, metric is not None)
+        try:
+            original, reference = _opened(work, parts, metric)
+        except Exception as error:
+            if not made_up or isinstance(error, MemoryError):
+                raise
+            runnable = Parts(*(_runnable(part, session) for part in (parts.calibration, parts.validation, parts.check)))
+            original, reference = _opened(work, runnable, metric)
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        if request.data is None and request.evaluation is None and metric is None:
-            return None, first_line(error)
+        if made_up:
+            return work, None, first_line(error)
         if isinstance(error, OnnxoptError):
             raise
         raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
+    return sound(work, reference), original, ""
+
+
+def _opened(work: Workspace, parts: Parts, metric: Metric | None) -> tuple[Original, Reference]:
+    """Raises what the runtime raises if the source does not run on every batch that files are compared on."""
+    observed = observed_in(work.source)
+    opening = partial(observing_session, work.source, observed)
+    original = Original(work.source.path, parts, metric, observed, opening)
+    _ = original.validation
+    return original, Reference.of(work, original)
+
+
+def _runnable(data: Data, session: onnxruntime.InferenceSession) -> Data:
+    """The batches on which the model runs. Raises the runtime's error if it runs on none."""
+    chosen, failure = set[int](), None
+    for index, batch in enumerate(data):
+        try:
+            session.run(None, batch.feeds)
+            chosen.add(index)
+        except Exception as error:  # the runtime's own types
+            failure = error
+    if failure is not None and not chosen:
+        raise failure
+    return replace(data, pending=lambda: (one for i, one in enumerate(data.pending()) if i in chosen))
+
+
+def _require_running(path: Path, original: Original) -> None:
+    """Raises OnnxoptError if the source does not run on the user's calibration data."""
+    data = original.parts.calibration
+    try:
+        for batch in data:
+            original.session.run(None, batch.feeds)
+    except (OnnxoptError, MemoryError):
+        raise
+    except Exception as error:  # the runtime's own types
+        raise OnnxoptError(f"{path}: does not run on {data.name}: {first_line(error)}") from error

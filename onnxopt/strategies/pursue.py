@@ -91,8 +91,7 @@ def _tried(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal)
                                        f"({time.low:.3f} to {time.high:.3f})")  # fmt: skip
     outcome = replace(outcome, work=work.with_steps(outcome.variant.steps))
     if strategy.exact:
-        original = base.original
-        fault = Reference(base.work.source, original.session, original.sample).fault(outcome.work)
+        fault = Reference.of(base.work, base.original).fault(outcome.work)
         return replace(outcome, reason=fault and f"{strategy.phrase} the model is not the same: {fault}")
     contract, kept = base.contract, base.kept.trial
     if proposal.noise_budget < 1 and kept.error:
