@@ -253,7 +253,7 @@ def wrong(folder: Path, tmp_path: Path) -> Path:
         (("DIGITS",), "background.npz", ("background.npz", "label 10", "0 to 9")),
         (("DIGITS",), "images.npy", ("images.npy", "no labels", "second model")),
         (("DIGITS", "none.onnx"), "test.npz", ("none.onnx", "No such file")),
-        (("none.onnx",), "test.npz", ("none.onnx", "no such file")),
+        (("none.onnx",), "test.npz", ("none.onnx", "No such file")),
         (("DIGITS", "text.onnx"), "test.npz", ("text.onnx", "not an ONNX model")),
         (("DIGITS",), "none.npz", ("none.npz", "no such file")),
     ],
