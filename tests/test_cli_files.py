@@ -150,7 +150,7 @@ def test_json_is_alone_on_standard_output(here: Path, hooks: Callable[[str], Non
     [
         ("    return ITERATOR", "gives 0 batches, and gave 2 when the function was called before"),
         ("    yield X[:0]\n    yield X", "batch 1 has no samples"),
-        ("    return []", "gives no batches"),
+        ("    return []", "gives no samples"),
         ("    yield X\n    sys.exit(5)", r"SystemExit: 5 (own_hooks.py, line 9)"),
         ("    raise StopIteration", "StopIteration"),
         ("    yield X\n    raise StopIteration", "(own_hooks.py, line 9)"),

@@ -204,7 +204,11 @@ def test_json_has_everything(folder: Path, type_: Callable[..., tuple[int, str, 
 def test_many_classes_are_shown_by_the_worst(tmp_path: Path, type_: Callable[..., tuple[int, str, str]]) -> None:
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
-            [onnx.helper.make_node("Identity", ["x"], ["y"])], "g",
+            [
+                onnx.helper.make_node("Mul", ["x", "x"], ["square"]),
+                onnx.helper.make_node("Sub", ["square", "square"], ["nothing"]),  # NaN where the square overflows
+                onnx.helper.make_node("Add", ["x", "nothing"], ["y"]),
+            ], "g",
             [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 40])],
             [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 40])],
         ), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8,
@@ -212,7 +216,7 @@ def test_many_classes_are_shown_by_the_worst(tmp_path: Path, type_: Callable[...
     onnx.save(model, tmp_path / "m.onnx")
     scores = np.tile(np.eye(40, dtype=np.float32), (2, 1))
     scores[7, 7] = -1  # taken for class 0
-    scores[50] = np.nan  # of class 10
+    scores[50] = 1e30  # of class 10
     scores[39] = scores[79] = np.eye(40, dtype=np.float32)[38]
     np.savez(tmp_path / "d.npz", x=scores, labels=np.tile([*range(39), 38], 2))
     code, shown, _ = type_(tmp_path / "m.onnx", "--data", tmp_path / "d.npz")
@@ -253,7 +257,7 @@ def wrong(folder: Path, tmp_path: Path) -> Path:
         (("DIGITS",), "background.npz", ("background.npz", "label 10", "0 to 9")),
         (("DIGITS",), "images.npy", ("images.npy", "no labels", "second model")),
         (("DIGITS", "none.onnx"), "test.npz", ("none.onnx", "No such file")),
-        (("none.onnx",), "test.npz", ("none.onnx", "no such file")),
+        (("none.onnx",), "test.npz", ("none.onnx", "No such file")),
         (("DIGITS", "text.onnx"), "test.npz", ("text.onnx", "not an ONNX model")),
         (("DIGITS",), "none.npz", ("none.npz", "no such file")),
     ],

@@ -95,7 +95,7 @@ class _Earlier:
     def ends(self, count: int) -> None:
         """Raises OnnxoptError if the stream was longer before, or empty."""
         if not self._sums:
-            raise OnnxoptError(f"{self._name}: gives no batches; expected at least one")
+            raise OnnxoptError(f"{self._name}: gives no samples; expected at least one batch")
         if count < len(self._sums):
             raise OnnxoptError(f"{self._name}: gives {count} batches, and gave {len(self._sums)} when the function was "
                                f"called before; {_EXPECTED}")  # fmt: skip
