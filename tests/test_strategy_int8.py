@@ -105,6 +105,16 @@ def test_layers_run_in_int8_where_that_is_faster(machine: Machine, source: Path,
     assert result.strategy("low_rank") is None  # no few layers take all the time
 
 
+def test_a_form_that_the_runtime_rejects_while_it_is_timed_is_dropped(source: Path, data: Path) -> None:
+    class Rejecting(Machine):
+        def profile(self, model: bytes, feeds: object) -> dict[str, float]:
+            raise RuntimeError("no kernel for this")
+
+    one = found(Rejecting().optimized(source, data, goal="speed"))
+    assert not one.kept
+    assert "the runtime rejects the model in INT8: no kernel for this" in one.reason
+
+
 def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path, machine: Machine) -> None:
     machine.slow = ("depthwise",)
     result = machine.optimized(source, data, goal="speed")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnxopt.build.preparation import Reference
-from onnxopt.errors import OnnxoptError, Unsound
+from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.measure.clock import Clock
 from onnxopt.results.strategy import StrategyReport
@@ -34,17 +34,24 @@ def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:
     if reason := base.refusal(strategy.inline_only):
         return Pursued(strategy, base, None, Refused(reason))
     before = base.work.measured_forms
+    outcome: Outcome | None = None
     with closing(strategy.proposals(base, clock)) as proposals:
-        try:
-            proposal = next(proposals)
-            while True:
-                outcome = _tried(strategy, base, clock, proposal)
-                if not outcome.reason:
-                    return Pursued(strategy, base, outcome)
-                proposal = proposals.send(outcome)
-        except StopIteration as end:
-            base.work.forget_since(before)
-            return Pursued(strategy, base, None, end.value)
+        while True:
+            try:
+                proposal = next(proposals) if outcome is None else proposals.send(outcome)
+            except StopIteration as end:
+                refused = end.value
+                break
+            except (OnnxoptError, MemoryError):
+                raise
+            except Exception as error:  # the runtime raises classes of its own
+                refused = Refused(f"the runtime rejects the model {strategy.phrase}: {first_line(error)}")
+                break
+            outcome = _tried(strategy, base, clock, proposal)
+            if not outcome.reason:
+                return Pursued(strategy, base, outcome)
+    base.work.forget_since(before)
+    return Pursued(strategy, base, None, refused)
 
 
 def attempts(pursued: Pursued) -> Iterator[Outcome]:
