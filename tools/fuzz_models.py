@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzing.checking import KINDS, Finding
-from fuzzing.running import Row, Summary, fuzz
+from fuzzing.running import Summary, fuzz
 from fuzzing.shrinking import shrunk_to
 
 SEEDS = 1_000_000
@@ -63,12 +63,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write counts and findings there")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write a small model of each finding there")
     asked = parser.parse_args()
-
-    def told(row: Row) -> None:
-        if row.findings and sys.stderr.isatty():
-            print(f"model {row.seed}: {row.findings[0].kind}", file=sys.stderr)
-
-    summary = fuzz(numbers(asked.seed, asked.count), asked.jobs, told)
+    summary = fuzz(numbers(asked.seed, asked.count), asked.jobs)
     print(text(summary))
     if asked.json:
         asked.json.write_text(json.dumps(as_json(summary), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from onnxopt.errors import OnnxoptError
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
+from onnxopt.spec.documents import parse_json
 
 _SCHEMA = 2
 
@@ -17,7 +17,7 @@ _SCHEMA = 2
 def read(path: Path) -> dict[str, Any]:
     """What `onnxopt optimize --json` printed, from a file. Raises OnnxoptError where the file holds something else."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnnxoptError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # not UTF-8, or no JSON

@@ -21,7 +21,21 @@ LARGEST = 20_000
 ML_OPSET = 2
 LOCAL = "local"
 """The domain of the model's own functions."""
-_ODD = ("значение", "a b", "gradient of ", "cotangent of ", "x/y:0", "名", "w@0", "@", "onnxopt", "e\u0301", "a", "b", "")
+_ODD = (
+    "значение",
+    "a b",
+    "gradient of ",
+    "cotangent of ",
+    "x/y:0",
+    "名",
+    "w@0",
+    "@",
+    "onnxopt",
+    "e\u0301",
+    "a",
+    "b",
+    "",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,9 @@ class Growth:
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
-    def add(self, op: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> Value | None:
+    def add(
+        self, op: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any
+    ) -> Value | None:
         """The first output of a new node; None, and no node, if stock ONNX Runtime does not run it."""
         names = [self.name(op.lower()) for _ in range(outputs)]
         given = {key: value for key, value in attributes.items() if value is not None}

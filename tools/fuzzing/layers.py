@@ -180,7 +180,7 @@ def quantized(g: Growth) -> None:
         return
     dtype = g.one_of((np.uint8, np.int8))
     largest = max(1e-6, float(np.nan_to_num(np.abs(x.array), posinf=1, nan=1).max(initial=0)))
-    scale = g.tensor(np.float32(largest / 100))
+    scale = g.tensor(np.array(largest / 100, np.float32))
     zero = g.tensor(np.array(128 if dtype == np.uint8 else 0, dtype))
     match g.one_of(("value", "weight", "product", "dynamic")):
         case "value":
@@ -189,7 +189,7 @@ def quantized(g: Growth) -> None:
                 g.add("DequantizeLinear", [q.name, scale, zero])
         case "weight":
             integers = g.rng.integers(-90, 90, (x.array.shape[-1], 16)).astype(np.int8)
-            w = g.add("DequantizeLinear", [g.tensor(integers, "q"), g.tensor(np.float32(0.01))])
+            w = g.add("DequantizeLinear", [g.tensor(integers, "q"), g.tensor(np.array(0.01, np.float32))])
             if w is not None:
                 g.add("MatMul", [x.name, w.name])
         case "product":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from fuzzing.growing import Array, Growth, Shared, Value, free_names, stock, value_info
 from fuzzing.layers import LAYERS
 from fuzzing.operators import OPERATORS
 from fuzzing.scopes import SCOPES
+from fuzzing.unusual import CHANGES, as_inputs
 
 OLDEST, NEWEST = 7, 26
 """Opsets; `NEWEST` is what ONNX Runtime 1.23 to 1.32 runs officially or nearly so."""
@@ -53,9 +54,9 @@ class Case:
     external: bool = False
     """Whether its weights stand in a file of their own."""
 
-    def outputs(self, path: str | bytes | None = None) -> list[list[object]]:
+    def outputs(self) -> list[list[Array]]:
         """What stock ONNX Runtime computes, for each of the feeds. Raises the runtime's errors."""
-        session = stock(self.model.SerializeToString() if path is None else path)
+        session = stock(self.model.SerializeToString())
         return [session.run(None, feeds) for feeds in self.feeds]
 
 
@@ -91,7 +92,8 @@ def _attempt(seed: int, rng: np.random.Generator) -> Case | None:
         return None
     if not runs(_of_other_size(case)):  # it says that it takes batches of any size, which is not true
         case = replace(case, model=_fixed(model, feeds[0]))
-    for change in _CHANGES:
+    case = replace(case, model=_truthful(case))
+    for change in CHANGES:
         altered = onnx.ModelProto()
         altered.CopyFrom(case.model)
         change(g, altered)
@@ -120,6 +122,17 @@ def _of_other_size(case: Case) -> Case:
     first = case.feeds[0]
     largest = max((len(first[name]) for name in free), default=1)
     return replace(case, feeds=(resized(first, 1), resized(first, largest + 1)))
+
+
+def _truthful(case: Case) -> onnx.ModelProto:
+    """The model without the declared shapes of outputs that have another shape on some of the feeds."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    runs = case.outputs()
+    for index, value in enumerate(model.graph.output):
+        if len({np.shape(run[index]) for run in runs}) > 1:
+            value.type.tensor_type.ClearField("shape")
+    return model
 
 
 def _is_free(value: onnx.ValueInfoProto) -> bool:
@@ -160,7 +173,8 @@ def _input(g: Growth) -> Input:
     side, steps = g.between(6, 10), g.between(3, 7)
     channels = int(g.one_of((1, 3, 3, 4)))
     shapes = ((n, k), (n, k), (n, k), (n, channels, side, side), (n, channels, side, side), (n, steps, k),
-              (steps, n, k), (n, 2, 4 * side), (n, side, side, 3), (n, 1, 4, 6, 6), (k,), (1, k), (2, n, k))  # fmt: skip
+              (steps, n, k), (n, 2, 4 * side), (n, side, side, 3), (n, 1, 4, 6, 6), (k,), (1, k),
+              (2, n, k))  # fmt: skip
     name = g.name(g.one_of(("x", "input", "input_ids", "mask", "state", "images")))
     kind = g.rng.random()
     if kind < 0.12:
@@ -194,7 +208,7 @@ def _model(g: Growth, inputs: Sequence[Input], free: bool) -> onnx.ModelProto:
         graph.initializer.extend(kept)
     model = g.model(graph)
     if g.shared.ir < 4:
-        graph.input.extend(_as_inputs(graph.initializer))
+        graph.input.extend(as_inputs(graph.initializer))
         model.graph.CopyFrom(graph)
     return model
 
@@ -230,140 +244,3 @@ def _alive(g: Growth, outputs: Sequence[Value]) -> list[onnx.NodeProto]:
 
 def _names_used(graph: onnx.GraphProto) -> set[str]:
     return {name for node in graph.node for name in free_names(node)} | {value.name for value in graph.output}
-
-
-def _as_inputs(tensors: Sequence[onnx.TensorProto]) -> list[onnx.ValueInfoProto]:
-    return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors]
-
-
-# ---- what makes a model unusual --------------------------------------------------------------------------------------
-# Each changes a copy of the model, which counts only if stock ONNX Runtime still runs it.
-
-
-def _weights_are_inputs(g: Growth, model: onnx.ModelProto) -> None:
-    declared = {value.name for value in model.graph.input}
-    if g.chance(0.1):
-        new = [t for t in model.graph.initializer if t.name not in declared and g.chance(0.6)]
-        model.graph.input.extend(_as_inputs(new))
-
-
-def _weight_is_output(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.06) and model.graph.initializer:
-        tensor = g.one_of(model.graph.initializer)
-        model.graph.output.extend(_as_inputs([tensor]))
-
-
-def _input_is_output(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.04):
-        model.graph.output.add().CopyFrom(model.graph.input[0])
-
-
-def _output_twice(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.03):
-        model.graph.output.add().CopyFrom(model.graph.output[0])
-
-
-def _untyped_output(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.06):
-        model.graph.output[0].ClearField("type")
-
-
-def _two_of_one_name(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.03) and model.graph.initializer:
-        tensor = g.one_of(model.graph.initializer)
-        values = numpy_helper.to_array(tensor)
-        other = numpy_helper.from_array((values[::-1] if values.ndim else values).copy(), tensor.name)
-        model.graph.initializer.append(other)
-
-
-def _sparse(g: Growth, model: onnx.ModelProto) -> None:
-    matrices = [t for t in model.graph.initializer if len(t.dims) == 2 and t.data_type == onnx.TensorProto.FLOAT]
-    if g.chance(0.04) and matrices:
-        tensor = g.one_of(matrices)
-        values = numpy_helper.to_array(tensor).copy()
-        values[g.rng.random(values.shape) < 0.8] = 0
-        where = np.flatnonzero(values)
-        name = tensor.name
-        held = numpy_helper.from_array(values.ravel()[where], name)
-        model.graph.sparse_initializer.append(
-            helper.make_sparse_tensor(held, numpy_helper.from_array(where.astype(np.int64), ""), values.shape)
-        )
-        model.graph.initializer.remove(tensor)
-
-
-def _sequence(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.05) and g.shared.opset >= 11:
-        result = g.one_of(model.graph.output)
-        name = g.name("sequence")
-        model.graph.node.append(helper.make_node("SequenceConstruct", [result.name] * g.between(1, 2), [name]))
-        kind = result.type.tensor_type.elem_type or 1
-        model.graph.output.append(helper.make_tensor_sequence_value_info(name, kind, None))
-
-
-def _zipmap(g: Growth, model: onnx.ModelProto) -> None:
-    """A classifier's end as scikit-learn has it: labels, and a map of probabilities."""
-    result, known = model.graph.output[0], {value.name: value.array for value in g.own}
-    array = known.get(result.name)
-    if g.chance(0.3) and array is not None and array.ndim == 2 and array.dtype == np.float32 and array.shape[1] < 60:
-        labels, maps = g.name("label"), g.name("probabilities")
-        keys = list(range(array.shape[1]))
-        given = {"classlabels_int64s": keys} if g.chance(0.6) else {"classlabels_strings": [f"класс {k}" for k in keys]}
-        model.graph.node.append(helper.make_node("ArgMax", [result.name], [labels], axis=1, keepdims=0))
-        model.graph.node.append(helper.make_node("ZipMap", [result.name], [maps], domain="ai.onnx.ml", **given))
-        if g.chance(0.6):
-            del model.graph.output[0]
-        model.graph.output.append(helper.make_tensor_value_info(labels, onnx.TensorProto.INT64, None))
-        model.graph.output.add(name=maps)
-
-
-def _text(g: Growth, model: onnx.ModelProto) -> None:
-    known = {value.name: value.array for value in g.own}
-    array = known.get(model.graph.output[-1].name)
-    if g.chance(0.05) and array is not None and array.dtype.kind in "iub":
-        name = g.name("text")
-        model.graph.node.append(helper.make_node("Cast", [model.graph.output[-1].name], [name], to=8))
-        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.STRING, None))
-
-
-def _unused(g: Growth, model: onnx.ModelProto) -> None:
-    if g.chance(0.05):
-        name = g.name("unused")
-        tensor = numpy_helper.from_array(g.rng.normal(size=(8, 16)).astype(np.float32), name)
-        model.graph.initializer.append(tensor)
-    if g.chance(0.1):
-        model.doc_string, model.producer_name = "документ", "exporter"
-        model.metadata_props.add(key="key", value="value")
-
-
-def _shadowed(g: Growth, model: onnx.ModelProto) -> None:
-    """Renames a value of a body to the name of an outer value that the body does not read."""
-    holders = [node for node in model.graph.node if node.op_type in ("If", "Loop", "Scan")]
-    if not holders or not g.chance(0.35):
-        return
-    node = g.one_of(holders)
-    body = g.one_of([a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH])
-    inside = [name for inner in body.node for name in inner.output if name]
-    inside += [tensor.name for tensor in body.initializer]
-    outer = [t.name for t in model.graph.initializer] + [name for n in model.graph.node for name in n.output if name]
-    outer = [name for name in outer if name not in free_names(node)]
-    if inside and outer:
-        old, new = g.one_of(inside), g.one_of(outer)
-        _rename_in(body, old, new)
-
-
-def _rename_in(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = new if name == old else name
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _rename_in(attribute.g, old, new)
-    for value in (*graph.output, *graph.initializer):
-        value.name = new if value.name == old else value.name
-
-
-_CHANGES: tuple[Callable[[Growth, onnx.ModelProto], None], ...] = (
-    _zipmap, _text, _sequence, _weights_are_inputs, _weight_is_output, _input_is_output, _output_twice, _untyped_output,
-    _two_of_one_name, _sparse, _unused, _shadowed,
-)  # fmt: skip

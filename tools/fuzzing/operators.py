@@ -144,7 +144,9 @@ def reshaped(g: Growth) -> None:
     if x is None:
         return
     shape = x.array.shape
-    match g.one_of(("Reshape", "Reshape", "Flatten", "Transpose", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile")):
+    match g.one_of(
+        ("Reshape", "Reshape", "Flatten", "Transpose", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile")
+    ):
         case "Reshape":
             target = g.one_of(([0, -1], [-1, shape[-1]], [shape[0], 1, -1], [0, 0, -1], [-1], [1, *shape]))
             g.add("Reshape", [x.name, g.ints(*target)])
@@ -167,21 +169,13 @@ def reshaped(g: Growth) -> None:
 
 
 def part(g: Growth) -> None:
-    """Slice, Split, Gather by constants, GatherElements, GatherND, Trilu."""
+    """Split, Gather by constants, GatherElements, GatherND, Trilu."""
     x = g.pick(lambda v: 1 <= v.array.ndim <= 5 and v.array.size > 0)
     if x is None:
         return
     axis = _axis(g, x)
     n = x.array.shape[axis]
-    match g.one_of(("Slice", "Slice", "Split", "Gather", "Gather", "GatherElements", "GatherND", "Trilu")):
-        case "Slice":
-            start, end, step = int(g.one_of((0, 1, -n))), int(g.one_of((n, 2**31, -1))), int(g.one_of((1, 1, 2)))
-            if g.chance(0.15):
-                start, end, step = -1, -(2**31), -1
-            if g.shared.opset < 10:
-                g.add("Slice", [x.name], starts=[start], ends=[end], axes=[axis])
-            else:
-                g.add("Slice", [x.name, g.ints(start), g.ints(end), g.ints(axis), g.ints(step)])
+    match g.one_of(("Split", "Gather", "Gather", "GatherElements", "GatherND", "Trilu")):
         case "Split" if n > 1:
             sizes = [1, n - 1]
             if g.shared.opset < 13:
@@ -201,6 +195,22 @@ def part(g: Growth) -> None:
             g.add("GatherND", [x.name, g.tensor(g.rng.integers(0, x.array.shape[0], (2, 1)))])
         case "Trilu":
             g.add("Trilu", [x.name], upper=g.between(0, 1))
+
+
+def cut(g: Growth) -> None:
+    """Slice with any start, end and step, also backwards."""
+    x = g.pick(lambda v: 1 <= v.array.ndim <= 5 and v.array.size > 0)
+    if x is None:
+        return
+    axis = _axis(g, x)
+    n = x.array.shape[axis]
+    start, end, step = int(g.one_of((0, 1, -n))), int(g.one_of((n, 2**31, -1))), int(g.one_of((1, 1, 2)))
+    if g.chance(0.15):
+        start, end, step = -1, -(2**31), -1
+    if g.shared.opset < 10:
+        g.add("Slice", [x.name], starts=[start], ends=[end], axes=[axis])
+    else:
+        g.add("Slice", [x.name, g.ints(start), g.ints(end), g.ints(axis), g.ints(step)])
 
 
 def joined(g: Growth) -> None:
@@ -310,5 +320,5 @@ def shape_arithmetic(g: Growth) -> None:
 
 OPERATORS: tuple[Callable[[Growth], object], ...] = (
     unary, unary, unary, gelu, binary, binary, binary, scores, decision, reduction, pool, reshaped, reshaped, part,
-    joined, spatial, typed, typed, attention, shape_arithmetic,
+    cut, joined, spatial, typed, typed, attention, shape_arithmetic,
 )  # fmt: skip

@@ -30,6 +30,10 @@ _MEMORY = Path("/dev/shm")
 """Files that are forced to the disk are slow; these need none."""
 
 
+class OutOfTime(BaseException):
+    """A model took too long. No handler of ordinary exceptions takes it for its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What came out of one seed."""
@@ -75,12 +79,15 @@ class Summary:
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def fuzz(seeds: Sequence[int], jobs: int = 1, told: Callable[[Row], None] = lambda row: None) -> Summary:
-    """Checks the models of these seeds in `jobs` processes, and tells each row as it is there."""
+def fuzz(seeds: Sequence[int], jobs: int = 1, each: Callable[[int], Row] | None = None) -> Summary:
+    """Checks the models of these seeds in `jobs` processes.
+
+    Arguments:
+        each: a module's function that checks one; by default, `one`.
+    """
     summary = Summary()
-    for row in _rows(list(seeds), jobs):
+    for row in _rows(list(seeds), jobs, each or one):
         summary.add(row)
-        told(row)
     return summary
 
 
@@ -95,7 +102,7 @@ def one(seed: int, seconds: float = SECONDS) -> Row:
                 if case is None:
                     return Row(seed)
                 found = check(case, Path(folder))
-        except TimeoutError as error:
+        except OutOfTime as error:
             found = [Finding(seed, "slow", "any", str(error))]
         operators = tuple(sorted({node.op_type for node in every_node(case.model)})) if case else ()
         wanted = tuple(modes(seed, ()))
@@ -119,10 +126,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError where the body takes longer."""
+    """Raises OutOfTime where the body takes longer."""
 
     def expired(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"takes more than {seconds:g} s")
+        raise OutOfTime(f"takes more than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, expired)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -139,18 +146,19 @@ class _Worker:
 
     process: Any
     pipe: Connection
+    each: Callable[[int], Row]
     seed: int | None = None
     since: float = 0.0
 
     @classmethod
-    def start(cls) -> _Worker:
+    def start(cls, each: Callable[[int], Row]) -> _Worker:
         """A fresh process."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process = context.Process(target=_work, args=(theirs, each), daemon=True)
         process.start()
         theirs.close()
-        return cls(process, ours)
+        return cls(process, ours, each)
 
     def give(self, seed: int) -> None:
         """Starts on a seed."""
@@ -164,7 +172,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, each: Callable[[int], Row]) -> None:
     if _MEMORY.is_dir():
         tempfile.tempdir = str(_MEMORY)
     with tempfile.TemporaryDirectory(prefix="fuzz-cache") as cache, quiet():
@@ -174,12 +182,12 @@ def _work(pipe: Connection) -> None:
                 seed = pipe.recv()
             except EOFError:
                 return
-            pipe.send(one(seed))
+            pipe.send(each(seed))
 
 
-def _rows(left: list[int], jobs: int) -> Iterator[Row]:
+def _rows(left: list[int], jobs: int, each: Callable[[int], Row]) -> Iterator[Row]:
     left.reverse()
-    workers = [_Worker.start() for _ in range(min(jobs, len(left)))]
+    workers = [_Worker.start(each) for _ in range(min(jobs, len(left)))]
     try:
         for worker in workers:
             worker.give(left.pop())
@@ -193,11 +201,13 @@ def _rows(left: list[int], jobs: int) -> Iterator[Row]:
                     row = _gone(worker, "slow", f"gives no answer in {2 * SECONDS:g} s")
                 if row is None:
                     continue
-                if not worker.process.is_alive():
-                    workers[workers.index(worker)] = worker = _Worker.start()
                 worker.seed = None
+                if not worker.process.is_alive():
+                    workers.remove(worker)
+                    workers.append(_Worker.start(each))
+                free = workers[-1] if worker not in workers else worker
                 if left:
-                    worker.give(left.pop())
+                    free.give(left.pop())
                 yield row
     finally:
         for worker in workers:

@@ -14,8 +14,8 @@ from fuzzing.layers import embedding, gemm, matmul, prelu, recurrent, with_weigh
 from fuzzing.operators import binary, decision, gelu, part, reduction, reshaped, scores, typed, unary
 
 DEEPEST = 2
-_INSIDE = (matmul, matmul, gemm, with_weight, with_weight, unary, binary, gelu, scores, reduction, reshaped, part, typed,
-           prelu, embedding, recurrent, decision)  # fmt: skip
+_INSIDE = (matmul, matmul, gemm, with_weight, with_weight, unary, binary, gelu, scores, reduction, reshaped, part,
+           typed, prelu, embedding, recurrent, decision)  # fmt: skip
 
 
 def branch(g: Growth) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,8 @@ def shrunk_to(found: Finding, folder: Path) -> str:
         small = shrink(case, found) if found.kind not in ("killed", "slow") else case
     name = f"{found.kind.replace(' ', '_')}_{found.mode}_{found.seed}"
     onnx.save(small.model, folder / f"{name}.onnx")
-    np.savez(folder / f"{name}.npz", **small.feeds[0])
+    for number, (_, array) in enumerate(sorted(small.feeds[0].items())):
+        np.save(folder / f"{name}.{number}.npy", array)
     operators = " ".join(node.op_type for node in every_node(small.model))
     return f"{name}.onnx: {operators}: {found.what}"
 
@@ -66,45 +67,57 @@ def _smaller(case: Case) -> Iterator[Case]:
     if case.external:
         yield replace(case, external=False)
     outputs = list(case.model.graph.output)
-    for output in outputs if len(outputs) > 1 else ():
-        yield _with(case, lambda graph, output=output: _set_outputs(graph, [output]))  # type: ignore[misc]
-    for index in range(len(outputs)) if len(outputs) > 2 else ():
-        rest = outputs[:index] + outputs[index + 1 :]
-        yield _with(case, lambda graph, rest=rest: _set_outputs(graph, rest))  # type: ignore[misc]
+    if len(outputs) > 1:
+        for output in outputs:
+            yield _with_outputs(case, [output])
+    if len(outputs) > 2:
+        for index in range(len(outputs)):
+            yield _with_outputs(case, outputs[:index] + outputs[index + 1 :])
     values = _values(case)
     for node in case.model.graph.node[:-1]:
         if all(name in values for name in node.output if name):
             yield _cut(case, node, values)
-    for node in case.model.graph.node[:-1]:
-        for name in node.output:
-            if name in values and len(outputs) == 1:
-                info = value_info(name, values[name][0], None)
-                yield _with(case, lambda graph, info=info: _set_outputs(graph, [info]))  # type: ignore[misc]
-    for index in range(len(case.model.graph.initializer)):
-        yield _with(case, lambda graph, index=index: graph.initializer.pop(index))  # type: ignore[misc]
+    if len(outputs) == 1:
+        for node in case.model.graph.node[:-1]:
+            for name in node.output:
+                if name in values:
+                    yield _with_outputs(case, [value_info(name, values[name][0], None)])
+    for tensor in case.model.graph.initializer:
+        yield _without(case, tensor)
 
 
-def _with(case: Case, change: object) -> Case:
+def _with_outputs(case: Case, outputs: list[onnx.ValueInfoProto]) -> Case:
+    model = _copy(case)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return _tidy(case, model, case.feeds)
+
+
+def _without(case: Case, tensor: onnx.TensorProto) -> Case:
+    model = _copy(case)
+    model.graph.initializer.remove(tensor)
+    return _tidy(case, model, case.feeds)
+
+
+def _copy(case: Case) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
-    assert callable(change)
-    change(model.graph)
-    return _tidy(case, model, case.feeds)
+    return model
 
 
 def _cut(case: Case, node: onnx.NodeProto, values: Mapping[str, list[Array]]) -> Case:
     """Without a node, whose outputs become inputs."""
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
+    model = _copy(case)
     model.graph.node.remove(node)
     for name in node.output:
         if name:
             model.graph.input.append(value_info(name, values[name][0], values[name][0].shape))
-    feeds = [{**one, **{name: values[name][n] for name in node.output if name}} for n, one in enumerate(case.feeds)]
+    made = [name for name in node.output if name]
+    feeds = [{**one, **{name: values[name][n] for name in made}} for n, one in enumerate(case.feeds)]
     return _tidy(case, model, feeds)
 
 
-def _tidy(case: Case, model: onnx.ModelProto, feeds: object) -> Case:
+def _tidy(case: Case, model: onnx.ModelProto, feeds: Sequence[dict[str, Array]]) -> Case:
     """Without nodes that no output depends on, and the inputs and constants that only these read."""
     graph = model.graph
     needed, kept = {value.name for value in graph.output}, []
@@ -117,25 +130,18 @@ def _tidy(case: Case, model: onnx.ModelProto, feeds: object) -> Case:
     del graph.node[:]
     graph.node.extend(nodes)
     gone = before - needed
-    for field in (graph.input, graph.initializer):
-        rest = [one for one in field if one.name not in gone]
-        del field[:]
-        field.extend(rest)
-    names = {value.name for value in graph.input}
-    assert isinstance(feeds, list | tuple)
+    inputs = [value for value in graph.input if value.name not in gone]
+    tensors = [tensor for tensor in graph.initializer if tensor.name not in gone]
+    del graph.input[:], graph.initializer[:]
+    graph.input.extend(inputs)
+    graph.initializer.extend(tensors)
+    names = {value.name for value in inputs}
     return replace(case, model=model, feeds=tuple({k: v for k, v in one.items() if k in names} for one in feeds))
-
-
-def _set_outputs(graph: onnx.GraphProto, outputs: list[onnx.ValueInfoProto]) -> None:
-    copies = [onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in outputs]
-    del graph.output[:]
-    graph.output.extend(copies)
 
 
 def _values(case: Case) -> dict[str, list[Array]]:
     """Every tensor of the main graph that keeps its shape, on each of the feeds; none if it does not run so."""
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
+    model = _copy(case)
     names = [name for node in model.graph.node for name in node.output if name]
     del model.graph.output[:]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
