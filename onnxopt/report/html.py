@@ -48,7 +48,7 @@ def render(result: Mapping[str, Any]) -> str:
             if section.applies(result)
         ]
         return page("report.html", {**_header(result), "sections": sections})
-    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
         raise OnnxoptError(
             f"the result is not whole: {type(error).__name__} {error}; docs/result.md says what schema {_SCHEMA} holds"
         ) from error
