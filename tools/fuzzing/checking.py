@@ -23,7 +23,10 @@ from onnxopt.spec.recipes import Recipe
 
 KINDS = ("crash", "difference", "silent difference", "interface", "refused", "larger", "killed", "slow")
 """Of findings; the last two are for `running`: the process died, or the model took more than its time."""
-LIMITS: dict[str, str] = {}
+LIMITS = {
+    "two different constants are called": "Two different constants of one name: their sizes decide which of them ONNX "
+    "Runtime takes.",
+}
 """Refusals that are documented: a pattern of the sentence, and the reason."""
 RECIPES = ("deep-compression", "microbrain-lowrank", "uniform-ecsq")
 FAR, LEAST = 3.0, 0.05
