@@ -152,7 +152,8 @@ def test_an_operator_without_a_rule_is_named() -> None:
 def test_a_gradient_of_some_paths_is_no_gradient() -> None:
     """What a path with rules and one without share must not look less sensitive than it is."""
     nodes = [node("MatMul", ["x", "before"], ["h"]), node("MatMul", ["h", "ruled"], ["a"]),
-             node("Mish", ["h"], ["m"]), node("MatMul", ["m", "behind"], ["b"]), node("Add", ["a", "b"], ["y"])]  # fmt: skip
+             node("Mish", ["h"], ["m"]), node("MatMul", ["m", "behind"], ["b"]),
+             node("Add", ["a", "b"], ["y"])]  # fmt: skip
     tensors = [numpy_helper.from_array(weights(16, 16, seed=i), n) for i, n in enumerate(("before", "ruled", "behind"))]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 16]) for name in "xy"]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
