@@ -97,7 +97,7 @@ def _kind(a: Any, b: Any) -> str:
 
 def _equal(a: Any, b: Any) -> bool:
     if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
-        return bool(a == b)
+        return not isinstance(a, list | dict) and bool(a == b)  # these stay whole only where they differ in kind
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
