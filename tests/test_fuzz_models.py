@@ -164,6 +164,7 @@ def test_a_model_that_takes_too_long_is_a_finding(monkeypatch: pytest.MonkeyPatc
         ([{0: 0.5, 1: 0.5}], [{0: 0.5, 1: 0.5}], 0, 0, False),
         ([{0: 0.5, 1: 0.5}], [{0: 0.5}], 0, 0, True),
         ([np.float32([1])], [np.float32([1]), np.float32([1])], 0, 0, True),
+        (np.float32([1, 2]), [np.float32([1, 2])], 0, 0, True),
         ([np.float32([1, 2])] * 2, [np.float32([1, 2])], 0, 0, True),
     ],
 )

@@ -97,7 +97,8 @@ def _kind(a: Any, b: Any) -> str:
 
 def _equal(a: Any, b: Any) -> bool:
     if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
-        return not isinstance(a, list | dict) and bool(a == b)  # these stay whole only where they differ in kind
+        # Sequences and maps stay whole only where they differ in kind.
+        return type(a) is type(b) and not isinstance(a, list | dict) and bool(a == b)
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
