@@ -53,7 +53,9 @@ def _two_of_one_name(g: Growth, model: onnx.ModelProto) -> None:
 
 
 def _sparse(g: Growth, model: onnx.ModelProto) -> None:
-    matrices = [t for t in model.graph.initializer if len(t.dims) == 2 and t.data_type == onnx.TensorProto.FLOAT]
+    results = {value.name for value in model.graph.output}
+    matrices = [t for t in model.graph.initializer
+                if len(t.dims) == 2 and t.data_type == onnx.TensorProto.FLOAT and t.name not in results]  # fmt: skip
     if g.chance(0.04) and matrices:
         tensor = g.one_of(matrices)
         values = numpy_helper.to_array(tensor).copy()
