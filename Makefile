@@ -71,12 +71,11 @@ tables: build/installed
 engine: build/installed
 	$(BIN)/python tools docs/engine.md
 
-fuzz:
+fuzz: build/installed
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \
 	      -DONNXOPT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/fuzz --parallel $(JOBS)
-	mkdir -p build/fuzz/corpus
-	build/fuzz/fuzz_reader -max_total_time=$(FUZZ_SECONDS) -max_len=65536 build/fuzz/corpus onnxopt/native/fuzz/corpus
+	$(BIN)/python tools/fuzz_reader.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf build $(VENV)

@@ -60,6 +60,13 @@ def test_size_leaves_what_does_not_pay() -> None:
     assert float(one.reason.partition("x the bytes")[0]) > 0.95
 
 
+@pytest.mark.parametrize("goal", Goal)
+def test_nothing_is_chosen_where_there_is_no_layer_or_no_noise_is_allowed(goal: Goal) -> None:
+    assert Allocator([], SLOPE).choose(goal).chains == {}
+    noisy = layer("w", 1000, chain("svd{rank=1}", 100, 1.0, ms=0.1), ms=1.0)
+    assert Allocator([noisy], SLOPE, 0.0).choose(goal).chains == {}
+
+
 def test_noise_that_was_measured_counts_for_more_than_the_formula() -> None:
     """Where quantization makes more noise than its formula says, that of a chain is worth less."""
     layers = [layer("w", 10_000, chain("svd{rank=30}", 3_000, 7 * 10_000 * SLOPE))]

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from builders import FLOAT, branches, lstm, mlp, weights
 from differences import build, check, node, opened, project, session, shift, slopes, spread
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from common import realdata
 from onnxopt.calibration.stats import Probe
@@ -148,6 +148,21 @@ def test_an_operator_without_a_rule_is_named() -> None:
     for name in ("shift of x", *inside):
         assert "LSTM" in gradient.unsupported[name]
         assert "recurrent" in gradient.unsupported[name]
+
+
+def test_a_gradient_of_some_paths_is_no_gradient() -> None:
+    """What a path with rules and one without share must not look less sensitive than it is."""
+    nodes = [node("MatMul", ["x", "before"], ["h"]), node("MatMul", ["h", "ruled"], ["a"]),
+             node("Mish", ["h"], ["m"]), node("MatMul", ["m", "behind"], ["b"]),
+             node("Add", ["a", "b"], ["y"])]  # fmt: skip
+    tensors = [numpy_helper.from_array(weights(16, 16, seed=i), n) for i, n in enumerate(("before", "ruled", "behind"))]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 16]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    gradient = Gradient(model, ["before", "ruled", "behind"])
+    found, _ = gradient.weights({"x": weights(4, 16)}, 0)
+    assert set(found) == {"ruled", "behind"}
+    assert "Mish" in gradient.unsupported["before"]
 
 
 def test_a_branch_has_no_rule_but_breaks_nothing() -> None:

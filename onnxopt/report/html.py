@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,6 +10,7 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.files import read_text
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
+from onnxopt.spec.documents import parse_json
 
 _SCHEMA = 2
 
@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, Any]:
     """What `onnxopt optimize --json` printed, from a file. Raises OnnxoptError where the file holds something else."""
     text = read_text(path)
     try:
-        result = json.loads(text)
+        result = parse_json(text)
     except ValueError as error:
         raise OnnxoptError(f"{path}: is no JSON ({error}); expected what `onnxopt optimize --json` prints") from error
     try:
@@ -48,7 +48,7 @@ def render(result: Mapping[str, Any]) -> str:
             if section.applies(result)
         ]
         return page("report.html", {**_header(result), "sections": sections})
-    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
         raise OnnxoptError(
             f"the result is not whole: {type(error).__name__} {error}; docs/result.md says what schema {_SCHEMA} holds"
         ) from error

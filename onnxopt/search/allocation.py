@@ -141,7 +141,7 @@ class Allocator:
         self._ms = sum(layer.whole.ms or 0.0 for layer in layers)
         formula = sum(layer.whole.quantized(slope) for layer in layers)
         self._allowed = formula if noise is None else noise
-        self._scale = self._allowed / formula if formula else 1.0
+        self._scale = self._allowed / formula if formula and self._allowed else 1.0
         self._trust = 1.0
 
     def observed_noise(self, chains: Mapping[str, str], times: float) -> None:
@@ -166,6 +166,8 @@ class Allocator:
     def choose(self, goal: Goal, trust: float = 1.0) -> Choice:
         """Chooses an option for every layer. A `trust` below 1 scales down the noise that factor chains may make."""
         self._trust = trust
+        if not self._layers:
+            return Choice({}, self._slope, ())
         if goal is Goal.SPEED:
             picked = self._fastest()
             made = sum(one.noise for one in picked)

@@ -13,7 +13,6 @@ Later rules win over earlier ones, key by key.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import read_text
+from onnxopt.spec.documents import parse_toml
 from onnxopt.spec.plan import Step
 
 _CONDITIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -121,8 +121,8 @@ class Overrides:
     def parse(cls, text: str, source: str = "overrides") -> Overrides:
         """Reads the text of a file; `source` is what errors call it. Raises OnnxoptError where a rule is wrong."""
         try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            document = parse_toml(text)
+        except ValueError as error:
             raise OnnxoptError(f"{source}: not TOML: {error}") from error
         rules = document.pop("rule", [])
         if document or not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):

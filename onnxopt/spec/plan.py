@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.spec.documents import parse_json
 
 Scalar = bool | int | float | str
 
@@ -72,8 +73,8 @@ def _arguments(rest: str, text: str) -> tuple[tuple[str, Scalar], ...]:
     while rest:
         pair = _ARGUMENT.match(rest)
         try:
-            value = json.loads(pair["value"]) if pair else None
-        except json.JSONDecodeError:
+            value = parse_json(pair["value"]) if pair else None
+        except ValueError:
             value = None
         if pair is None or not isinstance(value, bool | int | float | str):
             raise OnnxoptError(f"step {text!r}: {rest!r} is not key=value with a number, a string or true/false")
@@ -110,7 +111,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Reads a plan file's text. Raises OnnxoptError where it is not one."""
         try:
-            document = json.loads(text)
+            document = parse_json(text)
             version, sha256 = document["onnxopt_plan"], document["model_sha256"]
             data = str(document.get("data", ""))
             steps = {str(path): str(step) for path, step in document["steps"].items()}

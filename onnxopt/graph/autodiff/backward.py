@@ -75,20 +75,22 @@ def differentiate(
         if not sources:
             continue
         node.tape, node.grads = tape, [_total(grads, name) for name in node.outputs]
-        why = next((reasons[name] for name in node.outputs if name in reasons), None)
-        passed: set[str] = set()
-        if node.grads and any(grad is not None for grad in (node.grads if node.op == "Split" else node.grads[:1])):
+        blocked = next((reasons[name] for name in node.outputs if name in reasons), None)
+        why, passed = None, set[str]()
+        if any(grad is not None for grad in (node.grads if node.op == "Split" else node.grads[:1])):
             try:
                 why = _pass(node, grads, sources, passed)
             except NoGradient as error:
                 why = f"the gradient cannot pass {node.op} {node.name!r}: {error}"
-        if why:
-            for name in sources - passed:
-                reasons.setdefault(name, why)
+        elif any(grad is not None for grad in node.grads):
+            why = f"the gradient cannot pass {node.op} {node.name!r} from any but its first output"
+        for name in sources if blocked else sources - passed:
+            if blocked or why:
+                reasons.setdefault(name, blocked or why or "")
     outputs, unsupported = {}, {}
     for name in weights:
         grad = _total(grads, name)
-        if grad is None:
+        if grad is None or name in reasons:  # of some paths only, a gradient says too little
             unsupported[name] = reasons.get(name, "no output depends on it by a path that has a gradient")
         else:
             outputs[gradient(name)] = grad

@@ -57,8 +57,8 @@ class Gradient:
     changes nothing. Positions that are infinite or NaN do not count.
 
     For each shape of inputs a backward model is built from the rules in this package, and kept. If an operator has no
-    rule, the nodes before it get only the gradient of other paths. All activations of a batch are in memory, so keep
-    batches small.
+    rule, weights before it have no gradient, not even that of other paths, which would say too little. All activations
+    of a batch are in memory, so keep batches small.
 
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.

@@ -19,7 +19,6 @@ Where the contract bounds the size they stay together; without a contract they a
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,8 +29,11 @@ from typing import Any
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import reading
+from onnxopt.spec.documents import parse_toml
 from onnxopt.spec.overrides import Overrides
 
+_MOST = 1e100
+"""The largest setting of a knob: products of larger ones are no numbers."""
 GENTLEST, STRONGEST = 1.0, 4096.0
 """The range of strengths, which the search treats as slopes."""
 MIDDLE = float((GENTLEST * STRONGEST) ** 0.5)
@@ -70,18 +72,19 @@ class Recipe:
                 f"--recipe is {name!r}, expected {', '.join(names())}, or a readable .toml file"
             ) from error
         try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            document = parse_toml(text)
+        except ValueError as error:
             raise OnnxoptError(f"recipe {name}: not TOML: {error}") from error
         unknown = [key for key in document if key not in _KEYS]
-        if unknown or not isinstance(document.get("rule"), list):
+        rules = document.get("rule")
+        if unknown or not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             raise OnnxoptError(f"recipe {name}: {f'there is no key {unknown[0]}' if unknown else 'has no rules'}; "
                                f"a recipe has {', '.join(_KEYS)}")  # fmt: skip
         title, source, table = (str(document.get(key, "")) for key in ("title", "source", "table"))
         layers, knobs = document.get("layers", False), _knobs(document.get("knobs", {}), name)
         if not isinstance(layers, bool):
             raise OnnxoptError(f"recipe {name}: layers is {layers!r}, expected true or false")
-        recipe = cls(name, title, source, table, layers, knobs, tuple(document["rule"]))
+        recipe = cls(name, title, source, table, layers, knobs, tuple(rules))
         for strength in (GENTLEST, STRONGEST):
             for rule in recipe.at(strength).rules:
                 if rule.decided.keys() - {"step", "skip"}:
@@ -117,11 +120,14 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in _FILES.iterdir() if path.name.endswith(".toml"))
 
 
-def _knobs(table: dict[str, Any], name: str) -> dict[str, tuple[float, float]]:
+def _knobs(table: Any, name: str) -> dict[str, tuple[float, float]]:
+    if not isinstance(table, dict):
+        raise OnnxoptError(f"recipe {name}: knobs is {table!r}, expected a line [knobs] and one line for each knob")
     for knob, ends in table.items():
-        if not (isinstance(ends, list) and len(ends) == 2 and all(type(e) in (int, float) and e > 0 for e in ends)):
+        numbers = isinstance(ends, list) and all(type(end) in (int, float) and 0 < end <= _MOST for end in ends)
+        if not (numbers and len(ends) == 2):
             raise OnnxoptError(f"recipe {name}: knob {knob} is {ends!r}, expected its gentlest and its strongest "
-                               "setting, both above 0, as in [0.3, 1.8]")  # fmt: skip
+                               f"setting, both above 0 and at most {_MOST:g}, as in [0.3, 1.8]")  # fmt: skip
     return {knob: (first, last) for knob, (first, last) in table.items()}
 
 

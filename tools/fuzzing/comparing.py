@@ -1,0 +1,117 @@
+"""How far a model's outputs are from those of stock ONNX Runtime, judged apart from onnxopt's own measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of outputs on some feeds."""
+
+    what: str = ""
+    """The first difference in words; empty where every bit is the same."""
+    error: float = 0.0
+    """Noise over signal of finite floats, the root mean square over outputs."""
+    disagreement: float = 0.0
+    """The largest share, over outputs that are no floats, of elements that differ."""
+    broken: str = ""
+    """What no rounding of weights explains: other types, lengths of maps, ranks."""
+
+
+def compare(wanted: Sequence[Sequence[Any]], got: Sequence[Sequence[Any]]) -> Difference:
+    """Of two models' outputs, for each of the feeds a list of outputs."""
+    what, broken = "", ""
+    noise: dict[int, list[float]] = {}
+    others: dict[int, list[float]] = {}
+    for a_outputs, b_outputs in zip(wanted, got, strict=True):
+        if len(a_outputs) != len(b_outputs):
+            return Difference("the number of outputs", broken=f"{len(b_outputs)} outputs, expected {len(a_outputs)}")
+        for index, (a, b) in enumerate(zip(a_outputs, b_outputs, strict=True)):
+            for one, other in zip(*_leaves(a, b), strict=False):
+                if kind := _kind(one, other):
+                    broken = broken or f"output {index} {kind}"
+                elif one.dtype.kind == "f":
+                    noise.setdefault(index, []).append(_noise(one, other))
+                elif one.size or other.size:
+                    same = one.shape == other.shape
+                    others.setdefault(index, []).append(float(np.mean(one != other)) if same else 1.0)
+                if not _equal(one, other):
+                    what = what or f"output {index}"
+    error = float(np.sqrt(np.mean([np.mean(np.square(n)) for n in noise.values()]))) if noise else 0.0
+    return Difference(what or broken, error, max((float(np.mean(n)) for n in others.values()), default=0.0), broken)
+
+
+def interface(session: onnxruntime.InferenceSession) -> list[list[tuple[str, str, list[Any]]]]:
+    """Names, types and shapes of the inputs, of the outputs and of the inputs that have defaults."""
+    groups = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
+    return [[(value.name, value.type, list(value.shape or [])) for value in group] for group in groups]
+
+
+def interface_differs(stock: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession) -> str:
+    """The first difference between what two sessions take and give, in words; empty if there is none."""
+    for what, wanted, got in zip(("input", "output", "default"), interface(stock), interface(other), strict=True):
+        if what == "default":
+            continue  # weights may be constants after compression; which inputs must be given stays the same
+        if [one[:2] for one in wanted] != [one[:2] for one in got]:
+            return f"{what}s are {_short(got)}, expected {_short(wanted)}"
+        for (name, _, shape), (_, _, now) in zip(wanted, got, strict=True):
+            if not _same_shape(shape, now):
+                return f"{what} {name!r} has shape {now}, expected {shape}"
+    return ""
+
+
+def _same_shape(wanted: list[Any], got: list[Any]) -> bool:
+    """Whether known sizes agree; a name of an unknown size says nothing that a program relies on."""
+    if len(wanted) != len(got):
+        return not got or not wanted
+    return all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(wanted, got, strict=True))
+
+
+def _short(values: list[tuple[str, str, list[Any]]]) -> str:
+    return ", ".join(f"{name}: {kind}" for name, kind, _ in values) or "none"
+
+
+def _leaves(a: Any, b: Any) -> tuple[list[Any], list[Any]]:
+    """The arrays of sequences and maps, in order; of other values the values themselves."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [_leaves(one, other) for one, other in zip(a, b, strict=True)]
+        return [x for one, _ in pairs for x in one], [x for _, other in pairs for x in other]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [np.array(list(a.values()))], [np.array([b[key] for key in a])]
+    return [a], [b]
+
+
+def _kind(a: Any, b: Any) -> str:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return f"is a {type(b).__name__}, expected {type(a).__name__}" if type(a) is not type(b) else "has other keys"
+    if a.dtype != b.dtype:
+        return f"is {b.dtype}, expected {a.dtype}"
+    return f"has {b.ndim} axes, expected {a.ndim}" if a.ndim != b.ndim else ""
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        # Sequences and maps stay whole only where they differ in kind.
+        return type(a) is type(b) and not isinstance(a, list | dict) and bool(a == b)
+    return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def _noise(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    """Noise over signal; the positions of infinities and NaN count as noise where they differ."""
+    if not a.size and not b.size:
+        return 0.0
+    if a.shape != b.shape:
+        return 1.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    strange = ~finite & ~((x == y) | (np.isnan(x) & np.isnan(y)))
+    power = float(np.square(x[finite]).sum())
+    noise = float(np.square(y[finite] - x[finite]).sum())
+    relative = noise / power if power > 0 else float(noise > 0)
+    return float(np.sqrt(relative)) + float(np.mean(strange))
