@@ -206,7 +206,7 @@ class Evaluator:
 
     def difference(self, session: Runner) -> str:
         """Name of the first output of a model that is not equal to the original's bit for bit; empty if all are."""
-        found = (first_difference(self._names, wanted, session.run(self._names, batch.feeds))
+        found = (first_difference(self._names, self._visible(wanted), session.run(self._names, batch.feeds))
                  for batch, wanted in self._wanted())  # fmt: skip
         return next(filter(None, found), "")
 

@@ -51,6 +51,7 @@ class _Search:
         self._producers = {name: node for node in graph.node for name in node.output if name}
         self._types = _element_types(model)
         self._weights = {tensor.name for tensor in graph.initializer if _is_weight(tensor)}
+        """Weights, and what is computed from them and from no input's values."""
         constants = {tensor.name for tensor in graph.initializer}
         self._dynamic = {value.name for value in graph.input} - constants
         """Values that depend on the values of an input, and not only on its shape."""
@@ -69,7 +70,7 @@ class _Search:
 
     def add(self, output: str) -> None:
         """Adds what shows a difference in this output."""
-        if output in self._weighed:
+        if output in self._weighed or output in self._weights:
             if self._shows(output) or (self._is_float(output) and self._is_weighed_when_selected(output)):
                 self.values.setdefault(output)
             elif not self._is_float(output) and output not in self._reordered:
