@@ -114,17 +114,19 @@ INTERRUPTED = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start its background jobs deaf to it
 from onnxopt.cli import main
-from onnxopt.build.workspace import Workspace
+from onnxopt import runtime
 
-load, wanted = Workspace.load, sys.argv.pop(1)
+wanted = sys.argv.pop(1)
 
-def slow(engine, path):
-    if path.name == wanted:
-        print("loading", file=sys.stderr, flush=True)
-        time.sleep(60)
-    return load(engine, path)
+def slow(load):
+    def slowly(path):
+        if path.name == wanted:
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(60)
+        return load(path)
+    return slowly
 
-Workspace.load = slow
+runtime.load, runtime.sessions = slow(runtime.load), slow(runtime.sessions)
 main()
 """
 
