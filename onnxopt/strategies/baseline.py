@@ -9,7 +9,7 @@ from functools import cached_property
 from onnxopt.build.decisions import structural_steps
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import one_sample
-from onnxopt.data import Array, input_scale, quiet_session
+from onnxopt.data import Array, Hints, quiet_session
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.request import Request
 from onnxopt.search.contract_search import ContractSearch, Searched
@@ -102,7 +102,7 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         steps = structural_steps(work.sites, rules or request.overrides)
     try:
         parts = open_parts(
-            quiet_session(str(path)), input_scale(work.source.model), request.data, request.evaluation, bool(metric)
+            quiet_session(str(path)), Hints(work.source.model), request.data, request.evaluation, bool(metric)
         )  # fmt: skip
         why = ", because no data was given" if request.data is None else ""
         work.progress(f"calibrating on {parts.calibration.name}{why}", 0.0)
