@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from builders import model, weights
 from feeding import everything
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxopt.data import Data, Hints, quiet_session, split, synthetic
+from onnxopt.data import CannotRun, Data, Hints, quiet_session, split, synthetic
 
 I64, BOOL = TensorProto.INT64, TensorProto.BOOL
 node = helper.make_node
@@ -20,9 +21,9 @@ Shape = list[Any]
 
 def graph(
     nodes: list[onnx.NodeProto],
-    tensors: dict[str, Any],
-    inputs: dict[str, tuple[int, Shape]],
-    outputs: dict[str, Shape],
+    tensors: Mapping[str, Any],
+    inputs: Mapping[str, tuple[int, Shape]],
+    outputs: Mapping[str, Shape | None],
 ) -> onnx.ModelProto:
     """A model with inputs of any type and float outputs."""
     made = helper.make_graph(
@@ -94,7 +95,7 @@ def test_a_switch_takes_what_it_is_compared_with() -> None:
 def test_the_graph_tells_a_scale(kind: str) -> None:
     """Whatever it is told by, a law has about the mean and the spread that the model normalises."""
     four = np.full(4, 1, np.float32)
-    first, tensors = {
+    kinds: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
         "sub": ([node("Sub", ["x", "m"], ["a"]), node("Div", ["a", "s"], ["b"])], {"m": 50 * four, "s": 20 * four}),
         "mul": ([node("Mul", ["x", "s"], ["a"]), node("Add", ["a", "m"], ["b"])], {"s": four / 20, "m": -2.5 * four}),
         "batch norm": (
@@ -104,7 +105,8 @@ def test_the_graph_tells_a_scale(kind: str) -> None:
             [node("QuantizeLinear", ["x", "s", "z"], ["a"]), node("DequantizeLinear", ["a", "s", "z"], ["b"])],
             {"s": np.float32(20 / 64), "z": np.uint8(0)},
         ),
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    first, tensors = kinds[kind]
     made = model([*first, node("MatMul", ["b", "w"], ["y"])], {**tensors, "w": weights(4, 8)}, {"x": ["n", 4]},
                  {"y": ["n", 8]})  # fmt: skip
     for law in drawn(made, 320).by_law:
@@ -126,11 +128,11 @@ def test_biases_of_the_first_layer_tell_raw_pixels(spread: float, found: tuple[f
 def test_spectra_and_caches_are_no_images() -> None:
     """Grey and not square: images or signals. Not filtered before it is joined to something else: a cache."""
     conv = [node("Conv", ["x", "w"], ["y"])]
-    spectra = drawn(model(conv, {"w": weights(4, 1, 3, 3)}, {"x": ["n", 1, 49, 10]}, {"y": None}))
+    spectra = drawn(graph(conv, {"w": weights(4, 1, 3, 3)}, {"x": (1, ["n", 1, 49, 10])}, {"y": None}))
     assert spectra.name == "synthetic images and signals"
     assert spectra.row_noise < 1
     nodes = [node("Concat", ["cache", "x"], ["next_cache"], axis=2), node("MatMul", ["next_cache", "w"], ["y"])]
-    made = model(nodes, {"w": weights(64, 4)}, {"x": [1, 3, 1, 64], "cache": [1, 3, 8, 64]}, {"y": None})
+    made = graph(nodes, {"w": weights(64, 4)}, {"x": (1, [1, 3, 1, 64]), "cache": (1, [1, 3, 8, 64])}, {"y": None})
     assert drawn(made).name == "synthetic signals"
 
 
@@ -172,6 +174,56 @@ def test_a_cache_grows_and_the_mask_covers_all_of_it() -> None:
     assert all(length["past_keys"] + length["input_ids"] == length["attention_mask"] for length in lengths)
 
 
+def test_positions_go_on_behind_a_cache_and_lengths_lie_within_samples() -> None:
+    nodes = [
+        node("Gather", ["words", "ids"], ["w"]), node("Concat", ["cache", "w"], ["new_cache"], axis=1),
+        node("Gather", ["places", "position_ids"], ["p"]), node("Add", ["w", "p"], ["y"]),
+        node("Cast", ["lengths"], ["z"], to=1),
+    ]  # fmt: skip
+    made = graph(
+        nodes, {"words": weights(50, 8), "places": weights(4096, 8)},
+        {"cache": (1, ["n", "past", 8]), "ids": (I64, ["n", "new"]), "position_ids": (I64, ["n", "new"]),
+         "lengths": (I64, ["n"])},
+        {"y": None, "new_cache": ["n", "all", 8], "z": ["n"]},
+    )  # fmt: skip
+    for batch in drawn(made, 256).by_law[0]:
+        places, past = batch.feeds["position_ids"], batch.feeds["cache"].shape[1]
+        if past > 1:  # the first cache is one step of zeros
+            assert (places[0] == past + np.arange(places.shape[1])).all()
+        assert batch.feeds["lengths"].max() == batch.feeds["ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("entry", "output"),
+    [("h", "h_out"), ("h0", "hn"), ("past.0.key", "present.0.key"), ("state_in", "state_out"), ("mem", "mem_new")],
+)
+def test_names_of_states(entry: str, output: str) -> None:
+    """Even where the state is the first input."""
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Add", [entry, "a"], [output]), node("Abs", [output], ["y"])]
+    made = model(nodes, {"w": weights(6, 6)}, {entry: ["n", 6], "x": ["n", 6]}, {"y": ["n", 6], output: ["n", 6]})
+    (first, *_) = drawn(made).by_law[0]
+    assert not first.feeds[entry].any()
+
+
+def test_what_goes_in_and_comes_out_in_one_shape_is_no_state() -> None:
+    """A frame of sound that is cleaned, beside one that is only listened to."""
+    nodes = [node("MatMul", ["mix", "w"], ["a"]), node("Add", ["a", "far"], ["clean"])]
+    made = model(nodes, {"w": weights(6, 6)}, {"mix": [1, 6], "far": [1, 6]}, {"clean": [1, 6]})
+    (first, *_) = drawn(made).by_law[0]
+    assert first.feeds["mix"].any()
+    assert first.feeds["far"].any()
+
+
+def test_tables_of_integers_and_ids_that_are_shifted() -> None:
+    nodes = [
+        node("Add", ["ids", "shift"], ["i"]), node("DequantizeLinear", ["table", "step"], ["t"]),
+        node("Gather", ["t", "i"], ["y"]),
+    ]  # fmt: skip
+    tensors = {"shift": np.array([0, 100]), "table": np.ones((200, 4), np.int8), "step": np.float32(0.1)}
+    ids = values(drawn(graph(nodes, tensors, {"ids": (I64, ["n", 2])}, {"y": None}), 320), "ids")
+    assert ids.max() == 99
+
+
 def test_names_and_other_integers() -> None:
     nodes = [node("Cast", [name], [f"{name}_f"], to=1) for name in ("flags", "counts")]
     nodes += [node("Concat", ["flags_f", "counts_f"], ["y"], axis=1)]
@@ -179,3 +231,10 @@ def test_names_and_other_integers() -> None:
     data = drawn(made)
     assert values(data, "flags").dtype == np.bool_
     assert values(data, "counts").max() > 1
+
+
+def test_inputs_that_are_no_numbers_are_refused() -> None:
+    made = graph([node("Identity", ["s"], ["y"])], {}, {"s": (TensorProto.STRING, ["n"])}, {})
+    made.graph.output.append(helper.make_tensor_value_info("y", TensorProto.STRING, ["n"]))
+    with pytest.raises(CannotRun, match="input 's' is no tensor of numbers"):
+        drawn(made)

@@ -9,7 +9,20 @@ import numpy as np
 from onnxopt.data.first_layer import spread_told
 from onnxopt.data.hints import Hints
 from onnxopt.data.inputs import Input, known
-from onnxopt.data.laws import SHAPES, Array, Codes, Law, Leaves, Mask, Positions, Signal, Tokens, codes_near
+from onnxopt.data.laws import (
+    SHAPES,
+    Array,
+    At,
+    Codes,
+    Law,
+    Leaves,
+    Lengths,
+    Mask,
+    Positions,
+    Signal,
+    Tokens,
+    codes_near,
+)
 
 _LEAST_SIDE = 8
 _IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
@@ -67,6 +80,8 @@ def integer_laws(entry: Input, hints: Hints) -> tuple[Law, ...]:
         return (Mask(dtype),)
     if compared:
         return (Codes(codes_near(compared, dtype), dtype),)
+    if "len" in name and len(entry.shape) < 2:
+        return (Lengths(dtype),)
     if len(entry.shape) < 2:
         return (Codes((1, 0), dtype),)
     limits = np.iinfo(dtype)
@@ -104,4 +119,4 @@ def laws_of(entry: Input, hints: Hints, shape: tuple[int, ...], batches: int) ->
 def _probe(shape: tuple[int, ...], dtype: np.dtype[np.generic], axis: int | None) -> Callable[[], Array]:
     """Draws a batch of variance 1: images where the axis of channels is known, else white noise."""
     law: Law = Signal("white", dtype) if axis is None else Leaves(dtype, shape[0], shape, axis)
-    return lambda: law.draw(np.random.default_rng(0), shape, 0)
+    return lambda: law.draw(np.random.default_rng(0), shape, At())

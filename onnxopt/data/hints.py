@@ -17,6 +17,8 @@ MOVES = (
     "Clip", "Tile",
 )  # fmt: skip
 """Operators that pass elements on as they are."""
+_DECODES = ("Identity", "Cast", "DequantizeLinear", "Mul", "Sub", "Add")
+"""Operators that make a table of numbers of a stored one."""
 _COMPARES = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 
 
@@ -27,8 +29,8 @@ class Reader:
     node: onnx.NodeProto
     operand: int
     """Index of the input at this node."""
-    moved: bool
-    """Whether other nodes stand between."""
+    added: int
+    """The most that is added to it before."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,27 @@ class Hints:
 
     def readers(self, name: str) -> Iterator[Reader]:
         """The nodes that compute something of this input."""
-        seen, todo = {name}, [name]
+        seen, todo = {name}, [(name, 0)]
         while todo:
-            value = todo.pop(0)
+            value, added = todo.pop(0)
             for node in self._readers.get(value, []):
                 operand = list(node.input).index(value)
-                if (node.op_type in MOVES and operand == 0) or node.op_type == "Concat":
-                    new = [output for output in node.output if output not in seen]
-                    seen.update(new)
-                    todo += new
-                else:
-                    yield Reader(node, operand, value != name)
+                more = self._added(node, operand)
+                if more is None:
+                    yield Reader(node, operand, added)
+                    continue
+                new = [output for output in node.output if output not in seen]
+                seen.update(new)
+                todo += [(output, added + more) for output in new]
+
+    def _added(self, node: onnx.NodeProto, operand: int) -> int | None:
+        """The most that a node adds to an operand whose elements it passes on; None if it does something else."""
+        if (node.op_type in MOVES and operand == 0) or node.op_type == "Concat":
+            return 0
+        if node.op_type != "Add":
+            return None
+        other = self.constant(node.input[1 - operand])
+        return int(other.max()) if other is not None and other.size and other.dtype.kind in "iu" else None
 
     def constant(self, name: str) -> Array | None:
         """The values of a constant; None if this is no constant, or its values lie in another file."""
@@ -97,7 +109,7 @@ class Hints:
         for reader in self.readers(name):
             inputs, size = reader.node.input, None
             if reader.node.op_type in ("Gather", "GatherElements", "GatherND") and reader.operand == 1:
-                table = self._constants.get(inputs[0])
+                table = self._table(inputs[0])
                 axis = next((a.i for a in reader.node.attribute if a.name == "axis"), 0)
                 size = table.dims[axis] if table is not None and table.dims else None
             elif reader.node.op_type == "OneHot" and reader.operand == 0:
@@ -106,9 +118,15 @@ class Hints:
             elif reader.node.op_type == "Equal":  # a comparison with 0, 1, 2, ... makes one hot
                 several = self._behind(inputs[1 - reader.operand])
                 size = several.size if several is not None and several.size > 1 else None
-            if size:
-                found.append(int(size))
+            if size and size > reader.added:
+                found.append(int(size) - reader.added)
         return min(found, default=None)
+
+    def _table(self, name: str) -> onnx.TensorProto | None:
+        """The constant that a table is made of, which may be stored as integers."""
+        while name not in self._constants and name in self._makers and self._makers[name].op_type in _DECODES:
+            name = self._makers[name].input[0]
+        return self._constants.get(name)
 
     def _behind(self, name: str) -> Array | None:
         """The constant that a value is made of by moving elements."""

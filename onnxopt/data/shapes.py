@@ -52,11 +52,15 @@ class Shapes:
             key for key in dict.fromkeys(key for _, _, key in self._unknown) if key not in fixed | self._sums().keys()
         ]
 
-    def first(self, draw: Draw, candidates: Sequence[int]) -> dict[object, int]:
+    def past(self, sizes: Sizes) -> int:
+        """The length of what states remember; 0 if it is fixed."""
+        return max((sizes[key] for key in self._past() - self._batch()), default=0)
+
+    def first(self, draw: Draw, candidates: Mapping[str, Sequence[int]]) -> dict[object, int]:
         """The likeliest sizes with which the model runs on what `draw` gives.
 
         Arguments:
-            candidates: for a dimension, the likeliest first.
+            candidates: by input, sizes of its unknown dimensions, the likeliest first.
 
         Raises CannotRun if it runs with none of them.
         """
@@ -97,17 +101,18 @@ class Shapes:
         outputs = self.session.run(None, dict(draw(sizes)))
         return all(samples in array.shape for array in outputs if hasattr(array, "shape") and array.shape)
 
-    def _likely(self, candidates: Sequence[int]) -> Iterator[dict[object, int]]:
+    def _likely(self, candidates: Mapping[str, Sequence[int]]) -> Iterator[dict[object, int]]:
         """Sizes, the likeliest first: 1 for samples and for what a state remembers."""
-        batch, others = self._batch(), self.lengths()
+        batch, owners = self._batch(), {key: name for name, _, key in reversed(self._unknown)}
+        others = {key: candidates[owners[key]] for key in self.lengths()}
+        most = max(map(len, candidates.values()), default=1)
         for past in (1, 0) if self._past() - batch else (1,):
             fixed = dict.fromkeys(self._past(), past) | dict.fromkeys(batch, 1)
-            for size in candidates:
-                yield self._summed({**fixed, **dict.fromkeys(others, size)})
-            for several in itertools.product(candidates, repeat=len(others)):
-                if len(set(several)) > 1:
-                    yield self._summed({**fixed, **dict(zip(others, several, strict=True))})
-        for size in candidates:
+            alike = [{key: several[min(i, len(several) - 1)] for key, several in others.items()} for i in range(most)]
+            different = (dict(zip(others, sizes, strict=True)) for sizes in itertools.product(*others.values()))
+            for sizes in itertools.chain(alike, (one for one in different if one not in alike)):
+                yield self._summed({**fixed, **sizes})
+        for size in max(candidates.values(), key=len, default=()):
             yield self._summed(dict.fromkeys([*batch, *self._past(), *others], size))
 
     def _batch(self) -> set[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -45,29 +46,24 @@ def _fits(entry: Any, output: Any) -> bool:
     )
 
 
-_WORDS = (
-    "state",
-    "cache",
-    "hidden",
-    "past",
-    "memory",
-    "mem",
-    "h0",
-    "c0",
-    "hx",
-    "cx",
-    "buffer",
-    "context",
-    "prev",
-    "carry",
+_WORDS = ("state", "cache", "hidden", "past", "mem", "buffer", "context", "carry")
+_STEP = re.compile(
+    r"(?<![a-z])(key_values|in|out|input|output|new|next|old|prev|previous|past|present|current)(?![a-z])|[\W_\d]"
 )
+"""Parts of a name that tell one step from the next."""
 
 
 def _is_state(entry: str, output: str) -> bool:
     """Whether the names of an input and of an output are those of one state."""
-    return any(word in entry.lower() for word in _WORDS) or entry in output
+    return _stem(entry) == _stem(output) or any(word in entry.lower() for word in _WORDS)
 
 
 def _likeness(entry: str, output: str) -> float:
-    swapped = output.replace("present", "past")
-    return max(SequenceMatcher(None, entry, one).ratio() for one in (output, swapped))
+    return 1.0 if _stem(entry) == _stem(output) else SequenceMatcher(None, entry, output).ratio()
+
+
+def _stem(name: str) -> str:
+    """A name without what tells its step: h0, hn and h_out are h; digits count where letters follow them."""
+    lower = name.lower()
+    numbers = "".join(re.findall(r"\d+(?=\D)", lower))
+    return _STEP.sub("", lower).removesuffix("n") + numbers

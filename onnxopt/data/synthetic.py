@@ -18,7 +18,7 @@ import onnxruntime
 from onnxopt.data.guesses import laws_of, may_be_images, surely_images, trial_law
 from onnxopt.data.hints import Hints
 from onnxopt.data.inputs import Input, inputs_of
-from onnxopt.data.laws import Array, Law, Leaves
+from onnxopt.data.laws import Array, At, Law, Leaves
 from onnxopt.data.random import CannotRun
 from onnxopt.data.shapes import Shapes, Sizes
 from onnxopt.data.states import states_of
@@ -69,7 +69,7 @@ def _opened(session: onnxruntime.InferenceSession, hints: Hints, count: int) -> 
     trial = {entry.name: (trial_law(entry, hints),) for entry in entries}
     draft = _Maker(session, Shapes(session, states), trial, [{}], 1)
     free = [entry for entry in entries if entry.name not in states]
-    sizes = draft.shapes.first(draft.draw, _candidates(free, hints))
+    sizes = draft.shapes.first(draft.draw, {e.name: _candidates(e, hints) for e in entries})
     sizes = draft.shapes.with_samples(draft.draw, sizes, _BATCH)
     images = [entry for entry in free if may_be_images(entry, hints)]
     several = [sizes]
@@ -84,12 +84,13 @@ def _opened(session: onnxruntime.InferenceSession, hints: Hints, count: int) -> 
     return _Maker(session, draft.shapes, laws, several, batches, sure, dict(hints.scales))
 
 
-def _candidates(free: list[Input], hints: Hints) -> tuple[int, ...]:
-    if any(may_be_images(entry, hints) for entry in free):
+def _candidates(entry: Input, hints: Hints) -> tuple[int, ...]:
+    """Candidates for the unknown dimensions of an input."""
+    if may_be_images(entry, hints):
         return _IMAGE_SIZES
-    if any(entry.dtype is not None and entry.dtype.kind in "iu" and len(entry.shape) > 1 for entry in free):
+    if entry.dtype is not None and entry.dtype.kind in "iub" and len(entry.shape) > 1:
         return _TOKEN_SIZES
-    return _WAVE_SIZES if all(len(entry.shape) <= 2 for entry in free) else _FRAME_SIZES
+    return _WAVE_SIZES if len(entry.shape) <= 2 else _FRAME_SIZES
 
 
 @dataclass
@@ -169,6 +170,11 @@ class _Maker:
     def feeds(self, law: int, index: int, sizes: Sizes, states: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds of one batch; states that are not given are zeros."""
         bound = self.shapes.bound(sizes, states)
+        at = At(
+            index,
+            self.shapes.past(bound) if states else 0,
+            max((bound[key] for key in self.shapes.lengths()), default=1),
+        )
         feeds = {}
         # What is no state comes first, as the first input tells the number of samples.
         for entry in sorted(inputs_of(self.session), key=lambda entry: entry.name in self.shapes.states):
@@ -178,5 +184,5 @@ class _Maker:
                 continue
             laws = self.laws[entry.name]
             rng = np.random.default_rng([crc32(entry.name.encode()), law, index])
-            feeds[entry.name] = laws[law % len(laws)].draw(rng, shape, index)
+            feeds[entry.name] = laws[law % len(laws)].draw(rng, shape, at)
         return feeds

@@ -4,8 +4,8 @@ Nobody knows which inputs a model will see, so an input has several laws where i
 each of them.
 """
 
-from onnxopt.data.laws.base import Array, Law
-from onnxopt.data.laws.codes import Codes, codes_near
+from onnxopt.data.laws.base import Array, At, Law
+from onnxopt.data.laws.codes import Codes, Lengths, codes_near
 from onnxopt.data.laws.leaves import Leaves, dead_leaves
 from onnxopt.data.laws.signals import SHAPES, Signal
 from onnxopt.data.laws.tokens import Mask, Positions, Tokens
@@ -13,9 +13,11 @@ from onnxopt.data.laws.tokens import Mask, Positions, Tokens
 __all__ = [
     "SHAPES",
     "Array",
+    "At",
     "Codes",
     "Law",
     "Leaves",
+    "Lengths",
     "Mask",
     "Positions",
     "Signal",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.data.laws.base import Array
+from onnxopt.data.laws.base import Array, At
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,23 @@ class Codes:
     dtype: np.dtype[Any]
     kind: str = ""
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
         return np.asarray(rng.choice(np.array(self.values), shape)).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How many steps of each sample count: at least half of them, and all of the first sample's."""
+
+    dtype: np.dtype[Any]
+    kind: str = ""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
+        """See `Law`."""
+        lengths = rng.integers(-(-at.length // 2), at.length + 1, shape)
+        lengths.reshape(-1)[:1] = at.length
+        return np.asarray(lengths).astype(self.dtype)
 
 
 def codes_near(compared: Iterable[int], dtype: np.dtype[Any]) -> tuple[int, ...]:

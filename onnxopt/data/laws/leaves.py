@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.data.laws.base import Array
+from onnxopt.data.laws.base import Array, At
 
 _COVERS = 2.0
 """Total area of an image's leaves over the area of the image."""
@@ -42,10 +42,10 @@ class Leaves:
         mean, std = pixels.mean(others, keepdims=True), pixels.std(others, keepdims=True)
         return pixels, mean.astype(np.float32), std.astype(np.float32)
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
         pixels, mean, std = self._drawn
-        part = pixels[index * self.shape[0] : (index + 1) * self.shape[0]]
+        part = pixels[at.index * self.shape[0] : (at.index + 1) * self.shape[0]]
         if self.scale is None or self.dtype == np.uint8:
             return np.asarray(part.astype(self.dtype))
         factor, offset = self.scale

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.data.laws.base import Array
+from onnxopt.data.laws.base import Array, At
 
 SHAPES = ("white", "smooth", "heavy")
 """White noise; power that falls with frequency along the longest axis, as in sound, sensors and spectra; rare large
@@ -29,7 +29,7 @@ class Signal:
     offset: float = 0.0
     kind: str = "signals"
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
         match self.shape:
             case "smooth":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.data.laws.base import Array
+from onnxopt.data.laws.base import Array, At
 
 _PADDED = 0.25
 """Share of samples whose end is masked."""
@@ -22,7 +22,7 @@ class Tokens:
     frequent: bool = False
     kind: str = "token ids"
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
         if self.frequent:  # density 1 / rank, by inversion
             ranks = np.exp(rng.random(shape) * np.log(self.rows + 1)) - 1
@@ -37,7 +37,7 @@ class Mask:
     dtype: np.dtype[Any]
     kind: str = ""
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
         mask = np.ones(shape, self.dtype)
         if len(shape) < 2 or shape[-1] < 2:
@@ -50,13 +50,13 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Numbers that count up along the last axis, below `rows`."""
+    """Numbers that count up along the last axis, from what a cache holds, below `rows`."""
 
     rows: int
     dtype: np.dtype[Any]
     kind: str = ""
 
-    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...], at: At) -> Array:
         """See `Law`."""
-        count = np.arange(shape[-1] if shape else 1) % self.rows
+        count = (at.past + np.arange(shape[-1] if shape else 1)) % self.rows
         return np.array(np.broadcast_to(count if shape else count[0], shape), self.dtype)

@@ -64,15 +64,16 @@ class Feedback(Pass):
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
         asked, step = self._steps(w, variance, site, stats)
-        # A row that is quantized more finely than the slope asks for pays less for a bit, in proportion to its noise.
-        finer = np.minimum(1, np.square(step / asked))
+        price = np.full(step.shape, 2 * log(2) * self.slope / stats.gain * _RATE)
+        # A row that is quantized more finely than the slope asks for pays for a bit in proportion to its own noise.
+        noise = np.square(step) / 12 * variance.astype(np.float64).mean(1)[:, None]
+        price = np.where(step < asked, np.minimum(price, 2 * log(2) * noise * _RATE), price)
         if w.size >= _LARGE and not self.max_bits:
             # Steps lie on a grid. Some rows take the next finer step and some the next coarser one, so that sizes do
             # not jump.
             step = step * 2.0 ** (((np.arange(w.shape[1]) + 0.5) / w.shape[1] - 0.5) / STEPS_PER_OCTAVE)
         k = nearest_log_step(step)
         step = step_of(k).astype(np.float64)
-        price = 2 * log(2) * self.slope / stats.gain * _RATE * finer
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
         plain = moments.feedback if moments else None
