@@ -125,12 +125,22 @@ def test_biases_of_the_first_layer_tell_raw_pixels(spread: float, found: tuple[f
     assert data.row_noise == np.inf, "images resemble images"
 
 
+def test_a_normalization_behind_the_first_layer_tells_raw_pixels() -> None:
+    nodes = [node("Conv", ["x", "w"], ["h"]), node("BatchNormalization", ["h", "one", "zero", "zero", "v"], ["y"])]
+    eight = np.ones(8, np.float32)
+    tensors = {"w": weights(8, 3, 3, 3), "one": eight, "zero": 0 * eight, "v": 60.0**2 * 27 * eight}
+    data = drawn(graph(nodes, tensors, {"x": (1, ["n", 3, 16, 16])}, {"y": None}), 32)
+    assert 90 < values(data, "x").mean() < 160
+
+
 def test_spectra_and_caches_are_no_images() -> None:
-    """Grey and not square: images or signals. Not filtered before it is joined to something else: a cache."""
+    """Grey and not square, or very long: images or signals. Joined to something before it is filtered: a cache."""
     conv = [node("Conv", ["x", "w"], ["y"])]
     spectra = drawn(graph(conv, {"w": weights(4, 1, 3, 3)}, {"x": (1, ["n", 1, 49, 10])}, {"y": None}))
     assert spectra.name == "synthetic images and signals"
     assert spectra.row_noise < 1
+    paths = drawn(graph(conv, {"w": weights(4, 3, 3, 3)}, {"x": (1, ["n", 3, 100, 20])}, {"y": None}))
+    assert paths.name == "synthetic images and signals"
     nodes = [node("Concat", ["cache", "x"], ["next_cache"], axis=2), node("MatMul", ["next_cache", "w"], ["y"])]
     made = graph(nodes, {"w": weights(64, 4)}, {"x": (1, [1, 3, 1, 64]), "cache": (1, [1, 3, 8, 64])}, {"y": None})
     assert drawn(made).name == "synthetic signals"

@@ -24,7 +24,8 @@ from onnxopt.data.laws import (
     codes_near,
 )
 
-_LEAST_SIDE = 8
+_LEAST_SIDE, _LONGEST = 8, 4
+"""Pixels of an image's side, at least, and the ratio of its sides, at most."""
 _IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
 _PIXELS = 16.0
 """Spread of a first layer's input from which on it takes pixels of 0..255 as they are."""
@@ -53,10 +54,13 @@ def may_be_images(entry: Input, hints: Hints) -> bool:
 
 
 def surely_images(shape: tuple[int, ...]) -> bool:
-    """Whether values of this shape are photographs or drawings: grey ones that are not square may be spectra."""
+    """Whether values of this shape are photographs or drawings.
+
+    Grey ones that are not square may be spectra, and long ones with three channels paths of points.
+    """
     axis = channel_axis(shape)
     sides = [size for i, size in enumerate(shape) if i not in (0, axis)]
-    return axis is not None and (shape[axis] == 3 or sides[0] == sides[1])
+    return axis is not None and max(sides) <= (_LONGEST if shape[axis] == 3 else 1) * min(sides)
 
 
 def trial_law(entry: Input, hints: Hints) -> Law:
