@@ -216,7 +216,11 @@ def test_names_of_states(entry: str, output: str) -> None:
 
 
 def test_what_goes_in_and_comes_out_in_one_shape_is_no_state() -> None:
-    """A frame of sound that is cleaned, beside one that is only listened to."""
+    """A frame of sound that is cleaned, beside one that is only listened to; a wave and the share of speech in it."""
+    nodes = [node("MatMul", ["input", "w"], ["output"])]
+    made = model(nodes, {"w": weights(6, 1)}, {"input": ["n", 6], "rate": ["n", 1]}, {"output": ["n", 1]})
+    (first, *_) = drawn(made).by_law[0]
+    assert first.feeds["input"].any()
     nodes = [node("MatMul", ["mix", "w"], ["a"]), node("Add", ["a", "far"], ["clean"])]
     made = model(nodes, {"w": weights(6, 6)}, {"mix": [1, 6], "far": [1, 6]}, {"clean": [1, 6]})
     (first, *_) = drawn(made).by_law[0]

@@ -66,4 +66,4 @@ def _stem(name: str) -> str:
     """A name without what tells its step: h0, hn and h_out are h; digits count where letters follow them."""
     lower = name.lower()
     numbers = "".join(re.findall(r"\d+(?=\D)", lower))
-    return _STEP.sub("", lower).removesuffix("n") + numbers
+    return (_STEP.sub("", lower).removesuffix("n") or lower) + numbers

@@ -56,7 +56,7 @@ def synthetic(session: onnxruntime.InferenceSession, hints: Hints | None = None,
     Raises CannotRun if the model runs with no candidate for its unknown dimensions.
     """
     maker = _opened(session, hints or Hints(onnx.ModelProto()), count)
-    return joined([maker.law(number) for number in range(maker.count)], maker.name, maker.row_noise)
+    return joined([maker.law(number) for number in maker.running()], maker.name, maker.row_noise)
 
 
 def _opened(session: onnxruntime.InferenceSession, hints: Hints, count: int) -> _Maker:
@@ -127,6 +127,18 @@ class _Maker:
         """For reports."""
         kinds = dict.fromkeys(law.kind for law in self._all_laws() if law.kind)
         return f"synthetic {' and '.join(kinds) or 'inputs'}"
+
+    def running(self) -> list[int]:
+        """The laws with which the model runs: all but those whose integers index what is not there."""
+        several = range(self.count)
+        found = [
+            number for number in several if self.shapes.runs(partial(self.feeds, number, 0, states={}), self.sizes[0])
+        ]
+        if not found:
+            raise CannotRun(
+                "no synthetic input runs the model: it runs on ones of its shapes, and not on likely values"
+            )
+        return found
 
     def _all_laws(self) -> list[Law]:
         return [law for laws in self.laws.values() for law in laws]
