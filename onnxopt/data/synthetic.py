@@ -130,14 +130,12 @@ class _Maker:
 
     def running(self) -> list[int]:
         """The laws with which the model runs: all but those whose integers index what is not there."""
-        several = range(self.count)
-        found = [
-            number for number in several if self.shapes.runs(partial(self.feeds, number, 0, states={}), self.sizes[0])
-        ]
+        if self.count == 1:  # its shapes are those of a law that ran
+            return [0]
+        draws = [partial(self.feeds, number, 0, states={}) for number in range(self.count)]
+        found = [number for number, draw in enumerate(draws) if self.shapes.runs(draw, self.sizes[0])]
         if not found:
-            raise CannotRun(
-                "no synthetic input runs the model: it runs on ones of its shapes, and not on likely values"
-            )
+            raise CannotRun("no synthetic input runs the model: it runs on none of the likely values")
         return found
 
     def _all_laws(self) -> list[Law]:
