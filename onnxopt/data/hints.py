@@ -42,10 +42,9 @@ class Hints:
     """
 
     model: onnx.ModelProto
-    _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    _readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
-    _makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    _constants: dict[str, onnx.TensorProto] = field(default_factory=dict, init=False, repr=False)
+    _readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict, init=False, repr=False)
+    _makers: dict[str, onnx.NodeProto] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for graph in _graphs(self.model.graph):
