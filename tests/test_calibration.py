@@ -18,7 +18,7 @@ from onnxopt.calibration import chunks, collect
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.moments import DAMPING
 from onnxopt.calibration.stats import Stats, cholesky_feedback
-from onnxopt.data import input_scale, quiet_session, synthetic
+from onnxopt.data import Hints, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
 
 
@@ -240,7 +240,7 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
     made = odd()[name]
     normalise(made)
     graph = Graph(made)
-    data = synthetic(quiet_session(made.SerializeToString()), input_scale(made), 32)
+    data = synthetic(quiet_session(made.SerializeToString()), Hints(made), 32)
     sites = list(graph.sites())
     statistics = collect.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
     for site in sites:

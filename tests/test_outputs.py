@@ -23,7 +23,7 @@ from common import realdata
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
-from onnxopt.data import input_scale, quiet_session, synthetic
+from onnxopt.data import Hints, quiet_session, synthetic
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, QuantParams, normalise
 from onnxopt.passes import PASSES, Skip
@@ -246,7 +246,7 @@ def test_layers_that_share_a_weight_have_a_grid_each(tmp_path: Path) -> None:
 
 def calibrated(name: str, folder: Path) -> tuple[Calibrated, list[dict[str, Array]]]:
     made = ALL[name]()
-    inputs = synthetic(quiet_session(made.SerializeToString()), input_scale(made), 32)
+    inputs = synthetic(quiet_session(made.SerializeToString()), Hints(made), 32)
     feeds = [batch.feeds for batch in inputs]
     return Calibrated(made, lambda: iter(feeds), folder), feeds
 

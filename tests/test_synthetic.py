@@ -10,7 +10,7 @@ from builders import lstm, model
 from feeding import everything, taking
 from onnx import TensorProto, helper
 
-from onnxopt.data import input_scale, quiet_session, synthetic
+from onnxopt.data import Hints, quiet_session, synthetic
 
 
 @pytest.mark.parametrize(
@@ -19,16 +19,16 @@ from onnxopt.data import input_scale, quiet_session, synthetic
 )
 def test_dead_leaves_are_normal_and_always_the_same(shape: list[int | str | None], batch: int) -> None:
     session = taking(x=shape)
-    data = synthetic(session, {"x": (2.0, 5.0)}, 32)
+    data = synthetic(session, None, 32)
     assert data.name == "synthetic images"
     images = np.concatenate([b.feeds["x"] for b in data]).astype(np.float64)
     assert len(images) == data.count() == 32
     assert {b.size for b in data} == {batch}
     axis = 1 if shape[1] in (1, 3) else 3
     others = tuple(i for i in range(4) if i != axis)
-    assert images.mean(others) == pytest.approx(5, abs=1e-2)
-    assert images.std(others) == pytest.approx(2, rel=1e-2)
-    assert (images == np.concatenate([b.feeds["x"] for b in synthetic(session, {"x": (2.0, 5.0)}, 32)])).all()
+    assert images.mean(others) == pytest.approx(0, abs=1e-2)
+    assert images.std(others) == pytest.approx(1, rel=1e-2)
+    assert (images == np.concatenate([b.feeds["x"] for b in synthetic(session, None, 32)])).all()
     assert len(np.unique(images.reshape(32, -1), axis=0)) == 32, "no image twice"
 
 
@@ -44,23 +44,25 @@ def test_dead_leaves_have_the_spectrum_of_photographs() -> None:
     assert np.corrcoef(images.transpose(1, 0, 2, 3).reshape(3, -1)).min() > 0.7
 
 
-def test_other_inputs_get_noise() -> None:
+def test_other_inputs_get_signals_of_several_laws() -> None:
     data = synthetic(quiet_session(lstm().SerializeToString()), count=20)
-    assert data.name == "noise"
-    assert data.count() >= 20
+    assert data.name == "synthetic signals"
+    assert len(data.laws) > 1
+    assert data.count() == sum(law.count() for law in data.laws) >= 20
     assert everything(data) == everything(data)
-    assert synthetic(taking(x=["n", 2, 32, 32])).name == "noise"
-    assert synthetic(taking(x=["n", 3, 4, 4])).name == "noise"
+    assert synthetic(taking(x=["n", 2, 32, 32])).name == "synthetic signals"
+    assert synthetic(taking(x=["n", 3, 4, 4])).name == "synthetic signals"
     pixels = synthetic(taking(TensorProto.UINT8, x=[1, 16, 16, 3]), count=8)
     assert len(np.unique(np.concatenate([b.feeds["x"] for b in pixels]))) > 50
 
 
 def test_the_scale_of_the_input_is_met() -> None:
-    nodes = [helper.make_node("Sub", ["x", "m"], ["a"]), helper.make_node("Div", ["a", "s"], ["y"])]
+    nodes = [helper.make_node("Sub", ["x", "m"], ["a"]), helper.make_node("Div", ["a", "s"], ["b"])]
+    nodes += [helper.make_node("MaxPool", ["b"], ["y"], kernel_shape=[2, 2])]
     made = model(
-        nodes, {"m": np.float32(127.5), "s": np.float32(128)}, {"x": ["n", 3, 16, 16]}, {"y": ["n", 3, 16, 16]}
+        nodes, {"m": np.float32(127.5), "s": np.float32(128)}, {"x": ["n", 3, 16, 16]}, {"y": ["n", 3, 15, 15]}
     )
-    (batch,) = synthetic(quiet_session(made.SerializeToString()), input_scale(made), 16)
+    (batch,) = synthetic(quiet_session(made.SerializeToString()), Hints(made), 16)
     assert batch.feeds["x"].mean() == pytest.approx(127.5, abs=1)
     assert batch.feeds["x"].std() == pytest.approx(128, rel=0.01)
 

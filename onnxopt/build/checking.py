@@ -12,7 +12,7 @@ import onnxruntime
 
 from onnxopt import runtime
 from onnxopt.build.running import Running
-from onnxopt.data import CannotRun, input_scale, quiet_session, synthetic
+from onnxopt.data import CannotRun, Hints, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
 from onnxopt.graph import Source
 from onnxopt.results.result import Check
@@ -20,6 +20,7 @@ from onnxopt.search import slope
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.identity import first_difference, interface_fault
 from onnxopt.search.original import Original
+from onnxopt.search.worst_law import evaluator_of
 from onnxopt.spec.contract import Contract
 
 _CHECKED = 4
@@ -103,8 +104,8 @@ class Checking:
         if self.original is not None:
             return self._on_data(self.original)
         try:
-            data = synthetic(self._session, input_scale(self.source.model), _CHECKED)
-            return data.name, Evaluator(self._session, data)
+            data = synthetic(self._session, Hints(self.source.model), _CHECKED)
+            return data.name, evaluator_of(self._session, data)
         except MemoryError:
             raise
         except Exception as error:  # CannotRun, or any runtime error on the user's model

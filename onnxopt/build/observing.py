@@ -13,6 +13,7 @@ from onnxopt.data import Data, quiet_session
 from onnxopt.graph import Source, expose, inline, observe, read
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Comparison, Evaluator
+from onnxopt.search.worst_law import evaluator_of
 
 _LARGEST = 2**31 - 2**24
 """Largest model, in bytes, that can be given further outputs: protobuf's limit."""
@@ -48,7 +49,7 @@ def difference(model: Path, against: Path, data: Data) -> float:
     models = read(against).model, read(model).model
     observed = [observe(one) for one in models]
     first, second = (_observing(*pair) for pair in zip(models, observed, strict=True))
-    error = Evaluator(first, data, None, observed[0]).compare(second, observed[1].hidden).error
+    error = evaluator_of(first, data, None, observed[0]).compare(second, observed[1].hidden).error
     return inf if error is None else error
 
 

@@ -93,6 +93,7 @@ def write_checked(decided: Decided, output: Path) -> Result:
         recipe=recipe.name if recipe else "",
         met=check.met,
         calibrated=decided.calibrated,
+        rests_on=_rests_on(decided),
         not_calibrated=decided.not_calibrated,
         trials=decided.trials,
         kept=decided.kept,
@@ -103,6 +104,19 @@ def write_checked(decided: Decided, output: Path) -> Result:
         unchanged=unchanged,
         plan=built.plan,
         left_out={**work.left_out, **decided.left_out},
+    )
+
+
+def _rests_on(decided: Decided) -> str:
+    """See `Result.rests_on`."""
+    if decided.work.request.data is not None or decided.original is None:
+        return ""
+    data = decided.original.parts.calibration
+    worst = f" of {len(data.laws)} kinds, of which the worst counts" if data.laws else ""
+    smaller = " and the file smaller" if data.row_noise < float("inf") else ""
+    return (
+        f"without data, all is measured on {data.name}{worst}; --data with a few hundred real inputs makes it "
+        f"surer{smaller}"
     )
 
 

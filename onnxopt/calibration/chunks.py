@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -27,8 +27,16 @@ class Chunks:
         """Chunks whose layer inputs fit into memory; `sizes` are the bytes of one sample of each."""
         return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if _any_batch(model) else 0)
 
+    def by_law(self) -> list[Chunks]:
+        """The chunks of each law of the data; see `Data.by_law`."""
+        return [replace(self, data=law) for law in self.data.by_law]
+
     def feeds(self, samples: int | None = None) -> Iterator[dict[str, Array]]:
-        """Feeds of all chunks, or of those that hold the first `samples`."""
+        """Feeds of all chunks, or of those that hold the first `samples`; of several laws, as many of each."""
+        if samples is not None and self.data.laws:
+            for law in self.by_law():
+                yield from law.feeds(-(-samples // len(self.data.laws)))
+            return
         seen = 0
         for batch in self.data:
             for chunk in _cut(batch, self.most):

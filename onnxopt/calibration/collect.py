@@ -14,7 +14,7 @@ from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.gains import Uses, failure, measure_gains
 from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
-from onnxopt.data import Data, quiet_session
+from onnxopt.data import ROW_NOISE, Data, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Linear, Site, expose
@@ -26,6 +26,7 @@ class Statistics:
     """What was measured of every weight of a model. Large arrays stay on disk until asked for.
 
     Arguments:
+        row_noise: see `Stats.row_noise`.
         peaks: gives the largest magnitude of each `Linear.output`; called when a peak is first wanted.
         unknown: by path of a weight whose statistics cannot be measured, why not. Such a weight stays as it is.
     """
@@ -35,11 +36,13 @@ class Statistics:
         cache: Cache | None,
         uses: Mapping[str, tuple[Linear, ...]],
         gains: Mapping[str, float],
+        row_noise: float = ROW_NOISE,
         peaks: Callable[[], Mapping[str, float]] = dict,
         unknown: Mapping[str, str] | None = None,
     ) -> None:
         self._cache, self._uses, self._gains, self._peaks = cache, uses, gains, peaks
         self.unknown = unknown or {}
+        self._row_noise = row_noise
 
     def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
         """Statistics of one weight. A bias in `fixed` is not to be changed.
@@ -49,7 +52,7 @@ class Statistics:
         relative = self._gains.get(site.path, 1.0)
         if self._cache is None or site.path not in self._uses:
             power = float(np.square(weight.astype(np.float64)).sum())
-            return Stats(relative / power if power else 1.0)
+            return Stats(relative / power if power else 1.0, row_noise=self._row_noise)
         stored = self._cache.get(key(site.path))
         if stored is None:
             raise OnnxoptError(f"{self._cache}: the statistics of {site.path} are gone; run again")
@@ -64,7 +67,7 @@ class Statistics:
             every = self._peaks()
             return {use.output: every[use.output] for use in uses}
 
-        return Stats(relative / signal, linear, moments, signal, of_outputs)
+        return Stats(relative / signal, linear, moments, signal, of_outputs, self._row_noise)
 
 
 def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max_ram: int, advance: Advance
@@ -101,7 +104,8 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
     known = [site for site in sites if site.path not in unknown]
     gains, without = measure_gains(graph, known, uses, chunks, cache, advance)
-    return Statistics(cache, uses, gains, lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})
+    return Statistics(cache, uses, gains, data.row_noise,
+                      lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
 
 
 def _one_by_one(measure: Callable[[Sequence[str]], None], paths: Sequence[str]) -> dict[str, str]:

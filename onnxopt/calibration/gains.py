@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +18,8 @@ Uses = Mapping[str, tuple[Linear, ...]]
 
 _CHUNKS, _CHUNK = 24, 8
 """Chunks of data for gradients, and most samples in one: in a small chunk fewer samples meet with random signs."""
+_LEAST_CHUNKS, _SHAPES = 8, 2
+"""Fewest chunks of each law, if there are several, and most shapes of them."""
 _PROBE_SAMPLES = 32
 
 
@@ -70,6 +71,8 @@ def fill_in(measured: Mapping[str, float], paths: Sequence[str]) -> dict[str, fl
 def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chunks, cache: Cache) -> None:
     """Gains from the gradients of the outputs with respect to every weight, in one pass over some data.
 
+    Of several laws of synthetic inputs, the one that makes the most noise counts, weight by weight.
+
     Quantization with feedback F makes errors ``e = z (I - F)`` of independent steps z. To first order, noise of power 1
     in z makes noise ``|g (I - F)^T|^2`` in the outputs, where g is the gradient of a weight's row; the mean, which the
     bias corrects, is subtracted first. (Rows differ in sensitivity, but a step for each row costs up to 8 % more noise
@@ -79,21 +82,38 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
     if not missing:
         return
     gradient = Gradient(graph.model, _weights_and_biases(uses, missing))
-    small = Chunks(chunks.data, max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0)
-    noise = dict.fromkeys((site.path for site in missing), 0.0)
-    signal = 0.0
-    for seed, feeds in enumerate(itertools.islice(small.feeds(), _CHUNKS)):
-        gradients, power = gradient.weights(feeds, seed)
-        signal += power
-        for site in missing:
-            if site.path in gradients:
-                noise[site.path] += _mean_power(site.path, uses.get(site.path), gradients, cache)
-        del gradients  # before the next ones: they are as large as the model
+    most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
+    laws = Chunks(chunks.data, most).by_law()
+    gains = dict.fromkeys((site.path for site in missing), 0.0)
+    for law in laws:
+        noise, signal = dict.fromkeys(gains, 0.0), 0.0
+        for seed, feeds in enumerate(_alike(law.feeds(), max(_LEAST_CHUNKS, _CHUNKS // len(laws)))):
+            gradients, power = gradient.weights(feeds, seed)
+            signal += power
+            for path in gradients.keys() & noise.keys():
+                noise[path] += _mean_power(path, uses.get(path), gradients, cache)
+            del gradients  # before the next ones: they are as large as the model
+        for path, power in noise.items():
+            if signal > 0 and 0 < power < np.inf:
+                gains[path] = max(gains[path], power / signal)
     for site in missing:
-        if signal > 0 and 0 < noise[site.path] < np.inf:
+        if gains[site.path] > 0:
             stored = cache.get(key(site.path)) if site.path in uses else None
             layer = float(stored["signal"] if stored else np.square(graph.values(site.path).astype(np.float64)).sum())
-            cache.put(f"{key(site.path)}-gain", gain=noise[site.path] / signal * layer)
+            cache.put(f"{key(site.path)}-gain", gain=gains[site.path] * layer)
+
+
+def _alike(feeds: Iterator[dict[str, Array]], most: int) -> Iterator[dict[str, Array]]:
+    """At most `most` feeds, of few different shapes: each takes sessions of its own, which hold all weights."""
+    shapes: set[tuple[tuple[int, ...], ...]] = set()
+    for one in feeds:
+        shape = tuple(array.shape for array in one.values())
+        if len(shapes) < _SHAPES or shape in shapes:
+            shapes.add(shape)
+            yield one
+            most -= 1
+        if most == 0:
+            return
 
 
 def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[str, Array], cache: Cache) -> float:

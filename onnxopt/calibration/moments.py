@@ -75,12 +75,15 @@ def measure_moments(
                     2 * moment_bytes(graph, path, linears[0]) <= max_ram)
         for path, linears in uses.items()
     }  # fmt: skip
-    for index, feeds in enumerate(chunks.feeds()):
-        made = session.run(names, feeds) if session else []
-        values = {**feeds, **dict(zip(names, made, strict=True))}
-        size = Batch(feeds).size
+    for law in chunks.by_law():
         for one in sums.values():
-            one.add(values, size, index % _HOLD_BACK == 1)
+            one.start_law()
+        for index, feeds in enumerate(law.feeds()):
+            made = session.run(names, feeds) if session else []
+            values = {**feeds, **dict(zip(names, made, strict=True))}
+            size = Batch(feeds).size
+            for one in sums.values():
+                one.add(values, size, index % _HOLD_BACK == 1)
     for path in list(sums):
         _store(graph, path, uses[path], sums.pop(path), cache)
 
@@ -151,6 +154,12 @@ class _Sums:
         self._total: Floats = np.zeros((groups, inputs))
         self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
         self._held: list[Array] = []
+        self._power: list[float] = []
+        """Mean square of the first vectors of each law: all laws count as if they had that of the first."""
+
+    def start_law(self) -> None:
+        """What is added from now on is of another law."""
+        self._power.append(0.0)
 
     def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
         most = _HELD * _HOLD_BACK if hold_back else self._most
@@ -161,6 +170,7 @@ class _Sums:
                 return
             rows = rows.astype(np.float32, copy=False)
             rows = rows[:, np.isfinite(rows).all((0, 2))]  # overflow, or a mask of infinities, does not count
+            rows = self._scaled(rows)
             if hold_back:
                 self._held.append(rows)
                 continue
@@ -176,6 +186,15 @@ class _Sums:
                 self._second[0] += rows[0].T @ rows[0]  # one array twice: numpy calls BLAS's syrk
             else:
                 self._second += rows.swapaxes(1, 2) @ rows
+
+    def _scaled(self, rows: Array) -> Array:
+        """Vectors with the power of the first law, so that a law of large values does not drown the others."""
+        if not self._power[-1]:
+            self._power[-1] = float(np.square(rows, dtype=np.float64).mean()) if rows.size else 0.0
+        first = next(filter(None, self._power), 0.0)
+        if self._power[-1] in (0.0, first):
+            return rows
+        return rows * np.float32(np.sqrt(first / self._power[-1]))
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
         """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""

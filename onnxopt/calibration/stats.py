@@ -62,6 +62,9 @@ class Stats:
     peaks: Callable[[], Mapping[str, float]] = dict
     """Gives the largest magnitude of each `Linear.output` of this weight, by name; measured when first called. Empty if
     unknown."""
+    row_noise: float = float("inf")
+    """The most noise over signal in a row of the weight itself, where the inputs that were measured may not resemble
+    real ones."""
 
 
 def cholesky_feedback(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

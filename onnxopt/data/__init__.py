@@ -1,27 +1,32 @@
 """Inputs for a model: the user's data, or synthetic inputs if there is none."""
 
+from onnxopt.data.hints import Hints, input_scale
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
-from onnxopt.data.random import Array, CannotRun, input_scale, quiet_session, runnable_feeds
+from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options
 from onnxopt.data.source import open_data
-from onnxopt.data.stream import Batch, Data, Pending, split
-from onnxopt.data.synthetic import synthetic
+from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, split
+from onnxopt.data.synthetic import ROW_NOISE, synthetic
 
 __all__ = [
     "PRESETS",
+    "ROW_NOISE",
     "Array",
     "Batch",
     "CannotRun",
     "Data",
+    "Hints",
     "ImageOptions",
     "Pending",
     "Spec",
     "blamed",
+    "by_law",
     "custom_ops",
     "input_scale",
     "is_hook",
+    "joined",
     "libraries_in_use",
     "load_hook",
     "name_of",

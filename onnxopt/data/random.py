@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 
 from onnxopt.data.sessions import session_options
@@ -86,35 +85,6 @@ def runnable_sizes(
             continue
         return sizes
     raise CannotRun(f"no random input runs the model: {reason}")
-
-
-def input_scale(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """Factor and offset for the noise of each input that the model itself normalises.
-
-    A model that begins with ``(x - 127.5) / 128`` takes pixels, so its noise must be ``128 z + 127.5``.
-    """
-    constants = {t.name: t for t in model.graph.initializer}
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    scales = {}
-    for value in model.graph.input:
-        factor, offset, name = 1.0, 0.0, value.name  # x = factor * (the value `name`) + offset
-        while len(consumers.get(name, [])) == 1:
-            node = consumers[name][0]
-            other = constants.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None
-            if other is None or node.op_type not in ("Sub", "Add", "Mul", "Div"):
-                break
-            c = float(np.mean(onnx.numpy_helper.to_array(other)))
-            if node.op_type in ("Sub", "Add"):
-                offset += factor * (c if node.op_type == "Sub" else -c)
-            elif c != 0:
-                factor *= 1 / c if node.op_type == "Mul" else c
-            name = node.output[0]
-        if (factor, offset) != (1.0, 0.0):
-            scales[value.name] = (factor, offset)
-    return scales
 
 
 def unknown_dimensions(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:

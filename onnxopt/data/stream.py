@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -55,6 +55,16 @@ class Data:
     """Starts the stream."""
     digest: Callable[[], str]
     """Hex sha256 that identifies the samples and how they were prepared."""
+    laws: tuple[Data, ...] = ()
+    """The parts, if the samples are synthetic and of several laws; real samples may be like any of them."""
+    row_noise: float = float("inf")
+    """The most noise over signal in a row of a weight, because real samples may be like none of these; infinite if the
+    samples say enough."""
+
+    @property
+    def by_law(self) -> tuple[Data, ...]:
+        """The data of each law: all of it, where the samples are of one kind."""
+        return self.laws or (self,)
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch.read() for batch in self.pending())
@@ -77,7 +87,29 @@ class Data:
         return self._part(pending, f"first {samples}")
 
     def _part(self, pending: Callable[[], Iterator[Pending]], which: str) -> Data:
-        return replace(self, pending=pending, digest=lambda: sha256(self.digest().encode(), which.encode()))
+        return replace(self, pending=pending, laws=(), digest=lambda: sha256(self.digest().encode(), which.encode()))
+
+
+def joined(laws: Sequence[Data], name: str, row_noise: float) -> Data:
+    """The data of several laws, one after another.
+
+    Arguments:
+        row_noise: see `Data.row_noise`.
+    """
+    if len(laws) == 1:
+        return replace(laws[0], name=name, row_noise=row_noise)
+    return Data(
+        name,
+        lambda: (batch for law in laws for batch in law.pending()),
+        lambda: sha256(*(law.digest().encode() for law in laws)),
+        tuple(laws),
+        row_noise,
+    )
+
+
+def by_law(data: Data, part: Callable[[Data], Data]) -> Data:
+    """A part of each law, joined."""
+    return joined([part(law) for law in data.by_law], data.name, data.row_noise)
 
 
 def split(data: Data, held_back: float) -> tuple[Data, Data]:

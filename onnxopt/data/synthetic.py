@@ -1,157 +1,198 @@
-"""Synthetic inputs, which resemble what a model was trained on more than noise does."""
+"""Synthetic inputs, which resemble what a model was trained on more than noise does.
+
+What is measured on made-up inputs holds for inputs like them. So there are several laws of them, each a part of the
+data (`Data.laws`): a weight costs what it costs under the worst law, and noise is that under the worst.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
+from zlib import crc32
 
 import numpy as np
+import onnx
 import onnxruntime
 
-from onnxopt.data.inputs import inputs_of, known
-from onnxopt.data.random import SIZES, Array, random_feeds, runnable_sizes, unknown_dimensions
-from onnxopt.data.stream import Batch, Data, Pending, sha256
+from onnxopt.data.guesses import laws_of, may_be_images, surely_images, trial_law
+from onnxopt.data.hints import Hints
+from onnxopt.data.inputs import Input, inputs_of
+from onnxopt.data.laws import Array, At, Law, Leaves
+from onnxopt.data.random import CannotRun
+from onnxopt.data.shapes import Shapes, Sizes
+from onnxopt.data.states import states_of
+from onnxopt.data.stream import Batch, Data, Pending, joined, sha256
 
 _BATCH = 16
-_LEAST_SIDE = 8
-_IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
+_LEAST = 4
+"""Batches of a law, some of which are held back."""
+_STEPS = 8
+"""Steps for which states run from zeros."""
+ROW_NOISE = 0.02
+"""Noise over signal of a weight's row where real inputs may not resemble the synthetic ones; see `Data.row_noise`."""
 _IMAGE_SIZES = (224, 32, 512, 640, 1)
-"""Candidates for the unknown dimensions of an image input, the likeliest first."""
-_COVERS = 2.0
-"""Total area of an image's leaves over the area of the image."""
+_TOKEN_SIZES = (16, 1, 32, 64, 128, 224, 512)
+_WAVE_SIZES = (512, 640, 224, 32, 1)
+_FRAME_SIZES = (32, 64, 224, 512, 640, 1)
+"""Candidates for unknown dimensions, the likeliest first: of images, of token ids, of [samples, time], of others."""
+_LENGTHS = {16: (48, 5), 512: (640, 256), 32: (48, 20)}
+"""By the first length that runs, others to mix with it."""
 
 
-def synthetic(
-    session: onnxruntime.InferenceSession, scale: dict[str, tuple[float, float]] | None = None, count: int = 256
-) -> Data:
-    """Synthetic data for a model: dead leaves for image inputs (see `dead_leaves`), noise for others.
+def synthetic(session: onnxruntime.InferenceSession, hints: Hints | None = None, count: int = 256) -> Data:
+    """Synthetic data for a model: one part for each law of its inputs.
 
-    An input counts as an image if it is float or uint8, has four dimensions with 1 or 3 channels (NCHW or NHWC), and
-    sides of at least 8. Floats have mean 0 and variance 1 in each channel, uint8 are pixels. Equal arguments give equal
-    data.
+    An input counts as an image if it is float or uint8, has four dimensions with 1 or 3 channels (NCHW or NHWC), sides
+    of at least 8, and is filtered. It gets dead leaves (see `dead_leaves`) of mean 0 and variance 1 in each channel, or
+    pixels. Other floats get signals, integers what the graph can index with them or compares them with, states what
+    the model itself makes of zeros in some steps. Scales are what the graph tells, or several. Equal arguments give
+    equal data.
 
     Arguments:
-        scale: by input, the factor and offset applied to its values (see `input_scale`).
-        count: samples; rounded up to whole batches.
+        hints: tell what inputs are, and their scale; without them, only their names, types and shapes do.
+        count: samples of all laws; rounded up to whole batches.
 
     Raises CannotRun if the model runs with no candidate for its unknown dimensions.
     """
-    inputs = inputs_of(session)
-    maybe_images = [e for e in inputs if str(e.dtype) in _IMAGE_TYPES and _channel_axis(e.shape)]
-    sizes = _many(session, runnable_sizes(session, scale, _IMAGE_SIZES if maybe_images else SIZES))
-    shapes = {name: array.shape for name, array in random_feeds(session, sizes, 0).items()}
-    size = Batch({name: np.empty(shape, bool) for name, shape in shapes.items()}, None).size
-    batches = -(-count // size)
-    images = {entry.name: entry.dtype for entry in maybe_images if _channel_axis(shapes[entry.name])}
-
-    @cache
-    def drawn(name: str) -> tuple[Array, Array, Array]:
-        """uint8 images in the input's layout, and their mean and standard deviation by channel."""
-        axis = _channel_axis(shapes[name]) or 1
-        height, width = (side for i, side in enumerate(shapes[name]) if i not in (0, axis))
-        pixels = dead_leaves(batches * shapes[name][0], height, width, shapes[name][axis])
-        pixels = pixels.transpose(0, 3, 1, 2) if axis == 1 else pixels
-        others = tuple(i for i in range(4) if i != axis)
-        mean, std = pixels.mean(others, keepdims=True), pixels.std(others, keepdims=True)
-        return pixels, mean.astype(np.float32), std.astype(np.float32)
-
-    def read(index: int) -> Batch:
-        feeds = random_feeds(session, sizes, index, scale, without=images)
-        for name, dtype in images.items():
-            pixels, mean, std = drawn(name)
-            length = shapes[name][0]
-            part = pixels[index * length : (index + 1) * length]
-            factor, offset = (scale or {}).get(name, (1.0, 0.0))
-            feeds[name] = part if dtype == np.uint8 else ((part - mean) * (factor / std) + offset).astype(dtype)
-        return Batch(feeds, None)
-
-    def pending() -> Iterator[Pending]:
-        return (Pending(size, partial(read, index)) for index in range(batches))
-
-    kind = "made-up images" if images else "noise"  # as it is in the digests that plans hold
-    digest = cache(lambda: sha256(repr((kind, sorted(shapes.items()), scale, batches)).encode()))
-    return Data("synthetic images" if images else "noise", pending, digest)
+    maker = _opened(session, hints or Hints(onnx.ModelProto()), count)
+    return joined([maker.law(number) for number in maker.running()], maker.name, maker.row_noise)
 
 
-def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
-    """Images of discs and rectangles that occlude each other, uint8 [count, height, width, channels].
-
-    Radii have density r^-3, which gives the edge statistics and the power spectrum of natural images (A. Lee,
-    D. Mumford, J. Huang: Occlusion models for natural images, 2001); filters that networks learn from such images suit
-    photographs (M. Baradad et al.: Learning to see by looking at noise, 2021). Each leaf has its own brightness, a
-    little colour and a texture, each image a colour cast; edges are soft, and there is a little noise. Each of these
-    brings second moments of activations nearer to those on photographs.
-    """
-    rng = np.random.default_rng(0)
-    side = min(height, width)
-    least, most = max(1.0, side / 16), side / 2
-    # Density r^-3 between least and most, by inversion. The mean of r^2 is 2 ln(most / least) / (least^-2 - most^-2).
-    mean_square = 2 * np.log(most / least) / (least**-2 - most**-2)
-    leaves = int(np.ceil(_COVERS * height * width / (np.pi * mean_square)))
-    discs = [_disc(radius) for radius in range(int(most) + 1)]
-    images = np.empty((count, height, width, channels), np.uint8)
-    for image in images:
-        radius = (least**-2 - rng.random(leaves) * (least**-2 - most**-2)) ** -0.5
-        rows, columns = rng.integers(0, height, leaves), rng.integers(0, width, leaves)
-        flat = rng.random(leaves) < 0.5
-        stretch = np.exp(rng.uniform(-0.7, 0.7, leaves))
-        owner = np.zeros((height, width), np.intp)  # 0 is the background
-        todo = zip(
-            range(1, leaves + 1), rows.tolist(), columns.tolist(), radius.tolist(), flat.tolist(), stretch.tolist(),
-            strict=True,
-        )  # fmt: skip
-        for leaf, row, column, r, rectangle, ratio in todo:
-            if rectangle:
-                a, b = int(r * ratio), int(r / ratio)
-                owner[max(row - a, 0) : row + a + 1, max(column - b, 0) : column + b + 1] = leaf
-            else:
-                a = int(r)
-                top, left = max(row - a, 0), max(column - a, 0)
-                area = owner[top : row + a + 1, left : column + a + 1]
-                mask = discs[a][top - row + a :, left - column + a :][: area.shape[0], : area.shape[1]]
-                area[mask] = leaf
-        colour = _colours(rng, leaves + 1, channels)
-        texture = np.abs(rng.normal(0, 40, leaves + 1)).astype(np.float32)
-        grain = texture[owner] * rng.standard_normal((height, width), np.float32)
-        noise = 4 * rng.standard_normal((height, width, channels), np.float32)
-        image[:] = np.clip(_blurred(colour[owner] + grain[:, :, None]) + noise, 0, 255)
-    return images
+def _opened(session: onnxruntime.InferenceSession, hints: Hints, count: int) -> _Maker:
+    entries = inputs_of(session)
+    odd = next((value for value in session.get_inputs() if not value.type.startswith("tensor(")), None)
+    untyped = next((entry.name for entry in entries if entry.dtype is None), odd and odd.name)
+    if untyped is not None:
+        raise CannotRun(f"no synthetic input runs the model: input {untyped!r} is no tensor of numbers")
+    states = states_of(session.get_inputs(), session.get_outputs())
+    trial = {entry.name: (trial_law(entry, hints),) for entry in entries}
+    draft = _Maker(session, Shapes(session, states), trial, [{}], 1)
+    free = [entry for entry in entries if entry.name not in states]
+    sizes = draft.shapes.first(draft.draw, {e.name: _candidates(e, hints) for e in entries})
+    sizes = draft.shapes.with_samples(draft.draw, sizes, _BATCH)
+    images = [entry for entry in free if may_be_images(entry, hints)]
+    several = [sizes]
+    if not images and draft.shapes.lengths():
+        base = sizes[draft.shapes.lengths()[0]]
+        others = [draft.shapes.with_length(sizes, length) for length in _LENGTHS.get(base, ())]
+        several += [one for one in others if draft.shapes.runs(draft.draw, one)]
+    shapes = {entry.name: draft.shapes.of(entry.name, sizes) for entry in free}
+    batches = -(-count // Batch({name: np.empty(shape, bool) for name, shape in shapes.items()}).size)
+    sure = bool(free) and not states and all(e in images and surely_images(shapes[e.name]) for e in free)
+    laws = {e.name: laws_of(e, hints, shapes[e.name], batches if sure else max(batches, _LEAST)) for e in free}
+    return _Maker(session, draft.shapes, laws, several, batches, sure, dict(hints.scales))
 
 
-def _channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
-    """Axis of the channels, 1 or 3, if a value of this shape may be images; else None."""
-    if len(shape) != 4:
-        return None
-    for axis, sides in ((1, shape[2:]), (3, shape[1:3])):
-        if shape[axis] in (1, 3) and all(not isinstance(s, int) or not known(s) or s >= _LEAST_SIDE for s in sides):
-            return axis
-    return None
+def _candidates(entry: Input, hints: Hints) -> tuple[int, ...]:
+    """Candidates for the unknown dimensions of an input."""
+    if may_be_images(entry, hints):
+        return _IMAGE_SIZES
+    if entry.dtype is not None and entry.dtype.kind in "iub" and len(entry.shape) > 1:
+        return _TOKEN_SIZES
+    return _WAVE_SIZES if len(entry.shape) <= 2 else _FRAME_SIZES
 
 
-def _many(session: onnxruntime.InferenceSession, sizes: dict[object, int]) -> dict[object, int]:
-    """The sizes, with a larger batch if its dimension is unknown and the model runs with it."""
-    larger = {**sizes, **{key: _BATCH for _, axis, key in unknown_dimensions(session) if axis == 0}}
-    try:
-        outputs = session.run(None, random_feeds(session, larger, 0))
-    except Exception:  # the dimension is not free after all
-        return sizes
-    return larger if all(len(o) == _BATCH for o in outputs if isinstance(o, np.ndarray) and o.ndim) else sizes
+@dataclass
+class _Maker:
+    """Makes the batches of every law."""
 
+    session: onnxruntime.InferenceSession
+    shapes: Shapes
+    laws: Mapping[str, tuple[Law, ...]]
+    """By input that is no state."""
+    sizes: list[dict[object, int]]
+    """Sizes of unknown dimensions, mixed batch by batch."""
+    batches: int
+    """Of all laws together."""
+    images: bool = False
+    """Whether all inputs are images."""
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of inputs that the model itself normalises."""
+    _last: tuple[int, int, dict[str, Array]] | None = field(default=None, init=False)
+    """Law, number and feeds of the batch that was made last."""
 
-def _disc(radius: int) -> Array:
-    """Mask [2 radius + 1, 2 radius + 1]."""
-    axis = np.arange(-radius, radius + 1)
-    return np.asarray(axis**2 + axis[:, None] ** 2 <= (radius + 0.5) ** 2)
+    @property
+    def count(self) -> int:
+        """Laws."""
+        return max(map(len, self.laws.values()), default=1)
 
+    @property
+    def row_noise(self) -> float:
+        """See `Data.row_noise`."""
+        return float("inf") if self.images else ROW_NOISE
 
-def _colours(rng: np.random.Generator, count: int, channels: int) -> Array:
-    """[count, channels] for pixels of 0..255: they vary much in brightness, little in colour, and share a cast."""
-    cast = rng.normal(120, 40) + rng.normal(0, 15, channels)
-    return (cast + rng.normal(0, 50, (count, 1)) + rng.normal(0, 15, (count, channels))).astype(np.float32)
+    @property
+    def name(self) -> str:
+        """For reports."""
+        kinds = dict.fromkeys(law.kind for law in self._all_laws() if law.kind)
+        return f"synthetic {' and '.join(kinds) or 'inputs'}"
 
+    def running(self) -> list[int]:
+        """The laws with which the model runs: all but those whose integers index what is not there."""
+        if self.count == 1:  # its shapes are those of a law that ran
+            return [0]
+        draws = [partial(self.feeds, number, 0, states={}) for number in range(self.count)]
+        found = [number for number, draw in enumerate(draws) if self.shapes.runs(draw, self.sizes[0])]
+        if not found:
+            raise CannotRun("no synthetic input runs the model: it runs on none of the likely values")
+        return found
 
-def _blurred(image: Array) -> Array:
-    """[height, width, channels] filtered by (1, 2, 1) / 4 in both directions, as a lens softens edges."""
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-    return np.asarray(0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:])
+    def _all_laws(self) -> list[Law]:
+        return [law for laws in self.laws.values() for law in laws]
+
+    def law(self, number: int) -> Data:
+        """The data of one law."""
+        batches = self.batches if self.images else max(-(-self.batches // self.count), min(self.batches, _LEAST))
+        size = Batch({name: np.empty(self.shapes.of(name, self.sizes[0]), bool) for name in self.laws}).size
+
+        def pending() -> Iterator[Pending]:
+            return (Pending(size, partial(self.batch, number, index)) for index in range(batches))
+
+        shapes = {name: self.shapes.of(name, self.sizes[0]) for name in self.laws}
+        laws = [(name, repr(several[number % len(several)])) for name, several in sorted(self.laws.items())]
+        described: tuple[object, ...]
+        described = (laws, number, sorted(shapes.items()), self.sizes, sorted(self.shapes.states.items()), batches)
+        if self.images and not any(isinstance(law, Leaves) and law.scale is None for law in self._all_laws()):
+            described = ("made-up images", sorted(shapes.items()), self.scales, batches)  # as plans hold it
+        return Data(self.name, pending, cache(lambda: sha256(repr(described).encode())))
+
+    def batch(self, law: int, index: int) -> Batch:
+        """One batch of a law."""
+        if not self.shapes.states:
+            return Batch(self.feeds(law, index, self.sizes[index % len(self.sizes)], {}))
+        start = index - index % _STEPS
+        sizes = self.sizes[index // _STEPS % len(self.sizes)]
+        if self._last is not None and self._last[:2] == (law, index - 1) and index > start:
+            step, feeds = index - 1, self._last[2]
+        else:
+            step, feeds = start, self.feeds(law, start, sizes, {})
+        for later in range(step + 1, index + 1):
+            outputs = self.session.run(list(self.shapes.states.values()), feeds)
+            feeds = self.feeds(law, later, sizes, dict(zip(self.shapes.states, outputs, strict=True)))
+        self._last = (law, index, feeds)
+        return Batch(feeds)
+
+    def draw(self, sizes: Sizes) -> dict[str, Array]:
+        """Feeds for finding out whether the model runs with these sizes."""
+        return self.feeds(0, 0, sizes, {})
+
+    def feeds(self, law: int, index: int, sizes: Sizes, states: Mapping[str, Array]) -> dict[str, Array]:
+        """Feeds of one batch; states that are not given are zeros."""
+        bound = self.shapes.bound(sizes, states)
+        at = At(
+            index,
+            self.shapes.past(bound) if states else 0,
+            max((bound[key] for key in self.shapes.lengths()), default=1),
+        )
+        feeds = {}
+        # What is no state comes first, as the first input tells the number of samples.
+        for entry in sorted(inputs_of(self.session), key=lambda entry: entry.name in self.shapes.states):
+            shape = self.shapes.of(entry.name, bound)
+            if entry.name in self.shapes.states:
+                feeds[entry.name] = states.get(entry.name, np.zeros(shape, entry.dtype))
+                continue
+            laws = self.laws[entry.name]
+            rng = np.random.default_rng([crc32(entry.name.encode()), law, index])
+            feeds[entry.name] = laws[law % len(laws)].draw(rng, shape, at)
+        return feeds

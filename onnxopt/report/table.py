@@ -88,6 +88,7 @@ def _facts(result: Result) -> RenderableType:
             name = result.bounds.metric if result.bounds else "metric"
             rows[name] = f"{found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
     memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
+    rows["rests on"] = result.rests_on
     rows["took"] = f"{result.seconds:.1f} s{memory}"
     for what, text in rows.items():
         if text:

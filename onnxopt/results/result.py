@@ -71,6 +71,8 @@ class Result:
     met: bool
     calibrated: str
     """Name of the calibration data; empty if there was none."""
+    rests_on: str
+    """What the measurements rest on where no data was given, and what `--data` would change; empty with data."""
     not_calibrated: str
     """Why there was no calibration; empty if there was, or if none was requested."""
     trials: tuple[Trial, ...]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import onnxruntime
 
-from onnxopt.data import Data, Spec, open_data, quiet_session, split, synthetic
+from onnxopt.data import Data, Hints, Spec, by_law, open_data, quiet_session, split, synthetic
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
+from onnxopt.search.worst_law import evaluator_of
 
 _HELD_BACK = 0.25
 """Share of the samples for the search; the rest is for calibration."""
@@ -35,7 +36,7 @@ class Parts:
 
 def open_parts(
     session: onnxruntime.InferenceSession,
-    scale: dict[str, tuple[float, float]] | None,
+    hints: Hints,
     data: Spec | None,
     evaluation: Spec | None,
     has_metric: bool,
@@ -43,22 +44,31 @@ def open_parts(
     """Opens the data, or generates synthetic inputs, and splits it.
 
     Arguments:
-        scale: by input, factor and offset of synthetic noise (`input_scale`).
+        hints: tell what synthetic inputs should be.
         evaluation: separate data for the check; by default, the part that the search does not use.
         has_metric: whether a metric is measured, which needs more samples than noise.
 
     Raises OnnxoptError if the data does not fit the model, and the runtime's error if the model does not run.
     """
-    whole = synthetic(session, scale, _SYNTHETIC) if data is None else open_data(data, session)
-    calibration, held_back = split(whole, _HELD_BACK)
+    whole = synthetic(session, hints, _SYNTHETIC) if data is None else open_data(data, session)
+    calibration = by_law(whole, lambda law: split(law, _HELD_BACK)[0].take(_CALIBRATION))
+    held_back = by_law(whole, lambda law: split(law, _HELD_BACK)[1])
     enough = _VALIDATION if has_metric else _NOISE
     if evaluation is not None:
         validation, check = held_back, open_data(evaluation, session)
     elif has_metric:
-        validation, check = split(held_back, 0.5)
+        validation, check = (by_law(held_back, half) for half in (_first_half, _second_half))
     else:
-        validation = check = held_back.take(enough)
-    return Parts(calibration.take(_CALIBRATION), validation.take(enough), check)
+        validation = check = by_law(held_back, lambda law: law.take(enough))
+    return Parts(calibration, by_law(validation, lambda law: law.take(enough)), check)
+
+
+def _first_half(data: Data) -> Data:
+    return split(data, 0.5)[0]
+
+
+def _second_half(data: Data) -> Data:
+    return split(data, 0.5)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +96,16 @@ class Original:
     @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return Evaluator(self.observing, self.parts.validation, self.metric, self.observed)
+        return evaluator_of(self.observing, self.parts.validation, self.metric, self.observed)
 
     @cached_property
     def noise(self) -> Evaluator:
         """Compares outputs only, without the metric, on the same part."""
         if self.metric is None:
             return self.validation
-        return Evaluator(self.observing, self.parts.validation, None, self.observed)
+        return evaluator_of(self.observing, self.parts.validation, None, self.observed)
 
     @cached_property
     def check(self) -> Evaluator:
         """Compares the finished file, once."""
-        return Evaluator(self.observing, self.parts.check, self.metric, self.observed)
+        return evaluator_of(self.observing, self.parts.check, self.metric, self.observed)

@@ -204,6 +204,8 @@ def _cross(
             flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0
             if flat == _STRIDES:
                 return best  # a finer slope changes nothing
+        if rising and enough < 0 and low is not None and high is None and over == low[1]:
+            return best  # a coarser slope changes nothing: rows have the coarsest steps that they may have
         if (over > 0) == rising:
             high = (slope, over)
         else:

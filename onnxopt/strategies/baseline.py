@@ -16,7 +16,7 @@ from onnxopt.build.observing import observed_in, observing_session
 from onnxopt.build.preparation import Reference, sound
 from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import one_sample
-from onnxopt.data import Array, Data, input_scale
+from onnxopt.data import Array, Data, Hints, joined
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.metrics import Metric
 from onnxopt.request import Request
@@ -151,8 +151,8 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
     made_up = request.data is None and request.evaluation is None and metric is None
     session = source_session(path)
     try:
-        scale = input_scale(work.source.model)
-        parts = open_parts(session, scale, request.data, request.evaluation, metric is not None)
+        hints = Hints(work.source.model)
+        parts = open_parts(session, hints, request.data, request.evaluation, metric is not None)
         try:
             original, reference = _opened(work, parts, metric)
         except Exception as error:
@@ -182,6 +182,8 @@ def _opened(work: Workspace, parts: Parts, metric: Metric | None) -> tuple[Origi
 
 def _runnable(data: Data, session: onnxruntime.InferenceSession) -> Data:
     """The batches on which the model runs. Raises the runtime's error if it runs on none."""
+    if data.laws:
+        return joined([_runnable(law, session) for law in data.laws], data.name, data.row_noise)
     chosen, failure = set[int](), None
     for index, batch in enumerate(data):
         try:

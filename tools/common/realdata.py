@@ -201,6 +201,7 @@ TASKS: dict[str, Task] = {
     "resnet32": _CIFAR10,
     "resnet56": _CIFAR10,
     "resnet56_dynamo": _CIFAR10,
+    "resnet8_keras": Task("CIFAR-10", cifar10, lambda images: images.astype(np.float32)),
     "lenet5": Task("MNIST", mnist, _grey(256)),
     "lenet_300_100": Task("MNIST", mnist, _grey(256)),
     "mnist_cntk": Task("MNIST", mnist, _grey(1)),
@@ -302,7 +303,12 @@ def sensible_inputs(model: str) -> list[dict[str, Array]]:
         task = TASKS[model]
         size = 1 if model in ("mnist_cntk", "mobilenet_v2_int8_tflite") else 8
         images = _limited(task.read("test"), 8).images[:8]
-        name = {"mnist_cntk": "Input3", "mobilefacenet": "data", "mobilenet_v1_0.25": "input_2"}.get(model, "input")
+        name = {
+            "mnist_cntk": "Input3",
+            "mobilefacenet": "data",
+            "mobilenet_v1_0.25": "input_2",
+            "resnet8_keras": "input_1",
+        }.get(model, "input")
         return [{name: task.prepare(images[i : i + size])} for i in range(0, 8, size)]
     return list(_OTHER_INPUTS[model]())
 

@@ -27,6 +27,9 @@ _RATE = 0.25
 but such rounding shrinks all weights, and the errors add up through the layers. On held-back images, 0.1 to 0.5 are
 equally good, and 1 gives 3 to 10 % more noise at equal bits."""
 _LARGE = 2**16  # elements from which on a scale per row costs next to nothing
+_VECTOR = 0.25
+"""The noise over signal of a bias, of slopes or of scales, relative to that of a row of weights."""
+_TINY = 1e-60
 _FINEST = 2**21  # steps to the largest weight: float32 hardly resolves finer ones
 
 
@@ -60,14 +63,17 @@ class Feedback(Pass):
         """Stores the quantized weight, and corrects the bias for the mean remaining error."""
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
-        step = self._steps(w, variance, site, stats)
+        asked, step = self._steps(w, variance, site, stats)
+        price = np.full(step.shape, 2 * log(2) * self.slope / stats.gain * _RATE)
+        # A row that is quantized more finely than the slope asks for pays for a bit in proportion to its own noise.
+        noise = np.square(step) / 12 * variance.astype(np.float64).mean(1)[:, None]
+        price = np.where(step < asked, np.minimum(price, 2 * log(2) * noise * _RATE), price)
         if w.size >= _LARGE and not self.max_bits:
             # Steps lie on a grid. Some rows take the next finer step and some the next coarser one, so that sizes do
             # not jump.
             step = step * 2.0 ** (((np.arange(w.shape[1]) + 0.5) / w.shape[1] - 0.5) / STEPS_PER_OCTAVE)
         k = nearest_log_step(step)
         step = step_of(k).astype(np.float64)
-        price = 2 * log(2) * self.slope / stats.gain * _RATE
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
         plain = moments.feedback if moments else None
@@ -84,7 +90,7 @@ class Feedback(Pass):
         if stats.moments is None or stats.signal <= 0:
             return None
         w, variance = self._matrix(values, site, stats)
-        step = self._steps(w, variance, site, stats)
+        _, step = self._steps(w, variance, site, stats)
         return float(np.sqrt((np.square(step) / 12 * variance.sum(1)[:, None]).sum() / stats.signal))
 
     def _matrix(self, values: Array, site: Site, stats: Stats) -> tuple[Floats, npt.NDArray[Any]]:
@@ -92,8 +98,11 @@ class Feedback(Pass):
         w = matrix(finite(values), site, stats)
         return w, stats.moments.variance if stats.moments else np.ones((len(w), w.shape[2]), np.float32)
 
-    def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> Floats:
-        """Step of each row, [groups, outputs]. Rows that must share a scale share the step."""
+    def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> tuple[Floats, Floats]:
+        """Step of each row, [groups, outputs]: what the slope asks for, and what the row gets.
+
+        Rows that must share a scale share the step.
+        """
         groups, outputs, _ = w.shape
         step = np.sqrt(12 * self.slope / (stats.gain * variance.astype(np.float64).mean(1)))
         step = np.broadcast_to(step[:, None], (groups, outputs))
@@ -101,14 +110,26 @@ class Feedback(Pass):
             # Without input statistics: a compromise between one common step, which loses weak channels that the next
             # layer amplifies, and proportional steps, which waste bits on them.
             step = step * np.sqrt(channel_rms(w, 1))
-        largest = np.abs(w).max(2)
+        largest, coarsest = np.abs(w).max(2), _coarsest(w, site, stats.row_noise)
         if site.axis is not None and site.shape[site.axis] != groups * outputs:  # groups share scales
             step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)
             largest = np.broadcast_to(largest.max(0), step.shape)
-        step = np.maximum(step, largest / _FINEST)
+            coarsest = np.broadcast_to(coarsest.min(0), step.shape)
+        given = np.maximum(np.minimum(step, coarsest), largest / _FINEST)
         if self.max_bits:
-            step = np.maximum(step, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
-        return np.asarray(step)
+            given = np.maximum(given, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
+        return step, np.asarray(given)
+
+
+def _coarsest(w: Floats, site: Site, noise: float) -> Floats:
+    """The coarsest step of each row, [groups, outputs], that keeps its noise over signal; a row of zeros has none.
+
+    A vector holds one number for each output: its noise is that of its outputs, and it has few elements.
+    """
+    if site.axis is None:
+        noise = noise * _VECTOR
+    power = np.square(w).mean(2)
+    return np.where(power > 0, noise * np.sqrt(12 * np.maximum(power, _TINY)), np.inf)
 
 
 def _leaf(q: npt.NDArray[np.int32], k: npt.NDArray[np.int16], values: Array, site: Site, stats: Stats) -> Affine:
