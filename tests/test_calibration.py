@@ -249,11 +249,19 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
         assert stats.gain > 0
 
 
+SILENT = ("inputs that are always zero", "a weight of zeros", "a weight with a NaN")
+"""Models whose outputs are zeros or NaN, whatever the other weights are."""
+
+
 @pytest.mark.parametrize("name", [*odd(), *ALL])
 def test_every_model_is_compressed(name: str, tmp_path: Path) -> None:
     source, small = tmp_path / "m.onnx", tmp_path / "small.onnx"
     onnx.save((odd() | {key: make() for key, make in ALL.items()})[name], source)
     result = onnxopt.optimize(source, small)
-    assert not result.not_calibrated
     assert result.check
-    assert "NaN" in name or result.check.found.error <= 0.1
+    if name in SILENT:
+        assert "not measured" in result.not_calibrated
+        assert not result.check.found.error
+    else:
+        assert not result.not_calibrated
+        assert (result.check.found.error or 0.0) <= 0.1

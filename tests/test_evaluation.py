@@ -148,7 +148,7 @@ def test_without_scores_only_the_error_is_measured(tmp_path: Path, type_: Callab
     code, shown, _ = type_(tmp_path / "0.onnx", tmp_path / "1.onnx", "--data", tmp_path / "x.npz")
     assert code == 0
     assert "noise/signal" in shown
-    assert "only the error of the outputs" in shown
+    assert "only differences between the outputs" in shown
     assert "top-1" not in shown.replace("same top-1", "")
 
 

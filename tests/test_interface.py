@@ -47,12 +47,6 @@ def sparse_inside() -> onnx.ModelProto:
     return made
 
 
-def sparse_outside() -> onnx.ModelProto:
-    made = sparse(node("SequenceConstruct", ["y", "s"], ["q"]))
-    made.graph.output.append(helper.make_tensor_sequence_value_info("q", FLOAT, None))
-    return made
-
-
 def sequence_of_weights() -> onnx.ModelProto:
     made = model([PRODUCT, node("SequenceConstruct", ["y", "w"], ["q"])], WEIGHT, {**X, "unused": [2]}, {})
     made.graph.output.append(helper.make_tensor_sequence_value_info("q", FLOAT, None))
@@ -75,7 +69,6 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "a weight that is not read is an output": lambda: with_outputs("y", "k"),
     "a sequence beside an unused input": sequence_of_weights,
     "a sparse weight": sparse_inside,
-    "a sparse weight in a sequence": sparse_outside,
     "strings": strings,
 }
 

@@ -167,12 +167,6 @@ def shared() -> onnx.ModelProto:
     return model(nodes, {"w": weights(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]})
 
 
-def shown() -> onnx.ModelProto:
-    made = one_node(helper.make_node("MatMul", ["x", "w"], ["y"]), w=weights(64, 32))
-    made.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 32]))
-    return made
-
-
 def half() -> onnx.ModelProto:
     made = one_node(helper.make_node("MatMul", ["x", "w"], ["y"]), w=weights(64, 32).astype(np.float16))
     for value in (*made.graph.input, *made.graph.output):
@@ -191,7 +185,6 @@ def half() -> onnx.ModelProto:
         (one_node(helper.make_node("MatMul", ["x", "w"], ["y"]), w=weights(2, 64, 32)), "w", "no matrix"),
         (one_node(helper.make_node("MatMul", ["x", "w"], ["y"]), w=weights(24, 32)), "w", "24 inputs, fewer than a"),
         (shared(), "w", "others use the weight"),
-        (shown(), "w", "others use the weight"),
         (half(), "w", "float32"),
     ],
 )  # fmt: skip

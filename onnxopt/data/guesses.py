@@ -20,6 +20,7 @@ from onnxopt.data.laws import (
     Mask,
     Positions,
     Signal,
+    Texts,
     Tokens,
     codes_near,
 )
@@ -65,6 +66,8 @@ def surely_images(shape: tuple[int, ...]) -> bool:
 
 def trial_law(entry: Input, hints: Hints) -> Law:
     """A law for finding out with which shapes the model runs."""
+    if entry.dtype is not None and entry.dtype.kind == "O":
+        return Texts()
     if entry.dtype is not None and entry.dtype.kind in "iub" and str(entry.dtype) != "uint8":
         return integer_laws(entry, hints)[0]
     factor, offset = hints.scale(entry.name)
@@ -103,6 +106,8 @@ def laws_of(entry: Input, hints: Hints, shape: tuple[int, ...], batches: int) ->
     """
     dtype, axis = entry.dtype, channel_axis(shape)
     assert dtype is not None
+    if dtype.kind == "O":
+        return (Texts(),)
     images = axis is not None and may_be_images(entry, hints)
     if dtype.kind in "iub" and not images:
         return integer_laws(entry, hints)

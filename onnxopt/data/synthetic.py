@@ -7,7 +7,7 @@ data (`Data.laws`): a weight costs what it costs under the worst law, and noise 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from zlib import crc32
 
@@ -60,11 +60,12 @@ def synthetic(session: onnxruntime.InferenceSession, hints: Hints | None = None,
 
 
 def _opened(session: onnxruntime.InferenceSession, hints: Hints, count: int) -> _Maker:
-    entries = inputs_of(session)
+    texts = {value.name for value in session.get_inputs() if value.type == "tensor(string)"}
+    entries = [replace(e, dtype=np.dtype(object)) if e.name in texts else e for e in inputs_of(session)]
     odd = next((value for value in session.get_inputs() if not value.type.startswith("tensor(")), None)
     untyped = next((entry.name for entry in entries if entry.dtype is None), odd and odd.name)
     if untyped is not None:
-        raise CannotRun(f"no synthetic input runs the model: input {untyped!r} is no tensor of numbers")
+        raise CannotRun(f"no synthetic input runs the model: input {untyped!r} is no tensor of numbers or texts")
     states = states_of(session.get_inputs(), session.get_outputs())
     trial = {entry.name: (trial_law(entry, hints),) for entry in entries}
     draft = _Maker(session, Shapes(session, states), trial, [{}], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import Field, fields
-from math import frexp
+from math import frexp, inf
 from typing import ClassVar, Self
 
 import numpy as np
@@ -25,15 +25,19 @@ class Skip(Exception):
     """A pass leaves this site as it is; the text is the reason that the report gives."""
 
 
-def finite(values: Array) -> Floats:
-    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros, or is out of `_RANGE`."""
+def finite(values: Array, any_size: bool = False) -> Floats:
+    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros, or is out of `_RANGE`.
+
+    Arguments:
+        any_size: whether the range does not matter, as no squares of the weight meet statistics.
+    """
     w = values.astype(np.float64)
     if not np.isfinite(w).all():
         raise Skip("holds infinities or NaNs")
     if not w.any():
         raise Skip("all zeros")
     largest, (low, high) = np.abs(w).max(), _RANGE
-    if not low <= largest <= high:
+    if not any_size and not low <= largest <= high:
         raise Skip(f"its largest element is {largest:.3g}, expected {low:g} to {high:g}")
     return w
 
@@ -72,15 +76,20 @@ def tensor(rows: Array, site: Site, stats: Stats) -> Array:
     return np.moveaxis(rows.reshape(-1, *others), 0, site.axis)
 
 
-def correct_bias(graph: Graph, error: Array, stats: Stats) -> None:
+def correct_bias(graph: Graph, error: Array, stats: Stats, about_mean: bool = False) -> None:
     """Adds to the node's bias what an error of the weight takes from its outputs on average.
 
-    Does nothing if the node has no bias of its own, or the moments of its inputs are not known.
+    Does nothing if the node has no bias of its own, or the moments of its inputs are not known. Nor if real inputs may
+    be like none of the samples (`Stats.row_noise`): their mean would be another.
 
     Arguments:
         error: ``[groups, outputs, inputs]``, the original weight less the new one.
+        about_mean: whether the error was made as small as the moments about the mean allow, which rests on this
+            correction.
     """
     if stats.linear is None or stats.moments is None or stats.linear.bias is None:
+        return
+    if stats.row_noise < inf and not about_mean:
         return
     bias = graph.values(stats.linear.bias)
     shift = np.einsum("goi,gi->go", error, stats.moments.mean).ravel()

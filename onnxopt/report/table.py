@@ -99,7 +99,7 @@ def _facts(result: Result) -> RenderableType:
 def _outputs(found: Comparison) -> str:
     """How the outputs differ."""
     if not found.measured:
-        return "not measured: they are empty"
+        return "not measured: they show no numbers"
     if found.error in (None, 0.0) and found.agreement in (None, 1.0):
         return "the same"
     noise = [] if found.error is None else [f"noise over signal {found.error:.3f}"]

@@ -8,6 +8,7 @@ from onnxopt.data.laws.base import Array, At, Law
 from onnxopt.data.laws.codes import Codes, Lengths, codes_near
 from onnxopt.data.laws.leaves import Leaves, dead_leaves
 from onnxopt.data.laws.signals import SHAPES, Signal
+from onnxopt.data.laws.texts import Texts
 from onnxopt.data.laws.tokens import Mask, Positions, Tokens
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Mask",
     "Positions",
     "Signal",
+    "Texts",
     "Tokens",
     "codes_near",
     "dead_leaves",

@@ -51,6 +51,7 @@ class _Search:
         self._producers = {name: node for node in graph.node for name in node.output if name}
         self._types = _element_types(model)
         self._weights = {tensor.name for tensor in graph.initializer if _is_weight(tensor)}
+        self._weights |= {tensor.values.name for tensor in graph.sparse_initializer}
         """Weights, and what is computed from them and from no input's values."""
         constants = {tensor.name for tensor in graph.initializer}
         self._dynamic = {value.name for value in graph.input} - constants
@@ -94,7 +95,9 @@ class _Search:
         """Takes one node's outputs into the sets of values."""
         every = set(_reads(node))
         if node.op_type in _OF_SHAPE or every.isdisjoint(self._dynamic):
-            if any(_is_weight(a.t) for a in node.attribute) or not every.isdisjoint(self._weights):
+            if any(_is_weight(a.t) or a.HasField("sparse_tensor") for a in node.attribute) or not every.isdisjoint(
+                self._weights
+            ):
                 self._weights.update(node.output)
             return
         self._dynamic.update(node.output)

@@ -81,7 +81,7 @@ class Feedback(Pass):
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
-        correct_bias(graph, w - q * step[..., None], stats)
+        correct_bias(graph, w - q * step[..., None], stats, about_mean=True)
         graph.store(site.path, _leaf(q, k, values, site, stats))
         return ()
 

@@ -39,7 +39,7 @@ class FixedPoint(Pass):
         """Stores integers and the scale. Raises Skip for infinities, NaNs, and weights that are all zeros."""
         stored = graph.encoding(site.path)
         values = stored.values()
-        w = finite(values)
+        w = finite(values, any_size=True)
         exponent = integer_length(float(np.abs(w).max())) - self.bits
         k = np.array([max(exponent, -126) * STEPS_PER_OCTAVE], np.int16)  # scales are normal float32 numbers
         if isinstance(stored, Codebook):
