@@ -62,6 +62,7 @@ def test_verify_says_so_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["bomb_2_48.onnx", "rans_table_empty.onnx", "empty.onnx"])
+@pytest.mark.slow
 def test_as_a_process(name: str) -> None:
     command = [sys.executable, "-P", "-c", "from onnxopt.cli import main; main()", "verify", str(HERE / name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

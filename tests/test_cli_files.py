@@ -97,6 +97,7 @@ def test_nothing_that_is_needed_is_overwritten(here: Path, words: str, message: 
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_model_and_its_side_files_are_written_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("optimize", "m.onnx", "-o", "o.onnx", "--lossless", "--plan-out", "p.json", "--report", "r.html", "--json")
     before = names(here)
@@ -180,6 +181,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line.replace("ONNXOPT", command)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_standard_output_may_be_gone(here: Path) -> None:
     assert run("optimize", "m.onnx", "-o", "o.onnx", "--lossless").returncode == 0
     done = shell("set -o pipefail; ONNXOPT inspect o.onnx --json | head -c 1; ONNXOPT inspect o.onnx >&- 2>&-")

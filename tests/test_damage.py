@@ -136,6 +136,7 @@ main()
     [("trial.onnx", signal.SIGINT), ("out.onnx", signal.SIGTERM)],
     ids=["searching", "checking"],
 )
+@pytest.mark.slow
 def test_an_interrupted_process_says_so_and_leaves_nothing(
     larger: Path, tmp_path: Path, name: str, number: signal.Signals
 ) -> None:
@@ -192,6 +193,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(larger: Path, full_disk: Path) -> None:
     _leaves_nothing(larger, full_disk / "out.onnx")
     keep = full_disk / "keep.onnx"
@@ -200,6 +202,7 @@ def test_a_full_disk_is_one_sentence(larger: Path, full_disk: Path) -> None:
     assert keep.read_bytes() == b"older"
 
 
+@pytest.mark.slow
 def test_a_full_disk_for_statistics_is_one_sentence(larger: Path, full_disk: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     environment = {**os.environ, "XDG_CACHE_HOME": str(full_disk)}

@@ -206,6 +206,7 @@ def test_a_damaged_file(arrays: Callable[..., Path]) -> None:
 
 
 @needs_data
+@pytest.mark.slow
 def test_arrays_give_the_accuracy_that_is_known(tmp_path: Path) -> None:
     session = realdata.plain_session(realdata.MODELS / "lenet5.onnx")
     samples = realdata.mnist("test")

@@ -213,6 +213,7 @@ def test_an_image_that_cannot_be_read_is_named(pictures: Callable[..., Path], tm
 
 
 @needs_data
+@pytest.mark.slow
 def test_images_give_the_accuracy_that_is_known(tmp_path: Path) -> None:
     session = realdata.plain_session(realdata.MODELS / "mobilenet_v1_0.25.onnx")
     data = open_data(realdata.DATA / "imagenet" / "els300", session, ImageOptions("tensorflow"))

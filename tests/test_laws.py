@@ -247,8 +247,9 @@ def test_names_and_other_integers() -> None:
     assert values(data, "counts").max() > 1
 
 
-def test_inputs_that_are_no_numbers_are_refused() -> None:
-    made = graph([node("Identity", ["s"], ["y"])], {}, {"s": (TensorProto.STRING, ["n"])}, {})
-    made.graph.output.append(helper.make_tensor_value_info("y", TensorProto.STRING, ["n"]))
-    with pytest.raises(CannotRun, match="input 's' is no tensor of numbers"):
+def test_inputs_that_are_no_tensors_are_refused() -> None:
+    made = graph([node("Identity", ["s"], ["y"])], {}, {}, {})
+    made.graph.input.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, ["n"]))
+    made.graph.output.append(helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ["n"]))
+    with pytest.raises(CannotRun, match="input 's' is no tensor of numbers or texts"):
         drawn(made)

@@ -90,6 +90,7 @@ def test_predictions_for_the_space_share_their_work(cls: type[Structural]) -> No
 
 @settings(max_examples=60)
 @given(convolutions(least_rank=2))
+@pytest.mark.slow
 def test_weights_and_macs_are_known_before_the_chain_is_made(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
     made, x, _ = drawn
     graph = graph_of(made)

@@ -161,6 +161,7 @@ def optimized(folder: Path, table: str, rules: str, capsys: pytest.CaptureFixtur
     return dict(json.loads(capsys.readouterr().out))
 
 
+@pytest.mark.slow
 def test_a_recipe_shows_its_papers_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = optimized(tmp_path, "hierarchical", STEPS, capsys)
     rows, total = result["table"]["rows"], result["table"]["total"]["values"]
@@ -189,6 +190,7 @@ def test_a_recipe_shows_its_papers_table(tmp_path: Path, capsys: pytest.CaptureF
     assert "Convolutions 10 bits, matrices 6 bits" in page
 
 
+@pytest.mark.slow
 def test_a_stage_is_what_its_plan_makes(tmp_path: Path) -> None:
     chosen = Recipe.open(str(recipe(tmp_path, "deep-compression", STEPS)))
     result = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", recipe=chosen)
@@ -203,6 +205,7 @@ def test_a_stage_is_what_its_plan_makes(tmp_path: Path) -> None:
     assert made.events[0].sizes is None  # nobody asked
 
 
+@pytest.mark.slow
 def test_chains_are_counted_as_the_layer_that_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = optimized(tmp_path, "microbrain", CHAIN, capsys)
     rows = {row["layer"]: row["values"] for row in result["table"]["rows"]}

@@ -36,6 +36,7 @@ def test_steps_follow_each_other() -> None:
 
 
 @given(st.dictionaries(st.text(), steps), st.text())
+@pytest.mark.slow
 def test_plan_json_round_trips(decided: dict[str, Step], data: str) -> None:
     plan = Plan("ab12", decided, data)
     again = Plan.from_json(plan.to_json())
@@ -93,6 +94,7 @@ def test_stages_are_beginnings_of_the_steps() -> None:
 
 
 @given(st.dictionaries(st.text(), steps, min_size=1), st.text())
+@pytest.mark.slow
 def test_the_last_stage_is_the_plan(decided: dict[str, Step], data: str) -> None:
     plan = Plan("ab12", decided, data)
     assert list(plan.stages())[-1] == plan

@@ -67,6 +67,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         Recipe.open("deeper-compression")
 
 
+@pytest.mark.slow
 def test_the_search_turns_the_knobs(recipe: Path, tmp_path: Path) -> None:
     gentle, strong = (
         onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=error), recipe=Recipe.open(str(recipe)))
@@ -99,6 +100,7 @@ def test_lossless_contradicts(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.slow
 def test_every_recipe_gives_a_model_that_runs(name: str, tmp_path: Path) -> None:
     """In stock ONNX Runtime, from its compressed file, after registering the library; and as `load` has it."""
     output, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
@@ -124,6 +126,7 @@ def test_every_recipe_gives_a_model_that_runs(name: str, tmp_path: Path) -> None
         ("microbrain-lowrank", {"dense1.weight": "svd"}),
     ],
 )
+@pytest.mark.slow
 def test_chains_by_a_recipe_are_not_quantized(name: str, layers: dict[str, str], tmp_path: Path) -> None:
     output, plain = tmp_path / "small.onnx", tmp_path / "plain.onnx"
     result = onnxopt.optimize(DIGITS, output, recipe=Recipe.open(name))
@@ -145,6 +148,7 @@ def test_chains_by_a_recipe_are_not_quantized(name: str, layers: dict[str, str],
         assert all(event.ranks == chain.ranks for event in result.events if event.path in chain.parts)
 
 
+@pytest.mark.slow
 def test_factors_take_the_step_that_another_rule_has(recipe: Path, tmp_path: Path) -> None:
     quantizing = recipe.read_text()
     recipe.write_text(f'{quantizing}\n{RULE}step = "svd{{rank=8}}"\n')
@@ -175,6 +179,7 @@ def test_one_knob_goes_on_alone(widths: Recipe) -> None:
     )
 
 
+@pytest.mark.slow
 def test_widths_are_searched_apart_and_for_each_weight(widths: Recipe, tmp_path: Path) -> None:
     """From where all together can go no further: smaller, and still inside the contract."""
     images, labels, _, _ = train_digits.split()

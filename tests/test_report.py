@@ -203,6 +203,7 @@ def test_nodes_before_and_after_clean_ups(folder: Path) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_contracts(contract: Contract | None, lossless: bool, words: tuple[str, ...], folder: Path) -> None:
     rng = np.random.default_rng(0)
     session = onnxopt.load(DIGITS)
@@ -274,6 +275,7 @@ def test_the_documentation_names_every_field(digits: Plain) -> None:
         assert f"`found.{name}`" in text, name
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def unmeasured(*_: object, **__: object) -> None:
         raise OnnxoptError("takes a minute")

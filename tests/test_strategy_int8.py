@@ -132,6 +132,7 @@ def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path,
         (0.4, 0.97, "the model takes 0.970x the time in INT8"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_slower_as_a_whole_is_refused(
     source: Path, data: Path, machine: Machine, share: float, ratio: float, reason: str
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_size_is_met_in_integers(machine: Machine, source: Path, data: Path) -
     assert output.stat().st_size <= size
 
 
+@pytest.mark.slow
 def test_a_tight_contract_keeps_loud_values_floats(machine: Machine, source: Path, data: Path) -> None:
     loose, tight = (machine.optimized(source, data, error, goal="speed") for error in (0.2, 0.004))
     assert running(tight) < running(loose)
@@ -213,7 +215,8 @@ def test_old_operators_are_brought_up_to_date(machine: Machine, tmp_path: Path) 
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.name[0] in "wb"}
     old = model(nodes, tensors, {"x": ["n", 8, 12, 12]}, {"y": ["n", 10]}, opset=9, ir_version=4)
     onnx.save(old, tmp_path / "old.onnx")
-    result = machine.optimized(tmp_path / "old.onnx", None, activations=8)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((64, 8, 12, 12)).astype(np.float32))
+    result = machine.optimized(tmp_path / "old.onnx", tmp_path / "x.npz", activations=8)
     assert {"conv1", "conv2", "gemm"} <= running(result)
     assert max(one.version for one in plain(result).opset_import) >= 13
 
@@ -267,6 +270,7 @@ def test_this_machine_is_a_target() -> None:
     assert Target.of(None).name in TARGETS
 
 
+@pytest.mark.slow
 def test_terminal_json_and_page(machine: Machine, source: Path, data: Path) -> None:
     result, lines = machine.optimized(source, data, goal="speed"), StringIO()
     print_result(Console(file=lines, width=80), result)

@@ -68,6 +68,7 @@ def test_the_scale_of_the_input_is_met() -> None:
 
 
 @pytest.mark.parametrize(("side", "limit"), [(224, 5.0), (32, 1.5)])
+@pytest.mark.slow
 def test_256_images_are_made_in_seconds(side: int, limit: float) -> None:
     session = taking(x=["n", 3, side, side])
     start = time.process_time()

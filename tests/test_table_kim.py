@@ -20,6 +20,7 @@ def no_tucker(kernel: np.ndarray, rank_in: int, rank_out: int, root: None) -> tu
     return np.zeros((rank_in, inputs)), np.zeros((rank_out, rank_in, taps)), np.zeros((outputs, rank_out))
 
 
+@pytest.mark.slow
 def test_the_counts_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of factors of the right shapes: finding those of 60 million weights takes minutes."""
     monkeypatch.setattr(math, "svd", no_svd)

@@ -80,6 +80,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
+@pytest.mark.slow
 def test_what_is_asked_twice_is_measured_once(log: Path) -> None:
     first, second = Kept(lambda: "1"), Kept(lambda: "2")
     assert [first.once(counted, str(log), 7) for _ in range(3)] == [2, 2, 2]
@@ -92,6 +93,7 @@ def test_what_is_asked_twice_is_measured_once(log: Path) -> None:
     assert log.read_text() == "7\n7\n8\nmade\n"
 
 
+@pytest.mark.slow
 def test_measurements_belong_to_the_content_of_files(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = log.with_name("net.onnx")
     monkeypatch.setattr(realdata, "path_of", lambda name: model if name == "net" else log.with_name("none"))

@@ -249,6 +249,7 @@ WRONG = (None, "x", -1, 10**400, float("nan"), [], {}, [[]], {"x": 1}, True)
 
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0), st.sampled_from(WRONG))
+@pytest.mark.slow
 def test_a_damaged_result_is_shown_or_refused(result: dict[str, Any], number: int, value: Any) -> None:
     accepted(html.render, replaced(result, number % len(list(places(result))), value))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from types import TracebackType
 
@@ -29,7 +30,7 @@ from onnxopt.build.running import Running
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.calibration.collect import Statistics, calibrate
-from onnxopt.data import Data
+from onnxopt.data import ROW_NOISE, Data
 from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.files import reading, write_atomically, writing
@@ -118,7 +119,12 @@ class Workspace:
     # ---- other forms -----------------------------------------------------------------------------------------------
 
     def calibrated(self, data: Data) -> Workspace:
-        """This workspace with statistics on this data, which are measured on first use."""
+        """This workspace with statistics on this data, which are measured on first use.
+
+        A bound on the size of the file goes before a bound on the noise of single rows (`Data.row_noise`).
+        """
+        if self._size_counts:
+            data = replace(data, row_noise=inf)
         origin = None if self._origin is None else self._origin.calibrated(data)
         return replace(self, data=data, digest=data.digest(), _measured=None, _origin=origin)
 
@@ -184,7 +190,7 @@ class Workspace:
         if self._measured is not None:
             return self._measured.statistics
         if self.data is None:
-            return Statistics(None, {}, {})
+            return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
         native.return_memory()
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -197,6 +203,11 @@ class Workspace:
 
         cache = self._shared.caches[key]
         return calibrate(self.graph, self.sites, self.data, cache, self.request.max_ram, advance)
+
+    @property
+    def _size_counts(self) -> bool:
+        """Whether the contract bounds the size of the file."""
+        return self.request.contract.size(self.source.size) is not None
 
     def measure(self) -> None:
         """Measures the statistics now, to find out whether that is possible. Raises as `statistics` does."""

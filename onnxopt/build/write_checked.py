@@ -135,8 +135,8 @@ def write_copy(source: Source, request: Request, output: Path, left_out: Mapping
         size = temporary.stat().st_size
     plan = Plan(source.sha256)
     return _result(source, request, output, bytes_after=size, events=(), chains=(), cleaned={}, contract="",
-                   bounds=None, recipe="", met=True, calibrated="", rests_on="", not_calibrated="", trials=(), kept=None,
-                   check=check.found, not_checked=check.reason, stages=(), unchanged=True, plan=plan,
+                   bounds=None, recipe="", met=True, calibrated="", rests_on="", not_calibrated="", trials=(),
+                   kept=None, check=check.found, not_checked=check.reason, stages=(), unchanged=True, plan=plan,
                    left_out=dict(left_out))  # fmt: skip
 
 

@@ -14,8 +14,8 @@ _ALIKE = 0.6
 def states_of(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, str]:
     """By input that holds a state, the output that holds its next value.
 
-    A state is an input that has an output of its type and rank, of equal sizes where both are fixed. Where several
-    outputs fit, the one with the most similar name does. Inputs come before outputs of other inputs, so the first input
+    A state is an input of numbers that has an output of its type and rank, of equal sizes where both are fixed. Where
+    several outputs fit, the one with the most similar name does. Inputs come before outputs of other inputs, so the first input
     is no state, unless its name is its output's but for a few letters. A cache may grow: its output is longer.
 
     Arguments:
@@ -40,7 +40,7 @@ def states_of(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, str]:
 def _fits(entry: Any, output: Any) -> bool:
     known = [(a, b) for a, b in zip(entry.shape, output.shape, strict=False) if isinstance(a, int) and a > 0]
     return (
-        entry.type == output.type
+        entry.type == output.type != "tensor(string)"
         and len(entry.shape) == len(output.shape)
         and all(a == b or not isinstance(b, int) or b <= 0 for a, b in known)
     )

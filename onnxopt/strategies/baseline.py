@@ -27,8 +27,8 @@ from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import MIDDLE
 
-_NOTHING_SHOWS = ("noise is not measured, because no output shows a number that depends on the weights; weights are quantized "
-                  "gently, by their own noise")  # fmt: skip
+_NOTHING_SHOWS = ("noise is not measured, because no output shows a number that depends on the weights; weights are "
+                  "quantized gently, by their own noise")  # fmt: skip
 
 
 @dataclass(frozen=True)
