@@ -37,6 +37,7 @@ from onnxopt.spec.plan import Step
 
 @settings(max_examples=120)
 @given(convolutions())
+@pytest.mark.slow
 def test_convolution_at_full_rank(drawn: tuple[onnx.ModelProto, Array, int]) -> None:
     made, x, groups = drawn
     outputs, inputs, *kernel = made.graph.initializer[0].dims

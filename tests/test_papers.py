@@ -224,6 +224,7 @@ def test_chains_are_counted_as_the_layer_that_they_were(tmp_path: Path, capsys: 
     assert rows["dense2.weight"][3] == rows["dense2.weight"][4] == 1280
 
 
+@pytest.mark.slow
 def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, "deep-compression", STEPS)
     cli.app(["optimize", str(DIGITS), "-o", str(tmp_path / "o.onnx"), "--recipe", str(path)], standalone_mode=False)
@@ -239,6 +240,7 @@ def test_an_unknown_table_is_said_before_anything_is_done(tmp_path: Path) -> Non
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.slow
 def test_an_engines_result_has_no_table(tmp_path: Path) -> None:
     result = json.loads(to_json(onnxopt.optimize(DIGITS, tmp_path / "o.onnx", onnxopt.Contract(error=0.1))))
     assert result["table"] is None

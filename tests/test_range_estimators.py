@@ -96,6 +96,7 @@ def test_errors_are_those_of_a_quantizer(kind: str, levels: int) -> None:
 
 @pytest.mark.parametrize("levels", [16, 256])
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
+@pytest.mark.slow
 def test_mse_is_optimal(kind: str, levels: int) -> None:
     x = getattr(np.random.default_rng(1), kind)(size=20_000).astype(np.float32)
     histogram = seen(x)

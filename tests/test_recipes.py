@@ -87,6 +87,7 @@ def test_without_a_bound_nothing_is_searched(recipe: Path, tmp_path: Path) -> No
     assert result.met
 
 
+@pytest.mark.slow
 def test_what_no_setting_reaches_is_missed(recipe: Path, tmp_path: Path) -> None:
     for contract in (Contract(error=1e-6), Contract(target_ratio=1000)):
         with pytest.raises(Missed):

@@ -136,6 +136,7 @@ def test_every_weight_has_a_row_and_a_histogram(digits: Plain) -> None:
     assert page.count('class="h-after"') == page.count('aria-expanded="false"') == len(layers) == 7
 
 
+@pytest.mark.slow
 def test_speed_where_it_was_measured(digits: Plain) -> None:
     assert "Speed" not in Page(html.render(digits)).text
     text = Page(html.render({**digits, "benchmark": BENCHMARK})).text
@@ -145,6 +146,7 @@ def test_speed_where_it_was_measured(digits: Plain) -> None:
     assert "Energy of a run" not in text
 
 
+@pytest.mark.slow
 def test_a_ratio_of_few_processes_is_not_shown(digits: Plain) -> None:
     few = copy.deepcopy(BENCHMARK)
     few["paired"][0]["enough"] = False
@@ -177,6 +179,7 @@ def test_names_are_text(digits: Plain) -> None:
     assert "<script>alert(1)</script>" in page.text
 
 
+@pytest.mark.slow
 def test_nodes_before_and_after_clean_ups(folder: Path) -> None:
     onnx.save(cnn(norm=True), folder / "cnn.onnx")
     result = to_plain_model(onnxopt.optimize(folder / "cnn.onnx", folder / "small.onnx"))
@@ -328,6 +331,7 @@ def test_nothing_to_count() -> None:
         assert Histogram.of(values, values) is None
 
 
+@pytest.mark.slow
 def test_layers_that_became_chains_have_a_table(folder: Path) -> None:
     result = onnxopt.optimize(DIGITS, folder / "chains.onnx", Contract(error=0.5), overrides=Overrides.parse(
         '[[rule]]\nmatch = "dense1.weight"\nstep = "svd{rank=24}"\n'

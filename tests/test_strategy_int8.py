@@ -115,6 +115,7 @@ def test_a_form_that_the_runtime_rejects_while_it_is_timed_is_dropped(source: Pa
     assert "the runtime rejects the model in INT8: no kernel for this" in one.reason
 
 
+@pytest.mark.slow
 def test_a_node_that_is_slower_in_integers_stays_float(source: Path, data: Path, machine: Machine) -> None:
     machine.slow = ("depthwise",)
     result = machine.optimized(source, data, goal="speed")
@@ -145,6 +146,7 @@ def test_what_is_slower_as_a_whole_is_refused(
     assert result.output.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_size_is_met_in_integers(machine: Machine, source: Path, data: Path) -> None:
     size = source.stat().st_size // 4
     output = source.with_name("small.onnx")
@@ -290,6 +292,7 @@ def test_terminal_json_and_page(machine: Machine, source: Path, data: Path) -> N
     assert html.render(json.loads(to_json(machine.optimized(source, data))))  # and without
 
 
+@pytest.mark.slow
 def test_parts_of_chains_run_in_integers(machine: Machine, source: Path, data: Path) -> None:
     rules = onnxopt.spec.overrides.Overrides.parse('[[rule]]\nmatch = "w1"\nstep = "svd{rank=6}"')
     result = machine.optimized(source, data, 0.3, activations=8, overrides=rules)

@@ -95,6 +95,7 @@ def test_what_saves_time_alone_and_together_is_in_the_file(tmp_path: Path) -> No
     assert ops(race[1]) == [node.op_type for node in large().graph.node]
 
 
+@pytest.mark.slow
 def test_a_size_is_kept(tmp_path: Path) -> None:
     """That bounds no noise: products may make as much as a file of that size has."""
     result = optimized(tmp_path, Machine([1.0, 0.9, 0.9, 0.5, 0.6], 0.6), contract=Contract(target_size=80_000))

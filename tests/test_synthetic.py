@@ -17,6 +17,7 @@ from onnxopt.data import Hints, quiet_session, synthetic
     ("shape", "batch"),
     [(["n", 3, 32, 32], 16), ([None, 24, 40, 3], 16), ([2, 1, 28, 28], 2), (["n", 3, "h", "w"], 16), ([1, 3, 8, 8], 1)],
 )
+@pytest.mark.slow
 def test_dead_leaves_are_normal_and_always_the_same(shape: list[int | str | None], batch: int) -> None:
     session = taking(x=shape)
     data = synthetic(session, None, 32)

@@ -15,8 +15,9 @@ def states_of(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, str]:
     """By input that holds a state, the output that holds its next value.
 
     A state is an input of numbers that has an output of its type and rank, of equal sizes where both are fixed. Where
-    several outputs fit, the one with the most similar name does. Inputs come before outputs of other inputs, so the first input
-    is no state, unless its name is its output's but for a few letters. A cache may grow: its output is longer.
+    several outputs fit, the one with the most similar name does. Inputs come before outputs of other inputs, so the
+    first input is no state, unless its name is its output's but for a few letters. A cache may grow: its output is
+    longer.
 
     Arguments:
         inputs: of a session (with `name`, `type` and `shape`).
