@@ -1,7 +1,7 @@
-// Field numbers are those of onnx.proto: ModelProto.graph = 7, opset_import = 8; OperatorSetIdProto.domain = 1;
-// GraphProto.node = 1, initializer = 5, input = 11, output = 12; ValueInfoProto.name = 1; NodeProto.input = 1,
-// output = 2, op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data = 13;
-// StringStringEntryProto.key = 1, value = 2.
+// Field numbers are those of onnx.proto: ModelProto.graph = 7, opset_import = 8; OperatorSetIdProto.domain =
+// 1; GraphProto.node = 1, initializer = 5, input = 11, output = 12; ValueInfoProto.name = 1; NodeProto.input
+// = 1, output = 2, op_type = 4, domain = 7; TensorProto.data_type = 2, name = 8, raw_data = 9, external_data
+// = 13; StringStringEntryProto.key = 1, value = 2.
 #include "onnx_file.h"
 
 #include <algorithm>
