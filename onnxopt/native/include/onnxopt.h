@@ -42,7 +42,8 @@ ONNXOPT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* opt
 
 /* Creates a session of the compressed model in data[0, size), or, where data is null, in the file at `path`.
  * Release it with the runtime's ReleaseSession; data may be freed once this returns. `options` may be null.
- * A model with custom operators needs their library registered with the options, or loaded where they are null.
+ * A model with custom operators needs their library registered with the options, or loaded where they are
+ * null.
  */
 ONNXOPT_EXPORT struct OrtStatus* onnxopt_create_session(const struct OrtApiBase* api, const char* path,
                                                         const void* data, size_t size,
