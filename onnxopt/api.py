@@ -51,7 +51,8 @@ def optimize(
         options: further fields of `Request`; see there.
 
     A model that would not compute the same when it is quantized is written lossless, and one that cannot be rewritten
-    at all is copied, unless the size or the form of the file is asked for. `Result.left_out` then says why.
+    at all is copied, unless the size or the form of the file is asked for. A model for which no setting keeps the
+    default bound is written lossless as well. `Result.left_out` then says why.
 
     Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read or
     loaded, or the result cannot be written or run.
@@ -74,8 +75,8 @@ def _optimized(source: Source, request: Request, output: Path) -> Result:
                     missed = error
             if request.contract.max_drop != 0:
                 raise missed
-    except Unsound as error:
-        if request.demanding:
+    except (Unsound, Missed) as error:
+        if request.demanding or (isinstance(error, Missed) and request.contract.bounded):
             raise
         result = _lossless(source, request, None, output, {"quantization": error.reason})
         return replace(result, contract=str(request.contract), bounds=_bounds(request))

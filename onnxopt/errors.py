@@ -29,6 +29,11 @@ class Missed(OnnxoptError):
 
     exit_code: ClassVar[int] = 3
 
+    @property
+    def reason(self) -> str:
+        """Why, for reports: the text without the file's name, and without what the user could do."""
+        return str(self).partition(": ")[2].partition("; nothing was written")[0]
+
 
 def first_line(error: BaseException) -> str:
     """What a foreign error says, in one line."""
