@@ -17,7 +17,7 @@ from onnxopt.build.workspace import LARGEST_INLINE, Workspace
 from onnxopt.calibration.chunks import first_samples
 from onnxopt.data import Pending, quiet_session
 from onnxopt.errors import OnnxoptError, Unsound, first_line
-from onnxopt.graph import Graph, Source, hoist, join, normalise, split, tie, wrap
+from onnxopt.graph import Graph, Source, hoist, join, normalise, of_unsure_shape, split, tie, wrap
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.search.evaluator import Evaluator
@@ -46,6 +46,10 @@ def prepare(source: Source, request: Request, cleanups: Collection[str] | None =
         hoist(cleaned, deep=not request.lossless)
         tie(cleaned)  # last, as a weight that two norms follow could not take up either
         inner, nodes, tensors = split(cleaned)
+        unsure = of_unsure_shape(inner)
+        for value in inner.graph.output:  # the loader relies on declared shapes, where stock warns
+            if value.name in unsure:
+                value.type.tensor_type.ClearField("shape")
         graph = Graph(inner, not request.lossless)
     except MemoryError:
         raise

@@ -8,7 +8,7 @@ from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
-from onnxopt.graph.inspect.observe import observe
+from onnxopt.graph.inspect.observe import observe, of_unsure_shape
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import hoist, normalise, tie
@@ -57,6 +57,7 @@ __all__ = [
     "neighbours",
     "normalise",
     "observe",
+    "of_unsure_shape",
     "parameters",
     "payload",
     "raise_opset",

@@ -24,6 +24,8 @@ CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on new images."""
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
+_GENTLEST = 24
+"""Octaves below the first slope at which the search stops where only labels can be compared."""
 
 
 class Subject(Protocol):
@@ -133,7 +135,7 @@ class _Run:
             return self._measure(start, None), True
         evaluator = self._original.validation
         if self._contract.error is not None and not evaluator.measurable:
-            return self._measure(start, evaluator), True
+            return self._gently(start, evaluator, self._contract.error)
         if not self._contract.bounded:
             return self._measure(start, evaluator), True
         share = _TOGETHER if self._recipe is not None and self._recipe.layers else 1.0
@@ -153,6 +155,14 @@ class _Run:
         best = slope.meet_drop(measure, start, allowed * share, most, ends)
         best = best and self._alone(best, evaluator, lambda trial: slope.safe(trial, allowed))
         return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
+
+    def _gently(self, start: float, evaluator: Evaluator, most: float) -> tuple[Trial, bool]:
+        """A trial at the slope that the weights' own noise suggests, or at a finer one if labels change at that."""
+        for octaves in range(0, _GENTLEST, 4):
+            trial = self._measure(start * 2.0**-octaves, evaluator)
+            if (trial.error or 0.0) <= most:
+                return trial, True
+        return trial, False
 
     def _alone(self, best: Trial, evaluator: Evaluator, is_kept: Callable[[Trial], bool]) -> Trial:
         """Turns a recipe's weights and knobs further, one at a time."""
@@ -193,7 +203,7 @@ class _Run:
         key = plan.to_json()
         if key not in self._tried:  # different strengths may give the same plan
             size, found = self._subject.try_plan(plan, evaluator, advance)
-            measured = () if found is None else (found.error, found.drop, found.uncertainty, found.likely)
+            measured = () if found is None else (found.difference, found.drop, found.uncertainty, found.likely)
             self._tried[key] = Trial(at, size, *(measured or (None, None)))
             self._trials.append(self._tried[key])
         return replace(self._tried[key], slope=at)

@@ -48,6 +48,13 @@ class Comparison:
         """Whether anything was compared."""
         return self.error is not None or self.agreement is not None
 
+    @property
+    def difference(self) -> float | None:
+        """The error or, where only labels were compared, the share of them that differ; None if nothing was."""
+        if self.error is not None or self.agreement is None:
+            return self.error
+        return 1 - self.agreement
+
 
 class _Scores:
     """A metric over all batches, and over each fold."""
@@ -185,10 +192,11 @@ class Evaluator:
         """Error of the observed values that both models give. Selected rows count where their number is the same."""
         names = [*self._names, *self._hidden]
         given = {name: (a, b) for name, a, b in zip(names, wanted, got, strict=False)}
+        values, selected = self._observed.values, self._observed.selected
+        if self._hidden and len(got) == len(self._names):  # decisions are out of sight: what they made is what is left
+            values, selected = tuple(self._names), frozenset(self._names)
         counted = {
-            name: given[name]
-            for name in self._observed.values
-            if name in given and (name not in self._observed.selected or _alike(*given[name]))
+            name: given[name] for name in values if name in given and (name not in selected or _alike(*given[name]))
         }
         axes = [self._observed.classes.get(name) for name in counted]
         return output_error([a for a, _ in counted.values()], [b for _, b in counted.values()], axes)

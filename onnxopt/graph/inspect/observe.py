@@ -43,6 +43,12 @@ def observe(model: onnx.ModelProto) -> Observed:
     return Observed(values, hidden, frozenset(values) & search.selected, tuple(search.labels), alone)
 
 
+def of_unsure_shape(model: onnx.ModelProto) -> frozenset[str]:
+    """The outputs whose number of rows a decision makes, whatever shape they are declared with."""
+    search = _Search(model)
+    return frozenset(value.name for value in model.graph.output if value.name in search.reordered)
+
+
 class _Search:
     """What is found on the way from a model's outputs to its inputs."""
 
@@ -60,7 +66,7 @@ class _Search:
         """Those that depend on a weight as well."""
         self.selected = set[str]()
         """Those whose rows, or their order, follow from a decision."""
-        self._reordered = set[str]()
+        self.reordered = set[str]()
         """Those of them whose rows may change their number or places."""
         for node in graph.node:  # in the order of execution
             self._follow(node)
@@ -74,7 +80,7 @@ class _Search:
         if output in self._weighed or output in self._weights:
             if self._shows(output) or (self._is_float(output) and self._is_weighed_when_selected(output)):
                 self.values.setdefault(output)
-            elif not self._is_float(output) and output not in self._reordered:
+            elif not self._is_float(output) and output not in self.reordered:
                 self.labels.append(output)
         stack = [output]
         while stack:
@@ -106,8 +112,8 @@ class _Search:
             self._weighed.update(node.output)
         if node.op_type in _SELECTING or not every.isdisjoint(self.selected):
             self.selected.update(node.output)
-        if node.op_type in _REORDERING or not every.isdisjoint(self._reordered):
-            self._reordered.update(node.output)
+        if node.op_type in _REORDERING or not every.isdisjoint(self.reordered):
+            self.reordered.update(node.output)
 
     def _shows(self, name: str) -> bool:
         """Whether a difference shows in the value itself, before any decision."""
