@@ -82,3 +82,10 @@ def test_a_scale_of_both_changes_nothing(factor: float, seed: int) -> None:
     noise = 0.1 * np.random.default_rng(seed).standard_normal(X.shape)
     wanted, got = X.astype(np.float64), X + noise
     assert output_error([factor * wanted], [factor * got]) == pytest.approx(output_error([wanted], [got]))
+
+
+def test_a_common_part_hides_no_noise_between_columns() -> None:
+    scores = X + 100
+    assert output_error([scores], [scores + 0.03 * X]) == pytest.approx(0.03, rel=0.2)
+    alike = np.repeat(X[:, :1], 2, 1)
+    assert output_error([alike], [1.03 * alike]) == pytest.approx(0.03, rel=1e-4)

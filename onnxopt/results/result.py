@@ -112,7 +112,10 @@ class Result:
             return "missed"
         if self.unchanged:
             return "unchanged"
-        return "not_measured" if self.check is None or self.check.found.error is None else "met"
+        found = self.check.found if self.check else None
+        if found is None or not found.measured or (found.error is None and self.not_calibrated):
+            return "not_measured"
+        return "met"
 
     def strategy(self, name: str) -> StrategyReport | None:
         """The report of one strategy; None if it was not requested or did not apply to the model."""

@@ -75,7 +75,7 @@ def row(model: str, limit: int | None = None) -> Row:
         if model in realdata.TASKS:
             before = runs.original(model, limit)
             after = realdata.evaluate(model, compressed, limit=limit).metric
-    noise = done.check.found.error if done.check else None
+    noise = done.check.found.difference if done.check else None
     return Row(model, done.bytes_before, done.bytes_fp16, size, identical, noise, error, before, after)
 
 
