@@ -20,28 +20,39 @@ needs_data = pytest.mark.skipif(
 )
 
 FLOORS = {
-    "resnet20": (92.32, 5.0, 0.3),
-    "resnet32": (92.72, 5.0, 0.3),
-    "resnet56": (93.84, 5.0, 0.3),
-    "resnet56_dynamo": (93.84, 5.0, 0.3),
+    "resnet20": (91.30, 5.0, 0.5),
+    "resnet32": (93.50, 5.0, 0.5),
+    "resnet56": (94.50, 5.0, 0.5),
+    "resnet56_dynamo": (94.50, 5.0, 0.5),
     "lenet5": (98.94, 6.0, 0.3),
-    "resnet50v2_imagenette": (94.60, 5.0, 0.3),
-    "mobilefacenet": (99.44, 4.0, 0.3),
-    "squeezenet1.0": (61.4, 4.0, 1.0),
-    "squeezenet1.1": (59.9, 4.0, 1.0),
-    "mobilenet_v1_0.25": (48.4, 4.0, 1.0),
-    "mobilenet_v2": (83.0, 4.0, 1.0),
+    "resnet50v2_imagenette": (96.33, 5.0, 1.0),
+    "mobilefacenet": (99.50, 4.0, 0.3),
+    "squeezenet1.0": (60.25, 4.0, 2.0),
+    "squeezenet1.1": (59.50, 4.0, 2.0),
+    "mobilenet_v1_0.25": (47.75, 4.0, 2.0),
+    "mobilenet_v2": (83.25, 4.0, 2.0),
 }
-"""The original's metric in percent, the least ratio against the source file, the most points lost.
+"""The original's metric in percent on these images, the least ratio against the source file, the most points lost.
 
-The wider limit is for the 1,000 photographs: some 5 % of the answers change, as many for the better as for the worse
-but for chance, whose standard deviation is sqrt(50) = 7 answers, 0.7 points.
+The limits leave room for chance: of 400 photographs some 5 % of the answers change, as many for the better as for the
+worse but for a standard deviation of sqrt(20) = 4.5 answers, 1.1 points.
 """
 
 SOME = 2500
-"""Test images where fewer than all 10,000 have to do: the documents measure on all of them."""
-IMAGES = dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet56_dynamo"), SOME)
-"""Test images of the models that take longest."""
+"""Test images of the contracts."""
+IMAGES = {
+    "resnet20": 1000,
+    "resnet32": 1000,
+    "resnet56": 1000,
+    "resnet56_dynamo": 1000,
+    "resnet50v2_imagenette": 300,
+    "mobilefacenet": 600,
+    "squeezenet1.0": 400,
+    "squeezenet1.1": 400,
+    "mobilenet_v1_0.25": 400,
+    "mobilenet_v2": 400,
+}
+"""Test images where fewer than all have to do. The documents measure on all of them: README has the figures."""
 
 MOST_OUTPUT_ERROR = 0.15
 """Of a model without labels on sensible inputs; the default is kept on synthetic ones."""

@@ -25,6 +25,8 @@ from onnxopt.spec.contract import Contract
 
 _CHECKED = 4
 """Synthetic inputs for checking a file that no search measured."""
+_CLOSE = 1.25
+"""Factor by which noise over signal may be larger on the data of the check than on those of the search."""
 _LUCK = 2.0
 """Factor by which a lossless file may differ more from the source than the source does from one run to the next."""
 
@@ -126,12 +128,17 @@ class Checking:
         name = evaluator.difference(running) if self.lossless else ""
         if name and (found.error or 0.0) > _LUCK * self._own_error(evaluator):
             raise Unsound(self.source.path, f"{how}, output {name!r} is not equal bit for bit")
-        self.met = self.met and (most is None or slope.kept(found.drop, most))
+        noise = self.contract.error if self.contract else None
+        within = noise is None or (found.difference or 0.0) <= _CLOSE * noise
+        self.met = self.met and within and (most is None or slope.kept(found.drop, most))
         if not self.met and not self.allow_miss:
+            drop = (
+                found.drop is not None and f"it drops by {found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}"
+            )
             raise Missed(
-                f"{self.source.path}: {self.contract} is missed on {self._opened[0]}: it drops by "
-                f"{found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}, at {path.stat().st_size} bytes; "
-                "nothing was written (--allow-miss writes it; a smaller --max-drop or more --data is more careful)"
+                f"{self.source.path}: {self.contract} is missed on {self._opened[0]}: "
+                f"{drop or f'noise over signal is {found.difference:.3g}'}, at {path.stat().st_size} bytes; nothing was "
+                "written (--allow-miss writes it; a smaller bound or more --data is more careful)"
             )
 
     def _own_error(self, evaluator: Evaluator) -> float:

@@ -7,7 +7,7 @@ import fuzz_reader
 from common.kept import ONNXOPT
 from common.pages import machine, markdown
 from fuzz_reader import Run
-from fuzzing.checking import KINDS, LIMITS
+from fuzzing.checking import KINDS, LIMITS, ROUNDING
 from fuzzing.running import Summary, fuzz
 from tables import Scope, Table
 
@@ -59,8 +59,7 @@ def models_text(found: dict[int, Summary]) -> str:
         "",
         markdown(["models with a finding, by seed", *map(str, found), "all"], "l" + "r" * (len(found) + 1), rows),
     ]
-    if LIMITS:
-        lines += ["", "Limits:", "", *(f"- {reason}" for reason in LIMITS.values())]
+    lines += ["", "Limits:", "", *(f"- {reason}" for reason in (*LIMITS.values(), ROUNDING))]
     return "\n".join(lines)
 
 
