@@ -132,13 +132,13 @@ class Checking:
         within = noise is None or (found.difference or 0.0) <= _CLOSE * noise
         self.met = self.met and within and (most is None or slope.kept(found.drop, most))
         if not self.met and not self.allow_miss:
-            drop = (
-                found.drop is not None and f"it drops by {found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}"
-            )
+            what, bound = f"noise over signal is {found.difference or 0.0:.3g}", "--error"
+            if found.drop is not None:
+                what = f"it drops by {found.drop:.3g}, from {found.before:.4g} to {found.after:.4g}"
+                bound = "--max-drop"
             raise Missed(
-                f"{self.source.path}: {self.contract} is missed on {self._opened[0]}: "
-                f"{drop or f'noise over signal is {found.difference:.3g}'}, at {path.stat().st_size} bytes; nothing was "
-                "written (--allow-miss writes it; a smaller bound or more --data is more careful)"
+                f"{self.source.path}: {self.contract} is missed on {self._opened[0]}: {what}, at {path.stat().st_size} "
+                f"bytes; nothing was written (--allow-miss writes it; a smaller {bound} or more --data is more careful)"
             )
 
     def _own_error(self, evaluator: Evaluator) -> float:
