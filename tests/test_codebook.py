@@ -313,7 +313,7 @@ def test_one_price_buys_alike_in_every_layer(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "images"), [("lenet5", 1000), ("resnet32", 300)])
+@pytest.mark.parametrize(("model", "images"), [("lenet5", 1000), ("resnet32", 150)])
 def test_hessian_and_price_beat_plain_k_means_on_real_layers(model: str, images: int, tmp_path: Path) -> None:
     """In weighted error at equal bits: a price in every layer, the Hessian over all, as within one it varies less."""
     found = real(model, images, tmp_path)
