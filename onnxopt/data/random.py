@@ -48,15 +48,25 @@ def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
 def runnable_feeds(
     session: onnxruntime.InferenceSession, count: int, scale: dict[str, tuple[float, float]] | None = None
 ) -> list[dict[str, Array]]:
-    """`count` random inputs on which `session` runs: normal noise for floats, zeros and ones for the rest.
+    """Random inputs on which `session` runs: normal noise for floats, zeros and ones for the rest.
 
     Arguments:
+        count: inputs to try. Shapes may depend on values, so that the model does not run on each of them.
         scale: by input, the factor and offset applied to its noise (see `input_scale`).
 
     Raises CannotRun if the model runs with no candidate for its unknown dimensions.
     """
     sizes = runnable_sizes(session, scale)
-    return [random_feeds(session, sizes, seed, scale) for seed in range(count)]
+    every = [random_feeds(session, sizes, seed, scale) for seed in range(count)]
+    return [feeds for feeds in every if _runs(session, feeds)]
+
+
+def _runs(session: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> bool:
+    try:
+        session.run(None, feeds)
+    except Exception:  # the runtime's own classes
+        return False
+    return True
 
 
 def runnable_sizes(
