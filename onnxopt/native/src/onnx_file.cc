@@ -200,9 +200,10 @@ bool has_foreign_operators(Bytes model) {
     each_field(model_field.bytes, [&](const Field& f) {
       if (f.number != 1 || f.bytes.size == 0) return;
       const std::string_view domain = f.text();
-      const auto begins = [&](std::string_view known) { return domain.substr(0, known.size()) == known; };
-      foreign = foreign || !(std::find(std::begin(kKnown), std::end(kKnown), domain) != std::end(kKnown) ||
-                             std::any_of(std::begin(kFamilies), std::end(kFamilies), begins));
+      const auto begins = [&](std::string_view family) { return domain.substr(0, family.size()) == family; };
+      const bool known = std::find(std::begin(kKnown), std::end(kKnown), domain) != std::end(kKnown);
+      const bool relative = std::any_of(std::begin(kFamilies), std::end(kFamilies), begins);
+      foreign = foreign || (!known && !relative);
     });
   });
   return foreign;

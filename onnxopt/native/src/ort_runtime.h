@@ -21,7 +21,7 @@ struct Runtime {
   bool tested = false;  // the loader was tested with this version, so it may count on how it treats memory
 
   // Throws Error where the runtime is too old.
-  explicit Runtime(const OrtApiBase* base);
+  explicit Runtime(const OrtApiBase* with);
 
   // Throws Error with the runtime's own words where it reports a failure.
   void check(OrtStatus* status) const {
