@@ -115,7 +115,7 @@ def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Resu
             f"this one has {source.sha256[:12]}...); make a new one with `onnxopt plan`"
         )
     if not plan.steps:
-        return _lossless(source, request, None, Path(output))
+        return _lossless(source, request, None, output)
     steps = {name: step for name, step in plan.steps.items() if is_structural(step)}
     with prepare(source, request) as work:
         if not plan.data:

@@ -10,19 +10,16 @@ import onnxruntime
 
 from onnxopt.build.running import Running
 from onnxopt.data import Data, quiet_session
-from onnxopt.graph import Source, expose, inline, observe, read
+from onnxopt.graph import LARGEST_INLINE, Source, expose, inline, observe, read
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.worst_law import evaluator_of
-
-_LARGEST = 2**31 - 2**24
-"""Largest model, in bytes, that can be given further outputs: protobuf's limit."""
 
 
 def observed_in(source: Source) -> Observed:
     """The values of a source at which differences are measured. Of a model over 2 GB these are outputs alone."""
     found = observe(_inlined(source))
-    if not found.hidden or source.size <= _LARGEST:
+    if not found.hidden or source.size <= LARGEST_INLINE:
         return found
     visible = tuple(name for name in found.values if name not in found.hidden)
     return Observed(visible, (), found.selected, found.labels)

@@ -13,11 +13,11 @@ import onnxruntime
 
 from onnxopt.build.observing import compare_observed
 from onnxopt.build.running import Running
-from onnxopt.build.workspace import LARGEST_INLINE, Workspace
+from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.chunks import first_samples
 from onnxopt.data import Pending, quiet_session
 from onnxopt.errors import OnnxoptError, Unsound, first_line
-from onnxopt.graph import Graph, Source, hoist, join, normalise, of_unsure_shape, split, tie, wrap
+from onnxopt.graph import LARGEST_INLINE, Graph, Source, hoist, join, normalise, of_unsure_shape, split, tie, wrap
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.search.evaluator import Evaluator

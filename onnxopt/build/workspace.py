@@ -35,6 +35,7 @@ from onnxopt.encoding import Encoding
 from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.files import reading, write_atomically, writing
 from onnxopt.graph import (
+    LARGEST_INLINE,
     Graph,
     Neighbours,
     Site,
@@ -53,8 +54,6 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 
-LARGEST_INLINE = 2**31 - 2**24
-"""Largest container, in bytes, that fits into a protobuf with the outer graph. Larger ones become external data."""
 _STATISTICS = 1
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")

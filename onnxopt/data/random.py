@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -81,20 +81,37 @@ def runnable_sizes(
 
     Raises CannotRun if it runs with none of them.
     """
-    reason = ""
     smallest = dict.fromkeys((key for _, _, key in unknown_dimensions(session)), 1)
     most = max(_MOST_ELEMENTS, _elements(session, smallest))
     moderate = (sizes for sizes in _shapes(session, candidates) if _elements(session, sizes) <= most)
-    for sizes in itertools.islice(moderate, _MOST_SHAPES):
+    tried = itertools.islice(moderate, _MOST_SHAPES)
+    return first_that_runs(session, tried, lambda sizes: random_feeds(session, sizes, 0, scale), "random")
+
+
+def first_that_runs(
+    session: onnxruntime.InferenceSession,
+    candidates: Iterable[dict[object, int]],
+    draw: Callable[[dict[object, int]], Mapping[str, Array]],
+    kind: str,
+) -> dict[object, int]:
+    """The first sizes with which `session` runs on what `draw` gives.
+
+    Arguments:
+        kind: of the inputs, for the error message.
+
+    Raises CannotRun if it runs with none of them.
+    """
+    reason = ""
+    for sizes in candidates:
         try:
-            session.run(None, random_feeds(session, sizes, 0, scale))
+            session.run(None, dict(draw(sizes)))
         except CannotRun:
             raise
         except Exception as error:  # the runtime's own classes; their text is reported
             reason = reason or first_line(error)
             continue
         return sizes
-    raise CannotRun(f"no random input runs the model: {reason}")
+    raise CannotRun(f"no {kind} input runs the model: {reason}")
 
 
 def unknown_dimensions(session: onnxruntime.InferenceSession) -> Iterator[tuple[str, int, object]]:
@@ -142,14 +159,12 @@ def random_feeds(
     sizes: dict[object, int],
     seed: int,
     scale: dict[str, tuple[float, float]] | None = None,
-    without: Collection[str] = (),
 ) -> dict[str, Array]:
     """One random input: normal noise for floats, digits for strings, zeros and ones for the rest.
 
     Arguments:
         sizes: of the unknown dimensions, by key.
         scale: by input, the factor and offset applied to its noise.
-        without: inputs to leave out.
 
     Raises CannotRun for an input that is not a tensor of numbers or strings.
     """
@@ -157,8 +172,6 @@ def random_feeds(
     unknown = {(name, axis): sizes[key] for name, axis, key in unknown_dimensions(session)}
     feeds = {}
     for value in session.get_inputs():
-        if value.name in without:
-            continue
         kind = value.type.removeprefix("tensor(").removesuffix(")")
         dims = [unknown.get((value.name, axis), size) for axis, size in enumerate(value.shape)]
         if kind == "string":

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import onnxruntime
 
 from onnxopt.data.laws import Array
-from onnxopt.data.random import CannotRun, unknown_dimensions
-from onnxopt.errors import first_line
+from onnxopt.data.random import first_that_runs, unknown_dimensions
 
 Sizes = Mapping[object, int]
 """By key of an unknown dimension (see `unknown_dimensions`)."""
@@ -64,17 +63,8 @@ class Shapes:
 
         Raises CannotRun if it runs with none of them.
         """
-        reason = ""
-        for sizes in itertools.islice(self._likely(candidates), _MOST_TRIES):
-            try:
-                self.session.run(None, dict(draw(sizes)))
-            except CannotRun:
-                raise
-            except Exception as error:  # the runtime's own classes; their text is reported
-                reason = reason or first_line(error)
-                continue
-            return sizes
-        raise CannotRun(f"no synthetic input runs the model: {reason}")
+        tried = itertools.islice(self._likely(candidates), _MOST_TRIES)
+        return first_that_runs(self.session, tried, draw, "synthetic")
 
     def with_samples(self, draw: Draw, sizes: Sizes, samples: int) -> dict[object, int]:
         """The sizes with this many samples in a batch, if the model takes them; else as they are."""

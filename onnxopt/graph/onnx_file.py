@@ -20,6 +20,9 @@ from onnxopt.graph.walk import tensors, texts
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 """The single node of the outer model, and the initializer that holds the container, if no value has that name."""
+LARGEST_INLINE = 2**31 - 2**24
+"""Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
+the largest model that can be given further outputs."""
 
 
 @dataclass(frozen=True, slots=True)

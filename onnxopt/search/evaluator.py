@@ -46,7 +46,7 @@ class Comparison:
     @property
     def measured(self) -> bool:
         """Whether anything was compared."""
-        return self.error is not None or self.agreement is not None
+        return self.difference is not None
 
     @property
     def difference(self) -> float | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import onnxruntime
 
-from onnxopt.data import Data, Hints, Spec, by_law, open_data, quiet_session, split, synthetic
+from onnxopt.data import Data, Hints, Spec, by_law, open_data, split, synthetic
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
@@ -75,18 +74,14 @@ def _second_half(data: Data) -> Data:
 class Original:
     """The original model. Sessions and outputs are large, so each is created on first use."""
 
-    path: Path
+    session: onnxruntime.InferenceSession
+    """Of the original model."""
     parts: Parts
     metric: Metric | None
     observed: Observed
     """The values of the original at which differences are measured."""
     open_observing: Callable[[], onnxruntime.InferenceSession]
     """Opens a session that gives the hidden ones of them behind the outputs; called if there are any."""
-
-    @cached_property
-    def session(self) -> onnxruntime.InferenceSession:
-        """The session of the original model."""
-        return quiet_session(str(self.path))
 
     @cached_property
     def observing(self) -> onnxruntime.InferenceSession:

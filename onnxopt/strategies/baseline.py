@@ -14,10 +14,11 @@ from onnxopt.build.checking import source_session
 from onnxopt.build.decisions import structural_steps
 from onnxopt.build.observing import observed_in, observing_session
 from onnxopt.build.preparation import Reference, sound
-from onnxopt.build.workspace import LARGEST_INLINE, Workspace
+from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.data import Array, Data, Hints, joined
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.graph import LARGEST_INLINE
 from onnxopt.metrics import Metric
 from onnxopt.request import Request
 from onnxopt.search.contract_search import ContractSearch, Searched
@@ -154,12 +155,12 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
         hints = Hints(work.source.model)
         parts = open_parts(session, hints, request.data, request.evaluation, metric is not None)
         try:
-            original, reference = _opened(work, parts, metric)
+            original, reference = _opened(work, session, parts, metric)
         except Exception as error:
             if not made_up or isinstance(error, MemoryError):
                 raise
             runnable = Parts(*(_runnable(part, session) for part in (parts.calibration, parts.validation, parts.check)))
-            original, reference = _opened(work, runnable, metric)
+            original, reference = _opened(work, session, runnable, metric)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -171,11 +172,13 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
     return sound(work, reference), original, ""
 
 
-def _opened(work: Workspace, parts: Parts, metric: Metric | None) -> tuple[Original, Reference]:
+def _opened(
+    work: Workspace, session: onnxruntime.InferenceSession, parts: Parts, metric: Metric | None
+) -> tuple[Original, Reference]:
     """Raises what the runtime raises if the source does not run on every batch that files are compared on."""
     observed = observed_in(work.source)
     opening = partial(observing_session, work.source, observed)
-    original = Original(work.source.path, parts, metric, observed, opening)
+    original = Original(session, parts, metric, observed, opening)
     _ = original.validation
     return original, Reference.of(work, original)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from math import prod
 
 import onnx
@@ -55,7 +56,7 @@ class _Search:
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self._producers = {name: node for node in graph.node for name in node.output if name}
-        self._types = _element_types(model)
+        self._model = model
         self._weights = {tensor.name for tensor in graph.initializer if _is_weight(tensor)}
         self._weights |= {tensor.values.name for tensor in graph.sparse_initializer}
         """Weights, and what is computed from them and from no input's values."""
@@ -118,6 +119,10 @@ class _Search:
     def _shows(self, name: str) -> bool:
         """Whether a difference shows in the value itself, before any decision."""
         return self._is_float(name) and name not in self.selected
+
+    @cached_property
+    def _types(self) -> dict[str, int]:
+        return _element_types(self._model)
 
     def _is_float(self, name: str) -> bool:
         return self._types.get(name) in _FLOATS
