@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import replaying
+from builders import mlp
 
 from common import realdata
 
@@ -19,6 +21,10 @@ recorded_here = pytest.mark.skipif(
     reason=f"nothing is recorded for {replaying.environment()}; `python tests/replaying.py --record` on a commit "
     "that is known to be good records it",
 )
+
+
+CORES = range(os.cpu_count() or 1)
+"""Of the machine; those of this process may be fewer."""
 
 
 def _replays(name: str, goal: str, folder: Path) -> None:
@@ -61,4 +67,23 @@ def test_other_hashes_give_the_same_bytes(goal: str, tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
         command = [sys.executable, "-c", script, goal, str(tmp_path)]
         found.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core, so nothing can run on two")
+def test_one_core_gives_the_bytes_of_two(tmp_path: Path) -> None:
+    """LAPACK sums in another order where it has several threads."""
+    onnx.save(mlp(), tmp_path / "model.onnx")
+    script = (
+        "import sys, psutil; psutil.Process().cpu_affinity(list(map(int, sys.argv[2:]))); "
+        "import numpy as np, onnxopt; from onnxopt.build.preparation import prepare; "
+        "from onnxopt.calibration.stats import cholesky_feedback; from onnxopt.request import Request; "
+        "x = np.random.default_rng(0).standard_normal((200, 800)); "
+        "work = prepare(onnxopt.graph.read(sys.argv[1]), Request.of(None, None, {})).__enter__(); "
+        "print(cholesky_feedback(np.stack([x.T @ x]), 0.01)[0].tobytes().hex())"
+    )
+    found = []
+    for cores in (CORES[:1], CORES[:2]):
+        command = [sys.executable, "-c", script, tmp_path / "model.onnx", *map(str, cores)]
+        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert found[0] == found[1]

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from onnxopt import native, runtime
 from onnxopt.build import container
@@ -86,6 +87,9 @@ class _Shared:
     """Statistics caches, by key."""
     latest: Workspace | None = None
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
+    blas: threadpool_limits | None = None
+    """Within the workspace's context, BLAS and LAPACK use one thread, as their sums depend on the number of threads.
+    Weights are treated side by side instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,6 +362,7 @@ class Workspace:
         self._shared.latest = None
 
     def __enter__(self) -> Workspace:
+        self._shared.blas = threadpool_limits(1, "blas")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -366,3 +371,5 @@ class Workspace:
             cache.close(keep=error is not None)
         self._shared.caches.clear()
         self._shared.latest = None
+        if self._shared.blas is not None:
+            self._shared.blas.restore_original_limits()

@@ -6,12 +6,15 @@ The inputs are never all in memory: each chunk is added to running sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
+from onnxopt.calibration.parallel import side_by_side
 from onnxopt.calibration.stats import Floats, cholesky_feedback
 from onnxopt.data import Batch, quiet_session
 from onnxopt.encoding import Array
@@ -82,10 +85,11 @@ def measure_moments(
             made = session.run(names, feeds) if session else []
             values = {**feeds, **dict(zip(names, made, strict=True))}
             size = Batch(feeds).size
-            for one in sums.values():
-                one.add(values, size, index % _HOLD_BACK == 1)
-    for path in list(sums):
-        _store(graph, path, uses[path], sums.pop(path), cache)
+            add = partial(_Sums.add, values=values, size=size, hold_back=index % _HOLD_BACK == 1)
+            any(side_by_side(add, sums.values()))
+    stored = side_by_side(lambda path: _stored(graph, path, uses[path], sums.pop(path)), list(sums))
+    for name, arrays in stored:
+        cache.put(name, **arrays)
 
 
 def is_measured(cache: Cache, path: str) -> bool:
@@ -101,11 +105,11 @@ def _within(bounds: tuple[float, float], value: float) -> bool:
     return value == 0 or bounds[0] <= value <= bounds[1]
 
 
-def _store(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cache: Cache) -> None:
+def _stored(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums) -> tuple[str, dict[str, npt.ArrayLike]]:
+    """What the cache is to hold of one weight, and under which name."""
     w = linears[0].matrix(graph.values(path).astype(np.float64))
     if not _within(_INPUTS, sums.largest):
-        cache.put(_unfit(path), largest=sums.largest)
-        return
+        return _unfit(path), {"largest": sums.largest}
     centred = linears[0].bias is not None and len(linears) == 1
     mean, second = sums.moments(centred)
     noise = white_noise(path, w)
@@ -115,9 +119,8 @@ def _store(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cach
         signal, noise_power = (float((np.square(m) * second[:, None]).sum()) for m in (w, noise))
     signal = max(0.0, signal)
     if not _within(_SIGNALS, signal):
-        cache.put(_unfit(path), signal=signal)
-        return
-    arrays = {}
+        return _unfit(path), {"signal": signal}
+    arrays: dict[str, npt.ArrayLike] = {}
     if second.ndim == 3:
         power = np.diagonal(second, axis1=1, axis2=2).copy()
         arrays["feedback"], variance = cholesky_feedback(second, DAMPING)
@@ -125,11 +128,12 @@ def _store(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums, cach
         power = second
         variance = power + DAMPING * power.mean(1, keepdims=True)
     floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # the inputs may all be 0
-    cache.put(
-        key(path), mean=mean, variance=np.maximum(variance, floor).astype(np.float32), **arrays,
-        power=np.maximum(power, floor).astype(np.float32), held=sums.held(mean if centred else 0 * mean),
-        signal=signal, noise_power=noise_power,
-    )  # fmt: skip
+    arrays |= {
+        "mean": mean, "variance": np.maximum(variance, floor).astype(np.float32),
+        "power": np.maximum(power, floor).astype(np.float32), "held": sums.held(mean if centred else 0 * mean),
+        "signal": signal, "noise_power": noise_power,
+    }  # fmt: skip
+    return key(path), arrays
 
 
 def _magnitude(rows: Array) -> float:
