@@ -13,7 +13,9 @@ from math import exp, inf, log, log2, sqrt
 
 MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
-_STRIDE = 4.0
+_STRIDE, _EVEN = 4.0, 3
+"""Factor between slopes until both sides of the crossing are known. After so many strides, each is longer by this
+factor than the one before: where noise saturates, the start can be off by any factor."""
 _FLAT, _STRIDES = 0.05, 2
 """If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
 _NARROW = 1.06
@@ -193,7 +195,7 @@ def _cross(
     high: tuple[float, float] | None = None
     best: Trial | None = None
     slope, flat = start, 0
-    for _ in range(most):
+    for tries in range(most):
         trial = measure(slope)
         over = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):
@@ -213,7 +215,8 @@ def _cross(
         if low is None or high is None:
             if slope == ends[high is None]:
                 return best
-            slope = min(max(slope * _STRIDE if high is None else slope / _STRIDE, ends[0]), ends[1])
+            stride = _STRIDE ** max(1, tries + 2 - _EVEN)
+            slope = min(max(slope * stride if high is None else slope / stride, ends[0]), ends[1])
             continue
         if high[0] / low[0] < narrow and best is not None:
             return best
