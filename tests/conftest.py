@@ -28,3 +28,8 @@ def pytest_configure() -> None:
         cores = sorted(os.sched_getaffinity(0))
         if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) == len(cores):
             os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: a long one at the end would leave the other processes idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

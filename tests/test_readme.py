@@ -56,6 +56,7 @@ def test_the_sessions_print_what_is_shown(name: str, folder: sessions.Folder, pi
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_benchmark_prints_what_is_shown(folder: sessions.Folder, picture: str) -> None:
     """The machine is another one, and the verdict as well."""
     (command,) = sessions.SESSIONS["benchmark"]
