@@ -72,6 +72,21 @@ def test_what_is_observed(model: onnx.ModelProto, values: tuple[str, ...]) -> No
     assert sorted(observe(model).values) == sorted(values)
 
 
+@pytest.mark.parametrize(
+    ("untyped", "domain"),
+    [(node("GroupNormalization", ["h", "g", "g"], ["t"], num_groups=6), ""),
+     (node("Gelu", ["h"], ["t"]), "com.microsoft")],
+    ids=lambda one: one.op_type if isinstance(one, onnx.NodeProto) else "",
+)  # fmt: skip
+def test_the_runtime_types_what_inference_does_not(untyped: onnx.NodeProto, domain: str) -> None:
+    untyped.domain = domain
+    nodes = [SCORES[0], untyped, node("MatMul", ["t", "v"], ["y"])]
+    model = build(nodes, ["n", 32], {**TENSORS, "g": np.ones(48, np.float32)}, opset=21)
+    model.opset_import.add(domain="com.microsoft", version=1)
+    assert not onnx.shape_inference.infer_shapes(model).graph.output[0].type.tensor_type.elem_type
+    assert observe(model).values == ("y",)
+
+
 def test_a_shift_is_ignored_only_where_nothing_but_an_argmax_reads_the_scores() -> None:
     argmax = node("ArgMax", ["s"], ["y"], axis=1)
     assert observe(scored([argmax])).classes == {"s": 1}

@@ -14,6 +14,8 @@ from math import prod
 
 import onnx
 
+from onnxopt.errors import OnnxoptError
+from onnxopt.graph.inspect.expose import runtime_types
 from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.wrapper import without_weights
 from onnxopt.metrics.observed import Observed
@@ -42,12 +44,6 @@ def observe(model: onnx.ModelProto) -> Observed:
     values = tuple(search.values)
     hidden = tuple(name for name in values if name not in outputs)
     return Observed(values, hidden, frozenset(values) & search.selected, tuple(search.labels), alone)
-
-
-def of_unsure_shape(model: onnx.ModelProto) -> frozenset[str]:
-    """The outputs whose number of rows a decision makes, whatever shape they are declared with."""
-    search = _Search(model)
-    return frozenset(value.name for value in model.graph.output if value.name in search.reordered)
 
 
 class _Search:
@@ -122,10 +118,23 @@ class _Search:
 
     @cached_property
     def _types(self) -> dict[str, int]:
-        return _element_types(self._model)
+        return _inferred_types(self._model)
+
+    @cached_property
+    def _runtime_types(self) -> dict[str, int]:
+        """Of the values that nothing else types."""
+        unknown = [name for name in self._producers if not self._types.get(name)]
+        try:
+            found = runtime_types(without_weights(self._model), unknown)
+        except OnnxoptError:  # the model does not load, so nothing is measured
+            return {}
+        return {name: kind.tensor_type.elem_type for name, kind in found.items() if kind is not None}
 
     def _is_float(self, name: str) -> bool:
-        return self._types.get(name) in _FLOATS
+        kind = self._types.get(name)
+        if not kind and name in self._producers:
+            kind = self._runtime_types.get(name)
+        return kind in _FLOATS
 
     def _dynamic_reads(self, node: onnx.NodeProto) -> list[str]:
         return [name for name in dict.fromkeys(_reads(node)) if name in self._dynamic]
@@ -149,15 +158,20 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
     return prod(tensor.dims) > 1 and tensor.data_type not in _NO_WEIGHTS
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of the main graph's tensors, as far as they can be inferred."""
+def _inferred_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element types of the main graph's tensors, as far as they are declared or can be inferred; 0 is unknown."""
     graph = model.graph
+    values = [*graph.value_info, *graph.input, *graph.output]
     try:
-        inferred = list(onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info)
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+        values += [*inferred.value_info, *inferred.output]
     except Exception:  # a model that the inference rejects may run; its declared types remain
-        inferred = []
-    values = [*inferred, *graph.value_info, *graph.input, *graph.output]
-    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.WhichOneof("value") == "tensor_type"}
+        pass
+    types: dict[str, int] = {}
+    for value in values:
+        if value.type.WhichOneof("value") == "tensor_type":
+            types[value.name] = types.get(value.name) or value.type.tensor_type.elem_type
+    return types
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
