@@ -127,6 +127,25 @@ def wrong_declaration() -> tuple[onnx.ModelProto, list[Feeds]]:
     return matmul(1), [{"x": rows(n)} for n in (1, 1, 3, 3, 1)]
 
 
+def wrong_body() -> tuple[onnx.ModelProto, list[Feeds]]:
+    """The body declares 32 columns, and the runtime infers the output's shape from them, but values decide."""
+    body = helper.make_graph(
+        [helper.make_node("Slice", ["h", "zero", "k", "one"], ["p"]), helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [info("turn", TensorProto.INT64), info("go", TensorProto.BOOL)],
+        [info("on", TensorProto.BOOL), info("p", 1, 1, 32)],
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Loop", ["once", ""], ["pieces"], body=body),
+        helper.make_node("ReduceMax", ["pieces"], ["y"], axes=[0], keepdims=0),
+    ]
+    zero, one = np.array([0]), np.array([1])
+    inputs = [info("x", 1, 1, 64), info("k", TensorProto.INT64, 1)]
+    model = build(nodes, inputs, [onnx.ValueInfoProto(name="y")], w=WEIGHT, zero=zero, one=one, once=np.array(1))
+    return model, [{"x": rows(1), "k": np.array([k])} for k in (32, 32, 5, 32)]
+
+
 def unused_optional_output() -> tuple[onnx.ModelProto, list[Feeds]]:
     node = helper.make_node("LSTM", ["x", "w", "r"], ["", "last"], hidden_size=8)
     weights = {"w": WEIGHT.reshape(1, 32, 64), "r": WEIGHT.T[:, :8].reshape(1, 32, 8)}
@@ -150,6 +169,7 @@ MODELS = [
     no_inputs,
     data_dependent,
     wrong_declaration,
+    wrong_body,
     unused_optional_output,
     symbolic,
     half,

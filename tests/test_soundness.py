@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import all_ways
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -249,3 +250,37 @@ def test_a_file_that_keeps_every_bit_meets_the_contract_that_was_asked_for(
     assert not result.unchanged
     assert result.left_out == {"quantization": "it does not run"}
     assert (result.contract, result.bounds, result.met) == (str(contract), contract, True)
+
+
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["h"])
+SHAPED: dict[str, tuple[list[onnx.NodeProto], list[int], list[list[int]]]] = {
+    "a shape": ([MATMUL, helper.make_node("Reshape", ["h", "k"], ["y"])], [4, 32], [[4, 32], [2, 64]]),
+    "an end": (
+        [MATMUL, helper.make_node("Slice", ["h", "zeros", "k"], ["y"])],
+        [4, 32],
+        [[4, 32], [3, 5]],
+    ),
+    "rows that were found": (
+        [
+            helper.make_node("NonZero", ["k"], ["z"]),
+            helper.make_node("Shape", ["z"], ["s"]),
+            helper.make_node("ConstantOfShape", ["s"], ["c"]),
+            MATMUL,
+            helper.make_node("ReduceSum", ["h"], ["t"], keepdims=0),
+            helper.make_node("Add", ["c", "t"], ["y"]),
+        ],
+        [1, 2],
+        [[1, 1], [1, 0]],
+    ),
+}
+"""Nodes, the declared shape, and two values of ``k``: the first gives that shape."""
+
+
+@pytest.mark.parametrize(("nodes", "declared", "values"), SHAPED.values(), ids=SHAPED)
+def test_a_shape_that_values_decide_may_differ_from_the_declared_one(
+    nodes: list[onnx.NodeProto], declared: list[int], values: list[list[int]], tmp_path: Path
+) -> None:
+    made = model(nodes, {"w": weights(32, 32), "zeros": np.array([0, 0])}, {"x": [4, 32]}, {"y": declared})
+    made.graph.input.append(helper.make_tensor_value_info("k", onnx.TensorProto.INT64, [2]))
+    feeds = [{"x": all_ways.random(4, 32), "k": np.array(values[which])} for which in (0, 0, 1, 0)]
+    all_ways.check(made, tmp_path, *feeds, most=None)

@@ -8,8 +8,9 @@ from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
-from onnxopt.graph.inspect.observe import observe, of_unsure_shape
+from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
+from onnxopt.graph.inspect.unsure_shape import of_unsure_shape
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import hoist, normalise, tie
 from onnxopt.graph.onnx_file import LARGEST_INLINE, Source, is_compressed, payload, read

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "memory.h"
+#include "onnx_file.h"
 
 namespace onnxopt {
 namespace {
@@ -159,7 +160,8 @@ void ReleaseOp::finish() {
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
                                  InnerModel model) {
   InnerSessionParts parts{std::make_unique<ReleaseOp>(runtime, model, options),
-                          {nullptr, runtime.api.ReleaseSession()}};
+                          {nullptr, runtime.api.ReleaseSession()},
+                          !has_control_flow(model.bytes()) && !has_foreign_operators(model.bytes())};
   OrtSession* session = nullptr;
   runtime.check(runtime.api.CreateSessionFromArray()(env, model.model().data(), model.model().size(), options,
                                                      &session));

@@ -69,6 +69,9 @@ class ReleaseOp {
 struct InnerSessionParts {
   std::unique_ptr<ReleaseOp> release;
   Owned<OrtSession> session;
+  // Whether the shapes of outputs follow from the shapes of inputs, as far as the runtime knows them. They may
+  // not where it believed the declarations of a body, or a custom operator.
+  bool sure_shapes = true;
 };
 
 // Creates the session with `options`, to which it adds the weights; they are freed before this returns.

@@ -89,7 +89,7 @@ int InnerSession::dtype_of(const OrtValue* value) const {
 // The output's shape, from what the model declares and the shapes of the inputs. Rank 0 may also mean
 // "unknown".
 bool InnerSession::predict(const std::vector<Dims>& inputs, const Port& output, Dims& dims) const {
-  if (bits_of(output.dtype) == 0 || output.dims.empty()) return false;
+  if (!parts_.sure_shapes || bits_of(output.dtype) == 0 || output.dims.empty()) return false;
   dims = output.dims;
   for (size_t d = 0; d < dims.size(); ++d) {
     for (size_t i = 0; dims[d] < 0 && !output.symbols[d].empty() && i < inputs.size(); ++i) {

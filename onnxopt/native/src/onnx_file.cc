@@ -209,6 +209,18 @@ bool has_foreign_operators(Bytes model) {
   return foreign;
 }
 
+bool has_control_flow(Bytes model) {
+  constexpr std::string_view kOps[] = {"If", "Loop", "Scan", "SequenceMap"};
+  bool found = false;
+  each_graph_field(model, [&](const Field& graph_field) {
+    if (graph_field.number != 1) return;
+    each_field(graph_field.bytes, [&](const Field& f) {
+      found = found || (f.number == 4 && std::find(std::begin(kOps), std::end(kOps), f.text()) != std::end(kOps));
+    });
+  });
+  return found;
+}
+
 Bytes find_container(Bytes file) {
   const Payload payload = find_payload(file);
   if (payload.bytes.data == nullptr) {

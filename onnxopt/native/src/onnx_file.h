@@ -28,4 +28,7 @@ Bytes find_container(Bytes file);
 // it is no model.
 bool has_foreign_operators(Bytes model);
 
+// Whether a serialized model's main graph has branches or loops. Throws Error where it is no model.
+bool has_control_flow(Bytes model);
+
 }  // namespace onnxopt

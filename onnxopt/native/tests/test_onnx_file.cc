@@ -85,6 +85,15 @@ void knows_foreign_operators() {
   CHECK(!onnxopt::has_foreign_operators(view(field(8, varint_field(2, 17)))));
 }
 
+void knows_control_flow() {
+  const auto having = [](const char* op) {
+    const std::string inside = field(5, field(6, field(1, field(4, "Loop"))));  // an attribute's graph
+    return onnxopt::has_control_flow(view(field(7, field(1, field(4, "Relu")) + field(1, field(4, op) + inside))));
+  };
+  CHECK(having("If") && having("Loop") && having("Scan"));
+  CHECK(!having("LoopInvariant") && !having("Identity"));
+}
+
 void refuses_everything_else() {
   CHECK_THROWS(onnxopt::find_container({nullptr, 0}));
   const std::string plain = varint_field(1, 8) + field(7, field(1, field(4, "Relu")));
@@ -122,6 +131,7 @@ int main() {
   tells_whether_the_container_is_all();
   finds_external_data();
   knows_foreign_operators();
+  knows_control_flow();
   refuses_everything_else();
   return 0;
 }
