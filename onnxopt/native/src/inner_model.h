@@ -69,8 +69,8 @@ class ReleaseOp {
 struct InnerSessionParts {
   std::unique_ptr<ReleaseOp> release;
   Owned<OrtSession> session;
-  // Whether the shapes of outputs follow from the shapes of inputs, as far as the runtime knows them. They may
-  // not where it believed the declarations of a body, or a custom operator.
+  // Whether the shapes of outputs follow from the shapes of inputs, as far as the runtime knows them. They
+  // may not where it believed the declarations of a body, or a custom operator.
   bool sure_shapes = true;
 };
 

@@ -215,7 +215,8 @@ bool has_control_flow(Bytes model) {
   each_graph_field(model, [&](const Field& graph_field) {
     if (graph_field.number != 1) return;
     each_field(graph_field.bytes, [&](const Field& f) {
-      found = found || (f.number == 4 && std::find(std::begin(kOps), std::end(kOps), f.text()) != std::end(kOps));
+      found =
+          found || (f.number == 4 && std::find(std::begin(kOps), std::end(kOps), f.text()) != std::end(kOps));
     });
   });
   return found;

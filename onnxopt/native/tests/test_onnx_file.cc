@@ -88,7 +88,8 @@ void knows_foreign_operators() {
 void knows_control_flow() {
   const auto having = [](const char* op) {
     const std::string inside = field(5, field(6, field(1, field(4, "Loop"))));  // an attribute's graph
-    return onnxopt::has_control_flow(view(field(7, field(1, field(4, "Relu")) + field(1, field(4, op) + inside))));
+    return onnxopt::has_control_flow(
+        view(field(7, field(1, field(4, "Relu")) + field(1, field(4, op) + inside))));
   };
   CHECK(having("If") && having("Loop") && having("Scan"));
   CHECK(!having("LoopInvariant") && !having("Identity"));
