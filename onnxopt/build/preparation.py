@@ -11,13 +11,25 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from onnxopt.build.observing import compare_observed
+from onnxopt.build.observing import compare_observed, observing_session
 from onnxopt.build.running import Running
 from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.chunks import first_samples
-from onnxopt.data import Pending, quiet_session
+from onnxopt.data import Data, Pending, quiet_session
 from onnxopt.errors import OnnxoptError, Unsound, first_line
-from onnxopt.graph import LARGEST_INLINE, Graph, Source, hoist, join, normalise, of_unsure_shape, split, tie, wrap
+from onnxopt.graph import (
+    LARGEST_INLINE,
+    Graph,
+    Source,
+    fix_initializers,
+    hoist,
+    join,
+    normalise,
+    of_unsure_shape,
+    split,
+    tie,
+    wrap,
+)
 from onnxopt.graph.cleanup import clean
 from onnxopt.request import Request
 from onnxopt.search.evaluator import Evaluator
@@ -63,9 +75,9 @@ class Reference:
     """The source and its outputs on some inputs. Says how another form of the model differs from it."""
 
     source: Source
-    session: onnxruntime.InferenceSession
-    """Of the source."""
-    evaluator: Evaluator
+    original: Original
+    data: Data
+    """A few samples."""
 
     @classmethod
     def of(cls, work: Workspace, original: Original) -> Reference:
@@ -73,16 +85,35 @@ class Reference:
 
         Raises what the runtime raises if the source runs on neither.
         """
-        data, session = original.parts.calibration, original.session
+        data = original.parts.calibration
         try:
             few = first_samples(work.graph.model, data, _SAMPLES)
             pending = Pending(few.size, lambda: few)
-            part = replace(data, pending=lambda: iter([pending]))
-            return cls(work.source, session, Evaluator(original.observing, part, None, original.observed))
+            found = cls(work.source, original, replace(data, pending=lambda: iter([pending])))
+            _ = found.evaluator
         except MemoryError:
             raise
         except Exception:  # the runtime's own types
-            return cls(work.source, session, Evaluator(original.observing, data.take(1), None, original.observed))
+            found = cls(work.source, original, data.take(1))
+            _ = found.evaluator
+        return found
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The source's outputs. Raises what the runtime raises if the source does not run on the data."""
+        return Evaluator(self.original.observing, self.data, None, self.original.observed)
+
+    @cached_property
+    def _fixed(self) -> Evaluator | None:
+        """The same of the source with all its initializers constant; None if they are. Other kernels multiply by
+        constants, which may round inputs to 8 bits."""
+        fixed = onnx.ModelProto()
+        fixed.CopyFrom(self.source.model)
+        if not fix_initializers(fixed) or fixed.ByteSize() >= LARGEST_INLINE:
+            return None
+        observed = self.original.observed
+        session = observing_session(replace(self.source, model=fixed), observed)
+        return Evaluator(session, self.data, None, observed)
 
     @cached_property
     def _rounding(self) -> float:
@@ -91,7 +122,7 @@ class Reference:
 
     def require_repeatable(self) -> None:
         """Raises Unsound if the outputs of the source change from one run to the next, as random numbers do."""
-        error = self.evaluator.compare(Running(self.source.path, self.session)).error or 0.0
+        error = self.evaluator.compare(Running(self.source.path, self.original.session)).error or 0.0
         if error > self._rounding:
             reason = (
                 f"the source's own outputs change by {error:.2g} of their size from one run to the next, so the effect "
@@ -101,14 +132,18 @@ class Reference:
 
     def fault(self, work: Workspace) -> str:
         """Why the model of a workspace, before quantization, is not the source's; empty if only rounding differs."""
+        reason = self._fault(work, self.evaluator)
+        return self._fault(work, self._fixed) if reason and self._fixed is not None else reason
+
+    def _fault(self, work: Workspace, evaluator: Evaluator) -> str:
         try:
             model = _whole(work)
-            if self.evaluator.hidden and model.ByteSize() < LARGEST_INLINE:
-                error = compare_observed(self.evaluator, model, self.source.path).error
+            if evaluator.hidden and model.ByteSize() < LARGEST_INLINE:
+                error = compare_observed(evaluator, model, self.source.path).error
             else:
-                error = self.evaluator.compare(Running(self.source.path, _session(model))).error
+                error = evaluator.compare(Running(self.source.path, _session(model))).error
             if error is None:  # nothing could be measured
-                name = self.evaluator.difference(Running(self.source.path, _session(model)))
+                name = evaluator.difference(Running(self.source.path, _session(model)))
                 return f"output {name!r} differs" if name else ""
         except MemoryError:
             raise

@@ -12,7 +12,7 @@ from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.inspect.unsure_shape import of_unsure_shape
 from onnxopt.graph.linear import Linear
-from onnxopt.graph.normalise import hoist, normalise, tie
+from onnxopt.graph.normalise import fix_initializers, hoist, normalise, tie
 from onnxopt.graph.onnx_file import LARGEST_INLINE, Source, is_compressed, payload, read
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
@@ -44,6 +44,7 @@ __all__ = [
     "equalize",
     "expose",
     "extract_layer",
+    "fix_initializers",
     "foreign_domains",
     "fused_ops",
     "hoist",

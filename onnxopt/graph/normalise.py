@@ -10,7 +10,7 @@ from onnxopt.graph.functions import inline
 from onnxopt.graph.scopes import separate
 from onnxopt.graph.walk import branches, fresh, names_taken, set_nodes, subgraphs, tensors
 
-__all__ = ["fresh", "hoist", "names_taken", "normalise", "set_nodes", "subgraphs", "tensors", "tie"]
+__all__ = ["fix_initializers", "fresh", "hoist", "names_taken", "normalise", "set_nodes", "subgraphs", "tensors", "tie"]
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 _MIN_IR = 4  # from this version on, an initializer that is not an input is a constant
@@ -18,18 +18,25 @@ _MIN_IR = 4  # from this version on, an initializer that is not an input is a co
 
 def normalise(model: onnx.ModelProto) -> None:
     """Brings `model` into the form that `Graph` works on, in place. It computes the same as before."""
-    model.ir_version = max(model.ir_version, _MIN_IR)
     inline(model)
     for graph in subgraphs(model.graph):
         _drop_inferable_types(graph)
         constants.to_initializers(graph)
     separate(model)
     constants.copy_returned(model)
+    fix_initializers(model)
+
+
+def fix_initializers(model: onnx.ModelProto) -> bool:
+    """Makes initializers that are inputs as well constant, in place. Returns whether there were any."""
+    model.ir_version = max(model.ir_version, _MIN_IR)
     names = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in names]
-    if len(inputs) < len(model.graph.input):
-        del model.graph.input[:]
-        model.graph.input.extend(inputs)
+    if len(inputs) == len(model.graph.input):
+        return False
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return True
 
 
 def _drop_inferable_types(graph: onnx.GraphProto) -> None:
