@@ -20,31 +20,37 @@ class Difference:
     """Noise over signal of finite floats, the root mean square over outputs."""
     disagreement: float = 0.0
     """The largest share, over outputs that are no floats, of elements that differ."""
+    resized: bool = False
+    """Whether a float output has another shape, as rows that a decision selects may."""
     broken: str = ""
     """What no rounding of weights explains: other types, lengths of maps, ranks."""
 
 
 def compare(wanted: Sequence[Sequence[Any]], got: Sequence[Sequence[Any]]) -> Difference:
     """Of two models' outputs, for each of the feeds a list of outputs."""
-    what, broken = "", ""
+    what, broken, resized = "", "", False
     noise: dict[int, list[float]] = {}
     others: dict[int, list[float]] = {}
     for a_outputs, b_outputs in zip(wanted, got, strict=True):
         if len(a_outputs) != len(b_outputs):
             return Difference("the number of outputs", broken=f"{len(b_outputs)} outputs, expected {len(a_outputs)}")
         for index, (a, b) in enumerate(zip(a_outputs, b_outputs, strict=True)):
-            for one, other in zip(*_leaves(a, b), strict=False):
-                if kind := _kind(one, other):
-                    broken = broken or f"output {index} {kind}"
-                elif one.dtype.kind == "f":
-                    noise.setdefault(index, []).append(_noise(one, other))
-                elif one.size or other.size:
+            pairs = list(zip(*_leaves(a, b), strict=False))
+            kinds = [_kind(one, other) for one, other in pairs]
+            broken = broken or next((f"output {index} {kind}" for kind in kinds if kind), "")
+            if not all(_equal(one, other) for one, other in pairs):
+                what = what or f"output {index}"
+            alike = [pair for pair, kind in zip(pairs, kinds, strict=True) if not kind]
+            if floats := [pair for pair in alike if pair[0].dtype.kind == "f"]:
+                noise.setdefault(index, []).append(_noise(floats))
+                resized = resized or _resized(floats)
+            for one, other in alike:
+                if one.dtype.kind != "f" and (one.size or other.size):
                     same = one.shape == other.shape
                     others.setdefault(index, []).append(float(np.mean(one != other)) if same else 1.0)
-                if not _equal(one, other):
-                    what = what or f"output {index}"
     error = float(np.sqrt(np.mean([np.mean(np.square(n)) for n in noise.values()]))) if noise else 0.0
-    return Difference(what or broken, error, max((float(np.mean(n)) for n in others.values()), default=0.0), broken)
+    disagreement = max((float(np.mean(n)) for n in others.values()), default=0.0)
+    return Difference(what or broken, error, disagreement, resized, broken)
 
 
 def interface(session: onnxruntime.InferenceSession) -> list[list[tuple[str, str, list[Any]]]]:
@@ -102,13 +108,21 @@ def _equal(a: Any, b: Any) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _noise(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
-    """Noise over signal; the positions of infinities and NaN count as noise where they differ."""
-    if not a.size and not b.size:
-        return 0.0
-    if a.shape != b.shape:
+def _resized(parts: Sequence[tuple[Any, Any]]) -> bool:
+    return any(a.shape != b.shape for a, b in parts)
+
+
+def _noise(parts: Sequence[tuple[Any, Any]]) -> float:
+    """Noise over signal of all parts of an output; the positions of infinities and NaN count where they differ.
+
+    The parts, as a map of each sample is one, count together: the noise of one whose values happen to be small
+    compares with what the output usually has.
+    """
+    if _resized(parts):
         return 1.0
-    x, y = a.astype(np.float64), b.astype(np.float64)
+    x, y = (np.concatenate([part.ravel() for part in side]).astype(np.float64) for side in zip(*parts, strict=True))
+    if not x.size:
+        return 0.0
     finite = np.isfinite(x) & np.isfinite(y)
     strange = ~finite & ~((x == y) | (np.isnan(x) & np.isnan(y)))
     power = float(np.square(x[finite]).sum())
