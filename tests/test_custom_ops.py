@@ -17,7 +17,7 @@ from run_model import NATIVE
 from typer.testing import CliRunner, Result
 
 import onnxopt
-from onnxopt.cli import app
+from onnxopt.cli.command import app
 from onnxopt.data import custom_ops, quiet_session
 
 X = {"x": all_ways.random(3, 32)}

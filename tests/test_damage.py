@@ -131,6 +131,31 @@ main()
 """
 
 
+IMPORTING = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "onnxruntime":
+            print("importing", file=sys.stderr, flush=True)
+            time.sleep(60)
+
+from onnxopt.cli import main
+sys.meta_path.insert(0, Slow())
+main()
+"""
+
+
+def test_an_interrupt_while_modules_are_imported_leaves_no_trace() -> None:
+    process = subprocess.Popen([sys.executable, "-c", IMPORTING, "--help"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert process.stderr.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "onnxopt: interrupted; no half-written file is left\n"
+    assert process.wait() == 130
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [("trial.onnx", signal.SIGINT), ("out.onnx", signal.SIGTERM)],

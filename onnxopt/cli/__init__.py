@@ -4,48 +4,27 @@ interrupted, 143 terminated.
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
+from types import FrameType
 
-import onnxruntime
-
-from onnxopt.cli import benchmark, compare, evaluate, files, optimize, report, sensitivity
-from onnxopt.cli.app import app
-from onnxopt.cli.streams import results_alone, say, signals_interrupt
-from onnxopt.errors import OnnxoptError
-
-__all__ = ["app", "benchmark", "compare", "evaluate", "files", "main", "optimize", "report", "sensitivity"]
-
-_SIGNAL = 128
-"""Added to the number of a signal: the exit code of a process that the signal ended, as in shells."""
+INTERRUPTED = "onnxopt: interrupted; no half-written file is left"
 
 
 def main() -> None:
-    """Entry point: every OnnxoptError becomes one line on standard error and exit code 1."""
-    onnxruntime.set_default_logger_severity(4)  # errors are raised and shown as one line
-    arrived: list[int] = []
-    try:
-        with signals_interrupt() as arrived, results_alone():
-            _check_words(sys.argv[1:])
-            app()
-    except OnnxoptError as error:
-        say(f"onnxopt: {error}")
-        sys.exit(error.exit_code)
-    except MemoryError:
-        say("onnxopt: there is not enough memory for this model; --max-ram limits what statistics take")
-        sys.exit(OnnxoptError.exit_code)
-    except (KeyboardInterrupt, SystemExit) as end:  # typer converts the former to the latter, code 130
-        if isinstance(end, SystemExit) and end.code != _SIGNAL + signal.SIGINT:
-            raise
-        say("onnxopt: interrupted; no half-written file is left")
-        sys.exit(_SIGNAL + (arrived[0] if arrived else signal.SIGINT))
+    """Entry point. What takes long to import is imported here, so that an interrupt ends that, too, without a trace."""
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, _stop)
+    from onnxopt.cli.command import command  # noqa: PLC0415
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command()
 
 
-def _check_words(words: list[str]) -> None:
-    """Raises OnnxoptError for a word of the command line that is no text."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            raise OnnxoptError(f"{word}: is no UTF-8, and ONNX Runtime opens files by such names alone; rename the "
-                               "file or its folder") from error  # fmt: skip
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends the process at once. An exception would pass through modules that are half imported, some of which print
+    it."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(128 + number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
+import scipy
 
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
@@ -61,7 +61,7 @@ class TopK(Score):
         if not np.isfinite(noise):
             return 100 - self.value(), 0.0
         exact = noise <= _EXACT * float(np.abs(after).max())
-        right = (after > 0).astype(np.float64) if exact else special.ndtr(expected / noise)
+        right = (after > 0).astype(np.float64) if exact else scipy.special.ndtr(expected / noise)
         lost = 100 * ((before > 0) - right)
         return float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, maximum_flow
+import scipy  # imports its parts when they are used
 
 _TOTAL = 2**28
 """Scale of the sum of all costs, since the flow solver takes 32-bit integers."""
@@ -136,8 +135,8 @@ class MinCutPartitioner:
             if edge.maker in nodes and reader in nodes
         ]
         rows, columns = np.array(pairs, np.int32).reshape(-1, 2).T
-        graph = csr_array((np.ones(len(pairs), np.int8), (rows, columns)), shape=(count, count))
-        _, labels = connected_components(graph, directed=False)
+        graph = scipy.sparse.csr_array((np.ones(len(pairs), np.int8), (rows, columns)), shape=(count, count))
+        _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
         parts: dict[int, set[int]] = {}
         for node in sorted(nodes):
             parts.setdefault(int(labels[node]), set()).add(node)
@@ -189,9 +188,9 @@ def _cut(arcs: Sequence[tuple[int, int, float]], source: int, sink: int) -> set[
         pairs.setdefault((b, a), 0)
     rows, columns = np.array(list(pairs), np.int32).T
     count = max(source, sink) + 1
-    graph = csr_array((np.array(list(pairs.values()), np.int32), (rows, columns)), shape=(count, count))
-    flow = maximum_flow(graph, source, sink).flow
-    left = csr_array(graph - flow)
+    graph = scipy.sparse.csr_array((np.array(list(pairs.values()), np.int32), (rows, columns)), shape=(count, count))
+    flow = scipy.sparse.csgraph.maximum_flow(graph, source, sink).flow
+    left = scipy.sparse.csr_array(graph - flow)
     reached, waiting = {source}, deque([source])
     while waiting:
         node = waiting.popleft()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import special
+import scipy
 
 from onnxopt.data import Array
 
@@ -142,7 +142,7 @@ def latency(processes: Sequence[Blocks]) -> Latency:
     runs = [np.concatenate(blocks) for blocks in processes]
     means = np.array([one.mean() for one in runs])
     mean = float(means.mean())
-    half = float(special.stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
+    half = float(scipy.special.stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / math.sqrt(len(means)))
     every = np.concatenate(runs)
     return Latency(
         mean_ms=mean,

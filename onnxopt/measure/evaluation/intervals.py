@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import bdtr, ndtri
+import scipy
 
 SIGNIFICANT = 0.05
 """Significance level: the probability of a difference as large by chance."""
-_Z = float(ndtri(0.975))
-"""Standard errors on each side of a 95 % interval."""
+_Z = 1.959963984540054
+"""Standard errors on each side of a 95 % interval, of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def paired(lost: int, won: int, samples: int) -> McNemar:
     The test is the exact McNemar test, a two-sided binomial test. The interval is Wald's with one sample added
     to `lost` and to `won`, which has 95 % coverage for few samples too (Bonett, Price 2012, eq. 4).
     """
-    p = min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
+    p = min(1.0, 2 * float(scipy.special.bdtr(min(lost, won), lost + won, 0.5)))
     down, up = (lost + 1) / (samples + 2), (won + 1) / (samples + 2)
     half = _Z * ((down + up - (up - down) ** 2) / (samples + 2)) ** 0.5
     low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
