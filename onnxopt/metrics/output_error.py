@@ -6,7 +6,7 @@ None, "not measured", and never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,11 +118,13 @@ def _labels(value: Any) -> list[Array]:
 
 def _parts(value: Any) -> Iterator[Array]:
     """The arrays in an output: itself, the elements of a sequence, keys and values of a map."""
-    if isinstance(value, Mapping):
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, dict):
         yield np.asarray(list(value), object if any(isinstance(key, str) for key in value) else None)
         yield from _parts(list(value.values()))
     elif isinstance(value, list | tuple):
-        if value and not any(isinstance(part, np.ndarray | Mapping | list | tuple) for part in value):
+        if value and not any(isinstance(part, (np.ndarray, dict, list, tuple)) for part in value):
             yield np.asarray(value, object if any(isinstance(part, str) for part in value) else None)
         else:
             for part in value:

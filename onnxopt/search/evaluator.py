@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ _NO_MISTAKES = 99.5
 """Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
 """Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
+_KEPT_INPUTS = 2**26
+"""The same of the inputs. If there are more, they are read again for every comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Evaluator:
         self._observed = observed or Observed(tuple(self._names))
         self._labels = frozenset(self._observed.labels)
         self._kept: list[list[Any]] | None = []
-        size, self.samples = 0, 0
+        self._batches: list[Batch] | None = []
+        size, of_inputs, self.samples = 0, 0, 0
         self.labelled, self.measurable = False, False
         """Whether the data has labels, and whether the observed values say anything on it."""
         score = self._start()
@@ -129,6 +132,11 @@ class Evaluator:
                 self._kept.append(outputs)
             if size > _KEPT:
                 self._kept = None
+            of_inputs += sum(array.nbytes for array in batch.feeds.values())
+            if of_inputs > _KEPT_INPUTS:
+                self._batches = None
+            if self._batches is not None:
+                self._batches.append(_copy(batch))
         self.before = score.value() if score else None
         self._before = score.folds() if score else []
 
@@ -140,7 +148,7 @@ class Evaluator:
     @property
     def feeds(self) -> Mapping[str, Array]:
         """The first batch of the data."""
-        return next(iter(self._data)).feeds
+        return next(iter(self._read())).feeds
 
     @property
     def memorised(self) -> bool:
@@ -203,6 +211,8 @@ class Evaluator:
 
     def _agreement(self, wanted: Sequence[Any], got: Sequence[Any], outputs: Collection[str]) -> float | None:
         """Share of equal elements in some of the outputs."""
+        if not outputs:
+            return None
         pairs = [pair for name, *pair in zip(self._names, wanted, got, strict=False) if name in outputs]
         return agreement([a for a, _ in pairs], [b for _, b in pairs])
 
@@ -223,11 +233,20 @@ class Evaluator:
 
     def _wanted(self) -> Iterator[tuple[Batch, list[Any]]]:
         if self._kept is not None:
-            yield from zip(self._data, self._kept, strict=True)
+            yield from zip(self._read(), self._kept, strict=True)
         else:
-            for batch in self._data:
+            for batch in self._read():
                 yield batch, self._run(batch)
+
+    def _read(self) -> Iterable[Batch]:
+        return self._data if self._batches is None else self._batches
 
 
 def _alike(a: Any, b: Any) -> bool:
     return bool(np.shape(a) == np.shape(b))
+
+
+def _copy(batch: Batch) -> Batch:
+    """The batch with arrays of its own: a function that yields batches may fill the same ones again."""
+    labels = None if batch.labels is None else batch.labels.copy()
+    return replace(batch, feeds={name: array.copy() for name, array in batch.feeds.items()}, labels=labels)
