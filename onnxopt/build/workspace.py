@@ -284,7 +284,7 @@ class Workspace:
         built = self.build(plan, advance)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
-            size, _ = self.write(built, path)
+            size, _ = self._put(built, path)  # nothing forces it to the disk
             if evaluator is None:
                 return size, None
             if not evaluator.hidden:
@@ -298,19 +298,24 @@ class Workspace:
         it smaller. `check` runs on the file before it is moved into place; if it raises, no file is left.
         """
         with write_atomically(output) as temporary:
-            separate = len(built.packed) > LARGEST_INLINE
-            name = f"{output.name}.data" if separate else ""
-            compressed = self._outer(built, name)
-            copy = self.source.copy() if not separate and len(compressed) >= self.source.size else None
-            unchanged = copy is not None and len(copy) <= len(compressed)
-            temporary.write_bytes(compressed if copy is None or not unchanged else copy)
-            if separate:
+            if name := _data_name(built, output):
                 with writing({"the output's data": output.with_name(name)}):
                     reading(self.source.files)
-                temporary.with_name(name).write_bytes(built.packed)
+            written = self._put(built, temporary)
             if check:
                 check(temporary)
-            return temporary.stat().st_size + (len(built.packed) if separate else 0), unchanged
+            return written
+
+    def _put(self, built: Built, path: Path) -> tuple[int, bool]:
+        """`write`, straight to a path that is nobody's yet."""
+        name = _data_name(built, path)
+        compressed = self._outer(built, name)
+        copy = self.source.copy() if not name and len(compressed) >= self.source.size else None
+        unchanged = copy is not None and len(copy) <= len(compressed)
+        size = path.write_bytes(compressed if copy is None or not unchanged else copy)
+        if name:
+            size += path.with_name(name).write_bytes(built.packed)
+        return size, unchanged
 
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
@@ -373,3 +378,8 @@ class Workspace:
         self._shared.latest = None
         if self._shared.blas is not None:
             self._shared.blas.restore_original_limits()
+
+
+def _data_name(built: Built, path: Path) -> str:
+    """Name of the separate data file beside the model; empty if one file holds all."""
+    return f"{path.name}.data" if len(built.packed) > LARGEST_INLINE else ""
