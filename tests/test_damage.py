@@ -126,7 +126,7 @@ def slow(load):
         return load(path)
     return slowly
 
-runtime.load, runtime.sessions = slow(runtime.load), slow(runtime.sessions)
+runtime.load_to_compare, runtime.sessions = slow(runtime.load_to_compare), slow(runtime.sessions)
 main()
 """
 

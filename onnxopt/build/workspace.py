@@ -320,7 +320,7 @@ class Workspace:
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
         try:
-            return Running(self.source.path, runtime.load(path))
+            return Running(self.source.path, runtime.load_to_compare(path))
         except OnnxoptError:
             raise
         except Exception as error:

@@ -5,7 +5,7 @@ from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
-from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options
+from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options, stop_spinning
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
@@ -35,5 +35,6 @@ __all__ = [
     "runnable_feeds",
     "session_options",
     "split",
+    "stop_spinning",
     "synthetic",
 ]

@@ -38,7 +38,7 @@ class CannotRun(OnnxoptError):
 
 def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
     """A session that logs nothing: callers expect that a model may fail to run."""
-    options = session_options()
+    options = session_options(spinning=False)
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch, in every session
     options.use_deterministic_compute = True

@@ -1,5 +1,5 @@
 """Compressed models in ONNX Runtime: loading them, registering the library, inspecting files."""
 
-from onnxopt.runtime.session import check_custom_ops, load, load_checked, register, sessions
+from onnxopt.runtime.session import check_custom_ops, load, load_checked, load_to_compare, register, sessions
 
-__all__ = ["check_custom_ops", "load", "load_checked", "register", "sessions"]
+__all__ = ["check_custom_ops", "load", "load_checked", "load_to_compare", "register", "sessions"]

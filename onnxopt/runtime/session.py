@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.data import quiet_session, session_options
+from onnxopt.data import quiet_session, session_options, stop_spinning
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
@@ -45,16 +45,29 @@ def load(
 
     Raises ContainerError if the file is damaged, OnnxoptError if the installed onnxruntime cannot run it.
     """
-    source = model if isinstance(model, bytes) else os.fspath(model)
+    return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
+
+
+def load_to_compare(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    """`load`, with threads that do not spin: its outputs are the same, and it is not to be timed."""
+    return _load(os.fspath(model), spinning=False)
+
+
+def _load(
+    source: str | bytes,
+    sess_options: onnxruntime.SessionOptions | None = None,
+    providers: Providers | None = None,
+    spinning: bool = True,
+) -> onnxruntime.InferenceSession:
     if not _is_compressed(source):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if not is_compressed(outer):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(), providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
     if not is_only_wrapped(outer):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
         del outer
-        options = sess_options or session_options()
+        options = sess_options or session_options(spinning)
         register(options)
         return onnxruntime.InferenceSession(source, options, providers=providers)
     data = payload(outer)
@@ -65,14 +78,15 @@ def load(
     prepared = native.prepared(data)
     del data
     with prepared as (key, inner):
-        options = session_options()
+        options = session_options(spinning)
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
 
 
 def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
-    """The sessions that users can get of a file, one at a time, each with the words for how it was created.
+    """The sessions that users can get of a file, one at a time, each with the words for how it was created. Their
+    threads do not spin, which changes no output.
 
     The first is stock ONNX Runtime's with the library registered, where the installed version allows that. `load`
     follows where it skips the outer graph. Of a model that is not compressed there is only one session.
@@ -81,21 +95,22 @@ def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.I
     """
     path = os.fspath(model)
     if not _is_compressed(path):
-        yield "loaded", load(path)
+        yield "loaded", load_to_compare(path)
         return
     shares = _version() >= _FIRST_SHARING
     if shares:
         options = onnxruntime.SessionOptions()
+        stop_spinning(options)
         register(options)
         yield "loaded by registering the library", onnxruntime.InferenceSession(path, options)
     if not shares or is_only_wrapped(onnx.load(path, load_external_data=False)):
-        yield "loaded by onnxopt.load", load(path)
+        yield "loaded by onnxopt.load", load_to_compare(path)
 
 
 def load_checked(path: Path) -> onnxruntime.InferenceSession:
-    """`load` for commands: raises OnnxoptError for any reason that the model does not run."""
+    """`load_to_compare` for commands: raises OnnxoptError for any reason that the model does not run."""
     try:
-        return load(path)
+        return load_to_compare(path)
     except OnnxoptError:
         raise
     except Exception as error:  # the runtime raises classes of its own

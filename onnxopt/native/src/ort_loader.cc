@@ -61,11 +61,14 @@ int optimization_level(const Runtime& runtime, const OrtSessionOptions* options,
   fail("%s is '%s', expected disabled, basic, extended or all", key, value.c_str());
 }
 
+constexpr const char* kSpinning = "session.intra_op.allow_spinning";
+
 // How inner sessions are made; -1 means as the runtime does it.
 struct Settings {
   int intra_op_threads = -1;
   int inter_op_threads = -1;
   int level = -1;
+  std::string spinning;  // of intra-op threads, as for the outer session; "" means as the runtime does it
   bool keep_container = false;  // else its pages are given back once it is decoded
 
   Settings() = default;
@@ -73,6 +76,7 @@ struct Settings {
       : intra_op_threads(thread_count(runtime, options, "onnxopt.intra_op_num_threads")),
         inter_op_threads(thread_count(runtime, options, "onnxopt.inter_op_num_threads")),
         level(optimization_level(runtime, options, "onnxopt.graph_optimization_level")),
+        spinning(config_entry(runtime, options, kSpinning)),
         // In ONNX Runtime's own format tensors may lie in the caller's memory.
         keep_container(flag(runtime, options, "onnxopt.keep_container") ||
                        flag(runtime, options, "session.use_ort_model_bytes_for_initializers")) {}
@@ -121,6 +125,10 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   Owned<OrtEnv> env = runtime.environment();
   const Owned<OrtSessionOptions> options = new_options(runtime, nullptr);
   op.settings.apply(runtime, options.get());
+  if (!op.settings.spinning.empty()) {
+    runtime.check(
+        runtime.api.AddSessionConfigEntry()(options.get(), kSpinning, op.settings.spinning.c_str()));
+  }
   const Bytes payload{static_cast<const uint8_t*>(data), size};
   InnerModel model(Container(payload), op.settings.decoding_threads());
   register_other_libraries(runtime, model.bytes(), options.get());
