@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,15 @@ def test_what_cannot_be_quantized_is_left_with_a_reason(values: Array, reason: s
     (event,) = execute_plan(graph, Plan("", {"w": Feedback(1e-3).step()}), Statistics(None, {}, {}))
     assert reason in event.reason
     assert not graph.encodings
+
+
+def test_a_weight_that_hardly_reaches_an_output_is_quantized_coarsely(measured: tuple[Graph, Statistics]) -> None:
+    """Its bits cost more than float32 holds."""
+    graph, statistics = measured
+    site = next(iter(graph.sites()))
+    graph.reset()
+    stats = replace(statistics.of(site, graph.values(site.path)), gain=1e-50)
+    assert not applied(graph, site, Feedback(1e-4), stats).q.any()
 
 
 def test_a_dead_output_costs_nothing() -> None:

@@ -61,6 +61,14 @@ FORMS = {
         ),
         ("m", "s"),
     ),
+    "labels of weights": (
+        build(
+            [node("Shape", ["x"], ["d"]), node("Gather", ["w", "d"], ["s"]), node("ArgMax", ["s"], ["y"], axis=1)],
+            [2, 4],
+            {"w": TENSORS["w"]},
+        ),
+        ("s",),
+    ),
     "with an echo": (scored([node("Identity", ["x"], ["y"])], ["y", "s"]), ("s",)),
     "labels and scores": (scored([node("ArgMax", ["s"], ["y"], axis=1)], ["y", "s"]), ("s",)),
 }

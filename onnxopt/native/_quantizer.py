@@ -95,7 +95,9 @@ def quantize(
     step = _finite("step", step, w.shape[:-1], "positive")
     price = _finite("price", price, w.shape[:-1], "not negative")
     max_level = FINEST if options.max_level is None else options.max_level
-    if options.max_level is None and w.size and (np.abs(w).max(-1) > FINEST * step).any():
+    with np.errstate(over="ignore"):
+        finest = FINEST * step
+    if options.max_level is None and w.size and (np.abs(w).max(-1) > finest).any():
         raise OnnxoptError(f"quantize: the step is too fine; at most {FINEST} steps to the largest weight are expected")
     q, cost, bits = np.empty(w.shape, np.int32), c_double(), c_double()
     inputs = (None if a is None else pointer(a) for a in (w, feedback, variance, step, price))

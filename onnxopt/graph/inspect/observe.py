@@ -86,10 +86,10 @@ class _Search:
             if now in self._visited or node is None or node.op_type in _OF_SHAPE or self._shows(now):
                 continue
             self._visited.add(now)
-            for read in reversed(self._dynamic_reads(node)):
+            for read in reversed(self._reads_that_count(node, now)):
                 if not self._shows(read):
                     stack.append(read)
-                elif read in self._weighed:
+                elif read in self._weighed or read in self._weights:
                     self.values.setdefault(read)
                     if node.op_type in ("ArgMax", "ArgMin"):
                         self.classes[read] = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -136,8 +136,10 @@ class _Search:
             kind = self._runtime_types.get(name)
         return kind in _FLOATS
 
-    def _dynamic_reads(self, node: onnx.NodeProto) -> list[str]:
-        return [name for name in dict.fromkeys(_reads(node)) if name in self._dynamic]
+    def _reads_that_count(self, node: onnx.NodeProto, output: str) -> list[str]:
+        """What changes with an input; of an output that no input changes, what nodes make of weights."""
+        made = self._dynamic if output in self._dynamic else self._weights & self._producers.keys()
+        return [name for name in dict.fromkeys(_reads(node)) if name in made]
 
     def _is_weighed_when_selected(self, name: str) -> bool:
         """Whether a weight acts on selected rows on the way to this value: its noise shows nowhere else."""

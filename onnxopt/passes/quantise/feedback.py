@@ -26,6 +26,8 @@ _RATE = 0.25
 """Price of a bit when an integer is chosen, as a share of the slope. At 1, the price would equal that of the step size,
 but such rounding shrinks all weights, and the errors add up through the layers. On held-back images, 0.1 to 0.5 are
 equally good, and 1 gives 3 to 10 % more noise at equal bits."""
+_DEAREST = 1e30
+"""The price of a bit beside which every error is cheap, and which float32 holds."""
 _LARGE = 2**16  # elements from which on a scale per row costs next to nothing
 _VECTOR = 0.25
 """The noise over signal of a bias, of slopes or of scales, relative to that of a row of weights."""
@@ -77,6 +79,7 @@ class Feedback(Pass):
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
         plain = moments.feedback if moments else None
+        price = np.minimum(price, _DEAREST)
         q, _, _ = native.quantize(w, plain, variance, step, price, options)
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
