@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnxopt.calibration.gains import fill_in
 from onnxopt.search import slope as search
 from onnxopt.search.slope import MOST_TRIALS, Candidate, Trial
+from onnxopt.spec.promise import Promise
 
 candidates = st.lists(st.tuples(st.integers(16, 10**7), st.floats(1e-9, 1e-3)), min_size=1, max_size=20).map(
     lambda pairs: [Candidate(str(i), n, power) for i, (n, power) in enumerate(pairs)]
@@ -106,7 +107,7 @@ def dropping(drop: Callable[[float], float]) -> tuple[list[Trial], Callable[[flo
 @given(st.floats(1e-9, 1e-3), st.floats(0.02, 50), st.floats(0, 2))
 def test_a_drop_is_met_at_the_last_slope_that_keeps_it(right: float, factor: float, allowed: float) -> None:
     trials, measure = dropping(lambda slope: allowed if slope <= right else allowed + 0.01)
-    best = search.meet_drop(measure, right * factor, allowed)
+    best = search.meet_drop(measure, right * factor, Promise(allowed, 0.9))
     assert best
     assert right / 1.07 < best.slope <= right
     assert len(trials) <= MOST_TRIALS
@@ -115,7 +116,7 @@ def test_a_drop_is_met_at_the_last_slope_that_keeps_it(right: float, factor: flo
 @given(st.floats(1e-9, 1e-3), st.floats(0, 2), st.lists(st.floats(-1, 3), min_size=MOST_TRIALS, max_size=MOST_TRIALS))
 def test_a_noisy_metric_breaks_no_contract(start: float, allowed: float, drops: list[float]) -> None:
     trials, measure = dropping(lambda slope: drops[len(trials)])
-    best = search.meet_drop(measure, start, allowed)
+    best = search.meet_drop(measure, start, Promise(allowed, 0.9))
     fitting = [t for t in trials if t.drop is not None and t.drop <= allowed]
     assert best == max(fitting, key=lambda t: t.slope, default=None)
     assert len(trials) <= MOST_TRIALS
@@ -153,13 +154,13 @@ def test_what_cannot_be_met_is_none() -> None:
     model = Model([Candidate("w", 1000, 1e-3)])
     assert search.meet_size(model, 1e-6, 900) is None  # of which the graph alone takes 1000
     trials, measure = dropping(lambda slope: 1.0)
-    assert search.meet_drop(measure, 1e-6, 0.5) is None
+    assert search.meet_drop(measure, 1e-6, Promise(0.5, 0.9)) is None
     assert len(trials) <= MOST_TRIALS
 
 
 def test_a_metric_that_nan_or_nothing_was_measured_of_is_not_kept() -> None:
     _, measure = dropping(lambda slope: math.nan)
-    assert search.meet_drop(measure, 1e-6, 0.5) is None
+    assert search.meet_drop(measure, 1e-6, Promise(0.5, 0.9)) is None
 
 
 def test_gains_that_say_nothing_count_as_the_largest() -> None:

@@ -16,7 +16,6 @@ from onnxopt.data import CannotRun, Hints, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
 from onnxopt.graph import Source
 from onnxopt.results.result import Check
-from onnxopt.search import slope
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.identity import first_difference, interface_fault
 from onnxopt.search.original import Original
@@ -123,14 +122,14 @@ class Checking:
             raise OnnxoptError(f"{self.source.path}: does not run on {name}: {first_line(error)}") from error
 
     def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
-        found, most = evaluator.compare(running), self.contract.max_drop if self.contract else None
+        found, promise = evaluator.compare(running), self.contract.promise if self.contract else None
         self.found = Check(self._opened[0], found)
         name = evaluator.difference(running) if self.lossless else ""
         if name and (found.error or 0.0) > _LUCK * self._own_error(evaluator):
             raise Unsound(self.source.path, f"{how}, output {name!r} is not equal bit for bit")
         noise = self.contract.error if self.contract else None
         within = noise is None or (found.difference or 0.0) <= _CLOSE * noise
-        self.met = self.met and within and (most is None or slope.kept(found.drop, most))
+        self.met = self.met and within and not (promise and promise.failed(found))
         if not self.met and not self.allow_miss:
             what, bound = f"noise over signal is {found.difference or 0.0:.3g}", "--error"
             if found.drop is not None:

@@ -18,7 +18,7 @@ from onnxopt.files import reading
 from onnxopt.report import classical
 from onnxopt.request import Options
 from onnxopt.spec import recipes
-from onnxopt.spec.contract import DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
+from onnxopt.spec.contract import CONFIDENCE, DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
 from onnxopt.spec.goal import Goal
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.recipes import Recipe
@@ -97,6 +97,9 @@ class Bounds:
 
     metric: Metric = "top1"
     max_drop: Annotated[float | None, option(help="Largest drop of the metric, in points for top1 and top5.")] = None
+    confidence: Annotated[
+        float, typer.Option(help="How sure it shall be that new samples drop by no more, 0.5 to less than 1.")
+    ] = CONFIDENCE
     target_size: Annotated[str | None, option(help="Largest size of the file, such as 2MB.")] = None
     target_ratio: Annotated[float | None, option(help="Factor by which the file has to shrink.")] = None
     error: Annotated[
@@ -109,7 +112,7 @@ class Bounds:
     def contract(self) -> Contract:
         """The contract of these options. Raises OnnxoptError if the size is not a number of bytes."""
         most = None if self.target_size is None else count("--target-size", self.target_size)
-        return Contract(self.max_drop, most, self.target_ratio, self.error, self.metric)
+        return Contract(self.max_drop, most, self.target_ratio, self.error, self.metric, self.confidence)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options, stop_spinning
 from onnxopt.data.source import open_data
-from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, split
+from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
 
 __all__ = [

@@ -26,6 +26,8 @@ class Batch:
     """[samples, ...]"""
     samples: int | None = None
     """Their number, where the first dimension of an input is another one."""
+    seen: bool = False
+    """Whether statistics were measured on them, so that a model shows less noise on them than on others."""
 
     @property
     def size(self) -> int:
@@ -129,16 +131,44 @@ def split(data: Data, held_back: float) -> tuple[Data, Data]:
     if len(list(itertools.islice(data.pending(), 2))) < 2:
         raise OnnxoptError(f"{data.name}: is a single batch, and some of the data is held back; give more batches")
 
+    is_held = _held_back(share)
+
     def pending(held: bool) -> Iterator[Pending]:
         for i, batch in enumerate(data.pending()):
-            # Each time (i - 1) * share reaches another integer, first at i = 1.
-            if ((i - 1) * share // 1 > (i - 2) * share // 1) is held:
+            if is_held(i) is held:
                 yield batch
 
     return (
         data._part(partial(pending, False), f"all but {share}"),
         data._part(partial(pending, True), f"held back {share}"),
     )
+
+
+def marked(data: Data, held_back: float, most: int) -> Data:
+    """All of the data, with the batches marked as seen that `split` leaves, as far as `most` samples of them reach.
+
+    Arguments and errors are those of `split`.
+    """
+    split(data, held_back)
+    held = _held_back(Fraction(held_back).limit_denominator(1000))
+
+    def pending() -> Iterator[Pending]:
+        left = most
+        for i, batch in enumerate(data.pending()):
+            seen = left > 0 and not held(i)
+            left -= batch.size if seen else 0
+            yield replace(batch, read=partial(_seen, batch.read)) if seen else batch
+
+    return replace(data, pending=pending, laws=())
+
+
+def _seen(read: Callable[[], Batch]) -> Batch:
+    return replace(read(), seen=True)
+
+
+def _held_back(share: Fraction) -> Callable[[int], bool]:
+    """Whether a batch is held back, by its index: each time (i - 1) * share reaches another integer, first at i = 1."""
+    return lambda i: (i - 1) * share // 1 > (i - 2) * share // 1
 
 
 def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array], Batch]) -> Iterator[Pending]:

@@ -28,8 +28,16 @@ class Score(ABC):
     def value(self) -> float:
         """The metric over all batches so far. Raises OnnxoptError where there were none."""
 
-    def likely_drop(self) -> tuple[float, float] | None:
-        """The expected drop on samples like these, and its standard error; None where the metric has no estimate."""
+    def per_sample(self) -> Array | None:
+        """The numbers, one for each sample, whose mean is the value; None where the value is no such mean."""
+        return None
+
+    def likely_drop(self, noise: float = 1.0) -> tuple[float, float] | None:
+        """The expected drop on new samples of this kind, and its standard error; None without such an estimate.
+
+        Arguments:
+            noise: factor by which outputs on new samples change more than on these.
+        """
         return None
 
 
@@ -43,8 +51,6 @@ class Metric:
     higher_is_better: bool
     is_accuracy: bool = False
     """Whether the value is the percentage of right answers, so that drops are percentage points."""
-    in_folds: bool = True
-    """Whether folds of the data are scored too: the spread of their drops is the standard error of the drop."""
 
     def drop(self, before: float, after: float) -> float:
         """How much worse `after` is than `before`: 0 for as good, negative for better."""

@@ -19,6 +19,7 @@ class Custom(Score):
         self._name, self._function = name, function
         self._outputs: list[list[Array]] = []
         self._labels: list[Array] = []
+        self._each: Array | None = None
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         """See `Score`."""
@@ -27,17 +28,26 @@ class Custom(Score):
             self._labels.append(labels)
 
     def value(self) -> float:
-        """What the function returns. Raises OnnxoptError where that is not a number, or the function raises."""
+        """What the function returns, or the mean of that if it is one number for each sample.
+
+        Raises OnnxoptError where it is neither, or the function raises.
+        """
         at_least_one(len(self._outputs))
         outputs = [np.concatenate(parts) for parts in zip(*self._outputs, strict=True)]
         labels = np.concatenate(self._labels) if self._labels else None
         with blamed(self._name):
-            value = float(self._function(outputs, labels))
+            returned = np.asarray(self._function(outputs, labels), np.float64)
+            self._each = returned if returned.ndim == 1 and len(returned) == max(map(len, outputs), default=0) else None
+            value = float(returned if self._each is None else returned.mean())
         if np.isnan(value):
             raise OnnxoptError(f"{self._name}: returned NaN, expected a number, higher being better")
         return value
 
+    def per_sample(self) -> Array | None:
+        """See `Score`: what the function returned when `value` called it last, if that is one number for each."""
+        return self._each
+
 
 def of_function(name: str, function: Callable[..., float]) -> Metric:
     """The metric of a function ``(outputs, labels) -> float``, higher being better; it needs all samples at once."""
-    return Metric(name, partial(Custom, name, function), higher_is_better=True, in_folds=False)
+    return Metric(name, partial(Custom, name, function), higher_is_better=True)

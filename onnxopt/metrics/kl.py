@@ -20,7 +20,7 @@ class Divergence(Score):
     """
 
     def __init__(self) -> None:
-        self._sum, self._samples = 0.0, 0
+        self._divergences: list[Array] = []
 
     def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         """See `Score`. Raises OnnxoptError without a float output of scores."""
@@ -31,13 +31,17 @@ class Divergence(Score):
         else:
             log_p, log_q = _log_softmax(wanted), _log_softmax(got)
         with np.errstate(invalid="ignore"):  # a class that a score of minus infinity rules out
-            divergence = float(np.where(np.exp(log_p) > 0, np.exp(log_p) * (log_p - log_q), 0.0).sum())
-        self._sum += np.inf if np.isnan(divergence) else divergence
-        self._samples += len(wanted)
+            divergence = np.where(np.exp(log_p) > 0, np.exp(log_p) * (log_p - log_q), 0.0).sum(1)
+        self._divergences.append(np.where(np.isnan(divergence), np.inf, divergence))
 
     def value(self) -> float:
         """Nats; 0 for outputs equal to the original's."""
-        return self._sum / at_least_one(self._samples)
+        divergences = self.per_sample()
+        return float(divergences.sum()) / at_least_one(len(divergences))
+
+    def per_sample(self) -> Array:
+        """See `Score`."""
+        return np.concatenate(self._divergences) if self._divergences else np.zeros(0)
 
 
 def _log_softmax(scores: Array) -> Array:

@@ -11,6 +11,7 @@ from onnxopt.search import slope
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.knobs import Knobs, turn_alone
 from onnxopt.search.original import Original
+from onnxopt.spec.promise import Promise
 from onnxopt.search.slope import Candidate, Trial
 from onnxopt.spec.contract import DEFAULT_ERROR, Contract
 from onnxopt.spec.overrides import Overrides, Weight
@@ -19,8 +20,7 @@ from onnxopt.spec.progress import Advance, Progress
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
 _MEMORISED = 0.5
-"""Share of the allowed drop that may show on data that the model has memorised, since it forgets such data last. On
-CIFAR-10, ResNet-32 and -56 lose 1.3 to 2 times as much on new images."""
+"""Share of the allowed drop that may show on data that the model has memorised, since it forgets such data last."""
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
@@ -152,8 +152,9 @@ class _Run:
         if self._memorised:
             self._subject.progress("allowing half the drop, because the original has memorised these samples", 0.4)
         allowed = (self._contract.max_drop or 0.0) * (_MEMORISED if self._memorised else 1)
-        best = slope.meet_drop(measure, start, allowed * share, most, ends)
-        best = best and self._alone(best, evaluator, lambda trial: slope.safe(trial, allowed))
+        whole, part = (Promise(most, self._contract.confidence) for most in (allowed, allowed * share))
+        best = slope.meet_drop(measure, start, part, most, ends)
+        best = best and self._alone(best, evaluator, whole.safe)
         return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
 
     def _gently(self, start: float, evaluator: Evaluator, most: float) -> tuple[Trial, bool]:
@@ -203,8 +204,11 @@ class _Run:
         key = plan.to_json()
         if key not in self._tried:  # different strengths may give the same plan
             size, found = self._subject.try_plan(plan, evaluator, advance)
-            measured = () if found is None else (found.difference, found.drop, found.uncertainty, found.likely)
-            self._tried[key] = Trial(at, size, *(measured or (None, None)))
+            self._tried[key] = Trial(at, size, None, None)
+            if found is not None:
+                self._tried[key] = Trial(
+                    at, size, found.difference, found.drop, found.uncertainty, found.likely, found.spread
+                )
             self._trials.append(self._tried[key])
         return replace(self._tried[key], slope=at)
 
@@ -214,7 +218,8 @@ class _Run:
             return "what the statistics promise" if self._recipe is None and self._begin is None else "to begin with"
         last, allowed = self._trials[-1], self._contract
         if last.drop is not None and allowed.max_drop is not None:
-            return f"the last one dropped by {last.drop:.3g} +- {last.uncertainty:.2g}, {allowed.max_drop:g} is allowed"
+            likely = last.drop if last.likely is None else last.likely
+            return f"the last one drops by {likely:.3g} +- {last.uncertainty:.2g}, {allowed.max_drop:g} is allowed"
         if last.error is not None and allowed.error is not None:
             return f"the last one left noise {last.error:.3g}, {allowed.error:g} is allowed"
         return f"the last one has {last.size} bytes, {allowed.size(self._subject.bytes_before)} are allowed"

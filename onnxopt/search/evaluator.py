@@ -14,9 +14,8 @@ from onnxopt.metrics import Metric, Outputs
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
 from onnxopt.search.identity import first_difference
+from onnxopt.search.scores import Scores
 
-_FOLDS = 8
-"""Folds of the data that are scored separately. The spread of their drops gives the standard error of the drop."""
 _NO_MISTAKES = 99.5
 """Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
@@ -39,9 +38,11 @@ class Comparison:
     drop: float | None
     """How much worse `after` is; see `Metric.drop`."""
     likely: float | None = None
-    """The expected drop on samples like these; see `onnxopt.metrics.Score.likely_drop`."""
+    """The expected drop on new samples; see `onnxopt.metrics.Score.likely_drop`. None if only `drop` was measured."""
     uncertainty: float = 0.0
-    """Standard error of the drop; 0 if unknown, as for user-defined metrics."""
+    """Standard error of the expected drop."""
+    spread: float = 0.0
+    """Standard error of `drop` as it was counted."""
     agreement: float | None = None
     """Share of the labels, truth values and texts in the outputs that are the same, 0 to 1; None if there are none."""
 
@@ -56,30 +57,6 @@ class Comparison:
         if self.error is not None or self.agreement is None:
             return self.error
         return 1 - self.agreement
-
-
-class _Scores:
-    """A metric over all batches, and over each fold."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._whole = metric.start()
-        self._folds = [metric.start() for _ in range(_FOLDS)] if metric.in_folds else []
-        self._batches = 0
-
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
-        self._whole.add(outputs, reference, labels)
-        if self._folds:
-            self._folds[self._batches % _FOLDS].add(outputs, reference, labels)
-        self._batches += 1
-
-    def value(self) -> float:
-        return self._whole.value()
-
-    def folds(self) -> list[float]:
-        return [fold.value() for fold in self._folds[: self._batches]]
-
-    def likely_drop(self) -> tuple[float, float] | None:
-        return self._whole.likely_drop()
 
 
 class Runner(Protocol):
@@ -138,7 +115,7 @@ class Evaluator:
             if self._batches is not None:
                 self._batches.append(_copy(batch))
         self.before = score.value() if score else None
-        self._before = score.folds() if score else []
+        self._before = score
 
     @property
     def names(self) -> list[str]:
@@ -168,32 +145,27 @@ class Evaluator:
         Arguments:
             hidden: the outputs of `session` that are the hidden values; without them, only outputs are compared.
         """
-        score, power, measured = self._start(), 0.0, 0
+        score, noise = self._start(), _Noise()
         shares, counted = list[float](), list[float]()
         for batch, wanted in self._wanted():
             got = session.run([*self._names, *hidden], batch.feeds)
-            error = self._error(wanted, got)
-            if error is not None:
-                power, measured = power + error**2 * batch.size, measured + batch.size
+            noise.add(self._error(wanted, got), batch)
             share, of_labels = self._agreement(wanted, got, self._names), self._agreement(wanted, got, self._labels)
             shares += [] if share is None else [share] * batch.size
             counted += [] if of_labels is None else [of_labels] * batch.size
             if score:
                 score.add(self._visible(got), self._visible(wanted), batch.labels)
-        error = None
-        if measured:
-            error = max((power / measured) ** 0.5, 1 - float(np.mean(counted)) if counted else 0.0)
+        error = noise.error()
+        if error is not None and counted:
+            error = max(error, 1 - float(np.mean(counted)))
         same = float(np.mean(shares)) if shares else None
         compared = Comparison(self.samples, error, None, None, None, agreement=same)
-        if score is None or self._metric is None or self.before is None:
+        if score is None or self._before is None:
             return compared
-        after = score.value()
-        drops = [self._metric.drop(*pair) for pair in zip(self._before, score.folds(), strict=True)]
-        uncertainty = float(np.std(drops, ddof=1) / len(drops) ** 0.5) if len(drops) > 1 else 0.0
-        likely, uncertainty = score.likely_drop() or (None, uncertainty)
+        found = self._before.drop_to(score, noise.of_new_samples())
         return replace(
-            compared, before=self.before, after=after, drop=self._metric.drop(self.before, after), likely=likely,
-            uncertainty=uncertainty,
+            compared, before=self.before, after=score.value(), drop=found.drop, likely=found.likely,
+            uncertainty=found.uncertainty, spread=found.spread,
         )  # fmt: skip
 
     def _error(self, wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
@@ -228,8 +200,8 @@ class Evaluator:
                  for batch, wanted in self._wanted())  # fmt: skip
         return next(filter(None, found), "")
 
-    def _start(self) -> _Scores | None:
-        return _Scores(self._metric) if self._metric else None
+    def _start(self) -> Scores | None:
+        return Scores(self._metric) if self._metric else None
 
     def _wanted(self) -> Iterator[tuple[Batch, list[Any]]]:
         if self._kept is not None:
@@ -240,6 +212,30 @@ class Evaluator:
 
     def _read(self) -> Iterable[Batch]:
         return self._data if self._batches is None else self._batches
+
+
+class _Noise:
+    """Power of the noise over the signal, on the samples that statistics were measured on and on others."""
+
+    def __init__(self) -> None:
+        self._power, self._samples = {True: 0.0, False: 0.0}, {True: 0, False: 0}
+
+    def add(self, error: float | None, batch: Batch) -> None:
+        if error is not None:
+            self._power[batch.seen] += error**2 * batch.size
+            self._samples[batch.seen] += batch.size
+
+    def error(self) -> float | None:
+        """Root mean square over all samples; None if none shows any."""
+        samples = sum(self._samples.values())
+        return (sum(self._power.values()) / samples) ** 0.5 if samples else None
+
+    def of_new_samples(self) -> float:
+        """Factor by which outputs change more on samples that statistics were not measured on; at least 1."""
+        error = self.error()
+        if not error or not self._samples[False] or not np.isfinite(error):
+            return 1.0
+        return max(1.0, (self._power[False] / self._samples[False]) ** 0.5 / error)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -8,14 +8,15 @@ from functools import cached_property
 
 import onnxruntime
 
-from onnxopt.data import Data, Hints, Spec, by_law, open_data, split, synthetic
+from onnxopt.data import Data, Hints, Spec, by_law, marked, open_data, split, synthetic
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.worst_law import evaluator_of
 
 _HELD_BACK = 0.25
-"""Share of the samples for the search; the rest is for calibration."""
+"""Share of the samples that calibration does not see. They alone show the noise of new samples; a metric is measured
+on all samples, with that noise."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
 _SYNTHETIC = 320
@@ -24,13 +25,13 @@ _SYNTHETIC = 320
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of the data, by use. They have no batch in common."""
+    """The parts of the data, by use."""
 
     calibration: Data
     validation: Data
-    """Data for measurements during the search."""
+    """Data for measurements during the search: for a metric all of it, else what is not in `calibration`."""
     check: Data
-    """Data for the single measurement at the end."""
+    """Data for the single measurement at the end; the same as `validation` unless the user gives some."""
 
 
 def open_parts(
@@ -44,31 +45,18 @@ def open_parts(
 
     Arguments:
         hints: tell what synthetic inputs should be.
-        evaluation: separate data for the check; by default, the part that the search does not use.
+        evaluation: separate data for the check; by default, what the search uses.
         has_metric: whether a metric is measured, which needs more samples than noise.
 
     Raises OnnxoptError if the data does not fit the model, and the runtime's error if the model does not run.
     """
     whole = synthetic(session, hints, _SYNTHETIC) if data is None else open_data(data, session)
     calibration = by_law(whole, lambda law: split(law, _HELD_BACK)[0].take(_CALIBRATION))
-    held_back = by_law(whole, lambda law: split(law, _HELD_BACK)[1])
-    enough = _VALIDATION if has_metric else _NOISE
-    if evaluation is not None:
-        validation, check = held_back, open_data(evaluation, session)
-    elif has_metric:
-        validation, check = (by_law(held_back, half) for half in (_first_half, _second_half))
+    if has_metric:
+        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(_VALIDATION))
     else:
-        validation = by_law(held_back, lambda law: law.take(enough))
-        return Parts(calibration, validation, validation)
-    return Parts(calibration, by_law(validation, lambda law: law.take(enough)), check)
-
-
-def _first_half(data: Data) -> Data:
-    return split(data, 0.5)[0]
-
-
-def _second_half(data: Data) -> Data:
-    return split(data, 0.5)[1]
+        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(_NOISE))
+    return Parts(calibration, validation, validation if evaluation is None else open_data(evaluation, session))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, log2, sqrt
 
+from onnxopt.spec.promise import Promise
+
 MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
 _STRIDE, _EVEN = 4.0, 3
@@ -44,9 +46,11 @@ class Trial:
     drop: float | None
     """Drop of the metric on the validation part; None without a metric."""
     uncertainty: float = 0.0
-    """Standard error of the drop."""
+    """Standard error of the expected drop."""
     likely: float | None = None
-    """Expected drop on similar samples; None if it cannot be estimated."""
+    """Expected drop on new samples of this kind; None if only `drop` was measured."""
+    spread: float = 0.0
+    """Standard error of `drop` as it was counted."""
 
 
 def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
@@ -104,31 +108,18 @@ def meet_error(
 def meet_drop(
     measure: Callable[[float], Trial],
     start: float,
-    allowed: float,
+    promise: Promise,
     most: int = MOST_TRIALS,
     ends: tuple[float, float] = ANYWHERE,
 ) -> Trial | None:
-    """The coarsest trial whose metric drops by at most `allowed`, in both the measured and the likely drop plus a
-    standard error.
-
-    None if even the finest trial drops more. If no drop is allowed, only the measured drop counts.
-    """
-
-    wanted = _Crossing(lambda trial: -1.0 if safe(trial, allowed) else 1.0, True, 0.0)
+    """The coarsest trial that keeps a promise on the metric's drop; None if even the finest does not."""
+    wanted = _Crossing(lambda trial: -1.0 if promise.safe(trial) else 1.0, True, 0.0)
     return _cross(measure, start, wanted, most, ends)
 
 
 def noise(trial: Trial) -> float:
     """Noise over signal of a trial; infinite if it could not be measured."""
     return inf if trial.error is None else trial.error
-
-
-def safe(trial: Trial, allowed: float) -> bool:
-    """Whether the drop of a metric is within `allowed`, as `meet_drop` counts it."""
-    drop = trial.drop
-    if drop is not None and allowed > 0:
-        drop = max(drop, trial.likely or 0.0, 0.0) + trial.uncertainty  # noise improves no model: a gain is luck
-    return kept(drop, allowed)
 
 
 def in_turns(
@@ -162,11 +153,6 @@ def in_turns(
             else:
                 going.remove(name)
     return best, steps
-
-
-def kept(drop: float | None, allowed: float) -> bool:
-    """Whether the drop of a metric is within `allowed`, up to rounding errors."""
-    return drop is not None and drop <= allowed * (1 + 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import onnxruntime
 
@@ -54,12 +55,18 @@ class WorstLaw(Evaluator):
         found = [one.compare(session, hidden) for one in self._each]
         error = max((one.error for one in found if one.error is not None), default=None)
         agreement = min((one.agreement for one in found if one.agreement is not None), default=None)
-        worst = max(found, key=lambda one: one.drop if one.drop is not None else -float("inf"))
+        worst = max(found, key=_drop)
         return replace(worst, samples=self.samples, error=error, agreement=agreement)
 
     def difference(self, session: Runner) -> str:
         """See `Evaluator`."""
         return next(filter(None, (one.difference(session) for one in self._each)), "")
+
+
+def _drop(found: Comparison) -> float:
+    """The drop to expect, with a standard error on top."""
+    expected = found.drop if found.likely is None else found.likely
+    return -inf if expected is None else expected + found.uncertainty
 
 
 def evaluator_of(

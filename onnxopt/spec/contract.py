@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics import Metric, open_metric
+from onnxopt.spec.promise import Promise
 
 DEFAULT_ERROR = 0.05
 """Bound on the noise over signal in the outputs, where nothing else is asked for."""
 SYNTHETIC_ERROR = 0.02
 """The same on synthetic inputs, which are easier for a model than photographs: at 0.05 on them SqueezeNet 1.1 loses 6
 points of top-1 accuracy, at 0.03 two."""
+CONFIDENCE = 0.9
+"""Default of `Contract.confidence`: by chance, new samples may exceed one contract in ten."""
 _BOUNDS = ("max_drop", "target_size", "target_ratio", "error")
 
 
@@ -29,6 +32,8 @@ class Contract:
     """The most noise over signal in the outputs."""
     metric: str = "top1"
     """See `onnxopt.metrics.open_metric`."""
+    confidence: float = CONFIDENCE
+    """How sure it shall be that new samples drop by at most `max_drop`: 0.5 takes the expected drop as it is."""
 
     def check(self, lossless: bool = False, recipe: bool = False) -> None:
         """Raises OnnxoptError where bounds contradict each other, or a bound or the metric is not valid."""
@@ -45,11 +50,19 @@ class Contract:
             raise OnnxoptError(f"--target-ratio is {self.target_ratio}, expected more than 1")
         if self.target_size is not None and self.target_size <= 0:
             raise OnnxoptError(f"--target-size is {self.target_size}, expected bytes, as in 2MB")
+        if not 0.5 <= self.confidence < 1:
+            raise OnnxoptError(f"--confidence is {self.confidence:g}, expected at least 0.5 and less than 1, as in "
+                               f"--confidence {CONFIDENCE}")  # fmt: skip
         open_metric(self.metric)
 
     def measure(self) -> Metric | None:
         """The metric that the contract bounds; None where it bounds something else."""
         return None if self.max_drop is None else open_metric(self.metric)
+
+    @property
+    def promise(self) -> Promise | None:
+        """The bound on the metric, and how sure it shall be; None where the contract bounds something else."""
+        return None if self.max_drop is None else Promise(self.max_drop, self.confidence)
 
     def size(self, source: int) -> int | None:
         """The most bytes of a file whose source has `source` bytes; None where the contract does not bound the size."""

@@ -1,0 +1,161 @@
+"""The answers that a model is expected to lose by noise in its scores, from few samples.
+
+Counted flips tell little: of 500 samples, two or three lie so near a border between classes that noise decides. Here
+
+- each sample meets the noise of its neighbours, too: the samples whose leads over the next class are about as large.
+  The noise is what happened to the sample's highest scores, in their order, so that scores which shrink together, or
+  noise that grows with the scores, count as what they are;
+- a lost answer costs the probability that it was right, less that of the new one. Probabilities are the softmax of the
+  original's scores at a temperature fitted to the labels (Guo et al. 2017), so that every label counts, and not only
+  those of the samples that flip.
+
+The first is Duan's smearing estimate (1983), taken locally; the second replaces a label by its expectation
+(Rao-Blackwell). On real models both together have a third to a half of the standard error of counted flips, and no bias
+that 10,000 samples show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from onnxopt.data import Array
+
+Floats = npt.NDArray[np.float64]
+
+RIVALS = 32
+"""Highest scores of a sample that are kept; no other class wins or has a probability to speak of."""
+_NEAR = 5
+"""Classes beyond the `k` that win that noise may lift among them."""
+_NEIGHBOURS = 8
+"""On either side, samples whose noise each sample meets."""
+_PRIOR = 0.5
+"""Standard deviation of the logarithm of the temperature, before any label is seen, around 1: what networks are trained
+to. It matters where the labels show hardly a mistake."""
+_COLDEST, _HOTTEST = -4.0, 4.0
+_STEP = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Leaders:
+    """The highest scores of samples in the original, in descending order, and what became of them."""
+
+    before: Floats
+    """[samples, rivals]"""
+    after: Floats
+    """[samples, rivals]: the scores of the same classes."""
+    label: Floats | None
+    """[samples]: the original's score of the label; None without labels."""
+    in_rivals: npt.NDArray[np.bool_]
+    """[samples]: whether the label is among the classes."""
+
+    @classmethod
+    def of(cls, before: Array, after: Array, labels: Array | None) -> Leaders:
+        """Those of scores ``[samples, classes]``, as logarithms where they are probabilities."""
+        order = np.argsort(-before, 1, kind="stable")[:, :RIVALS]
+        first, second = (np.take_along_axis(scores, order, 1).astype(np.float64) for scores in (before, after))
+        if labels is None:
+            return cls(first, second, None, np.ones(len(first), bool))
+        own = np.take_along_axis(before, labels[:, None], 1)[:, 0].astype(np.float64)
+        return cls(first, second, own, (order == labels[:, None]).any(1))
+
+    @classmethod
+    def joined(cls, parts: list[Leaders]) -> Leaders:
+        """All samples of the parts."""
+        own = [part.label for part in parts if part.label is not None]
+        before, after = (np.concatenate([getattr(part, name) for part in parts]) for name in ("before", "after"))
+        return cls(before, after, np.concatenate(own) if own else None, np.concatenate([p.in_rivals for p in parts]))
+
+    def temperature(self) -> tuple[float, float]:
+        """Logarithm of the temperature that suits the labels, and its standard error."""
+        assert self.label is not None
+        own = self.label - self.before[:, 0]
+
+        def surprise(log: float) -> float:
+            cold = np.exp(-log)
+            nats = np.log(self._normaliser(cold)) - own * cold
+            return float(nats.sum() + np.square(log / _PRIOR) / 2)
+
+        found = optimize.minimize_scalar(surprise, bounds=(_COLDEST, _HOTTEST), method="bounded")
+        at = float(found.x)
+        curvature = (surprise(at + _STEP) + surprise(at - _STEP) - 2 * surprise(at)) / _STEP**2
+        return at, float(min(_PRIOR, max(curvature, 1e-12) ** -0.5))
+
+    def probabilities(self, log: float) -> Floats:
+        """[samples, rivals], at a temperature; without labels the original's answer is the right one."""
+        if self.label is None:
+            return np.concatenate([np.ones((len(self.before), 1)), np.zeros_like(self.before[:, 1:])], 1)
+        cold = np.exp(-log)
+        return np.exp((self.before - self.before[:, :1]) * cold) / self._normaliser(cold)[:, None]
+
+    def _normaliser(self, cold: float) -> Floats:
+        """[samples]: the sum of the exponentials, of the label's too if it is not among the highest."""
+        total = np.exp((self.before - self.before[:, :1]) * cold).sum(1)
+        if self.label is None:
+            return np.asarray(total)
+        return np.asarray(total + np.where(self.in_rivals, 0.0, np.exp((self.label - self.before[:, 0]) * cold)))
+
+
+def expected_loss(leaders: Leaders, k: int, noise: float = 1.0) -> tuple[float, float]:
+    """Share of the answers that are expected to be lost, and its standard error. An answer is the `k` highest scores.
+
+    Arguments:
+        noise: factor by which scores of other samples change more than those of these.
+    """
+    near = k + _NEAR
+    order = np.argsort(leaders.before[:, k - 1] - leaders.before[:, k], kind="stable")
+    before, after = leaders.before[order, :near], leaders.after[order, :near]
+    broken = ~np.isfinite(after).all(1)
+    before = before * _scale(before[~broken], after[~broken])
+    change = np.where(broken[:, None], -np.inf, (after - before) * noise)
+
+    def lost(log: float) -> tuple[Floats, Floats]:
+        probabilities = leaders.probabilities(log)[order, :near]
+        return _smeared(before, change, probabilities, k)
+
+    if leaders.label is None:
+        log, error, steepness = 0.0, 0.0, 0.0
+        own, influence = lost(log)
+    else:
+        log, error = leaders.temperature()
+        own, influence = lost(log)
+        steepness = float(lost(log + _STEP)[0].mean() - lost(log - _STEP)[0].mean()) / (2 * _STEP)
+    count = len(own)
+    variance = influence.var() / count + np.square(steepness * error)
+    unseen = max(0.0, float(own.max())) / count  # the next sample may be like the worst of these
+    return float(own.mean()) + unseen, float(np.sqrt(variance))
+
+
+def _scale(before: Floats, after: Floats) -> float:
+    """The factor that scores have in common, which changes no answer: they may all have shrunk."""
+    before, after = (scores - scores.mean(1, keepdims=True) for scores in (before, after))
+    power, shared = float(np.square(before).sum()), float((before * after).sum())
+    return shared / power if power > 0 and shared > 0 else 1.0
+
+
+def _smeared(before: Floats, change: Floats, probabilities: Floats, k: int) -> tuple[Floats, Floats]:
+    """The loss of each sample under its neighbours' noise, and each sample's influence on the mean: as a sample, and as
+    noise of others."""
+    count = len(before)
+    index = np.arange(count)
+    own, given, used = np.zeros(count), np.zeros(count), np.zeros(count)
+    held = probabilities[:, :k].sum(1)
+    reach = min(_NEIGHBOURS, (count - 1) // 2)
+    for offset in range(-reach, reach + 1):
+        source = np.abs(index + offset)
+        source = np.where(source >= count, 2 * (count - 1) - source, source)
+        scores = before + change[source]
+        if k == 1:
+            kept = probabilities[index, scores.argmax(1)]
+        else:
+            kept = np.take_along_axis(probabilities, np.argsort(-scores, 1, kind="stable")[:, :k], 1).sum(1)
+        loss = held - np.where(np.isfinite(scores).all(1), kept, 0.0)
+        own += loss
+        np.add.at(given, source, loss)
+        np.add.at(used, source, 1.0)
+    times = 2 * reach + 1
+    mean = own.mean() / times
+    return own / times, own / times + (given - used * mean) / times
