@@ -19,6 +19,8 @@ from onnxopt.search.slope import Candidate
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Step
 
+_BITS, _FINEST = 8, 1e-18
+"""Bits of a simple quantization, and a slope so fine that they alone decide."""
 INT32 = 32
 """Marks a bias that becomes an integer together with its weight."""
 
@@ -69,6 +71,16 @@ def with_int8(steps: Mapping[str, Step], bits: Mapping[str, int]) -> dict[str, S
                 step = replace(decision, max_bits=min(most, decision.max_bits or most)).step()
             changed[path] = Step(step.name, step.args, Integers().step())
     return changed
+
+
+def in_eight_bits(sites: Sequence[Site], steps: Mapping[str, Step]) -> dict[str, Step]:
+    """The steps, changed so that matrices that a slope decides on have 8 bits for each element, and no slope."""
+    matrices = {site.path for site in sites if len(site.shape) > 1}
+    simple = Feedback(_FINEST, _BITS).step()
+    return {
+        path: simple if path in matrices and step.name == Feedback.name and step.then is None else step
+        for path, step in steps.items()
+    }
 
 
 def structural_steps(sites: Sequence[Site], overrides: Overrides) -> dict[str, Step]:

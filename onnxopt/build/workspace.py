@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxopt import native, runtime
 from onnxopt.build import container
-from onnxopt.build.decisions import INT32, candidates, quantizing_steps, with_int8
+from onnxopt.build.decisions import INT32, candidates, in_eight_bits, quantizing_steps, with_int8
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.factorise import Factored, factorise
 from onnxopt.build.forms import Form, equalise, raise_operators
@@ -254,6 +254,10 @@ class Workspace:
         """Every decision at one slope."""
         decided = with_int8(self.steps_at(slope, overrides), self.form.int8)
         return Plan(self.source.sha256, {**self.form.factored.steps, **decided, **self.form.values}, self.digest)
+
+    def in_eight_bits(self, plan: Plan) -> Plan:
+        """The same plan with 8 bits for each element of the matrices that the slope decides on."""
+        return replace(plan, steps=in_eight_bits(self.sites, plan.steps))
 
     def build(self, plan: Plan, advance: Advance = lambda share: None) -> Built:
         """Executes a plan and reports progress to `advance`.

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
+from onnxopt.metrics.lost_answers import Margins
 
 Outputs = Sequence[Any]
 """A model's outputs on one batch, in the model's order. Outputs that are not arrays (sequences, maps) are ignored."""
@@ -38,6 +39,15 @@ class Score(ABC):
         Arguments:
             noise: factor by which outputs on new samples change more than on these.
         """
+        return None
+
+    def resolution(self, drop: float) -> float | None:
+        """The standard error that `likely_drop` would have for a model that drops by so much on the samples so far;
+        None where that cannot be told before there is such a model."""
+        return None
+
+    def margins(self) -> Margins | None:
+        """How far the samples are from what a change of the outputs would cost; None where that is not known."""
         return None
 
 

@@ -16,7 +16,7 @@ that 10,000 samples show.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,17 @@ RIVALS = 32
 """Highest scores of a sample that are kept; no other class wins or has a probability to speak of."""
 _NEAR = 5
 """Classes beyond the `k` that win that noise may lift among them."""
-_NEIGHBOURS = 8
+_NEIGHBOURS = 32
 """On either side, samples whose noise each sample meets."""
 _PRIOR = 0.5
 """Standard deviation of the logarithm of the temperature, before any label is seen, around 1: what networks are trained
 to. It matters where the labels show hardly a mistake."""
 _COLDEST, _HOTTEST = -4.0, 4.0
 _STEP = 0.1
+_OUTLOOK = 1024
+"""Samples that suffice to see what all can tell."""
+_BINS, _WIDE = 24, 8.0
+"""Of a histogram of leads, which ends at this many times their noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,51 @@ class Leaders:
         return np.asarray(total + np.where(self.in_rivals, 0.0, np.exp((self.label - self.before[:, 0]) * cold)))
 
 
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """How far the samples' answers lie ahead of the next class, against the noise: a histogram."""
+
+    noise: float
+    """Standard deviation of the change of a lead, in the unit of the scores (logarithms if those are probabilities)."""
+    width: float
+    """Of a bin; the first starts at 0."""
+    samples: list[int]
+    """In each bin."""
+    changed: list[int]
+    """Of those, with another answer."""
+    beyond: int
+    """Samples with a larger lead."""
+
+
+def margins(leaders: Leaders, k: int) -> Margins:
+    """The leads of the answers, where an answer is the `k` highest scores."""
+    near = k + _NEAR
+    before, after = leaders.before[:, :near], leaders.after[:, :near]
+    leads = before[:, k - 1] - before[:, k]
+    change = after[:, k - 1] - after[:, k] - leads * _scale(before, after)
+    noise = float(np.std(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0
+    width = (_WIDE * noise or float(leads.max()) or 1.0) / _BINS
+    changed = (np.sort(np.argsort(-after, 1, kind="stable")[:, :k], 1) != np.arange(k)).any(1)
+    bins = np.minimum(leads / width, _BINS).astype(int)
+    counts, flips = (np.bincount(bins, weights, _BINS + 1).astype(int).tolist() for weights in (None, changed))
+    return Margins(noise, width, counts[:_BINS], flips[:_BINS], counts[_BINS])
+
+
+def resolution(leaders: Leaders, k: int, loss: float) -> float:
+    """The standard error with which these samples would tell an expected loss, if white noise caused it."""
+    few = Leaders(*(None if part is None else part[:_OUTLOOK] for part in (
+        leaders.before, leaders.after, leaders.label, leaders.in_rivals)))  # type: ignore[arg-type]  # fmt: skip
+    white = np.random.default_rng(0).standard_normal(few.before.shape)
+    low, high = -12.0, 8.0
+    found, error = 0.0, 0.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        found, error = expected_loss(replace(few, after=few.before + 2**middle * white), k)
+        low, high = (middle, high) if found < loss else (low, middle)
+    share = min(1.0, loss / found) if found > 0 else 1.0
+    return error * share * float(np.sqrt(len(few.before) / len(leaders.before)))
+
+
 def expected_loss(leaders: Leaders, k: int, noise: float = 1.0) -> tuple[float, float]:
     """Share of the answers that are expected to be lost, and its standard error. An answer is the `k` highest scores.
 
@@ -112,20 +161,11 @@ def expected_loss(leaders: Leaders, k: int, noise: float = 1.0) -> tuple[float, 
     before = before * _scale(before[~broken], after[~broken])
     change = np.where(broken[:, None], -np.inf, (after - before) * noise)
 
-    def lost(log: float) -> tuple[Floats, Floats]:
-        probabilities = leaders.probabilities(log)[order, :near]
-        return _smeared(before, change, probabilities, k)
-
-    if leaders.label is None:
-        log, error, steepness = 0.0, 0.0, 0.0
-        own, influence = lost(log)
-    else:
-        log, error = leaders.temperature()
-        own, influence = lost(log)
-        steepness = float(lost(log + _STEP)[0].mean() - lost(log - _STEP)[0].mean()) / (2 * _STEP)
-    count = len(own)
-    variance = influence.var() / count + np.square(steepness * error)
-    unseen = max(0.0, float(own.max())) / count  # the next sample may be like the worst of these
+    log, error = (0.0, 0.0) if leaders.label is None else leaders.temperature()
+    probabilities = [leaders.probabilities(one)[order, :near] for one in (log, log + _STEP, log - _STEP)]
+    (own, hotter, colder), influence = _smeared(before, change, np.stack(probabilities), k)
+    variance = influence.var() / len(own) + np.square(float((hotter - colder).mean()) / (2 * _STEP) * error)
+    unseen = max(0.0, float(own.max())) / len(own)  # the next sample may be like the worst of these
     return float(own.mean()) + unseen, float(np.sqrt(variance))
 
 
@@ -137,25 +177,25 @@ def _scale(before: Floats, after: Floats) -> float:
 
 
 def _smeared(before: Floats, change: Floats, probabilities: Floats, k: int) -> tuple[Floats, Floats]:
-    """The loss of each sample under its neighbours' noise, and each sample's influence on the mean: as a sample, and as
-    noise of others."""
-    count = len(before)
+    """The loss of each sample under its neighbours' noise, ``[cases, samples]`` for ``[cases, samples, classes]``, and
+    for the first case each sample's influence on the mean: as a sample, and as noise of others."""
+    cases, count, _ = probabilities.shape
     index = np.arange(count)
-    own, given, used = np.zeros(count), np.zeros(count), np.zeros(count)
-    held = probabilities[:, :k].sum(1)
-    reach = min(_NEIGHBOURS, (count - 1) // 2)
+    own, given, used = np.zeros((cases, count)), np.zeros(count), np.zeros(count)
+    held = probabilities[:, :, :k].sum(2)
+    reach = min(_NEIGHBOURS, (count - 1) // 4)
     for offset in range(-reach, reach + 1):
         source = np.abs(index + offset)
         source = np.where(source >= count, 2 * (count - 1) - source, source)
         scores = before + change[source]
-        if k == 1:
-            kept = probabilities[index, scores.argmax(1)]
-        else:
-            kept = np.take_along_axis(probabilities, np.argsort(-scores, 1, kind="stable")[:, :k], 1).sum(1)
-        loss = held - np.where(np.isfinite(scores).all(1), kept, 0.0)
-        own += loss
-        np.add.at(given, source, loss)
-        np.add.at(used, source, 1.0)
+        best = scores.argmax(1)[:, None] if k == 1 else np.argsort(-scores, 1, kind="stable")[:, :k]
+        broken = ~np.isfinite(scores).all(1)
+        moved = np.flatnonzero((best != np.arange(k)).any(1) | broken)  # few of them
+        kept = np.take_along_axis(probabilities[:, moved], best[None, moved], 2).sum(2)
+        loss = held[:, moved] - np.where(broken[moved], 0.0, kept)
+        own[:, moved] += loss
+        given += np.bincount(source[moved], loss[0], count)
+        used += np.bincount(source, minlength=count)
     times = 2 * reach + 1
-    mean = own.mean() / times
-    return own / times, own / times + (given - used * mean) / times
+    mean = own[0].mean() / times
+    return own / times, own[0] / times + (given - used * mean) / times

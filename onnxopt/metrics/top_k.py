@@ -8,7 +8,7 @@ from onnxopt.data import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics.base import Metric, Outputs, Score, at_least_one
 from onnxopt.metrics.class_scores import class_labels, ranks, require_scores, rows
-from onnxopt.metrics.lost_answers import Leaders, expected_loss
+from onnxopt.metrics.lost_answers import Leaders, Margins, expected_loss, margins, resolution
 
 _SUM = 0.02
 """Probabilities sum to 1 within this tolerance, even rounded to 8 bits."""
@@ -50,6 +50,14 @@ class TopK(Score):
         """See `Score`; in percentage points."""
         lost, error = expected_loss(Leaders.joined(self._leaders), self._k, noise)
         return 100 * lost, 100 * error
+
+    def resolution(self, drop: float) -> float:
+        """See `Score`."""
+        return 100 * resolution(Leaders.joined(self._leaders), self._k, drop / 100)
+
+    def margins(self) -> Margins:
+        """See `Score`."""
+        return margins(Leaders.joined(self._leaders), self._k)
 
 
 def _logits(scores: Array) -> Array:

@@ -19,8 +19,6 @@ from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
-_MEMORISED = 0.5
-"""Share of the allowed drop that may show on data that the model has memorised, since it forgets such data last."""
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
@@ -56,6 +54,9 @@ class Subject(Protocol):
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""
 
+    def in_eight_bits(self, plan: Plan) -> Plan:
+        """The same plan with 8 bits for each element of the matrices that the slope decides on."""
+
     def try_plan(self, plan: Plan, evaluator: Evaluator | None, advance: Advance) -> tuple[int, Comparison | None]:
         """Size of a plan's file in bytes and, with an evaluator, its comparison with the original."""
 
@@ -71,8 +72,6 @@ class Searched:
     """The plan of this trial."""
     trials: tuple[Trial, ...]
     """All trials, in order."""
-    memorised: bool
-    """Whether the original has memorised the data, so that only half of the allowed drop may show on it."""
 
     def nearest(self, name: str, contract: Contract) -> str:
         """The error message for a missed contract."""
@@ -111,14 +110,30 @@ class _Run:
         self._overrides, self._recipe, self._original = search.overrides, search.recipe, search.original
         self._subject, self._contract, self._begin = subject, contract, start
         self._knobs = None if search.recipe is None else Knobs(search.recipe)
-        self._memorised = False
         self._trials: list[Trial] = []
         self._tried: dict[str, Trial] = {}
 
     def searched(self) -> Searched:
         trial, met = self._searched()
         plan = self._subject.plan(trial.slope, self._rules(trial.slope, self._knobs))
-        return Searched(trial, met, plan, tuple(self._trials), self._memorised)
+        if met and self._contract.max_drop and self._recipe is None:
+            trial, plan = self._or_eight_bits(trial, plan)
+        return Searched(trial, met, plan, tuple(self._trials))
+
+    def _or_eight_bits(self, trial: Trial, plan: Plan) -> tuple[Trial, Plan]:
+        """The trial and its plan, or matrices with 8 bits a weight, if such a file is smaller and keeps the promise.
+
+        A file that few samples made cautious may be larger than what others do without any.
+        """
+        evaluator, simple = self._original.validation if self._original else None, self._subject.in_eight_bits(plan)
+        size, _ = self._subject.try_plan(simple, None, lambda share: None)
+        if size >= trial.size or evaluator is None:
+            return trial, plan
+        size, found = self._subject.try_plan(simple, evaluator, lambda share: None)
+        other = _trial(trial.slope, size, found)
+        self._trials.append(other)
+        promise = self._contract.promise
+        return (other, simple) if promise and promise.safe(other) else (trial, plan)
 
     def _searched(self) -> tuple[Trial, bool]:
         start, most, ends = self._start(), slope.MOST_TRIALS, slope.ANYWHERE
@@ -148,10 +163,9 @@ class _Run:
             best = slope.meet_error(measure, start, noise * share**0.5, most, ends=ends)
             best = best and self._alone(best, evaluator, lambda trial: slope.noise(trial) <= noise)
             return best or min(self._trials, key=slope.noise), best is not None
-        self._memorised = evaluator.memorised
-        if self._memorised:
-            self._subject.progress("allowing half the drop, because the original has memorised these samples", 0.4)
-        allowed = (self._contract.max_drop or 0.0) * (_MEMORISED if self._memorised else 1)
+        if outlook := evaluator.outlook(Promise(self._contract.max_drop or 0.0, self._contract.confidence)):
+            self._subject.progress(outlook, 0.4)
+        allowed = self._contract.max_drop or 0.0
         whole, part = (Promise(most, self._contract.confidence) for most in (allowed, allowed * share))
         best = slope.meet_drop(measure, start, part, most, ends)
         best = best and self._alone(best, evaluator, whole.safe)
@@ -204,11 +218,7 @@ class _Run:
         key = plan.to_json()
         if key not in self._tried:  # different strengths may give the same plan
             size, found = self._subject.try_plan(plan, evaluator, advance)
-            self._tried[key] = Trial(at, size, None, None)
-            if found is not None:
-                self._tried[key] = Trial(
-                    at, size, found.difference, found.drop, found.uncertainty, found.likely, found.spread
-                )
+            self._tried[key] = _trial(at, size, found)
             self._trials.append(self._tried[key])
         return replace(self._tried[key], slope=at)
 
@@ -223,3 +233,9 @@ class _Run:
         if last.error is not None and allowed.error is not None:
             return f"the last one left noise {last.error:.3g}, {allowed.error:g} is allowed"
         return f"the last one has {last.size} bytes, {allowed.size(self._subject.bytes_before)} are allowed"
+
+
+def _trial(at: float, size: int, found: Comparison | None) -> Trial:
+    if found is None:
+        return Trial(at, size, None, None)
+    return Trial(at, size, found.difference, found.drop, found.uncertainty, found.likely, found.spread)

@@ -11,10 +11,12 @@ import onnxruntime
 
 from onnxopt.data import Array, Batch, Data
 from onnxopt.metrics import Metric, Outputs
+from onnxopt.metrics.lost_answers import Margins
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
 from onnxopt.search.identity import first_difference
 from onnxopt.search.scores import Scores
+from onnxopt.spec.promise import Promise
 
 _NO_MISTAKES = 99.5
 """Accuracy in percent from which on the model counts as making no mistakes."""
@@ -45,6 +47,8 @@ class Comparison:
     """Standard error of `drop` as it was counted."""
     agreement: float | None = None
     """Share of the labels, truth values and texts in the outputs that are the same, 0 to 1; None if there are none."""
+    margins: Margins | None = None
+    """How far the samples are from what noise costs; None where the metric does not say."""
 
     @property
     def measured(self) -> bool:
@@ -165,8 +169,15 @@ class Evaluator:
         found = self._before.drop_to(score, noise.of_new_samples())
         return replace(
             compared, before=self.before, after=score.value(), drop=found.drop, likely=found.likely,
-            uncertainty=found.uncertainty, spread=found.spread,
+            uncertainty=found.uncertainty, spread=found.spread, margins=found.margins,
         )  # fmt: skip
+
+    def outlook(self, promise: Promise) -> str:
+        """What these samples can tell of the drop that a contract allows; empty where that is not known before."""
+        if self._before is None or not promise.allowed:
+            return ""
+        error = self._before.resolution(promise.allowed)
+        return "" if error is None else promise.outlook(self.samples, error)
 
     def _error(self, wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
         """Error of the observed values that both models give. Selected rows count where their number is the same."""

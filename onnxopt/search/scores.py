@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxopt.data import Array
 from onnxopt.metrics import Metric, Outputs, Score
+from onnxopt.metrics.lost_answers import Margins
 
 _FOLDS = 8
 """Folds of the batches; the metric is taken without each of them in turn."""
@@ -21,6 +22,7 @@ class Drop:
     spread: float
     likely: float | None
     uncertainty: float
+    margins: Margins | None
 
 
 class Scores:
@@ -58,7 +60,11 @@ class Scores:
         likely = after._whole.likely_drop(noise)
         if likely is None and noise > 1:
             likely = max(drop, 0.0) * noise**2, spread * noise**2
-        return Drop(drop, spread, *(likely or (None, spread)))
+        return Drop(drop, spread, *(likely or (None, spread)), after._whole.margins())
+
+    def resolution(self, drop: float) -> float | None:
+        """See `Score.resolution`."""
+        return self._whole.resolution(drop)
 
     def _spread(self, after: Scores) -> float:
         """Standard error of the drop: of a mean from its paired differences, else by the jackknife over folds (Efron &

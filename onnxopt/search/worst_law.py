@@ -12,6 +12,7 @@ from onnxopt.data import Array, Data
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Comparison, Evaluator, Runner
+from onnxopt.spec.promise import Promise
 
 
 class WorstLaw(Evaluator):
@@ -57,6 +58,10 @@ class WorstLaw(Evaluator):
         agreement = min((one.agreement for one in found if one.agreement is not None), default=None)
         worst = max(found, key=_drop)
         return replace(worst, samples=self.samples, error=error, agreement=agreement)
+
+    def outlook(self, promise: Promise) -> str:
+        """See `Evaluator`: what is told under the first law."""
+        return self._each[0].outlook(promise)
 
     def difference(self, session: Runner) -> str:
         """See `Evaluator`."""

@@ -8,8 +8,13 @@ may have other samples, refuses what has failed. So neither takes a chance flip 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, log10
 from statistics import NormalDist
 from typing import Protocol
+
+
+_CAUTIOUS = 0.3
+"""Share of the allowed drop that may go to not knowing it before a file counts as cautious."""
 
 
 class Evidence(Protocol):
@@ -64,6 +69,20 @@ class Promise:
         if limits is None or self.allowed == 0:
             return not _within(found.drop, self.allowed)
         return not _within(limits[0], self.allowed) or self._counted_more(found)
+
+    def outlook(self, samples: int, error: float) -> str:
+        """What a number of samples can tell of the allowed drop, in a sentence.
+
+        Arguments:
+            error: standard error with which they tell it.
+        """
+        reach = self.margin * error
+        said = f"{samples:,} samples tell a drop of {self.allowed:g} to +-{reach:.2g}"
+        if reach <= _CAUTIOUS * self.allowed:
+            return said
+        enough = samples * (reach / (_CAUTIOUS * self.allowed)) ** 2
+        digits = 10 ** max(0, int(log10(enough)) - 1)
+        return f"{said}: the file will be cautious; {ceil(enough / digits) * digits:,} would be enough"
 
     def _counted_more(self, found: Evidence) -> bool:
         """Whether the counted drop, which assumes nothing, contradicts the promise."""

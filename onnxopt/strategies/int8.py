@@ -137,7 +137,7 @@ def _type(request: Request) -> str:
 
 def _usable_share(base: Baseline) -> float:
     """Share of the allowed noise power that may be used."""
-    memorised = base.kept.memorised and base.contract.max_drop is not None
+    memorised = base.original.validation.memorised and base.contract.max_drop is not None
     return _MEMORISED if base.request.wanted is Goal.SPEED and memorised else 1.0
 
 
