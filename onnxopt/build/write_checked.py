@@ -19,7 +19,7 @@ from onnxopt.files import write_atomically
 from onnxopt.graph import Source
 from onnxopt.measure import memory
 from onnxopt.request import Request
-from onnxopt.results.result import Result, Stage
+from onnxopt.results.result import Promised, Result, Stage
 from onnxopt.results.strategy import StrategyReport
 from onnxopt.search.original import Original
 from onnxopt.search.slope import Trial
@@ -99,12 +99,21 @@ def write_checked(decided: Decided, output: Path) -> Result:
         kept=decided.kept,
         check=check.found,
         not_checked=check.reason,
+        promised=_promised(decided, check),
         stages=_stages(work, built.plan, size, check) if work.request.detailed and decided.kept else (),
         strategies=decided.strategies,
         unchanged=unchanged,
         plan=built.plan,
         left_out={**work.left_out, **decided.left_out},
     )
+
+
+def _promised(decided: Decided, check: Checking) -> Promised | None:
+    """See `Result.promised`."""
+    promise, original = decided.contract.promise if decided.contract else None, decided.original
+    if promise is None or original is None or check.found is None:
+        return None
+    return Promised.of(check.found.found, promise, original.validation.outlook(promise))
 
 
 def _rests_on(decided: Decided) -> str:
@@ -136,7 +145,7 @@ def write_copy(source: Source, request: Request, output: Path, left_out: Mapping
     plan = Plan(source.sha256)
     return _result(source, request, output, bytes_after=size, events=(), chains=(), cleaned={}, contract="",
                    bounds=None, recipe="", met=True, calibrated="", rests_on="", not_calibrated="", trials=(),
-                   kept=None, check=check.found, not_checked=check.reason, stages=(), unchanged=True, plan=plan,
+                   kept=None, check=check.found, not_checked=check.reason, promised=None, stages=(), unchanged=True, plan=plan,
                    left_out=dict(left_out))  # fmt: skip
 
 

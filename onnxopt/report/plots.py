@@ -105,6 +105,28 @@ def search(trials: Sequence[Mapping[str, Any]], kept: Mapping[str, Any] | None, 
     return out[0]
 
 
+def margins(leads: Mapping[str, Any]) -> str:
+    """How many samples have a lead of a size, and how many of them changed their answer.
+
+    Arguments:
+        leads: as `check.found.margins` holds them; the noise is above 0.
+    """
+    with _figure("margins", 5.9, 3.2) as (figure, titles, out):
+        axes = figure.subplots()
+        axes.set(xlabel="lead of the answer over the next class", ylabel="samples")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        for i, (count, changed) in enumerate(zip(leads["samples"], leads["changed"], strict=True)):
+            low, high = i * leads["width"], (i + 1) * leads["width"]
+            text = f"lead {low:.3g} to {high:.3g}: {count} samples, {changed} with another answer"
+            for height, bottom, color in ((count - changed, changed, _BEFORE), (changed, 0, _AFTER)):
+                if height:
+                    axes.bar(low, height, leads["width"] * 0.9, bottom, align="edge", color=color,
+                             gid=titles.of(text))  # fmt: skip
+        axes.axvline(leads["noise"], color=_WARN, ls=(0, (4, 3)), lw=1.3,
+                     gid=titles.of(f"noise: a standard deviation of {leads['noise']:.3g}"))  # fmt: skip
+    return out[0]
+
+
 def layers(events: Sequence[Mapping[str, Any]]) -> str:
     """Bytes, bits, zeros and sensitivity of each layer above each other, in graph order; at least one layer."""
     where = range(1, len(events) + 1)

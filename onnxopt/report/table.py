@@ -87,6 +87,10 @@ def _facts(result: Result) -> RenderableType:
         if found.before is not None and found.after is not None and found.drop is not None:
             name = result.bounds.metric if result.bounds else "metric"
             rows[name] = f"{found.before:.4g} -> {found.after:.4g}, a drop of {found.drop:.3g}"
+    if (promised := result.promised) is not None:
+        rows["new samples"] = (f"drop by {promised.expected:.2g}, and with {100 * promised.confidence:g} % confidence "
+                               f"by at most {promised.high:.2g}")  # fmt: skip
+        rows["samples"] = promised.outlook
     memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
     rows["rests on"] = result.rests_on
     rows["took"] = f"{result.seconds:.1f} s{memory}"

@@ -12,6 +12,7 @@ from onnxopt.search.evaluator import Comparison
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
+from onnxopt.spec.promise import Promise
 
 STATUSES = ("met", "missed", "unchanged", "not_measured")
 """What became of the contract; docs/result.md describes each."""
@@ -24,6 +25,34 @@ class Check:
     data: str
     """Name of the data."""
     found: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What the samples of the check say of the metric on new samples."""
+
+    expected: float
+    """Drop that is expected."""
+    low: float
+    """Drop that is exceeded with probability `confidence`."""
+    high: float
+    """Drop that is not exceeded with probability `confidence`."""
+    confidence: float
+    method: str
+    """How the expected drop was found: "margins", from the samples' leads and the noise; "counted", as it was measured,
+    with the noise of new samples where it is known."""
+    outlook: str
+    """What the samples of the search could tell, as it was said before it; empty if that was not known."""
+
+    @classmethod
+    def of(cls, found: Comparison, promise: Promise, outlook: str) -> Promised | None:
+        """What a comparison says; None if it has no metric."""
+        limits = promise.interval(found)
+        if limits is None:
+            return None
+        low, high = limits
+        method = "counted" if found.margins is None else "margins"
+        return cls((low + high) / 2, low, high, promise.confidence, method, outlook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +111,8 @@ class Result:
     check: Check | None
     """None if there was no check; `not_checked` says why."""
     not_checked: str
+    promised: Promised | None
+    """What is promised of the metric; None if the contract bounds none, or nothing was measured."""
     stages: tuple[Stage, ...]
     """Stages of a recipe whose paper has a table, up to the written file."""
     unchanged: bool

@@ -120,6 +120,7 @@ class Evaluator:
                 self._batches.append(_copy(batch))
         self.before = score.value() if score else None
         self._before = score
+        self._outlooks: dict[Promise, str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -176,8 +177,10 @@ class Evaluator:
         """What these samples can tell of the drop that a contract allows; empty where that is not known before."""
         if self._before is None or not promise.allowed:
             return ""
-        error = self._before.resolution(promise.allowed)
-        return "" if error is None else promise.outlook(self.samples, error)
+        if promise not in self._outlooks:
+            error = self._before.resolution(promise.allowed)
+            self._outlooks[promise] = "" if error is None else promise.outlook(self.samples, error)
+        return self._outlooks[promise]
 
     def _error(self, wanted: Sequence[Any], got: Sequence[Any]) -> float | None:
         """Error of the observed values that both models give. Selected rows count where their number is the same."""
