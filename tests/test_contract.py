@@ -316,7 +316,7 @@ def test_two_runs_give_identical_bytes(
 
 
 def test_all_samples_say_what_a_metric_drops_by(out: Path) -> None:
-    """Each sample is one number, and a metric sees what it is measured on: everything, and what the jackknife leaves."""
+    """Each sample is one number, and a metric sees what it is measured on: all, and what the jackknife leaves."""
     made, seen = mlp(16), []
 
     def batches() -> list[tuple[dict[str, Any], Any]]:

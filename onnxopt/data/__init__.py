@@ -29,6 +29,7 @@ __all__ = [
     "joined",
     "libraries_in_use",
     "load_hook",
+    "marked",
     "name_of",
     "open_data",
     "quiet_session",

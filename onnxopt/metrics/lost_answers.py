@@ -93,7 +93,12 @@ class Leaders:
         if self.label is None:
             return np.concatenate([np.ones((len(self.before), 1)), np.zeros_like(self.before[:, 1:])], 1)
         cold = np.exp(-log)
-        return np.exp((self.before - self.before[:, :1]) * cold) / self._normaliser(cold)[:, None]
+        return np.asarray(np.exp((self.before - self.before[:, :1]) * cold) / self._normaliser(cold)[:, None])
+
+    def first(self, count: int) -> Leaders:
+        """Those of the first samples."""
+        label = None if self.label is None else self.label[:count]
+        return Leaders(self.before[:count], self.after[:count], label, self.in_rivals[:count])
 
     def _normaliser(self, cold: float) -> Floats:
         """[samples]: the sum of the exponentials, of the label's too if it is not among the highest."""
@@ -127,7 +132,7 @@ def margins(leaders: Leaders, k: int) -> Margins:
     change = after[:, k - 1] - after[:, k] - leads * _scale(before, after)
     noise = float(np.std(change[np.isfinite(change)])) if np.isfinite(change).any() else 0.0
     width = (_WIDE * noise or float(leads.max()) or 1.0) / _BINS
-    changed = (np.sort(np.argsort(-after, 1, kind="stable")[:, :k], 1) != np.arange(k)).any(1)
+    changed = _differs(np.sort(np.argsort(-after, 1, kind="stable")[:, :k], 1))
     bins = np.minimum(leads / width, _BINS).astype(int)
     counts, flips = (np.bincount(bins, weights, _BINS + 1).astype(int).tolist() for weights in (None, changed))
     return Margins(noise, width, counts[:_BINS], flips[:_BINS], counts[_BINS])
@@ -135,8 +140,7 @@ def margins(leaders: Leaders, k: int) -> Margins:
 
 def resolution(leaders: Leaders, k: int, loss: float) -> float:
     """The standard error with which these samples would tell an expected loss, if white noise caused it."""
-    few = Leaders(*(None if part is None else part[:_OUTLOOK] for part in (
-        leaders.before, leaders.after, leaders.label, leaders.in_rivals)))  # type: ignore[arg-type]  # fmt: skip
+    few = leaders.first(_OUTLOOK)
     white = np.random.default_rng(0).standard_normal(few.before.shape)
     low, high = -12.0, 8.0
     found, error = 0.0, 0.0
@@ -157,7 +161,7 @@ def expected_loss(leaders: Leaders, k: int, noise: float = 1.0) -> tuple[float, 
     near = k + _NEAR
     order = np.argsort(leaders.before[:, k - 1] - leaders.before[:, k], kind="stable")
     before, after = leaders.before[order, :near], leaders.after[order, :near]
-    broken = ~np.isfinite(after).all(1)
+    broken = np.asarray(~np.isfinite(after).all(axis=1))
     before = before * _scale(before[~broken], after[~broken])
     change = np.where(broken[:, None], -np.inf, (after - before) * noise)
 
@@ -189,8 +193,8 @@ def _smeared(before: Floats, change: Floats, probabilities: Floats, k: int) -> t
         source = np.where(source >= count, 2 * (count - 1) - source, source)
         scores = before + change[source]
         best = scores.argmax(1)[:, None] if k == 1 else np.argsort(-scores, 1, kind="stable")[:, :k]
-        broken = ~np.isfinite(scores).all(1)
-        moved = np.flatnonzero((best != np.arange(k)).any(1) | broken)  # few of them
+        broken = np.asarray(~np.isfinite(scores).all(axis=1))
+        moved = np.flatnonzero(_differs(best) | broken)  # few of them
         kept = np.take_along_axis(probabilities[:, moved], best[None, moved], 2).sum(2)
         loss = held[:, moved] - np.where(broken[moved], 0.0, kept)
         own[:, moved] += loss
@@ -199,3 +203,8 @@ def _smeared(before: Floats, change: Floats, probabilities: Floats, k: int) -> t
     times = 2 * reach + 1
     mean = own[0].mean() / times
     return own / times, own[0] / times + (given - used * mean) / times
+
+
+def _differs(answers: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """[samples]: whether answers ``[samples, k]``, as ranks in the original, are not its own in its order."""
+    return np.asarray((answers != np.arange(answers.shape[1])[None]).any(axis=1))

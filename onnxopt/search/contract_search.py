@@ -11,12 +11,12 @@ from onnxopt.search import slope
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.knobs import Knobs, turn_alone
 from onnxopt.search.original import Original
-from onnxopt.spec.promise import Promise
 from onnxopt.search.slope import Candidate, Trial
 from onnxopt.spec.contract import DEFAULT_ERROR, Contract
 from onnxopt.spec.overrides import Overrides, Weight
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
+from onnxopt.spec.promise import Promise
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
 _TOGETHER = 0.5

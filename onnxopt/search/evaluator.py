@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from onnxopt.data import Array, Batch, Data
-from onnxopt.metrics import Metric, Outputs
+from onnxopt.metrics import Metric
 from onnxopt.metrics.lost_answers import Margins
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
@@ -232,7 +232,8 @@ class _Noise:
     """Power of the noise over the signal, on the samples that statistics were measured on and on others."""
 
     def __init__(self) -> None:
-        self._power, self._samples = {True: 0.0, False: 0.0}, {True: 0, False: 0}
+        self._power: dict[bool, float] = {True: 0.0, False: 0.0}
+        self._samples: dict[bool, int] = {True: 0, False: 0}
 
     def add(self, error: float | None, batch: Batch) -> None:
         if error is not None:
@@ -249,7 +250,7 @@ class _Noise:
         error = self.error()
         if not error or not self._samples[False] or not np.isfinite(error):
             return 1.0
-        return max(1.0, (self._power[False] / self._samples[False]) ** 0.5 / error)
+        return max(1.0, float((self._power[False] / self._samples[False]) ** 0.5) / error)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -60,7 +60,8 @@ class Scores:
         likely = after._whole.likely_drop(noise)
         if likely is None and noise > 1:
             likely = max(drop, 0.0) * noise**2, spread * noise**2
-        return Drop(drop, spread, *(likely or (None, spread)), after._whole.margins())
+        expected, uncertainty = likely or (None, spread)
+        return Drop(drop, spread, expected, uncertainty, after._whole.margins())
 
     def resolution(self, drop: float) -> float | None:
         """See `Score.resolution`."""

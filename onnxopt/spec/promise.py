@@ -1,8 +1,8 @@
 """The one rule by which samples decide on a drop of the metric: in the search, and in the check of the finished file.
 
-A file is *safe* if, with the asked confidence, new samples drop by no more than is allowed. It has *failed* if, with the
-same confidence, they drop by more. In between the samples cannot tell. The search keeps safe files only; the check, which
-may have other samples, refuses what has failed. So neither takes a chance flip for a loss.
+A file is *safe* if, with the asked confidence, new samples drop by no more than is allowed. It has *failed* if, with
+the same confidence, they drop by more. In between the samples cannot tell. The search keeps safe files only; the check,
+which may have other samples, refuses what has failed. So neither takes a chance flip for a loss.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import ceil, log10
 from statistics import NormalDist
 from typing import Protocol
-
 
 _CAUTIOUS = 0.3
 """Share of the allowed drop that may go to not knowing it before a file counts as cautious."""

@@ -18,6 +18,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw
 
+import train_digits
+
 Array = np.ndarray[Any, Any]
 Part = Literal["train", "test"]
 
@@ -28,25 +30,10 @@ DATA = ROOT / "data"
 OWN_MODELS = REPOSITORY / "models"
 
 SHARED = (
-    "resnet20",
-    "resnet32",
-    "resnet56",
-    "resnet56_dynamo",
-    "lenet5",
-    "resnet50v2_imagenette",
-    "mobilefacenet",
-    "squeezenet1.0",
-    "squeezenet1.1",
-    "mobilenet_v1_0.25",
-    "mobilenet_v2",
-    "mnist_cntk",
-    "mobilenet_v2_int8_tflite",
-    "silero_vad",
-    "super_resolution",
-    "ppocr_det",
-    "magika",
-    "dtln2_lstm",
-)
+    "resnet20", "resnet32", "resnet56", "resnet56_dynamo", "lenet5", "resnet50v2_imagenette", "mobilefacenet",
+    "squeezenet1.0", "squeezenet1.1", "mobilenet_v1_0.25", "mobilenet_v2", "mnist_cntk", "mobilenet_v2_int8_tflite",
+    "silero_vad", "super_resolution", "ppocr_det", "magika", "dtln2_lstm",
+)  # fmt: skip
 """Models of the shared folder that tables of all models have, those with a task first."""
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -79,6 +66,12 @@ def mnist(part: Part) -> Samples:
     """28 x 28 grey."""
     stored = np.load(DATA / "mnist" / "mnist.npz")
     return Samples(stored[f"x_{part}"], stored[f"y_{part}"])
+
+
+def digits(part: Part) -> Samples:
+    """8 x 8 grey, as the demo model's inputs: floats 0..1, [n, 1, 8, 8]."""
+    train, train_labels, test, test_labels = train_digits.split()
+    return Samples(train, train_labels) if part == "train" else Samples(test, test_labels)
 
 
 def _photographs(folder: Path, size: int) -> Samples:
@@ -197,6 +190,7 @@ _CIFAR10 = Task("CIFAR-10", cifar10, _standard)
 _IMAGENET = Task("ImageNet, 1,000 photographs", imagenet, _standard)
 
 TASKS: dict[str, Task] = {
+    "digits": Task("scikit-learn's digits", digits, _unchanged),
     "resnet20": _CIFAR10,
     "resnet32": _CIFAR10,
     "resnet56": _CIFAR10,
