@@ -12,6 +12,8 @@ from math import ceil, log10
 from statistics import NormalDist
 from typing import Protocol
 
+_CHANCE = 2.0
+"""Standard errors of a counted drop that may be chance, at every confidence."""
 _CAUTIOUS = 0.3
 """Share of the allowed drop that may go to not knowing it before a file counts as cautious."""
 
@@ -85,7 +87,7 @@ class Promise:
 
     def _counted_more(self, found: Evidence) -> bool:
         """Whether the counted drop, which assumes nothing, contradicts the promise."""
-        return not (found.drop is not None and _within(found.drop - self.margin * found.spread, self.allowed))
+        return not (found.drop is not None and _within(found.drop - _CHANCE * found.spread, self.allowed))
 
 
 def _within(drop: float | None, allowed: float) -> bool:
