@@ -57,9 +57,10 @@ class Request:
     contract: Contract = field(default_factory=Contract)
     """The bounds to meet; without any, the default bound on the noise in the outputs applies."""
     data: Spec | None = None
-    """Inputs similar to those in use: 75 % for calibration, 25 % for the search. By default, synthetic inputs."""
+    """Inputs similar to those in use: 75 % for calibration, 25 % for noise, all for a metric. By default, synthetic
+    inputs."""
     evaluation: Spec | None = None
-    """Data for the final check of the file; by default, a part of `data` that has no other use."""
+    """Data for the final check of the file; by default, that of the search."""
     lossless: bool = False
     """Keep every weight bit for bit, without a contract."""
     overrides: Overrides = field(default_factory=Overrides)
