@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from onnxopt.calibration.stats import Stats
 from onnxopt.data import Array, open_data, quiet_session
 from onnxopt.graph import Site, read
 from onnxopt.request import Request
+from onnxopt.search.slope import expected_error, slope_where
+from onnxopt.spec.overrides import Overrides
 from onnxopt.strategies.baseline import calibrate
 from onnxopt.strategies.low_rank import LowRank
 from onnxopt.strategies.pursue import pursue, report
@@ -30,6 +33,22 @@ def sites(source: Path) -> Sequence[Site]:
 
 def _workspace(source: Path) -> Workspace:
     return prepare(read(source), Request(max_ram=2**29))
+
+
+def at_noise(source: Path, errors: Sequence[float], data: Sequence[Array]) -> Iterator[tuple[float, Path]]:
+    """Files of a model, each at the slope whose noise over signal the statistics promise, with that slope.
+
+    A file is there until the next one is asked for.
+    """
+    with prepare(read(source), Request(contract=Contract(error=errors[0]), data=data)) as work:
+        ready = calibrate(work).work
+        weights = ready.candidates()
+        for error in errors:
+            slope = slope_where(lambda at: expected_error(weights, at), error)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "small.onnx"
+                ready.write(ready.build(ready.plan(slope, Overrides())), file)
+                yield slope, file
 
 
 @dataclass(frozen=True, slots=True)
