@@ -111,10 +111,9 @@ def draws(model: str, kept: Ladder) -> list[Row]:
     lost = [_right(kept.test, kept.test_labels) - _right(rung.test, kept.test_labels) for rung in kept.points]
     drops, errors = [100 * one.mean() for one in lost], [100 * one.std() / len(one) ** 0.5 for one in lost]
     random, rows = np.random.default_rng(0), []
-    for samples in SAMPLES:
-        count = min(samples, len(kept.train))
+    for count in dict.fromkeys(min(samples, len(kept.train)) for samples in SAMPLES):
         found: dict[float, list[tuple[float, float, bool]]] = {allowed: [] for allowed in ALLOWED}
-        for _ in range(_LARGE_DRAWS if count >= _LARGE else _DRAWS):
+        for _ in range(1 if count == len(kept.train) else _LARGE_DRAWS if count >= _LARGE else _DRAWS):
             most = _most(kept, random.permutation(len(kept.train))[:count])
             for allowed in ALLOWED:
                 at = _safe(np.concatenate([[slopes[0] - _BELOW], slopes]), most, allowed)
