@@ -118,7 +118,8 @@ def _search(result: Result) -> RenderableType:
     table.add_column()
     for number, trial in enumerate(result.trials, 1):
         cells = [f"{trial.slope:.2e}", size(trial.size), "" if trial.error is None else f"{trial.error:.3f}"]
-        cells += [] if trial.drop is None else [f"{trial.drop:.3g}"]
+        drop = trial.drop if trial.likely is None else trial.likely
+        cells += [] if drop is None else [f"{drop:.3g}"]
         written = trial == result.kept
         table.add_row(str(number), *cells, "written" if written else "", style="green" if written else None)
     return table

@@ -24,6 +24,8 @@ class Search(Section):
         """The figure needs two files."""
         from onnxopt.report import plots  # noqa: PLC0415 (matplotlib is slow to import)
 
-        trials, bounds = result["trials"], result["bounds"] or _UNBOUNDED
+        bounds = result["bounds"] or _UNBOUNDED
+        trials = [{**one, "drop": one["drop"] if one.get("likely") is None else one["likely"]}
+                  for one in result["trials"]]  # fmt: skip
         figure = plots.search(trials, result["kept"], bounds, result["bytes_before"]) if len(trials) > 1 else ""
-        return {"figure": figure, "first": trials[0]}
+        return {"figure": figure, "first": trials[0], "trials": trials}
