@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy
 
 from onnxopt.data import Array
 
@@ -83,7 +83,7 @@ class Leaders:
             nats = np.log(self._normaliser(cold)) - own * cold
             return float(nats.sum() + np.square(log / _PRIOR) / 2)
 
-        found = optimize.minimize_scalar(surprise, bounds=(_COLDEST, _HOTTEST), method="bounded")
+        found = scipy.optimize.minimize_scalar(surprise, bounds=(_COLDEST, _HOTTEST), method="bounded")
         at = float(found.x)
         curvature = (surprise(at + _STEP) + surprise(at - _STEP) - 2 * surprise(at)) / _STEP**2
         return at, float(min(_PRIOR, max(curvature, 1e-12) ** -0.5))
