@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.errors import ContainerError, OnnxoptError
+from onnxopt.native import _repeats
 from onnxopt.native._library import Array, check, library, pointer, take
 
 PREFERENCES = ("smallest", "balanced", "fastest")
@@ -65,11 +66,23 @@ def decode_floats(codec: str, data: bytes, scales: npt.NDArray[np.float32], cols
 def encode_lossless(values: Array) -> bytes:
     """Codes the elements of ``values[rows, cols]`` bit for bit."""
     values = np.ascontiguousarray(values)
+    forms = _repeats.streams(values, _coded, _encode_single)
+    return min((_encode_single(values), *forms), key=len)
+
+
+def _encode_single(values: Array) -> bytes:
+    """The same without repeats."""
     rows, cols = values.shape
     data, size = c_void_p(), c_size_t()
     width = values.dtype.itemsize
     check(library().onnxopt_encode_lossless(pointer(values), width, rows, cols, byref(data), byref(size)))
     return take(data, size)
+
+
+def _coded(q: Array) -> bytes:
+    """A matrix of integers as it stands inside a lossless stream."""
+    codec, data = encode(q, prefer="fastest")
+    return bytes((_id(codec),)) + _repeats.varint(len(data)) + data
 
 
 def decode_lossless(data: bytes, dtype: npt.DTypeLike, rows: int, cols: int) -> Array:

@@ -7,11 +7,12 @@
 #include <unordered_set>
 
 #include "choose.h"
+#include "repeats.h"
 
 namespace onnxopt {
 namespace {
 
-enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 3 };
+enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 3, kRepeats = 4 };
 // What kSparse says of each element; the others are stored.
 enum class Mark : uint8_t { kZero = 0, kOther = 1, kMinusZero = 2 };
 
@@ -56,12 +57,6 @@ void write_coded(Writer& writer, const Coded& coded) {
   writer.u8(coded.codec);
   writer.varint(coded.bytes.size());
   writer.bytes({coded.bytes.data(), coded.bytes.size()});
-}
-
-void read_coded(Reader& reader, uint8_t id, Shape shape, Sink& sink) {
-  const Codec* codec = find_codec(id);
-  if (codec == nullptr) fail("lossless: there is no integer codec %u", id);
-  codec->decode(reader.bytes(reader.varint()), shape, sink);
 }
 
 // Sum of the squared counts: a plane of uniform bytes has about n^2 / 256 and is not worth a coder's time.
@@ -354,7 +349,28 @@ void read_sparse(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   }
 }
 
+// Modes 0 to 3.
+void read_single(Reader& reader, uint8_t mode, size_t width, Shape shape, uint8_t* out) {
+  if (static_cast<Mode>(mode) == Mode::kSparse) return read_sparse(reader, width, shape, out);
+  read_dense(reader, mode, width, shape, out);
+}
+
+void read_repeats(Reader& reader, size_t width, Shape shape, uint8_t* out) {
+  const size_t n = shape.size();
+  const std::vector<Match> matches = read_matches(reader, n);
+  size_t stored = n;
+  for (const Match& m : matches) stored -= m.length;
+  read_single(reader, reader.u8(), width, {1, stored}, out + (n - stored) * width);
+  apply_matches(matches, width, n, out);
+}
+
 }  // namespace
+
+void read_coded(Reader& reader, uint8_t id, Shape shape, Sink& sink) {
+  const Codec* codec = find_codec(id);
+  if (codec == nullptr) fail("lossless: there is no integer codec %u", id);
+  codec->decode(reader.bytes(reader.varint()), shape, sink);
+}
 
 std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape shape) {
   check_width(width);
@@ -369,10 +385,10 @@ void lossless_decode(Bytes in, size_t width, Shape shape, uint8_t* out) {
   check_width(width);
   Reader reader(in);
   const uint8_t mode = reader.u8();
-  if (static_cast<Mode>(mode) == Mode::kSparse) {
-    read_sparse(reader, width, shape, out);
+  if (static_cast<Mode>(mode) == Mode::kRepeats) {
+    read_repeats(reader, width, shape, out);
   } else {
-    read_dense(reader, mode, width, shape, out);
+    read_single(reader, mode, width, shape, out);
   }
   reader.expect_end("lossless");
 }

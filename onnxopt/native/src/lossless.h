@@ -9,5 +9,7 @@ namespace onnxopt {
 std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape shape);
 // Writes rows * cols * width bytes. Throws Error on malformed bytes.
 void lossless_decode(Bytes in, size_t width, Shape shape, uint8_t* out);
+// What follows the id of a coded matrix inside a lossless stream.
+void read_coded(Reader& reader, uint8_t id, Shape shape, Sink& sink);
 
 }  // namespace onnxopt

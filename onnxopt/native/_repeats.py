@@ -1,0 +1,88 @@
+"""Mode 4 of the lossless codec: elements that repeat earlier ones (docs/format/lossless.md)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from ctypes import c_int32, c_size_t, c_ssize_t, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxopt.errors import OnnxoptError
+from onnxopt.native._library import Array, path_of, pointer
+
+MODE = 4
+_SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
+"""By bytes of an element: the shortest repeats to try. A short one pays where elements are dear, and costs where they
+are cheap: small integers, or a palette."""
+_FEW = 64
+"""One element in so many: where fewer repeat, 1 % of the bytes is not worth the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Repeats in order, one number each; see `quantizer/repeats.h`."""
+
+    gaps: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    distances: npt.NDArray[np.int32]
+    ways: npt.NDArray[np.int32]
+
+    def stored(self, n: int) -> npt.NDArray[np.bool_]:
+        """[n]: whether an element is no repeat."""
+        edges = np.zeros(n + 1, np.int8)
+        ends = np.cumsum(self.gaps.astype(np.int64) + self.lengths)
+        np.add.at(edges, ends - self.lengths, 1)
+        np.add.at(edges, ends, -1)
+        return np.cumsum(edges[:n], dtype=np.int8) == 0
+
+
+@cache
+def _function() -> Any:
+    function = ctypes.CDLL(str(path_of("onnxopt_quantizer"))).onnxopt_find_repeats
+    function.restype, function.argtypes = c_ssize_t, (c_void_p, *(c_size_t,) * 4, c_void_p)
+    return function
+
+
+def find(values: Array, shortest: int) -> Matches:
+    """Repeats of at least `shortest` elements among those of `values`, in row-major order."""
+    capacity = values.size // shortest
+    out = np.empty((4, capacity), np.int32)
+    count = _function()(pointer(values), values.itemsize, values.size, shortest, capacity, pointer(out))
+    if count < 0:
+        raise OnnxoptError(f"not enough memory to find repeats among {values.size} elements")
+    return Matches(*(row[:count] for row in out))
+
+
+def streams(values: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]) -> Iterator[bytes]:
+    """The forms of mode 4 that are worth trying; none where few elements repeat.
+
+    Args:
+        values: elements, in row-major order.
+        coded: codes a matrix of integers, as it stands inside a lossless stream.
+        single: codes elements in one of the other modes.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if not 0 < flat.size < np.iinfo(np.int32).max:
+        return
+    for shortest in _SHORTEST[flat.itemsize]:
+        found = find(flat, shortest)
+        if int(found.lengths.sum()) * _FEW < flat.size:
+            return
+        rows = (found.gaps, found.lengths, found.distances, found.ways)
+        matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
+        yield bytes((MODE,)) + varint(len(found.gaps)) + matches + single(flat[found.stored(flat.size)].reshape(1, -1))
+
+
+def varint(value: int) -> bytes:
+    """LEB128."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
