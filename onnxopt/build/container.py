@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnxopt import native
-from onnxopt.encoding import Encoding, UncodedEntry
+from onnxopt.encoding import Array, Encoding, UncodedEntry
 from onnxopt.errors import OnnxoptError
 
 MAGIC = b"onnxopt\0"
@@ -36,14 +36,18 @@ class _Record:
     """Index of the entry with the scales or the table."""
 
 
-def varint(value: int) -> bytes:
-    """LEB128."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """An entry's chunks."""
+
+    codec: str
+    chunk_rows: int
+    chunks: list[bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(len, self.chunks))
 
 
 def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
@@ -71,13 +75,12 @@ def write(
     """
     records = list(_records(weights))
     with ThreadPoolExecutor() as pool:
-        coded = [pool.submit(_code, record.entry, prefer) for record in records]
+        coded = [pool.submit(_code, record, prefer) for record in records]
         table, data = bytearray(), bytearray()
         for record, future in zip(records, coded, strict=True):
-            codec, chunk_rows, chunks = future.result()
-            table += _table_row(record, codec, chunk_rows, chunks)
-            for chunk in chunks:
-                data += chunk
+            entry = future.result()
+            table += _table_row(record, entry)
+            data += b"".join(entry.chunks)
             if advance and record.name:
                 advance(record.name)
     values_crc = 0
@@ -116,28 +119,49 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
         count += 1
 
 
-def _code(entry: UncodedEntry, prefer: str) -> tuple[str, int, list[bytes]]:
+def _code(record: _Record, prefer: str) -> _Coded:
     """The codec selected for one entry, its rows per chunk, and its coded chunks."""
+    entry = record.entry
     rows, cols = matrix_view(entry.elements.shape, entry.axis)
     elements = np.ascontiguousarray(entry.elements).reshape(rows, cols)
     chunk_rows = max(1, min(rows, CHUNK // cols))
-    parts = [elements[at : at + chunk_rows] for at in range(0, rows, chunk_rows)]
     if elements.dtype != np.int32:
-        return "lossless", chunk_rows, [native.encode_lossless(part) for part in parts]
-    codec, first = native.encode(parts[0], prefer=prefer)
+        return _lossless(elements, chunk_rows)
+    if entry.reconstruction or not record.name:
+        return _integers(elements, chunk_rows, prefer)
+    integers = _integers(elements, chunk_rows, "quick" if prefer == "balanced" else prefer)
+    return min(integers, _lossless(elements.astype(entry.dtype), chunk_rows), key=lambda coded: coded.size)
+
+
+def _lossless(elements: Array, chunk_rows: int) -> _Coded:
+    """Elements bit for bit; all in one chunk where repeats that are far apart make that smaller."""
+    chunks = [native.encode_lossless(part) for part in _parts(elements, chunk_rows)]
+    apart = _Coded("lossless", chunk_rows, chunks)
+    if len(chunks) == 1 or not native.repeats_far(elements, CHUNK):
+        return apart
+    return min(apart, _Coded("lossless", len(elements), [native.encode_lossless(elements)]), key=lambda one: one.size)
+
+
+def _integers(q: Array, chunk_rows: int, prefer: str) -> _Coded:
+    first, *rest = _parts(q, chunk_rows)
+    codec, data = native.encode(first, prefer=prefer)
     try:
-        return codec, chunk_rows, [first, *(native.encode(part, codec)[1] for part in parts[1:])]
+        return _Coded(codec, chunk_rows, [data, *(native.encode(part, codec)[1] for part in rest)])
     except OnnxoptError:  # the first chunk's codec cannot code a later chunk
-        return "bitpack", chunk_rows, [native.encode(part, "bitpack")[1] for part in parts]
+        return _Coded("bitpack", chunk_rows, [native.encode(part, "bitpack")[1] for part in _parts(q, chunk_rows)])
 
 
-def _table_row(record: _Record, codec: str, chunk_rows: int, chunks: list[bytes]) -> bytes:
+def _parts(matrix: Array, rows: int) -> list[Array]:
+    return [matrix[at : at + rows] for at in range(0, len(matrix), rows)]
+
+
+def _table_row(record: _Record, coded: _Coded) -> bytes:
     name = record.name.encode()
     entry = record.entry
     dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.elements.shape
     row = varint(len(name)) + name + bytes((dtype, len(dims)))
     row += b"".join(map(varint, dims))
-    row += bytes((entry.reconstruction, entry.axis, native.CODECS[codec]))
+    row += bytes((entry.reconstruction, entry.axis, native.CODECS[coded.codec]))
     row += b"" if record.auxiliary is None else varint(record.auxiliary)
-    row += varint(chunk_rows)
-    return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in chunks)
+    row += varint(coded.chunk_rows)
+    return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in coded.chunks)

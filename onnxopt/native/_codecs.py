@@ -14,7 +14,7 @@ from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.native import _repeats
 from onnxopt.native._library import Array, check, library, pointer, take
 
-PREFERENCES = ("smallest", "balanced", "fastest")
+PREFERENCES = ("smallest", "balanced", "fastest", "quick")
 
 
 @cache
@@ -66,8 +66,9 @@ def decode_floats(codec: str, data: bytes, scales: npt.NDArray[np.float32], cols
 def encode_lossless(values: Array) -> bytes:
     """Codes the elements of ``values[rows, cols]`` bit for bit."""
     values = np.ascontiguousarray(values)
-    forms = _repeats.streams(values, _coded, _encode_single)
-    return min((_encode_single(values), *forms), key=len)
+    plain = _encode_single(values)
+    best = min(_repeats.streams(values, _coded, _encode_single), key=len, default=plain)
+    return best if 100 * len(best) < 99 * len(plain) else plain  # it is decoded more slowly
 
 
 def _encode_single(values: Array) -> bytes:

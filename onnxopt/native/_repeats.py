@@ -1,4 +1,5 @@
-"""Mode 4 of the lossless codec: elements that repeat earlier ones (docs/format/lossless.md)."""
+"""Modes 4 and 5 of the lossless codec: elements that repeat earlier ones, and columns for rows
+(docs/format/lossless.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from onnxopt.errors import OnnxoptError
 from onnxopt.native._library import Array, path_of, pointer
 
-MODE = 4
+REPEATS, TRANSPOSED = 4, 5
 _SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
 """By bytes of an element: the shortest repeats to try. A short one pays where elements are dear, and costs where they
 are cheap: small integers, or a palette."""
@@ -59,23 +60,34 @@ def find(values: Array, shortest: int) -> Matches:
 
 
 def streams(values: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]) -> Iterator[bytes]:
-    """The forms of mode 4 that are worth trying; none where few elements repeat.
+    """The forms in modes 4 and 5 of ``values[rows, cols]`` that are worth trying.
 
     Args:
-        values: elements, in row-major order.
+        values: elements.
         coded: codes a matrix of integers, as it stands inside a lossless stream.
         single: codes elements in one of the other modes.
     """
-    flat = np.ascontiguousarray(values).reshape(-1)
-    if not 0 < flat.size < np.iinfo(np.int32).max:
+    if not 0 < values.size < np.iinfo(np.int32).max:
         return
+    yield from _repeating(values.reshape(-1), coded, single)
+    if min(values.shape) > 1:
+        turned = np.ascontiguousarray(values.T)
+        for form in (*_repeating(turned.reshape(-1), coded, single), single(turned)):
+            yield bytes((TRANSPOSED,)) + form
+
+
+def _repeating(
+    flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]
+) -> Iterator[bytes]:
+    """Mode 4; nothing where few elements repeat."""
     for shortest in _SHORTEST[flat.itemsize]:
         found = find(flat, shortest)
         if int(found.lengths.sum()) * _FEW < flat.size:
             return
         rows = (found.gaps, found.lengths, found.distances, found.ways)
         matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
-        yield bytes((MODE,)) + varint(len(found.gaps)) + matches + single(flat[found.stored(flat.size)].reshape(1, -1))
+        stored = single(flat[found.stored(flat.size)].reshape(1, -1))
+        yield bytes((REPEATS,)) + varint(len(found.gaps)) + matches + stored
 
 
 def varint(value: int) -> bytes:

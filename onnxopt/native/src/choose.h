@@ -5,8 +5,8 @@
 
 namespace onnxopt {
 
-// What a byte is worth against decoding time.
-enum class Prefer { kSmallest = 0, kBalanced = 1, kFastest = 2 };
+// What a byte is worth against decoding time; kQuick lies between kBalanced and kFastest.
+enum class Prefer { kSmallest = 0, kBalanced = 1, kFastest = 2, kQuick = 3 };
 
 struct Coded {
   uint8_t codec = 0;

@@ -3,40 +3,29 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <unordered_set>
 
 #include "choose.h"
-#include "lossless.h"
-#include "parallel.h"
+#include "container_parts.h"
 #include "reconstruct.h"
 
 namespace onnxopt {
 namespace {
 
 constexpr char kMagic[8] = {'o', 'n', 'n', 'x', 'o', 'p', 't', '\0'};
-constexpr uint16_t kVersion = 1;
+constexpr uint16_t kOldest = 1, kNewest = 2;
 constexpr size_t kHeaderSize = 52;
 constexpr size_t kMaxRank = 16;
 constexpr uint64_t kMaxInflation = 1032;          // deflate cannot expand by more
 constexpr uint64_t kMaxMeta = uint64_t{1} << 31;  // protobuf's own limit
-constexpr size_t kSmallWork = size_t{1} << 16;    // integers that are decoded before a thread has started
-
-// In the fuzzer's build every checksum matches, so that mutated bytes get past them.
-bool checksum_matches(Bytes b, uint32_t crc) {
-#ifdef ONNXOPT_FUZZING
-  (void)b, (void)crc;
-  return true;
-#else
-  return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), b.data, b.size)) == crc;
-#endif
-}
 
 unsigned long long ull(uint64_t v) { return v; }  // what printf's %llu takes
 
 struct Header {
+  uint16_t version;
   uint32_t entries;
   uint64_t meta_packed, meta_size, data_size;
   uint32_t meta_crc, values_crc;
@@ -47,12 +36,13 @@ Header read_header(Bytes file) {
     fail("not an onnxopt container: its first bytes are not 'onnxopt'");
   }
   Reader r({file.data + sizeof(kMagic), kHeaderSize - sizeof(kMagic)});
-  const uint16_t version = r.u16();
-  if (version != kVersion) {
-    fail("container version %u; this library reads version %u: update onnxopt", version, kVersion);
+  Header h{};
+  h.version = r.u16();
+  if (h.version < kOldest || h.version > kNewest) {
+    fail("container version %u; this library reads versions %u to %u: update onnxopt", h.version, kOldest,
+         kNewest);
   }
   const uint16_t flags = r.u16();
-  Header h{};
   h.entries = r.u32();
   h.meta_packed = r.u64();
   h.meta_size = r.u64();
@@ -109,14 +99,6 @@ void set_matrix_view(Entry& e) {
   inner /= along;
   e.scales_by_row = inner > 1;
   e.shape = e.scales_by_row ? Shape{outer * along, inner} : Shape{outer, along};
-}
-
-// For messages: one line, whatever the name.
-std::string quoted(const Entry& e) {
-  if (e.hidden) return "hidden entry";
-  std::string name = e.name;
-  for (char& c : name) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  return "entry '" + name + "'";
 }
 
 // Well-formed UTF-8 (the Unicode Standard, table 3-7) without zero bytes: callers see names as C strings and
@@ -178,6 +160,12 @@ void read_chunks(Reader& r, Entry& e, Reader& data) {
 
 void check_auxiliary(const Entry& e, const Entry& aux) {
   const auto dtype = static_cast<Dtype>(aux.dtype);
+  if (e.reconstruction == Reconstruction::kRelative) {
+    if (aux.reconstruction == Reconstruction::kRelative || aux.dtype != e.dtype || aux.size != e.size) {
+      fail("%s: what it is relative to does not fit it", quoted(e).c_str());
+    }
+    return;
+  }
   bool fits = aux.hidden && aux.dims.size() == 1 && aux.reconstruction == Reconstruction::kRaw;
   if (e.reconstruction == Reconstruction::kAffine) {
     fits = fits && (dtype == Dtype::kInt16 || dtype == Dtype::kFloat32) &&
@@ -188,7 +176,21 @@ void check_auxiliary(const Entry& e, const Entry& aux) {
   if (!fits) fail("%s: its scales or table do not fit it", quoted(e).c_str());
 }
 
-Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
+// How an entry is relative: bit 0: transposed, bit 1: a scale follows.
+void read_relation(Reader& r, Entry& e) {
+  const uint8_t form = r.u8();
+  if (form > 3) fail("%s: unknown relation %u", quoted(e).c_str(), form);
+  e.transposed = form & 1;
+  e.scaled = form & 2;
+  if (!e.scaled) return;
+  const uint32_t bits = r.u32();
+  std::memcpy(&e.scale, &bits, sizeof bits);
+  if (static_cast<Dtype>(e.dtype) != Dtype::kFloat32 || !std::isfinite(e.scale)) {
+    fail("%s: its scale is not finite, or it has other elements than float32", quoted(e).c_str());
+  }
+}
+
+Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before, uint16_t version) {
   Entry e;
   const Bytes name = r.bytes(r.varint());
   if (!is_text(name)) fail("an entry's name is not UTF-8 text");
@@ -197,7 +199,7 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
   e.dtype = r.u8();
   read_dims(r, e);
   const uint8_t reconstruction = r.u8();
-  if (reconstruction > static_cast<uint8_t>(Reconstruction::kCodebook)) {
+  if (reconstruction > static_cast<uint8_t>(version < 2 ? Reconstruction::kCodebook : Reconstruction::kRelative)) {
     fail("%s: unknown reconstruction %u: update onnxopt", quoted(e).c_str(), reconstruction);
   }
   e.reconstruction = static_cast<Reconstruction>(reconstruction);
@@ -217,90 +219,9 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before) {
     e.auxiliary = static_cast<size_t>(auxiliary);
     check_auxiliary(e, before[e.auxiliary]);
   }
+  if (e.reconstruction == Reconstruction::kRelative) read_relation(r, e);
   read_chunks(r, e, data);
   return e;
-}
-
-// A decoded auxiliary entry: float32 scales, or a table of elements.
-struct Table {
-  std::vector<float> scales;
-  std::vector<uint8_t> elements;
-};
-
-// Scales are stored as quarters of a power of two: 2^(k/4).
-float exp2_quarter(int16_t k) {
-  // float32(2^(j/4)), written out so that every machine multiplies by the same bits.
-  static constexpr float kRoots[4] = {0x1.000000p+0F, 0x1.306fe0p+0F, 0x1.6a09e6p+0F, 0x1.ae89fap+0F};
-  const int whole = (k - (k & 3)) / 4;
-  if (whole < -126 || whole > 127) fail("scale 2^(%d/4) is no normal float32", k);
-  return std::ldexp(kRoots[k & 3], whole);
-}
-
-void check_bools(const uint8_t* values, size_t n) {
-  if (std::any_of(values, values + n, [](uint8_t v) { return v > 1; })) fail("a bool is neither 0 nor 1");
-}
-
-// Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
-void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out) {
-  const Chunk& chunk = e.chunks[index];
-  if (!checksum_matches(chunk.bytes, chunk.crc)) fail("checksum mismatch");
-  const size_t first = index * e.chunk_rows;
-  const Shape shape{std::min(e.chunk_rows, e.shape.rows - first), e.shape.cols};
-  const size_t width = dtype_bytes(e.dtype);
-  out += first * e.shape.cols * width;
-  if (e.codec == kLossless) {
-    lossless_decode(chunk.bytes, width, shape, out);
-    if (static_cast<Dtype>(e.dtype) == Dtype::kBool) check_bools(out, shape.size());
-    return;
-  }
-  const Codec& codec = *find_codec(e.codec);
-  switch (e.reconstruction) {
-    case Reconstruction::kRaw:
-      return decode_into(codec, chunk.bytes, shape, first, e.dtype, Raw{}, out);
-    case Reconstruction::kAffine:
-      return decode_into(
-          codec, chunk.bytes, shape, first, e.dtype,
-          Affine{table.scales.data(), table.scales.size(), e.scales_by_row || table.scales.size() == 1}, out);
-    case Reconstruction::kCodebook:
-      return decode_into(codec, chunk.bytes, shape, first, e.dtype,
-                         Codebook{table.elements.data(), table.elements.size() / width}, out);
-  }
-}
-
-// Says which entry an error is about.
-template <typename Work>
-void naming(const Entry& e, Work work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    fail("%s: %s", quoted(e).c_str(), error.what());
-  }
-}
-
-// Fills what `wanted` needs of the table that entry e holds, unless an entry before has done so.
-void decode_table(const Entry& e, Reconstruction wanted, Table& table) {
-  const bool codebook = wanted == Reconstruction::kCodebook;
-  if (codebook ? !table.elements.empty() : !table.scales.empty()) return;
-  std::vector<uint8_t> raw(e.size);
-  for (size_t i = 0; i < e.chunks.size(); ++i) decode_chunk(e, i, {}, raw.data());
-  if (codebook) {
-    table.elements = std::move(raw);
-  } else if (static_cast<Dtype>(e.dtype) == Dtype::kFloat32) {
-    std::vector<float> scales(e.size / sizeof(float));
-    std::memcpy(scales.data(), raw.data(), e.size);
-    if (!std::all_of(scales.begin(), scales.end(), [](float s) { return std::isfinite(s); })) {
-      fail("a scale is not finite");
-    }
-    table.scales = std::move(scales);
-  } else {
-    std::vector<float> scales;
-    for (size_t at = 0; at < e.size; at += sizeof(int16_t)) {
-      int16_t k = 0;
-      std::memcpy(&k, raw.data() + at, sizeof(k));
-      scales.push_back(exp2_quarter(k));
-    }
-    table.scales = std::move(scales);
-  }
 }
 
 }  // namespace
@@ -316,56 +237,63 @@ Container::Container(Bytes file) {
   const Bytes packed{file.data + kHeaderSize, static_cast<size_t>(header.meta_packed)};
   if (!checksum_matches(packed, header.meta_crc)) fail("container metadata: checksum mismatch");
   const std::vector<uint8_t> meta = inflate_exactly(packed, static_cast<size_t>(header.meta_size));
-  version_ = kVersion;
+  version_ = header.version;
   values_crc_ = header.values_crc;
 
   Reader reader({meta.data(), meta.size()});
   const uint64_t table_size = reader.varint();
   const uint64_t model_size = reader.varint();
+  const uint64_t splices_size = version_ < 2 ? 0 : reader.varint();
   Reader table(reader.bytes(table_size));
   const Bytes model = reader.bytes(model_size);
+  const Bytes splices = reader.bytes(splices_size);
   const Bytes plan = reader.rest();
-  model_.assign(reinterpret_cast<const char*>(model.data), model.size);
   plan_.assign(reinterpret_cast<const char*>(plan.data), plan.size);
 
   Reader data({packed.data + packed.size, static_cast<size_t>(header.data_size)});
   std::unordered_set<std::string> names;
   for (uint32_t i = 0; i < header.entries; ++i) {
-    entries_.push_back(read_entry(table, data, entries_));
+    entries_.push_back(read_entry(table, data, entries_, version_));
     const Entry& e = entries_.back();
     if (!e.hidden && !names.insert(e.name).second)
       fail("%s stands twice in the container", quoted(e).c_str());
   }
   table.expect_end("container entries");
   data.expect_end("container data");
+  model_ = spliced(model, Reader(splices));
 }
 
-void Container::decode(const std::vector<void*>& out, unsigned threads) const {
-  if (out.size() != entries_.size()) {
-    fail("%zu buffers for %zu entries", out.size(), entries_.size());
-  }
-  // By auxiliary entry, however many use it: else a small file could claim one large table many times over.
-  std::vector<Table> tables(entries_.size());
-  struct Task {
-    size_t entry, chunk;
+// Puts the pieces that stand in hidden entries where they belong in the inner model.
+std::string Container::spliced(Bytes model, Reader splices) const {
+  struct Pieces {
+    std::vector<uint8_t> bytes;
+    size_t used = 0;
   };
-  std::vector<Task> tasks;
-  size_t work = 0;
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    if (out[i] == nullptr) continue;
-    const Entry& e = entries_[i];
-    if (e.reconstruction != Reconstruction::kRaw) {
-      naming(e, [&] { decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]); });
+  std::map<uint64_t, Pieces> pieces;  // by entry
+  std::string out;
+  Reader rest(model);
+  const auto append = [&](Bytes b) { out.append(reinterpret_cast<const char*>(b.data), b.size); };
+  while (splices.left() != 0) {
+    const uint64_t index = splices.varint();
+    append(rest.bytes(splices.varint()));
+    const uint64_t length = splices.varint();
+    if (index >= entries_.size()) fail("container metadata: a piece of the model is in no entry");
+    const Entry& e = entries_[index];
+    Pieces& from = pieces[index];
+    if (from.bytes.empty()) {
+      if (!e.hidden || e.reconstruction != Reconstruction::kRaw || e.size > e.coded_size() * kMaxInflation) {
+        fail("container metadata: %s holds no pieces of the model", quoted(e).c_str());
+      }
+      naming(e, [&] { from.bytes = decode_raw(e); });
     }
-    for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});
-    work += e.shape.size();
+    if (length > from.bytes.size() - from.used || length > kMaxMeta - out.size()) {
+      fail("container metadata: a piece of the model is longer than what there is");
+    }
+    append({from.bytes.data() + from.used, static_cast<size_t>(length)});
+    from.used += static_cast<size_t>(length);
   }
-  parallel_for(tasks.size(), work < kSmallWork ? 1 : threads, [&](size_t t) {
-    const Entry& e = entries_[tasks[t].entry];
-    naming(e, [&] {
-      decode_chunk(e, tasks[t].chunk, tables[e.auxiliary], static_cast<uint8_t*>(out[tasks[t].entry]));
-    });
-  });
+  append(rest.rest());
+  return out;
 }
 
 }  // namespace onnxopt

@@ -9,7 +9,7 @@
 
 namespace onnxopt {
 
-enum class Reconstruction : uint8_t { kRaw = 0, kAffine = 1, kCodebook = 2 };
+enum class Reconstruction : uint8_t { kRaw = 0, kAffine = 1, kCodebook = 2, kRelative = 3 };
 
 // Whole rows of a tensor, coded so that they can be decoded by themselves.
 struct Chunk {
@@ -25,8 +25,12 @@ struct Entry {
   uint8_t axis = 0;  // of the scales, and of the view as a matrix
   uint8_t codec = 0;
   Reconstruction reconstruction = Reconstruction::kRaw;
-  size_t auxiliary = 0;        // index of the entry with the scales or the table; it stands before this one
-  bool hidden = false;         // holds scales or a table: no tensor of the model
+  size_t auxiliary = 0;        // index of the entry with the scales, the table or what this one is relative to;
+                               // it stands before this one
+  bool transposed = false;     // relative: to the other's transpose
+  bool scaled = false;         // relative: to the other times `scale`
+  float scale = 1;
+  bool hidden = false;         // holds scales, a table or pieces of the inner model: no tensor of the model
   Shape shape{};               // the matrix the codec sees
   bool scales_by_row = false;  // else by column: the axis is the matrix's columns
   size_t chunk_rows = 0;       // rows in every chunk but the last
@@ -52,6 +56,8 @@ class Container {
   void decode(const std::vector<void*>& out, unsigned threads) const;
 
  private:
+  std::string spliced(Bytes model, Reader splices) const;
+
   std::vector<Entry> entries_;
   std::string model_;
   std::string plan_;

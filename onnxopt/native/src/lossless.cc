@@ -12,7 +12,7 @@
 namespace onnxopt {
 namespace {
 
-enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 3, kRepeats = 4 };
+enum class Mode : uint8_t { kPlanes = 0, kIntegers = 1, kPalette = 2, kSparse = 3 };
 // What kSparse says of each element; the others are stored.
 enum class Mark : uint8_t { kZero = 0, kOther = 1, kMinusZero = 2 };
 
@@ -77,7 +77,7 @@ void write_planes(Writer& writer, const uint8_t* data, size_t width, Shape shape
       plane[i] = static_cast<int32_t>(rotate_left(load(data + i * width, width), width) >> (8 * b) & 255);
     }
     Coded coded;
-    if (!looks_random(plane)) coded = encode_best(plane.data(), shape, Prefer::kBalanced);
+    if (!looks_random(plane)) coded = encode_best(plane.data(), shape, Prefer::kQuick);
     if (!coded.bytes.empty() && coded.bytes.size() + 4 < n) {
       write_coded(writer, coded);
     } else {
@@ -187,7 +187,7 @@ void write_palette(Writer& writer, const std::vector<uint64_t>& table, const uin
                                      [&](uint64_t v, uint64_t k) { return order_key(v, width) < k; });
     indices[i] = static_cast<int32_t>(at - table.begin());
   }
-  write_coded(writer, encode_best(indices.data(), shape, Prefer::kBalanced));
+  write_coded(writer, encode_best(indices.data(), shape, Prefer::kQuick));
 }
 
 class PaletteSink : public Sink {
@@ -236,7 +236,7 @@ std::vector<uint8_t> encode_dense(const uint8_t* data, size_t width, Shape shape
     const std::vector<int32_t> integers = as_integers(data, width, n);
     if (!integers.empty()) {
       offer(Mode::kIntegers,
-            [&](Writer& w) { write_coded(w, encode_best(integers.data(), shape, Prefer::kBalanced)); });
+            [&](Writer& w) { write_coded(w, encode_best(integers.data(), shape, Prefer::kQuick)); });
     }
     const std::vector<uint64_t> table = distinct(data, width, n);
     if (!table.empty())
@@ -285,7 +285,7 @@ std::vector<uint8_t> encode_sparse(const std::vector<int32_t>& marks, const uint
                                    Shape shape) {
   std::vector<uint8_t> out{static_cast<uint8_t>(Mode::kSparse)};
   Writer writer(out);
-  write_coded(writer, encode_best(marks.data(), shape, Prefer::kBalanced));
+  write_coded(writer, encode_best(marks.data(), shape, Prefer::kQuick));
   std::vector<uint8_t> others;
   for (size_t i = 0; i < marks.size(); ++i) {
     if (static_cast<Mark>(marks[i]) != Mark::kOther) continue;
@@ -349,22 +349,12 @@ void read_sparse(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   }
 }
 
-// Modes 0 to 3.
+}  // namespace
+
 void read_single(Reader& reader, uint8_t mode, size_t width, Shape shape, uint8_t* out) {
   if (static_cast<Mode>(mode) == Mode::kSparse) return read_sparse(reader, width, shape, out);
   read_dense(reader, mode, width, shape, out);
 }
-
-void read_repeats(Reader& reader, size_t width, Shape shape, uint8_t* out) {
-  const size_t n = shape.size();
-  const std::vector<Match> matches = read_matches(reader, n);
-  size_t stored = n;
-  for (const Match& m : matches) stored -= m.length;
-  read_single(reader, reader.u8(), width, {1, stored}, out + (n - stored) * width);
-  apply_matches(matches, width, n, out);
-}
-
-}  // namespace
 
 void read_coded(Reader& reader, uint8_t id, Shape shape, Sink& sink) {
   const Codec* codec = find_codec(id);
@@ -385,8 +375,10 @@ void lossless_decode(Bytes in, size_t width, Shape shape, uint8_t* out) {
   check_width(width);
   Reader reader(in);
   const uint8_t mode = reader.u8();
-  if (static_cast<Mode>(mode) == Mode::kRepeats) {
+  if (mode == kRepeats) {
     read_repeats(reader, width, shape, out);
+  } else if (mode == kTransposed) {
+    read_transposed(reader, width, shape, out);
   } else {
     read_single(reader, mode, width, shape, out);
   }

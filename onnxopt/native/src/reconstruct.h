@@ -39,6 +39,15 @@ struct Codebook {
   size_t size;
 };
 
+// bits(value) = bits(other) + q, in two's complement: the other tensor's element of the same number or, where
+// transposed, that at [col, row] of its [cols, rows]. Where scaled, a float32 that is first multiplied by scale.
+struct Relative {
+  const uint8_t* other;  // as many elements as the whole tensor has
+  size_t rows;           // of the whole tensor
+  bool transposed, scaled;
+  float scale;
+};
+
 // One of these sinks per chunk; `out` is where row 0 of the chunk starts, `first_row` is that row's number in
 // the whole tensor (so that row scales are found).
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Raw&,
@@ -46,6 +55,9 @@ void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, ui
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Affine&,
                  uint8_t* out);
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Codebook&,
+                 uint8_t* out);
+
+void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype, const Relative&,
                  uint8_t* out);
 
 }  // namespace onnxopt

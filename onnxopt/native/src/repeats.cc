@@ -1,9 +1,17 @@
 #include "repeats.h"
 
+#include <utility>
+
 #include "lossless.h"
 
 namespace onnxopt {
 namespace {
+
+// Elements [first, first + length) equal those from `source` on, read forward or backward, but for top bits.
+struct Match {
+  size_t first, length, source;
+  uint32_t ways;  // bit 0: backward; bits 1 and 2: the top bits of even and of odd places are inverted
+};
 
 constexpr uint32_t kBackward = 1, kEven = 2, kOdd = 4;
 
@@ -51,8 +59,7 @@ void apply(const std::vector<Match>& matches, size_t n, size_t stored, uint8_t* 
   move_to(n);
 }
 
-}  // namespace
-
+// Every match lies behind the one before it and refers to elements before it.
 std::vector<Match> read_matches(Reader& reader, size_t n) {
   const uint64_t count = reader.varint();
   if (count > n) fail("lossless: %llu repeats of %zu elements", static_cast<unsigned long long>(count), n);
@@ -75,19 +82,45 @@ std::vector<Match> read_matches(Reader& reader, size_t n) {
   return out;
 }
 
-void apply_matches(const std::vector<Match>& matches, size_t width, size_t n, uint8_t* out) {
-  size_t stored = 0;
-  for (const Match& m : matches) stored += m.length;
-  switch (width) {
-    case 1:
-      return apply<uint8_t>(matches, n, stored, out);
-    case 2:
-      return apply<uint16_t>(matches, n, stored, out);
-    case 4:
-      return apply<uint32_t>(matches, n, stored, out);
-    default:
-      return apply<uint64_t>(matches, n, stored, out);
+template <class Word>
+void transpose(const uint8_t* from, Shape shape, uint8_t* out) {
+  constexpr size_t kWidth = sizeof(Word);
+  for (size_t r = 0; r < shape.rows; ++r) {
+    for (size_t c = 0; c < shape.cols; ++c, out += kWidth)
+      std::memcpy(out, from + (c * shape.rows + r) * kWidth, kWidth);
   }
+}
+
+// Calls what(Word{}) for the unsigned integer of so many bytes.
+template <class What>
+void with_word(size_t width, What what) {
+  if (width == 1) return what(uint8_t{});
+  if (width == 2) return what(uint16_t{});
+  if (width == 4) return what(uint32_t{});
+  what(uint64_t{});
+}
+
+}  // namespace
+
+void read_repeats(Reader& reader, size_t width, Shape shape, uint8_t* out) {
+  const size_t n = shape.size();
+  const std::vector<Match> matches = read_matches(reader, n);
+  size_t repeated = 0;
+  for (const Match& m : matches) repeated += m.length;
+  read_single(reader, reader.u8(), width, {1, n - repeated}, out + repeated * width);
+  with_word(width, [&](auto word) { apply<decltype(word)>(matches, n, repeated, out); });
+}
+
+void read_transposed(Reader& reader, size_t width, Shape shape, uint8_t* out) {
+  const Shape turned{shape.cols, shape.rows};
+  std::vector<uint8_t> bytes(shape.size() * width);
+  const uint8_t mode = reader.u8();
+  if (mode == kRepeats) {
+    read_repeats(reader, width, turned, bytes.data());
+  } else {
+    read_single(reader, mode, width, turned, bytes.data());
+  }
+  with_word(width, [&](auto word) { transpose<decltype(word)>(bytes.data(), shape, out); });
 }
 
 }  // namespace onnxopt
