@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -39,12 +40,20 @@ def along_axis(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(-1 if i == axis else 1 for i in range(rank))
 
 
+def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """Rows and columns as codecs see them. A row holds the dimensions after the axis, or the axis itself if it is the
+    last."""
+    inner = prod(dims[axis + 1 :])
+    return (prod(dims[: axis + 1]), inner) if inner > 1 else (prod(dims[:axis]), dims[axis])
+
+
 class Reconstruction(IntEnum):
     """How the reader turns an entry's integers into elements; the numbers of FORMAT.md."""
 
     RAW = 0
     AFFINE = 1
     CODEBOOK = 2
+    RELATIVE = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,21 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from struct import pack
 
 import numpy as np
 import onnx
 
 from onnxopt import native
-from onnxopt.encoding import Array, Encoding, UncodedEntry
+from onnxopt.build.relatives import Relation, relations
+from onnxopt.build.splicing import acceptable, splice
+from onnxopt.encoding import Array, Encoding, Reconstruction, UncodedEntry, matrix_view
 from onnxopt.errors import OnnxoptError
+from onnxopt.native import varint
 
 MAGIC = b"onnxopt\0"
-VERSION = 1
+VERSIONS = 1, 2
+"""The second where something is smaller with it."""
 CHUNK = 1 << 20
 """Elements per coded chunk: large enough that tables cost next to nothing, small enough to keep every core busy."""
 
@@ -33,7 +36,8 @@ class _Record:
     """Empty for scales and tables."""
     entry: UncodedEntry
     auxiliary: int | None = None
-    """Index of the entry with the scales or the table."""
+    """Index of the entry with the scales or the table, or of the other weight in `relation`."""
+    relation: Relation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,10 @@ class _Coded:
         """Bytes."""
         return sum(map(len, self.chunks))
 
-
-def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """Rows and columns as codecs see them. A row holds the dimensions after the axis, or the axis itself if it is the
-    last."""
-    inner = prod(dims[axis + 1 :])
-    return (prod(dims[: axis + 1]), inner) if inner > 1 else (prod(dims[:axis]), dims[axis])
+    @property
+    def new(self) -> bool:
+        """Whether version 1 of the format lacks it."""
+        return self.codec == "lossless" and any(chunk[0] in native.NEW_MODES for chunk in self.chunks)
 
 
 def write(
@@ -75,21 +77,41 @@ def write(
     """
     records = list(_records(weights))
     with ThreadPoolExecutor() as pool:
-        coded = [pool.submit(_code, record, prefer) for record in records]
-        table, data = bytearray(), bytearray()
-        for record, future in zip(records, coded, strict=True):
-            entry = future.result()
-            table += _table_row(record, entry)
-            data += b"".join(entry.chunks)
+        futures = [pool.submit(_code, record, prefer) for record in records]
+        coded = []
+        for record, future in zip(records, futures, strict=True):
+            coded.append(future.result())
             if advance and record.name:
                 advance(record.name)
     values_crc = 0
     for weight in weights.values():
         values_crc = zlib.crc32(weight.run_time_tensor().tobytes(), values_crc)
-    text = plan.encode()
-    meta = varint(len(table)) + varint(len(model)) + bytes(table) + model + text
+    return min(_forms(model, plan.encode(), records, coded, values_crc), key=len)
+
+
+def _forms(
+    model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
+) -> Iterator[bytes]:
+    """Containers: of version 1 if possible, and with numbers of the inner model in entries."""
+    known = not any(record.relation or entry.new for record, entry in zip(records, coded, strict=True))
+    yield _container(VERSIONS[0 if known else 1], model, b"", plan, records, coded, values_crc)
+    spliced = splice(model, len(records))
+    pieces = [_Record("", entry) for entry in spliced.entries]
+    coded_pieces = [_code(piece, "smallest") for piece in pieces]
+    if pieces and all(acceptable(piece.entry, one.size) for piece, one in zip(pieces, coded_pieces, strict=True)):
+        both = [*records, *pieces], [*coded, *coded_pieces]
+        yield _container(VERSIONS[1], spliced.rest, spliced.splices, plan, *both, values_crc)
+
+
+def _container(
+    version: int, model: bytes, splices: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
+) -> bytes:
+    table = b"".join(map(_table_row, records, coded))
+    data = b"".join(chunk for entry in coded for chunk in entry.chunks)
+    sizes = [len(table), len(model), *([] if version == VERSIONS[0] else [len(splices)])]
+    meta = b"".join(map(varint, sizes)) + table + model + splices + plan
     packed = _deflate(meta)
-    header = MAGIC + pack("<HHI", VERSION, 0, len(records)) + pack("<QQQ", len(packed), len(meta), len(data))
+    header = MAGIC + pack("<HHI", version, 0, len(records)) + pack("<QQQ", len(packed), len(meta), len(data))
     header += pack("<II", zlib.crc32(packed), values_crc)
     return header + pack("<I", zlib.crc32(header)) + packed + data
 
@@ -105,17 +127,23 @@ def _deflate(data: bytes) -> bytes:
 def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
     """The entries in file order. Scales and tables precede the first weight that uses them and are shared by all."""
     indices: dict[tuple[object, ...], int] = {}
+    numbers: dict[str, int] = {}
+    related = relations(weights)
     count = 0
     for name, weight in weights.items():
         *before, own = weight.entries()
-        auxiliary = None
+        auxiliary, relation = None, related.get(name)
         for entry in before:
             if entry.key not in indices:
                 indices[entry.key] = count
                 yield _Record("", entry)
                 count += 1
             auxiliary = indices[entry.key]
-        yield _Record(name, own, auxiliary)
+        if relation is not None:
+            own = UncodedEntry(own.dtype, relation.steps, Reconstruction.RELATIVE)
+            auxiliary = numbers[relation.other]
+        yield _Record(name, own, auxiliary, relation)
+        numbers[name] = count
         count += 1
 
 
@@ -125,21 +153,22 @@ def _code(record: _Record, prefer: str) -> _Coded:
     rows, cols = matrix_view(entry.elements.shape, entry.axis)
     elements = np.ascontiguousarray(entry.elements).reshape(rows, cols)
     chunk_rows = max(1, min(rows, CHUNK // cols))
+    inner = entry.elements.shape[-1]
     if elements.dtype != np.int32:
-        return _lossless(elements, chunk_rows)
+        return _lossless(elements, chunk_rows, inner)
     if entry.reconstruction or not record.name:
         return _integers(elements, chunk_rows, prefer)
     integers = _integers(elements, chunk_rows, "quick" if prefer == "balanced" else prefer)
-    return min(integers, _lossless(elements.astype(entry.dtype), chunk_rows), key=lambda coded: coded.size)
+    return min(integers, _lossless(elements.astype(entry.dtype), chunk_rows, inner), key=lambda coded: coded.size)
 
 
-def _lossless(elements: Array, chunk_rows: int) -> _Coded:
+def _lossless(elements: Array, chunk_rows: int, inner: int) -> _Coded:
     """Elements bit for bit; all in one chunk where repeats that are far apart make that smaller."""
-    chunks = [native.encode_lossless(part) for part in _parts(elements, chunk_rows)]
+    chunks = [native.encode_lossless(part, inner) for part in _parts(elements, chunk_rows)]
     apart = _Coded("lossless", chunk_rows, chunks)
     if len(chunks) == 1 or not native.repeats_far(elements, CHUNK):
         return apart
-    return min(apart, _Coded("lossless", len(elements), [native.encode_lossless(elements)]), key=lambda one: one.size)
+    return min(apart, _Coded("lossless", len(elements), [native.encode_lossless(elements, inner)]), key=lambda one: one.size)
 
 
 def _integers(q: Array, chunk_rows: int, prefer: str) -> _Coded:
@@ -163,5 +192,6 @@ def _table_row(record: _Record, coded: _Coded) -> bytes:
     row += b"".join(map(varint, dims))
     row += bytes((entry.reconstruction, entry.axis, native.CODECS[coded.codec]))
     row += b"" if record.auxiliary is None else varint(record.auxiliary)
+    row += b"" if record.relation is None else record.relation.fields()
     row += varint(coded.chunk_rows)
     return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in coded.chunks)

@@ -17,10 +17,12 @@ from onnxopt.native._codecs import (
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
 from onnxopt.native._library import library_path, return_memory, set_simd, simd, version
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
+from onnxopt.native._repeats import NEW_MODES, repeats_far, varint
 
 __all__ = [
     "CODECS",
     "FINEST",
+    "NEW_MODES",
     "PREFERENCES",
     "RECONSTRUCTIONS",
     "Container",
@@ -34,9 +36,11 @@ __all__ = [
     "library_path",
     "prepared",
     "quantize",
+    "repeats_far",
     "return_memory",
     "set_simd",
     "simd",
+    "varint",
     "version",
 ]
 

@@ -63,11 +63,15 @@ def decode_floats(codec: str, data: bytes, scales: npt.NDArray[np.float32], cols
     return out
 
 
-def encode_lossless(values: Array) -> bytes:
-    """Codes the elements of ``values[rows, cols]`` bit for bit."""
+def encode_lossless(values: Array, inner: int | None = None) -> bytes:
+    """Codes the elements of ``values[rows, cols]`` bit for bit.
+
+    `inner` is the last dimension of the tensor where that is not `cols`: structure may repeat along it.
+    """
     values = np.ascontiguousarray(values)
     plain = _encode_single(values)
-    best = min(_repeats.streams(values, _coded, _encode_single), key=len, default=plain)
+    columns = dict.fromkeys((values.shape[1], inner or values.shape[1]))
+    best = min(_repeats.streams(values, columns, _coded, _encode_single), key=len, default=plain)
     return best if 100 * len(best) < 99 * len(plain) else plain  # it is decoded more slowly
 
 

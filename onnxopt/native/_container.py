@@ -16,7 +16,7 @@ import onnx
 from onnxopt.errors import ContainerError
 from onnxopt.native._library import Array, EntryInfo, check, library
 
-RECONSTRUCTIONS = ("raw", "affine", "codebook")
+RECONSTRUCTIONS = ("raw", "affine", "codebook", "relative")
 """Their numbers are those of FORMAT.md."""
 
 
@@ -25,7 +25,7 @@ class Entry:
     """One stored tensor, as the container's table lists it."""
 
     name: str
-    """Empty for the scales and tables of other entries."""
+    """Empty for the scales and tables of other entries, and for pieces of the inner model."""
     dtype: int
     """ONNX's TensorProto.DataType."""
     dims: tuple[int, ...]
@@ -38,11 +38,11 @@ class Entry:
     reconstruction: str
     """One of `RECONSTRUCTIONS`."""
     auxiliary: int | None
-    """Index of the entry with the scales or the table."""
+    """Index of the entry with the scales, the table, or the other weight of a relative one."""
 
     @property
     def hidden(self) -> bool:
-        """Whether the entry holds scales or a table and is no tensor of the model."""
+        """Whether the entry is no tensor of the model."""
         return not self.name
 
 

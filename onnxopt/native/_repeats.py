@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import c_int32, c_size_t, c_ssize_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +17,8 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.native._library import Array, path_of, pointer
 
 REPEATS, TRANSPOSED = 4, 5
+NEW_MODES = frozenset((REPEATS, TRANSPOSED))
+"""What version 1 of the container lacks."""
 _SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
 """By bytes of an element: the shortest repeats to try. A short one pays where elements are dear, and costs where they
 are cheap: small integers, or a palette."""
@@ -59,21 +61,25 @@ def find(values: Array, shortest: int) -> Matches:
     return Matches(*(row[:count] for row in out))
 
 
-def streams(values: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]) -> Iterator[bytes]:
+def streams(
+    values: Array, columns: Iterable[int], coded: Callable[[Array], bytes], single: Callable[[Array], bytes]
+) -> Iterator[bytes]:
     """The forms in modes 4 and 5 of ``values[rows, cols]`` that are worth trying.
 
     Args:
         values: elements.
+        columns: lengths of rows, for mode 5; each divides the number of elements.
         coded: codes a matrix of integers, as it stands inside a lossless stream.
         single: codes elements in one of the other modes.
     """
     if not 0 < values.size < np.iinfo(np.int32).max:
         return
     yield from _repeating(values.reshape(-1), coded, single)
-    if min(values.shape) > 1:
-        turned = np.ascontiguousarray(values.T)
-        for form in (*_repeating(turned.reshape(-1), coded, single), single(turned)):
-            yield bytes((TRANSPOSED,)) + form
+    for length in columns:
+        if 1 < length < values.size:
+            turned = np.ascontiguousarray(values.reshape(-1, length).T)
+            for form in (*_repeating(turned.reshape(-1), coded, single), single(turned)):
+                yield bytes((TRANSPOSED,)) + varint(length) + form
 
 
 def _repeating(
@@ -88,6 +94,15 @@ def _repeating(
         matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
         stored = single(flat[found.stored(flat.size)].reshape(1, -1))
         yield bytes((REPEATS,)) + varint(len(found.gaps)) + matches + stored
+
+
+def repeats_far(values: Array, near: int) -> bool:
+    """Whether one element in 16 repeats others, in ``values[rows, cols]`` as a whole, that are more than `near`
+    elements before it."""
+    if values.size >= np.iinfo(np.int32).max:
+        return False
+    found = find(np.ascontiguousarray(values).reshape(-1), _SHORTEST[values.itemsize][-1])
+    return 16 * int(found.lengths[found.distances > near].sum()) > values.size
 
 
 def varint(value: int) -> bytes:

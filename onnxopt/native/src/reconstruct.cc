@@ -168,49 +168,29 @@ class CodebookSink final : public Sink {
 
 // --- bits(value) = bits(other) + q ---
 
-template <typename T>
 class RelativeSink final : public Sink {
  public:
-  RelativeSink(Shape chunk, size_t first_row, const Relative& relative, uint8_t* out)
-      : relative_(relative), cols_(chunk.cols), first_(first_row * chunk.cols), out_(out) {}
+  RelativeSink(Shape chunk, size_t first_row, size_t width, const Relative& relative, uint8_t* out)
+      : relative_(relative), width_(width), cols_(chunk.cols), first_(first_row * chunk.cols), out_(out) {}
 
   void put(size_t first, const int32_t* q, size_t n) override {
-    uint8_t* to = out_ + first * sizeof(T);
-    for (size_t i = 0; i < n; ++i, to += sizeof(T)) {
+    uint8_t* to = out_ + first * width_;
+    for (size_t i = 0; i < n; ++i, to += width_) {
       size_t from = first_ + first + i;
       if (relative_.transposed) from = from % cols_ * relative_.rows + from / cols_;
-      T bits = 0;
-      std::memcpy(&bits, relative_.other + from * sizeof(T), sizeof(T));
-      if (sizeof(T) == sizeof(float) && relative_.scaled) {
-        bits = static_cast<T>(bits_of(float_of(static_cast<uint32_t>(bits)) * relative_.scale));
-      }
-      bits = static_cast<T>(bits + static_cast<T>(q[i]));
-      std::memcpy(to, &bits, sizeof(T));
+      uint64_t bits = 0;  // machines are little-endian, as everywhere here
+      std::memcpy(&bits, relative_.other + from * width_, width_);
+      if (relative_.scaled) bits = bits_of(float_of(static_cast<uint32_t>(bits)) * relative_.scale);
+      bits += static_cast<uint64_t>(int64_t{q[i]});
+      std::memcpy(to, &bits, width_);
     }
   }
 
  private:
   Relative relative_;
-  size_t cols_, first_;
+  size_t width_, cols_, first_;
   uint8_t* out_;
 };
-
-// Calls run(T{}) for the unsigned integer of an element's size.
-template <typename Run>
-void with_bits(uint8_t dtype, const char* how, Run run) {
-  switch (dtype_bytes(dtype)) {
-    case 1:
-      return run(uint8_t{});
-    case 2:
-      return run(uint16_t{});
-    case 4:
-      return run(uint32_t{});
-    case 8:
-      return run(uint64_t{});
-    default:
-      unsupported(dtype, how);
-  }
-}
 
 }  // namespace
 
@@ -286,18 +266,25 @@ void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, ui
 
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtype, const Codebook& codebook,
                  uint8_t* out) {
-  with_bits(dtype, "a codebook", [&](auto bits) {
-    CodebookSink<decltype(bits)> sink(codebook, out);
-    codec.decode(in, chunk, sink);
-  });
+  const auto run = [&](auto sink) { codec.decode(in, chunk, sink); };
+  switch (dtype_bytes(dtype)) {
+    case 1:
+      return run(CodebookSink<uint8_t>(codebook, out));
+    case 2:
+      return run(CodebookSink<uint16_t>(codebook, out));
+    case 4:
+      return run(CodebookSink<uint32_t>(codebook, out));
+    case 8:
+      return run(CodebookSink<uint64_t>(codebook, out));
+    default:
+      unsupported(dtype, "a codebook");
+  }
 }
 
 void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t first_row, uint8_t dtype,
                  const Relative& relative, uint8_t* out) {
-  with_bits(dtype, "another tensor", [&](auto bits) {
-    RelativeSink<decltype(bits)> sink(chunk, first_row, relative, out);
-    codec.decode(in, chunk, sink);
-  });
+  RelativeSink sink(chunk, first_row, dtype_bytes(dtype), relative, out);
+  codec.decode(in, chunk, sink);
 }
 
 }  // namespace onnxopt

@@ -82,22 +82,13 @@ std::vector<Match> read_matches(Reader& reader, size_t n) {
   return out;
 }
 
-template <class Word>
-void transpose(const uint8_t* from, Shape shape, uint8_t* out) {
-  constexpr size_t kWidth = sizeof(Word);
-  for (size_t r = 0; r < shape.rows; ++r) {
-    for (size_t c = 0; c < shape.cols; ++c, out += kWidth)
-      std::memcpy(out, from + (c * shape.rows + r) * kWidth, kWidth);
+// from[rows, cols] -> out[cols, rows]
+void transpose(const uint8_t* from, size_t width, Shape shape, uint8_t* out) {
+  for (size_t c = 0; c < shape.cols; ++c, from += width) {
+    const uint8_t* at = from;
+    for (size_t r = 0; r < shape.rows; ++r, at += shape.cols * width, out += width)
+      std::memcpy(out, at, width);
   }
-}
-
-// Calls what(Word{}) for the unsigned integer of so many bytes.
-template <class What>
-void with_word(size_t width, What what) {
-  if (width == 1) return what(uint8_t{});
-  if (width == 2) return what(uint16_t{});
-  if (width == 4) return what(uint32_t{});
-  what(uint64_t{});
 }
 
 }  // namespace
@@ -108,19 +99,27 @@ void read_repeats(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   size_t repeated = 0;
   for (const Match& m : matches) repeated += m.length;
   read_single(reader, reader.u8(), width, {1, n - repeated}, out + repeated * width);
-  with_word(width, [&](auto word) { apply<decltype(word)>(matches, n, repeated, out); });
+  if (width == 1) return apply<uint8_t>(matches, n, repeated, out);
+  if (width == 2) return apply<uint16_t>(matches, n, repeated, out);
+  if (width == 4) return apply<uint32_t>(matches, n, repeated, out);
+  apply<uint64_t>(matches, n, repeated, out);
 }
 
 void read_transposed(Reader& reader, size_t width, Shape shape, uint8_t* out) {
-  const Shape turned{shape.cols, shape.rows};
-  std::vector<uint8_t> bytes(shape.size() * width);
+  const size_t n = shape.size();
+  const uint64_t columns = reader.varint();
+  if (columns == 0 || columns > n || n % columns != 0) {
+    fail("lossless: %llu columns of %zu elements", static_cast<unsigned long long>(columns), n);
+  }
+  const Shape turned{static_cast<size_t>(columns), n / static_cast<size_t>(columns)};
+  std::vector<uint8_t> bytes(n * width);
   const uint8_t mode = reader.u8();
   if (mode == kRepeats) {
     read_repeats(reader, width, turned, bytes.data());
   } else {
     read_single(reader, mode, width, turned, bytes.data());
   }
-  with_word(width, [&](auto word) { transpose<decltype(word)>(bytes.data(), shape, out); });
+  transpose(bytes.data(), width, turned, out);
 }
 
 }  // namespace onnxopt
