@@ -56,7 +56,7 @@ class _Coded:
     @property
     def new(self) -> bool:
         """Whether version 1 of the format lacks it."""
-        return self.codec == "lossless" and any(chunk[0] in native.NEW_MODES for chunk in self.chunks)
+        return self.codec == "lossless" and any(map(native.is_new, self.chunks))
 
 
 def write(

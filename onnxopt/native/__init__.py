@@ -17,12 +17,11 @@ from onnxopt.native._codecs import (
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
 from onnxopt.native._library import library_path, return_memory, set_simd, simd, version
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
-from onnxopt.native._repeats import NEW_MODES, repeats_far, varint
+from onnxopt.native._repeats import is_new, repeats_far, varint
 
 __all__ = [
     "CODECS",
     "FINEST",
-    "NEW_MODES",
     "PREFERENCES",
     "RECONSTRUCTIONS",
     "Container",
@@ -33,6 +32,7 @@ __all__ = [
     "decode_lossless",
     "encode",
     "encode_lossless",
+    "is_new",
     "library_path",
     "prepared",
     "quantize",

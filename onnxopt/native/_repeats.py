@@ -16,9 +16,7 @@ import numpy.typing as npt
 from onnxopt.errors import OnnxoptError
 from onnxopt.native._library import Array, path_of, pointer
 
-REPEATS, TRANSPOSED = 4, 5
-NEW_MODES = frozenset((REPEATS, TRANSPOSED))
-"""What version 1 of the container lacks."""
+SPARSE, REPEATS, TRANSPOSED, ROTATED = 3, 4, 5, 6
 _SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
 """By bytes of an element: the shortest repeats to try. A short one pays where elements are dear, and costs where they
 are cheap: small integers, or a palette."""
@@ -94,6 +92,17 @@ def _repeating(
         matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
         stored = single(flat[found.stored(flat.size)].reshape(1, -1))
         yield bytes((REPEATS,)) + varint(len(found.gaps)) + matches + stored
+
+
+def is_new(stream: bytes) -> bool:
+    """Whether a lossless stream has a mode that version 1 of the container lacks."""
+    if stream[0] != SPARSE:
+        return stream[0] > SPARSE
+    at, length, shift = 2, 0, 0  # behind the id of the marks' codec: their length, and then they
+    while stream[at] >= 0x80:
+        length |= (stream[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return stream[at + 1 + (length | stream[at] << shift)] > SPARSE
 
 
 def repeats_far(values: Array, near: int) -> bool:

@@ -8,7 +8,7 @@ namespace {
 // Below so many integers nobody feels the context coder's decoding time, nor its encoding time above all.
 constexpr size_t kSmall = size_t{1} << 17;
 // Under kQuick larger matrices never get it: it takes 0.05 us an integer, and saves 0.1 % of most weights.
-constexpr size_t kSmallQuick = size_t{1} << 13;
+constexpr size_t kSmallQuick = size_t{1} << 12;
 // What the context coder must save on a larger matrix under kBalanced, in percent.
 constexpr size_t kWorthwhile = 2;
 // A larger matrix is given to the context coder only where it wins on this many integers.
@@ -57,7 +57,7 @@ Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
     candidates.offer(*codec);
   }
   // The context coder's every integer costs something, so its bytes are never refused.
-  if (prefer == Prefer::kFastest || (prefer == Prefer::kQuick && n >= kSmallQuick)) {
+  if (prefer == Prefer::kFastest || (prefer == Prefer::kQuick && n > kSmallQuick)) {
     if (candidates.any_refused) candidates.offer(codecs::context);
     return std::move(candidates.best);
   }

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "lossless.h"
+#include "lossless_parts.h"
 
 namespace onnxopt {
 namespace {
@@ -114,7 +114,7 @@ void read_transposed(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   const Shape turned{static_cast<size_t>(columns), n / static_cast<size_t>(columns)};
   std::vector<uint8_t> bytes(n * width);
   const uint8_t mode = reader.u8();
-  if (mode == kRepeats) {
+  if (static_cast<Mode>(mode) == Mode::kRepeats) {
     read_repeats(reader, width, turned, bytes.data());
   } else {
     read_single(reader, mode, width, turned, bytes.data());

@@ -7,7 +7,7 @@ namespace onnxopt {
 
 // Rows * cols elements of `width` bytes in mode 4: some stored, the others repeats of elements before them.
 void read_repeats(Reader& reader, size_t width, Shape shape, uint8_t* out);
-// In mode 5: column by column, in one of the modes 0 to 4.
+// In mode 5: column by column, in one of the other modes.
 void read_transposed(Reader& reader, size_t width, Shape shape, uint8_t* out);
 
 }  // namespace onnxopt
