@@ -237,6 +237,8 @@ class Graph:
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
             return None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if tensor.data_type == onnx.TensorProto.BFLOAT16:
+            return Raw(self.values(name)) if dtype.itemsize == 2 else None  # older versions of onnx make float32 of it
         if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
         return Raw(self.values(name))

@@ -23,6 +23,10 @@ DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 LARGEST_INLINE = 2**31 - 2**24
 """Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
 the largest model that can be given further outputs."""
+_FLOAT_BYTES = {
+    onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2
+}  # fmt: skip
+"""Bytes of an element, by the types of floats that files hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,10 @@ class Source:
         tie(model)
         return model.SerializeToString(deterministic=True)
 
-    @property
-    def float_elements(self) -> int:
-        """Elements of all float32 weights, in subgraphs too."""
-        return sum(prod(t.dims) for t in tensors(self.model) if t.data_type == onnx.TensorProto.FLOAT)
+    def size_with_floats_of(self, width: int) -> int:
+        """Bytes if every float weight, in subgraphs too, had elements of `width` bytes."""
+        floats = (t for t in tensors(self.model) if t.data_type in _FLOAT_BYTES)
+        return self.size + sum(prod(t.dims) * (width - _FLOAT_BYTES[t.data_type]) for t in floats)
 
 
 def payload(model: onnx.ModelProto) -> bytes:

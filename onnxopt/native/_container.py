@@ -86,10 +86,7 @@ class Container:
     def decode(self, threads: int = 0) -> dict[str, Array]:
         """Every tensor of the model by name, decoded on `threads` threads (0: all cores). Raises ContainerError."""
         try:
-            arrays = [
-                None if e.hidden else np.empty(e.dims, onnx.helper.tensor_dtype_to_np_dtype(e.dtype))
-                for e in self.entries
-            ]
+            arrays = [None if e.hidden else _empty(e) for e in self.entries]
         except MemoryError as error:
             size = sum(e.size for e in self.entries if not e.hidden)
             raise ContainerError(f"decoded, its weights take {size} bytes: more than this machine gives") from error
@@ -114,6 +111,14 @@ class Container:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.close()
+
+
+def _empty(entry: Entry) -> Array:
+    array = np.empty(entry.dims, onnx.helper.tensor_dtype_to_np_dtype(entry.dtype))
+    if array.nbytes != entry.size:
+        kind = onnx.TensorProto.DataType.Name(entry.dtype)
+        raise ContainerError(f"weight {entry.name!r} is of type {kind}, which this version of onnx lacks: update onnx")
+    return array
 
 
 @contextmanager

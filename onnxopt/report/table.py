@@ -68,7 +68,7 @@ def _headline(result: Result) -> Text:
     if result.unchanged:
         why = "no other file is the same model" if "compression" in result.left_out else "compressing saves nothing"
         return Text(f"{result.output}: a copy of the source, {size(result.bytes_before)}: {why}")
-    ratio, half = result.bytes_before / result.bytes_after, result.bytes_fp16 / result.bytes_after
+    ratio, half = result.bytes_fp32 / result.bytes_after, result.bytes_fp16 / result.bytes_after
     return Text.assemble(
         f"{result.output}: {size(result.bytes_before)} -> {size(result.bytes_after)}, ",
         (f"{ratio:.2f}x smaller than fp32", "green"), f", {half:.2f}x than fp16", style="bold",

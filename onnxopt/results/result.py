@@ -80,8 +80,10 @@ class Result:
     output: Path
     bytes_before: int
     """Size of the source file, external data included."""
+    bytes_fp32: int
+    """Size of the source with every float weight stored as float32."""
     bytes_fp16: int
-    """Size of the source with every float32 weight stored as float16."""
+    """Size of the source with every float weight stored as float16."""
     bytes_after: int
     events: tuple[Event, ...]
     chains: tuple[Chain, ...]
