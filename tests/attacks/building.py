@@ -11,7 +11,7 @@ from struct import pack
 
 FLOAT, UINT8, INT8, INT16, INT32, INT64, STRING, BOOL = 1, 2, 3, 5, 6, 7, 8, 9
 RAW, BITPACK, HUFFMAN, RANS, CONTEXT, LOSSLESS = range(6)
-NONE, SCALES, TABLE = range(3)
+NONE, SCALES, TABLE, RELATIVE = range(4)
 TOO_MANY = 1 << 60
 
 
@@ -41,6 +41,7 @@ class Entry:
     axis: int = 0
     codec: int = RAW
     auxiliary: int | None = None
+    relation: bytes = b""
     chunk_rows: int = 2
     chunks: tuple[bytes, ...] = (b"\x01\x01\x02\x03\x04\x05\x06",)
     rank: int | None = None
@@ -54,7 +55,7 @@ class Entry:
         out += b"".join(map(varint, self.dims)) if self.raw_dims is None else self.raw_dims
         out += bytes((self.how, self.axis, self.codec))
         out += b"" if self.auxiliary is None else varint(self.auxiliary)
-        out += varint(self.chunk_rows)
+        out += self.relation + varint(self.chunk_rows)
         lengths = self.lengths or tuple(map(len, self.chunks))
         return out + b"".join(varint(n) + pack("<I", zlib.crc32(c)) for n, c in zip(lengths, self.chunks, strict=True))
 
@@ -88,6 +89,7 @@ class Box:
     table: bytes | None = None
     table_size: int | None = None
     model_size: int | None = None
+    splices: bytes = b""
     meta: bytes | None = None
     packed: bytes | None = None
     packed_size: int | None = None
@@ -104,7 +106,9 @@ class Box:
         table = b"".join(e.record() for e in self.entries) if self.table is None else self.table
         model = self.model or inner_model()
         meta = varint(len(table) if self.table_size is None else self.table_size)
-        meta += varint(len(model) if self.model_size is None else self.model_size) + table + model + b"{}"
+        meta += varint(len(model) if self.model_size is None else self.model_size)
+        meta += varint(len(self.splices)) if self.version == 2 else b""
+        meta += table + model + self.splices + b"{}"
         meta = meta if self.meta is None else self.meta
         packed = stored(meta) if self.packed is None else self.packed
         data = b"".join(c for e in self.entries for c in e.chunks) if self.data is None else self.data

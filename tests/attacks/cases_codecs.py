@@ -212,7 +212,7 @@ def codecs() -> Iterator[Lie]:
     def lossless(stream: bytes, dims: tuple[int, ...] = (2, 3)) -> Box:
         return coded(LOSSLESS, stream, dims)
 
-    yield "lossless_mode", lossless(b"\4"), "a mode from the future", "mode 4"
+    yield "lossless_mode", lossless(b"\7"), "a mode from the future", "mode 7"
     yield "lossless_codec", lossless(b"\0\x07\x01\x00"), "a plane of codec 7", "codec 7"
     yield "lossless_nested", lossless(b"\0\x05\x02\x00\x00"), "a plane that is lossless again, and so on", "codec 5"
     yield "lossless_plane_cut", lossless(b"\0\xff\0\0"), "a stored plane cut short", "truncated"

@@ -30,7 +30,7 @@ from building import (
 
 def headers() -> Iterator[Lie]:
     yield "header_magic", Box(magic=b"onnxopt\1"), "another magic", "not an onnxopt container"
-    yield "header_version", Box(version=2), "a version from the future", "version 2"
+    yield "header_version", Box(version=3), "a version from the future", "version 3"
     yield "header_version_zero", Box(version=0), "no version", "version 0"
     yield "header_flags", Box(flags=0x8000), "a flag from the future", "unknown flags"
     yield "header_checksum", Box(header_crc=1), "the header's checksum", "header: checksum"
@@ -92,7 +92,7 @@ def tables() -> Iterator[Lie]:
     yield "dim_negative", one(raw_dims=varint(2**64 - 1) + varint(3)), "dimension -1", "impossible shape"
     yield "bomb", one(dims=(2048 * 7 + 1,), chunk_rows=1), "more than 2048 elements a byte", "decompression bomb"
     yield "bomb_2_48", one(dims=(2**24, 2**24), chunk_rows=2**24), "2^48 elements in 7 bytes", "decompression bomb"
-    yield "how_unknown", one(how=3), "a reconstruction from the future", "reconstruction 3"
+    yield "how_unknown", one(how=4), "a reconstruction from the future", "reconstruction 4"
     yield "axis_beyond", one(axis=2), "an axis beyond the rank", "axis 2"
     yield "codec_unknown", one(codec=254), "a codec from the future", "unknown codec 254"
     yield "codec_255", one(codec=255), "the mark of stored planes as a codec", "unknown codec 255"

@@ -14,6 +14,7 @@ from building import outer_model, payload
 from cases_codecs import codecs
 from cases_containers import headers, metadata, tables
 from cases_models import models, outer
+from cases_version2 import version2
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,7 @@ class Attack:
 
 def attacks() -> Iterator[Attack]:
     """Every attack; containers come inside an outer model."""
-    for name, box, reason, message in (*headers(), *metadata(), *tables(), *codecs(), *models()):
+    for name, box, reason, message in (*headers(), *metadata(), *tables(), *codecs(), *version2(), *models()):
         yield Attack(f"{name}.onnx", outer_model(payload(box.build())), reason, message)
     for name, content, reason, message in outer():
         yield Attack(f"{name}.onnx", content, reason, message)

@@ -32,6 +32,24 @@ def _planes(fields: Fields, width: int, rows: int, cols: int, codecs: Mapping[in
     return out.astype("<u8").view(np.uint8).reshape(n, 8)[:, :width]
 
 
+def _repeats(fields: Fields, width: int, n: int, codecs: Mapping[int, Decoder]) -> npt.NDArray[np.uint8]:
+    """Mode 4: elements as bytes [n, width]."""
+    m = fields.varint()
+    gaps, lengths, distances, ways = (_coded(fields, fields.u8(), 1, m, codecs) for _ in range(4))
+    stored = decode(fields.rest(), width, 1, n - int(lengths.sum()), codecs)
+    rest = list(np.frombuffer(stored, np.uint8).reshape(-1, width))
+    out: list[npt.NDArray[np.uint8]] = []
+    for gap, length, distance, way in zip(gaps, lengths, distances, ways, strict=True):
+        out += rest[:gap]
+        del rest[:gap]
+        first = len(out) - distance
+        for t in range(length):
+            element = out[first - t if way & 1 else first + t].copy()
+            element[-1] ^= 0x80 * (way >> (1 + t % 2) & 1)
+            out.append(element)
+    return np.array(out + rest, np.uint8).reshape(n, width)
+
+
 def decode(data: bytes, width: int, rows: int, cols: int, codecs: Mapping[int, Decoder]) -> bytes:
     """Elements of `width` bytes, row by row; `codecs` decodes the integer matrices inside, by codec id."""
     fields = Fields(data)
@@ -48,6 +66,15 @@ def decode(data: bytes, width: int, rows: int, cols: int, codecs: Mapping[int, D
         others = decode(fields.rest(), width, 1, np.count_nonzero(marks == 1), codecs)
         out[marks == 1] = np.frombuffer(others, np.uint8).reshape(-1, width)
         return out.tobytes()
+    if mode == 4:
+        return _repeats(fields, width, rows * cols, codecs).tobytes()
+    if mode == 5:
+        columns = fields.varint()
+        turned = decode(fields.rest(), width, columns, rows * cols // columns, codecs)
+        return np.frombuffer(turned, f"V{width}").reshape(columns, -1).T.tobytes()
+    if mode == 6:
+        rotated = _coded(fields, fields.u8(), rows, cols, codecs)
+        return (rotated >> 1 | (rotated & 1) << 15).astype("<u2").tobytes()
     size = fields.varint()
     table = _planes(fields, width, 1, size, codecs)
     return table[_coded(fields, fields.u8(), rows, cols, codecs)].tobytes()

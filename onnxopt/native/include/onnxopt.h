@@ -63,9 +63,9 @@ typedef struct onnxopt_entry {
   uint32_t rank;
   uint32_t dtype; /* ONNX TensorProto.DataType */
   uint32_t axis;
-  uint32_t reconstruction; /* 0 raw, 1 affine, 2 codebook */
-  uint32_t auxiliary;      /* entry that holds the scales or the table */
-  uint32_t hidden;         /* 1: holds scales or a table, is no tensor of the model */
+  uint32_t reconstruction; /* 0 raw, 1 affine, 2 codebook, 3 relative */
+  uint32_t auxiliary;      /* entry that holds the scales, the table or what this one is relative to */
+  uint32_t hidden;         /* 1: is no tensor of the model */
 } onnxopt_entry;
 
 /* `data` (a compressed .onnx file or a bare container) must outlive the container. Null on failure. */
@@ -94,11 +94,11 @@ ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* cons
 /* --- coding: integers <-> bytes --- */
 
 /* Codes q[rows, cols]. `codec` is a codec's id or -1: try all, keep the cheapest; `prefer` then weighs bytes
- * against decoding time: 0 smallest, 1 balanced, 2 fastest. The result is owned by the caller: onnxopt_free
+ * against decoding time: 0 smallest, 1 balanced, 2 fastest, 3 between the two before. The result is owned by the caller: onnxopt_free
  * it. Returns the codec's id, negative on failure. */
 ONNXOPT_EXPORT int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer,
                                   uint8_t** out, size_t* size);
-/* The same for elements of `width` bytes, lossless. */
+/* The same for elements of `width` bytes, lossless, in every mode but those of repeats. */
 ONNXOPT_EXPORT int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols,
                                            uint8_t** out, size_t* size);
 /* Decodes into q[rows, cols] on one thread. */
