@@ -13,6 +13,11 @@ from onnxopt import native
 from onnxopt.build import container
 
 NAMES = sorted(values.files())
+VERSIONS = {
+    1: ("container", values.MODEL, values.encodings()),
+    2: ("container2", values.model2(), values.encodings2()),
+}
+"""Of the format: the file, the model inside, and the weights."""
 
 
 def _stored(name: str) -> bytes:
@@ -34,28 +39,39 @@ def test_integers(codec: str, name: str) -> None:
     assert native.encode(q, codec)[1] == stored
 
 
-@pytest.mark.parametrize("name", values.elements())
+@pytest.mark.parametrize("name", values.elements() | values.newer())
 def test_elements(name: str) -> None:
-    elements = values.elements()[name]
+    elements = (values.elements() | values.newer())[name]
     stored = _stored(f"lossless.{name}")
     assert native.decode_lossless(stored, elements.dtype, *elements.shape).tobytes() == elements.tobytes()
     assert native.encode_lossless(elements) == stored
 
 
-def test_container_reads() -> None:
-    with native.Container(_stored("container")) as stored:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_container_reads(version: int) -> None:
+    file, model, encodings = VERSIONS[version]
+    with native.Container(_stored(file)) as stored:
         decoded = stored.decode()
-        assert (stored.version, stored.model, stored.plan) == (1, values.MODEL, values.PLAN)
-    assert list(decoded) == list(values.encodings())
-    for name, weight in values.encodings().items():
+        assert (stored.version, stored.model, stored.plan) == (version, model, values.PLAN)
+    assert list(decoded) == list(encodings)
+    for name, weight in encodings.items():
         wanted = weight.values()
         assert (decoded[name].shape, decoded[name].dtype) == (wanted.shape, wanted.dtype)
         assert decoded[name].tobytes() == wanted.tobytes()
 
 
-def test_container_bytes() -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_container_bytes(version: int) -> None:
     """All of it, the metadata inflated: zlib's versions differ in how they deflate."""
-    assert _parts(container.write(values.MODEL, values.encodings(), values.PLAN)) == _parts(_stored("container"))
+    file, model, encodings = VERSIONS[version]
+    assert _parts(container.write(model, encodings, values.PLAN)) == _parts(_stored(file))
+
+
+def test_what_version_2_adds_is_in_its_file() -> None:
+    with native.Container(_stored("container2")) as stored:
+        how = {entry.name: entry.reconstruction for entry in stored.entries}
+        assert [name for name, what in how.items() if what == "relative"] == ["head", "again", "scaled"]
+        assert sum(entry.hidden for entry in stored.entries) == 2  # the model's integers, and its floats
 
 
 def _parts(data: bytes) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnxopt import native
 from onnxopt.build import container
@@ -60,6 +61,39 @@ def elements() -> dict[str, npt.NDArray[np.generic]]:
     return {"planes": floats, "integers": bell(20, 30, 4).astype(np.int64), "palette": palette, "sparse": pruned}
 
 
+def newer() -> dict[str, npt.NDArray[np.generic]]:
+    """What it codes in the modes of version 2: repeats of every kind, columns that repeat, floats of two bytes."""
+    row = numbers(48, 9).astype(np.uint32).view(np.float32)
+    signs = np.where(np.arange(48) % 2 == 0, np.float32(1), np.float32(-1))
+    rows = np.stack([row, -row, row[::-1], row * signs, -row[::-1] * signs, row])
+    halves = numbers(600, 10)  # as bfloat16: the mantissas of larger ones are smaller, as those of weights are
+    magnitudes = (np.uint64(0x3F00) - (halves % np.uint64(97)) ** np.uint64(2) // np.uint64(8)).astype(np.uint16)
+    rotated = magnitudes | (halves >> np.uint64(63)).astype(np.uint16) << np.uint16(15)
+    return {"repeats": rows, "columns": np.repeat(rows[:, :40].T, 5, 1), "rotated": rotated.reshape(20, 30)}
+
+
+def model2() -> bytes:
+    """A serialized model with numbers inside."""
+    model = onnx.ModelProto(ir_version=8)
+    bias = (numbers(300, 11) >> np.uint64(52)).astype(np.int64)
+    model.graph.initializer.add(name="bias", data_type=onnx.TensorProto.INT64, dims=[300], raw_data=bias.tobytes())
+    slopes = (numbers(160, 12) >> np.uint64(40)).astype(np.float32)
+    model.graph.node.add(op_type="Toy").attribute.add(name="slopes", floats=slopes.tolist())
+    return model.SerializeToString(deterministic=True)
+
+
+def encodings2() -> dict[str, Encoding]:
+    """What the golden container of version 2 holds: tied weights, a multiple, repeats."""
+    one = elements()["planes"]
+    return {
+        "embedding": Raw(one),
+        "head": Raw(np.ascontiguousarray(one.T)),
+        "again": Raw(one.copy()),
+        "scaled": Raw(one * np.float32(0.3)),
+        "repeats": Raw(newer()["repeats"]),
+    }
+
+
 def encodings() -> dict[str, Encoding]:
     """What the golden container holds: every encoding."""
     q = bell(12, 36, 6)
@@ -77,8 +111,9 @@ def encodings() -> dict[str, Encoding]:
 def files() -> dict[str, bytes]:
     """Name -> bytes, as this onnxopt writes them."""
     out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}
-    out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in elements().items()}
-    return out | {"container": container.write(MODEL, encodings(), PLAN)}
+    out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in (elements() | newer()).items()}
+    out["container"] = container.write(MODEL, encodings(), PLAN)
+    return out | {"container2": container.write(model2(), encodings2(), PLAN)}
 
 
 if __name__ == "__main__":
