@@ -26,7 +26,7 @@ _FEW = 64
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Repeats in order, one number each; see `quantizer/repeats.h`."""
+    """Repeats in order, one number each; see `quantizer/find_repeats.h`."""
 
     gaps: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]

@@ -66,9 +66,8 @@ def newer() -> dict[str, npt.NDArray[np.generic]]:
     row = numbers(48, 9).astype(np.uint32).view(np.float32)
     signs = np.where(np.arange(48) % 2 == 0, np.float32(1), np.float32(-1))
     rows = np.stack([row, -row, row[::-1], row * signs, -row[::-1] * signs, row])
-    halves = numbers(600, 10)  # as bfloat16: the mantissas of larger ones are smaller, as those of weights are
-    magnitudes = (np.uint64(0x3F00) - (halves % np.uint64(97)) ** np.uint64(2) // np.uint64(8)).astype(np.uint16)
-    rotated = magnitudes | (halves >> np.uint64(63)).astype(np.uint16) << np.uint16(15)
+    magnitudes = (0x3F00 + 7 * bell(20, 30, 10) + bell(20, 30, 14) % 7).astype(np.uint16)  # as bfloat16: about a power of two
+    rotated = magnitudes.reshape(-1) | (numbers(600, 13) >> np.uint64(63)).astype(np.uint16) << np.uint16(15)
     return {"repeats": rows, "columns": np.repeat(rows[:, :40].T, 5, 1), "rotated": rotated.reshape(20, 30)}
 
 

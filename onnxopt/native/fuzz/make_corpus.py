@@ -79,6 +79,11 @@ def _elements(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "uint8": rng.integers(0, 9, (4, 30)).astype(np.uint8),
         "sparse32": np.where(np.abs(floats) < 1, 0, floats).astype(np.float32),
         "sparse64": np.where(np.abs(floats) < 1, np.copysign(0, floats), floats),
+        "repeats": np.vstack([floats[:2], -floats[:2], floats[:2, ::-1]]).astype(np.float32),
+        "columns": np.where(np.arange(24) % 2, floats[:, :1], floats).astype(np.float32),
+        "columns64": np.where(np.arange(24) % 2, floats[:, :1], floats),
+        "bytes": np.tile(rng.integers(0, 256, (2, 24)), (4, 1)).astype(np.uint8),
+        "rotated": (0x3F00 + np.rint(9 * floats) + np.where(floats[::-1] < 0, 2**15, 0)).astype(np.uint16),
     }
 
 
@@ -129,6 +134,11 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
         add(f"{codec}b", TensorProto.BFLOAT16, (2, 8, 6), bytes((1, 1)) + scaled, codec, 5, coded(cube, codec, 5))
         add(f"{codec}c", TensorProto.FLOAT16, (12, 8), bytes((1, 1)) + scaled, codec, 4, coded(columns, codec, 4))
         add(f"{codec}t", TensorProto.FLOAT, (8, 12), bytes((2, 0)) + tabled, codec, 3, coded(q, codec, 3))
+        other = container.varint(count - 1)
+        steps = coded(q - 3, codec, 5)
+        scaled_too = other + pack("<Bf", 3, 0.3)
+        add(f"{codec}e", TensorProto.FLOAT, (12, 8), bytes((3, 0)) + scaled_too, codec, 4, coded(columns, codec, 4))
+        add(f"{codec}d", TensorProto.FLOAT, (8, 12), bytes((3, 1)) + other + b"\0", codec, 5, steps)
     for name, values in {**_elements(rng), "bool": rng.random((4, 30)) < 0.5}.items():
         dtype = helper.np_dtype_to_tensor_dtype(values.dtype)
         parts = [native.encode_lossless(values[at : at + 3]) for at in range(0, len(values), 3)]
@@ -136,12 +146,13 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
     return table, data, count
 
 
-def _meta(table: bytes, model: bytes) -> bytes:
-    return container.varint(len(table)) + container.varint(len(model)) + table + model
+def _meta(table: bytes, model: bytes, splices: bytes = b"") -> bytes:
+    sizes = b"".join(container.varint(len(part)) for part in (table, model, splices))
+    return sizes + table + model + splices
 
 
 def _unpacked(table: bytes, data: bytes, count: int) -> bytes:
-    meta = _meta(table, b"")
+    meta = _meta(table, b"abcdef", bytes((4, 2, 3, 5, 1, 4)))  # pieces of the first scales and the first table
     return pack("<BBH", 6, count, len(meta)) + meta + data
 
 
@@ -151,7 +162,7 @@ def every_container(rng: np.random.Generator) -> bytes:
     meta = _meta(table, _inner().SerializeToString()) + b"{}"
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = deflate.compress(meta) + deflate.flush()
-    header = container.MAGIC + pack("<HHIQQQ", 1, 0, count, len(packed), len(meta), len(data))
+    header = container.MAGIC + pack("<HHIQQQ", 2, 0, count, len(packed), len(meta), len(data))
     header += pack("<II", zlib.crc32(packed), 0)
     return header + pack("<I", zlib.crc32(header)) + packed + data
 

@@ -1,4 +1,4 @@
-#include "repeats.h"
+#include "find_repeats.h"
 
 #include <algorithm>
 #include <limits>
