@@ -166,7 +166,7 @@ def _lossless(elements: Array, chunk_rows: int, inner: int) -> _Coded:
     """Elements bit for bit; all in one chunk where repeats that are far apart make that smaller."""
     chunks = [native.encode_lossless(part, inner) for part in _parts(elements, chunk_rows)]
     apart = _Coded("lossless", chunk_rows, chunks)
-    if len(chunks) == 1 or not native.repeats_far(elements, CHUNK):
+    if len(chunks) == 1 or not native.repeats_far(elements, chunk_rows * elements.shape[1]):
         return apart
     return min(apart, _Coded("lossless", len(elements), [native.encode_lossless(elements, inner)]), key=lambda one: one.size)
 

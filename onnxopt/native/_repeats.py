@@ -105,13 +105,14 @@ def is_new(stream: bytes) -> bool:
     return stream[at + 1 + (length | stream[at] << shift)] > SPARSE
 
 
-def repeats_far(values: Array, near: int) -> bool:
-    """Whether one element in 16 repeats others, in ``values[rows, cols]`` as a whole, that are more than `near`
-    elements before it."""
+def repeats_far(values: Array, chunk: int) -> bool:
+    """Whether one element in 16 of ``values[rows, cols]`` repeats another in an earlier chunk of `chunk` elements."""
     if values.size >= np.iinfo(np.int32).max:
         return False
     found = find(np.ascontiguousarray(values).reshape(-1), _SHORTEST[values.itemsize][-1])
-    return 16 * int(found.lengths[found.distances > near].sum()) > values.size
+    first = np.cumsum(found.gaps.astype(np.int64) + found.lengths) - found.lengths
+    far = first // chunk > (first - found.distances) // chunk
+    return 16 * int(found.lengths[far].sum()) > values.size
 
 
 def varint(value: int) -> bytes:
