@@ -8,10 +8,7 @@ with one table can be smaller, even if that table costs nothing.
 
 from __future__ import annotations
 
-import io
 import os
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,10 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import zstandard
 from onnx import numpy_helper
 
-import onnxopt
 from common import realdata
 from onnxopt import native
 from onnxopt.build import container
@@ -157,32 +152,6 @@ def model_sizes(path: Path, settings: Sequence[Setting]) -> dict[Setting, Size]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {s: [pool.submit(tensor_size, weight, axis, s) for weight, axis in found] for s in settings}
         return {s: total([job.result() for job in jobs[s]]) for s in settings}
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A model file's bytes, losslessly compressed."""
-
-    source: int
-    zip: int
-    """`zip -9`."""
-    zstd: int
-    """`zstd -19`."""
-    lossless: int
-    """`onnxopt optimize --lossless`."""
-
-
-def whole_file(path: Path) -> Whole:
-    """Compresses one model file in each way."""
-    content, archive = path.read_bytes(), io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        file.writestr(path.name, content)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / path.name
-        onnxopt.optimize(path, output, lossless=True)
-        size = output.stat().st_size
-    zstd = zstandard.ZstdCompressor(level=19).compress(content)
-    return Whole(len(content), archive.tell(), len(zstd), size)
 
 
 def speed_inputs() -> dict[str, Integers]:

@@ -60,7 +60,7 @@ def model(name: str, n: int) -> onnx.ModelProto:
 
 def tied(dtype: str, words: int, width: int) -> onnx.ModelProto:
     """A model whose head is the transpose of its embedding, stored twice, as many exporters do."""
-    weight = np.random.default_rng(0).normal(0, 0.02, (words, width)).astype(_numpy(dtype))
+    weight = np.random.default_rng(0).normal(0, 0.02, (words, width)).astype(numpy_dtype(dtype))
     weights = {"embedding": weight, "head": np.ascontiguousarray(weight.T)}
     nodes = [
         helper.make_node("Cast", ["embedding"], ["in"], to=TensorProto.FLOAT),
@@ -76,7 +76,8 @@ def encodings(model: onnx.ModelProto) -> dict[str, Encoding]:
     return {tensor.name: Raw(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
 
 
-def _numpy(dtype: str) -> np.dtype[np.generic]:
+def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
+    """Of float32, float16 or bfloat16, which NumPy itself lacks."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16) if dtype == "bfloat16" else dtype)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from common import codec_speed, realdata
-from common.codec_sizes import LARGE, Setting, Size, Whole, model_sizes, speed_inputs, whole_file
+from common.codec_sizes import LARGE, Setting, Size, model_sizes, speed_inputs
 from common.codec_speed import Speed, speeds
 from common.kept import ONNXOPT
 from common.pages import markdown
@@ -37,8 +37,6 @@ class Measured:
 
     sizes: dict[str, dict[Setting, Size]]
     """By model."""
-    files: dict[str, Whole]
-    """By model."""
     speeds: dict[str, dict[str, Speed]]
     """By what was coded, and task."""
 
@@ -54,7 +52,6 @@ def measure(scope: Scope) -> Measured:
     paths = {model: realdata.path_of(model) for model in scope.models}
     return Measured(
         {model: ONNXOPT.once(model_sizes, path, settings) for model, path in paths.items()},
-        {model: ONNXOPT.once(whole_file, path) for model, path in paths.items()},
         ONNXOPT.once(measure_speeds, REPEATS),
     )
 
@@ -115,19 +112,9 @@ def speed_sheet(measured: dict[str, dict[str, Speed]], repeats: int) -> Sheet:
     return Sheet(title, ["", *measured], rows)
 
 
-def whole_sheet(files: dict[str, Whole]) -> Sheet:
-    """A row a model."""
-    rows = [
-        [m, f"{w.source:,}", f"{w.zip:,}", f"{w.zstd:,}", f"{w.lossless:,}", f"{w.lossless / min(w.zip, w.zstd):.3f}"]
-        for m, w in files.items()
-    ]
-    columns = ["model", "source", "zip -9", "zstd -19", "--lossless", "/ the better of both"]
-    return Sheet("Bytes of a whole file, nothing lost", columns, rows)
-
-
 def render(found: Measured) -> str:
     """All sheets."""
-    sheets = [*size_sheets(found.sizes), missed_sheet(found.sizes), whole_sheet(found.files)]
+    sheets = [*size_sheets(found.sizes), missed_sheet(found.sizes)]
     return "\n\n".join(sheet.markdown() for sheet in [*sheets, speed_sheet(found.speeds, REPEATS)])
 
 

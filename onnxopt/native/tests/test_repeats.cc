@@ -72,7 +72,7 @@ void by_hand() {
   const Words forward{1, 2, 3, 1, 2, 3, 1, 2}, overlapping{1, 2, 3, 3, 3, 3, 3, 3};
   CHECK(one(3, 5, 3, 0) == forward);
   CHECK(one(3, 5, 1, 0) == overlapping);
-  CHECK(one(2, 5, 1, 2) == (Words{1, 2, 0x8002, 2, 0x8002, 2, 0x8002, 3}));
+  CHECK(one(2, 5, 1, 2) == (Words{1, 2, 0x8002, 0x8002, 2, 2, 0x8002, 3}));
   CHECK(one(2, 5, 2, 4) == (Words{1, 2, 1, 0x8002, 1, 2, 1, 3}));
   CHECK(decoded<uint16_t>(stream_of({{3}, {3}, {1}, {7}}, stored), {2, 3}) ==
         (Words{1, 2, 3, 0x8003, 0x8002, 0x8001}));
