@@ -16,7 +16,7 @@ import onnxopt
 from common import codec_sizes, codec_speed, realdata, whole_files
 from common.codec_sizes import Setting
 from onnxopt import native
-from onnxopt.build import container
+from onnxopt.encoding import matrix_view
 from tables import codecs
 from tables.codecs import RANS_GOAL, goal
 
@@ -64,7 +64,7 @@ def test_lossless_gives_every_bit_back(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["resnet20", "lenet5", "mobilenet_v1_0.25", "silero_vad"])
 def test_pruned_floats_cost_no_more_than_their_zeros_and_the_others(model: str, dtype: str, zeros: float) -> None:
     weight = max((found for found, _ in codec_sizes.weights(file(model))), key=np.size).astype(dtype)
-    w = weight.reshape(container.matrix_view(weight.shape, 0))
+    w = weight.reshape(matrix_view(weight.shape, 0))
     kept = np.abs(w) > np.quantile(np.abs(w), zeros)
     zeros_alone, _ = codec_sizes.entropy(kept.astype(np.int32))
     others_alone = len(native.encode_lossless(w[kept].reshape(1, -1)))

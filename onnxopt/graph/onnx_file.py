@@ -23,7 +23,7 @@ DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 LARGEST_INLINE = 2**31 - 2**24
 """Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
 the largest model that can be given further outputs."""
-_FLOAT_BYTES = {
+_FLOAT_BYTES: dict[int, int] = {
     onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2
 }  # fmt: skip
 """Bytes of an element, by the types of floats that files hold."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
-from ctypes import c_int32, c_size_t, c_ssize_t, c_void_p
+from ctypes import c_size_t, c_ssize_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,7 +39,7 @@ class Matches:
         ends = np.cumsum(self.gaps.astype(np.int64) + self.lengths)
         np.add.at(edges, ends - self.lengths, 1)
         np.add.at(edges, ends, -1)
-        return np.cumsum(edges[:n], dtype=np.int8) == 0
+        return np.asarray(np.cumsum(edges[:n], dtype=np.int8) == 0)
 
 
 @cache
@@ -80,9 +80,7 @@ def streams(
                 yield bytes((TRANSPOSED,)) + varint(length) + form
 
 
-def _repeating(
-    flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]
-) -> Iterator[bytes]:
+def _repeating(flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]) -> Iterator[bytes]:
     """Mode 4; nothing where few elements repeat."""
     for shortest in _SHORTEST[flat.itemsize]:
         found = find(flat, shortest)

@@ -6,7 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from struct import pack
 
-from building import BOOL, FLOAT, INT8, INT32, LOSSLESS, RANS, RAW, RELATIVE, TOO_MANY, Box, Entry, Lie, inner_model, varint
+from building import (
+    BOOL,
+    FLOAT,
+    INT8,
+    INT32,
+    LOSSLESS,
+    RANS,
+    RAW,
+    RELATIVE,
+    TOO_MANY,
+    Box,
+    Entry,
+    Lie,
+    inner_model,
+    varint,
+)
 
 
 def version2() -> Iterator[Lie]:

@@ -66,7 +66,9 @@ def newer() -> dict[str, npt.NDArray[np.generic]]:
     row = numbers(48, 9).astype(np.uint32).view(np.float32)
     signs = np.where(np.arange(48) % 2 == 0, np.float32(1), np.float32(-1))
     rows = np.stack([row, -row, row[::-1], row * signs, -row[::-1] * signs, row])
-    magnitudes = (0x3F00 + 7 * bell(20, 30, 10) + bell(20, 30, 14) % 7).astype(np.uint16)  # as bfloat16: about a power of two
+    magnitudes = (0x3F00 + 7 * bell(20, 30, 10) + bell(20, 30, 14) % 7).astype(
+        np.uint16
+    )  # as bfloat16: about a power of two
     rotated = magnitudes.reshape(-1) | (numbers(600, 13) >> np.uint64(63)).astype(np.uint16) << np.uint16(15)
     return {"repeats": rows, "columns": np.repeat(rows[:, :40].T, 5, 1), "rotated": rotated.reshape(20, 30)}
 

@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from common import realdata
 from onnxopt import native
 from onnxopt.build import container
+from onnxopt.encoding import matrix_view
 from onnxopt.graph import Graph, normalise
 
 Integers = npt.NDArray[np.int32]
@@ -102,10 +103,10 @@ def integers(weight: realdata.Array, axis: int, setting: Setting) -> Integers:
         magnitude = np.abs(values)
         kept = magnitude > np.quantile(magnitude, setting.zeros)
         q = np.where(kept, np.sign(values) * np.maximum(np.abs(q), 1), 0)
-    return np.ascontiguousarray(q.reshape(container.matrix_view(values.shape, axis)), np.int32)
+    return np.ascontiguousarray(q.reshape(matrix_view(values.shape, axis)), np.int32)
 
 
-def chunks(q: Integers) -> list[Integers]:
+def chunks(q: realdata.Array) -> list[realdata.Array]:
     """Cut as the container's writer does it."""
     rows = max(1, container.CHUNK // q.shape[1])
     return [q[at : at + rows] for at in range(0, len(q), rows)]

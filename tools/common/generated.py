@@ -18,7 +18,8 @@ def stft(n: int) -> Floats:
     """[2 (n / 2 + 1), n]: the real and the imaginary parts of a Fourier basis under a Hann window."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
     basis = np.fft.fft(np.eye(n))[: n // 2 + 1] * window
-    return np.vstack([basis.real, basis.imag]).astype(np.float32)
+    parts: Floats = np.vstack([basis.real, basis.imag]).astype(np.float32)
+    return parts
 
 
 def dct(n: int) -> Floats:
@@ -83,7 +84,8 @@ def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
 
 def _model(nodes: list[onnx.NodeProto], weights: dict[str, Floats], inputs: int, outputs: int) -> onnx.ModelProto:
     ports = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", inputs), ("y", outputs))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", inputs), ("y", outputs))
     ]
     tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], tensors)

@@ -14,9 +14,9 @@ import onnx
 import zstandard
 
 import onnxopt
-from common import codec_sizes, generated
+from common import codec_sizes, generated, realdata
 from onnxopt import native
-from onnxopt.build import container
+from onnxopt.encoding import matrix_view
 from onnxopt.graph import payload
 
 REPEATS = 15
@@ -76,7 +76,8 @@ def halves(path: Path, dtype: str) -> Halves:
     """A model's weights of two or more dimensions, rounded to `dtype`, each compressed by itself."""
     whole = zstd = lossless = 0
     for weight, _ in codec_sizes.weights(path):
-        values = weight.astype(generated.numpy_dtype(dtype)).reshape(container.matrix_view(weight.shape, 0))
+        rounded: realdata.Array = weight.astype(generated.numpy_dtype(dtype))
+        values = rounded.reshape(matrix_view(weight.shape, 0))
         whole += values.nbytes
         zstd += len(zstandard.ZstdCompressor(level=19).compress(values.tobytes()))
         lossless += sum(len(native.encode_lossless(part)) for part in codec_sizes.chunks(values))

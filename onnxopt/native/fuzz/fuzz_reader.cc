@@ -2,7 +2,8 @@
 //
 //   0 .. 4   [u8 rows][u16 cols] then a stream of the integer codec with this id
 //   5        [u8 rows][u16 cols][u8 log2 of the element's bytes] then a lossless stream
-//   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container of
+//   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container
+//   of
 //            version 2
 //   7        [u8 id] then as 0 .. 4, a stream of any integer codec
 //   others   a compressed .onnx file or a bare container, as it is

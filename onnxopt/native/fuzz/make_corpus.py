@@ -109,10 +109,10 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
         name: str, dtype: int, dims: tuple[int, ...], how: bytes, codec: str, rows: int, parts: list[bytes]
     ) -> None:
         nonlocal table, data, count
-        table += container.varint(len(name)) + name.encode() + bytes((dtype, len(dims)))
-        table += b"".join(map(container.varint, dims)) + how[:2] + bytes((native.CODECS[codec],)) + how[2:]
-        table += container.varint(rows)
-        table += b"".join(container.varint(len(part)) + pack("<I", zlib.crc32(part)) for part in parts)
+        table += native.varint(len(name)) + name.encode() + bytes((dtype, len(dims)))
+        table += b"".join(map(native.varint, dims)) + how[:2] + bytes((native.CODECS[codec],)) + how[2:]
+        table += native.varint(rows)
+        table += b"".join(native.varint(len(part)) + pack("<I", zlib.crc32(part)) for part in parts)
         data += b"".join(parts)
         count += 1
 
@@ -127,14 +127,14 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
         values = rng.normal(0, 1, (1, 7)).astype(np.float32)
         add("", TensorProto.INT16, (8,), bytes((0, 0)), codec, 1, coded(scales, codec, 1))
         add("", TensorProto.FLOAT, (7,), bytes((0, 0)), "lossless", 1, [native.encode_lossless(values)])
-        scaled = container.varint(count - 2)
-        tabled = container.varint(count - 1)
+        scaled = native.varint(count - 2)
+        tabled = native.varint(count - 1)
         cube, columns = q.reshape(16, 6), q.reshape(12, 8)
         add(f"{codec}r", TensorProto.FLOAT, (8, 12), bytes((1, 0)) + scaled, codec, 3, coded(q, codec, 3))
         add(f"{codec}b", TensorProto.BFLOAT16, (2, 8, 6), bytes((1, 1)) + scaled, codec, 5, coded(cube, codec, 5))
         add(f"{codec}c", TensorProto.FLOAT16, (12, 8), bytes((1, 1)) + scaled, codec, 4, coded(columns, codec, 4))
         add(f"{codec}t", TensorProto.FLOAT, (8, 12), bytes((2, 0)) + tabled, codec, 3, coded(q, codec, 3))
-        other = container.varint(count - 1)
+        other = native.varint(count - 1)
         steps = coded(q - 3, codec, 5)
         scaled_too = other + pack("<Bf", 3, 0.3)
         add(f"{codec}e", TensorProto.FLOAT, (12, 8), bytes((3, 0)) + scaled_too, codec, 4, coded(columns, codec, 4))
@@ -147,7 +147,7 @@ def every_entry(rng: np.random.Generator) -> tuple[bytes, bytes, int]:
 
 
 def _meta(table: bytes, model: bytes, splices: bytes = b"") -> bytes:
-    sizes = b"".join(container.varint(len(part)) for part in (table, model, splices))
+    sizes = b"".join(native.varint(len(part)) for part in (table, model, splices))
     return sizes + table + model + splices
 
 

@@ -47,7 +47,8 @@ class Finder {
       if (better(best, measure(at, p, 1))) return best;
     }
     tried = 0;
-    for (uint32_t p = newest_[hash(at + hashed_ - 1, -1)]; p != kNone && ++tried <= kMostTried; p = before_[p]) {
+    for (uint32_t p = newest_[hash(at + hashed_ - 1, -1)]; p != kNone && ++tried <= kMostTried;
+         p = before_[p]) {
       if (p + hashed_ - 1 < at && better(best, measure(at, p + hashed_ - 1, -1))) return best;
     }
     return best;
@@ -58,7 +59,9 @@ class Finder {
   static constexpr Word kMagnitude = static_cast<Word>(std::numeric_limits<Word>::max() >> 1);
 
   Word magnitude(size_t i) const { return words_[i] & kMagnitude; }
-  uint32_t differs(size_t i, size_t j) const { return static_cast<uint32_t>((words_[i] ^ words_[j]) >> kTop); }
+  uint32_t differs(size_t i, size_t j) const {
+    return static_cast<uint32_t>((words_[i] ^ words_[j]) >> kTop);
+  }
 
   // Of the magnitudes from `at` on, in direction `step`.
   size_t hash(size_t at, ptrdiff_t step) const {
@@ -104,7 +107,8 @@ size_t find(const Word* words, size_t n, size_t shortest, size_t capacity, int32
     const Found found = finder.longest(at);
     finder.enter(at);
     // One element later a longer one may begin.
-    if (found.length == 0 || (found.length < kLongEnough && finder.longest(at + 1).length > found.length + 1)) {
+    if (found.length == 0 ||
+        (found.length < kLongEnough && finder.longest(at + 1).length > found.length + 1)) {
       ++at;
       ++stored;
       continue;

@@ -199,7 +199,8 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before, uint
   e.dtype = r.u8();
   read_dims(r, e);
   const uint8_t reconstruction = r.u8();
-  if (reconstruction > static_cast<uint8_t>(version < 2 ? Reconstruction::kCodebook : Reconstruction::kRelative)) {
+  if (reconstruction >
+      static_cast<uint8_t>(version < 2 ? Reconstruction::kCodebook : Reconstruction::kRelative)) {
     fail("%s: unknown reconstruction %u: update onnxopt", quoted(e).c_str(), reconstruction);
   }
   e.reconstruction = static_cast<Reconstruction>(reconstruction);

@@ -25,10 +25,10 @@ struct Entry {
   uint8_t axis = 0;  // of the scales, and of the view as a matrix
   uint8_t codec = 0;
   Reconstruction reconstruction = Reconstruction::kRaw;
-  size_t auxiliary = 0;        // index of the entry with the scales, the table or what this one is relative to;
-                               // it stands before this one
-  bool transposed = false;     // relative: to the other's transpose
-  bool scaled = false;         // relative: to the other times `scale`
+  size_t auxiliary = 0;     // index of the entry with the scales, the table or what this one is relative to;
+                            // it stands before this one
+  bool transposed = false;  // relative: to the other's transpose
+  bool scaled = false;      // relative: to the other times `scale`
   float scale = 1;
   bool hidden = false;         // holds scales, a table or pieces of the inner model: no tensor of the model
   Shape shape{};               // the matrix the codec sees

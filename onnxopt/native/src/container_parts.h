@@ -1,4 +1,5 @@
-// What container.cc, which reads a container's tables, and container_decode.cc, which decodes its entries, share.
+// What container.cc, which reads a container's tables, and container_decode.cc, which decodes its entries,
+// share.
 #pragma once
 
 #include "container.h"

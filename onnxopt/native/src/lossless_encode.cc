@@ -125,7 +125,8 @@ std::vector<uint8_t> encode_dense(const uint8_t* data, size_t width, Shape shape
     if (!best.empty() && best.size() < n / 4 * width) return best;  // few distinct values: planes cannot win
     if (width == 2) {
       const std::vector<int32_t> rotated = as_rotated(data, n);
-      offer(Mode::kRotated, [&](Writer& w) { write_coded(w, encode_best(rotated.data(), shape, Prefer::kQuick)); });
+      offer(Mode::kRotated,
+            [&](Writer& w) { write_coded(w, encode_best(rotated.data(), shape, Prefer::kQuick)); });
     }
   }
   offer(Mode::kPlanes, [&](Writer& w) { write_planes(w, data, width, shape); });

@@ -40,7 +40,8 @@ struct Codebook {
 };
 
 // bits(value) = bits(other) + q, in two's complement: the other tensor's element of the same number or, where
-// transposed, that at [col, row] of its [cols, rows]. Where scaled, a float32 that is first multiplied by scale.
+// transposed, that at [col, row] of its [cols, rows]. Where scaled, a float32 that is first multiplied by
+// scale.
 struct Relative {
   const uint8_t* other;  // as many elements as the whole tensor has
   size_t rows;           // of the whole tensor

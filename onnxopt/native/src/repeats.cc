@@ -69,7 +69,8 @@ std::vector<Match> read_matches(Reader& reader, size_t n) {
   std::vector<Match> out(m);
   size_t at = 0;
   for (size_t i = 0; i < m; ++i) {
-    if (gaps[i] > n - at || lengths[i] > n - at - gaps[i]) fail("lossless: repeat %zu ends beyond the tensor", i);
+    if (gaps[i] > n - at || lengths[i] > n - at - gaps[i])
+      fail("lossless: repeat %zu ends beyond the tensor", i);
     at += gaps[i];
     const size_t source = at - distances[i];
     if (distances[i] == 0 || distances[i] > at || ways[i] > (kBackward | kEven | kOdd) ||

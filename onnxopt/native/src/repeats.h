@@ -1,4 +1,5 @@
-// Modes 4 and 5 of the lossless codec: elements that repeat earlier ones, and the order of columns. docs/format/lossless.md has the bytes.
+// Modes 4 and 5 of the lossless codec: elements that repeat earlier ones, and the order of columns.
+// docs/format/lossless.md has the bytes.
 #pragma once
 
 #include "codec.h"

@@ -2,8 +2,8 @@
 // one.
 #include <cstring>
 
-#include "lossless.h"
 #include "find_repeats.h"
+#include "lossless.h"
 #include "test_codec.h"
 
 using namespace onnxopt;
@@ -54,7 +54,8 @@ template <class T>
 Repeats found(const std::vector<T>& values, size_t shortest) {
   const size_t capacity = values.size() / shortest;
   std::vector<int32_t> out(4 * capacity + 1);
-  const ptrdiff_t count = onnxopt_find_repeats(values.data(), sizeof(T), values.size(), shortest, capacity, out.data());
+  const ptrdiff_t count =
+      onnxopt_find_repeats(values.data(), sizeof(T), values.size(), shortest, capacity, out.data());
   CHECK(count >= 0 && static_cast<size_t>(count) <= capacity);
   const auto part = [&](size_t k) {
     const auto first = out.begin() + static_cast<long>(k * capacity);
@@ -142,7 +143,8 @@ void hostile(Random& random) {
       return true;
     }
   };
-  for (size_t n = 0; n < whole.size(); ++n) CHECK(refused({whole.begin(), whole.begin() + static_cast<long>(n)}));
+  for (size_t n = 0; n < whole.size(); ++n)
+    CHECK(refused({whole.begin(), whole.begin() + static_cast<long>(n)}));
   for (size_t i = 0; i < 8 * whole.size(); ++i) {
     Stream bad(whole);
     bad[i / 8] = static_cast<uint8_t>(bad[i / 8] ^ 1 << i % 8);
