@@ -18,15 +18,14 @@ def stft(n: int) -> Floats:
     """[2 (n / 2 + 1), n]: the real and the imaginary parts of a Fourier basis under a Hann window."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
     basis = np.fft.fft(np.eye(n))[: n // 2 + 1] * window
-    parts: Floats = np.vstack([basis.real, basis.imag]).astype(np.float32)
-    return parts
+    return np.vstack([basis.real, basis.imag]).astype(np.float32)
 
 
 def dct(n: int) -> Floats:
     """[n, n]: the orthonormal cosine transform, type II."""
     k = np.arange(n)[:, None]
     basis = np.sqrt(2 / n) * np.cos(np.pi / n * (np.arange(n) + 0.5) * k)
-    return np.where(k == 0, np.sqrt(1 / n), basis).astype(np.float32)
+    return np.asarray(np.where(k == 0, np.sqrt(1 / n), basis), np.float32)
 
 
 def positions(n: int) -> Floats:

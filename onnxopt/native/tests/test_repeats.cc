@@ -77,7 +77,7 @@ void by_hand() {
   CHECK(one(2, 5, 2, 4) == (Words{1, 2, 1, 0x8002, 1, 2, 1, 3}));
   CHECK(decoded<uint16_t>(stream_of({{3}, {3}, {1}, {7}}, stored), {2, 3}) ==
         (Words{1, 2, 3, 0x8003, 0x8002, 0x8001}));
-  CHECK_THROWS(one(3, 4, 3, 0));
+  CHECK_THROWS(one(3, 6, 3, 0));
   CHECK_THROWS(one(3, 5, 4, 0));
   CHECK_THROWS(one(2, 5, 2, 1));
   CHECK(decoded<uint16_t>(stream_of({{}, {}, {}, {}}, stored), {1, 3}) == (Words{1, 2, 3}));
