@@ -194,7 +194,7 @@ File put_together(const Parts& parts) {
   block.u16(static_cast<uint16_t>(~parts.meta.size()));
   block.bytes(view(parts.meta));
   w.bytes({reinterpret_cast<const uint8_t*>("onnxopt\0"), 8});
-  w.u32(1);
+  w.u32(2);  // the version; no flags
   w.u32(parts.entries);
   w.u64(packed.size());
   w.u64(parts.meta.size());
@@ -276,7 +276,8 @@ void test_shared_table() {
   for (size_t i = 0; i < kUsers; ++i) record(std::to_string(i), 1, {2, 0, 0, 0}, {1, 7});
   Writer meta(parts.meta);
   meta.varint(table.size());
-  meta.varint(0);
+  meta.varint(0);  // no model
+  meta.varint(0);  // no splices
   meta.bytes(view(table));
   const File file = put_together(parts);
 
