@@ -5,8 +5,9 @@ The reader is native (`onnxopt.native.Container`) and serves both Python and dev
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from struct import pack
@@ -89,29 +90,30 @@ def write(
     return min(_forms(model, plan.encode(), records, coded, values_crc), key=len)
 
 
-def _forms(
-    model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
-) -> Iterator[bytes]:
+def _forms(model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int) -> Iterator[bytes]:
     """Containers: of version 1 if possible, and with numbers of the inner model in entries."""
     known = not any(record.relation or entry.new for record, entry in zip(records, coded, strict=True))
-    yield _container(VERSIONS[0 if known else 1], model, b"", plan, records, coded, values_crc)
+    rows = list(zip(records, coded, strict=True))
+    yield _container(VERSIONS[0 if known else 1], (model, b"", plan), rows, values_crc)
     spliced = splice(model, len(records))
     pieces = [_Record("", entry) for entry in spliced.entries]
     coded_pieces = [_code(piece, "smallest") for piece in pieces]
     if pieces and all(acceptable(piece.entry, one.size) for piece, one in zip(pieces, coded_pieces, strict=True)):
-        both = [*records, *pieces], [*coded, *coded_pieces]
-        yield _container(VERSIONS[1], spliced.rest, spliced.splices, plan, *both, values_crc)
+        rows += zip(pieces, coded_pieces, strict=True)
+        yield _container(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc)
 
 
 def _container(
-    version: int, model: bytes, splices: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
+    version: int, inner: tuple[bytes, bytes, bytes], rows: Sequence[tuple[_Record, _Coded]], values_crc: int
 ) -> bytes:
-    table = b"".join(map(_table_row, records, coded))
-    data = b"".join(chunk for entry in coded for chunk in entry.chunks)
+    """The bytes of a container. `inner` is the model, its splices and the plan."""
+    model, splices, plan = inner
+    table = b"".join(itertools.starmap(_table_row, rows))
+    data = b"".join(chunk for _, entry in rows for chunk in entry.chunks)
     sizes = [len(table), len(model), *([] if version == VERSIONS[0] else [len(splices)])]
     meta = b"".join(map(varint, sizes)) + table + model + splices + plan
     packed = _deflate(meta)
-    header = MAGIC + pack("<HHI", version, 0, len(records)) + pack("<QQQ", len(packed), len(meta), len(data))
+    header = MAGIC + pack("<HHI", version, 0, len(rows)) + pack("<QQQ", len(packed), len(meta), len(data))
     header += pack("<II", zlib.crc32(packed), values_crc)
     return header + pack("<I", zlib.crc32(header)) + packed + data
 
@@ -168,7 +170,9 @@ def _lossless(elements: Array, chunk_rows: int, inner: int) -> _Coded:
     apart = _Coded("lossless", chunk_rows, chunks)
     if len(chunks) == 1 or not native.repeats_far(elements, chunk_rows * elements.shape[1]):
         return apart
-    return min(apart, _Coded("lossless", len(elements), [native.encode_lossless(elements, inner)]), key=lambda one: one.size)
+    return min(
+        apart, _Coded("lossless", len(elements), [native.encode_lossless(elements, inner)]), key=lambda one: one.size
+    )
 
 
 def _integers(q: Array, chunk_rows: int, prefer: str) -> _Coded:

@@ -145,8 +145,8 @@ def write_copy(source: Source, request: Request, output: Path, left_out: Mapping
     plan = Plan(source.sha256)
     return _result(source, request, output, bytes_after=size, events=(), chains=(), cleaned={}, contract="",
                    bounds=None, recipe="", met=True, calibrated="", rests_on="", not_calibrated="", trials=(),
-                   kept=None, check=check.found, not_checked=check.reason, promised=None, stages=(), unchanged=True, plan=plan,
-                   left_out=dict(left_out))  # fmt: skip
+                   kept=None, check=check.found, not_checked=check.reason, promised=None, stages=(), unchanged=True,
+                   plan=plan, left_out=dict(left_out))  # fmt: skip
 
 
 def _result(source: Source, request: Request, output: Path, **found: Any) -> Result:
