@@ -94,8 +94,8 @@ ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* cons
 /* --- coding: integers <-> bytes --- */
 
 /* Codes q[rows, cols]. `codec` is a codec's id or -1: try all, keep the cheapest; `prefer` then weighs bytes
- * against decoding time: 0 smallest, 1 balanced, 2 fastest, 3 between the two before. The result is owned by the caller: onnxopt_free
- * it. Returns the codec's id, negative on failure. */
+ * against decoding time: 0 smallest, 1 balanced, 2 fastest, 3 between the two before. The result is owned by
+ * the caller: onnxopt_free it. Returns the codec's id, negative on failure. */
 ONNXOPT_EXPORT int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer,
                                   uint8_t** out, size_t* size);
 /* The same for elements of `width` bytes, lossless, in every mode but those of repeats. */
