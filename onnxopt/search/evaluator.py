@@ -18,8 +18,6 @@ from onnxopt.search.identity import first_difference
 from onnxopt.search.scores import Scores
 from onnxopt.spec.promise import Promise
 
-_NO_MISTAKES = 99.5
-"""Accuracy in percent from which on the model counts as making no mistakes."""
 _KEPT = 2**28
 """Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
 _KEPT_INPUTS = 2**26
@@ -136,8 +134,7 @@ class Evaluator:
     def memorised(self) -> bool:
         """Whether the original makes almost no mistakes on labelled data, which suggests that it was trained on
         them."""
-        return self.labelled and self._metric is not None and self._metric.is_accuracy and (
-            self.before is not None and self.before >= _NO_MISTAKES)  # fmt: skip
+        return self._before is not None and self._before.by_heart
 
     @property
     def hidden(self) -> int:
