@@ -12,6 +12,7 @@ from onnxopt.data import Spec
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.clock import Clock, OrtClock
 from onnxopt.spec.contract import Contract
+from onnxopt.spec.effort import Effort
 from onnxopt.spec.goal import Goal
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.progress import Progress
@@ -44,6 +45,7 @@ class Options(BuildOptions, total=False):
     overrides: Overrides
     allow_miss: bool
     recipe: Recipe | None
+    effort: str
     goal: str | None
     activations: int | None
     device: str | None
@@ -77,6 +79,8 @@ class Request:
     """Libraries of custom operators, to register with every session besides our own."""
     recipe: Recipe | None = None
     """A published system whose rules replace the engine's decisions."""
+    effort: str = Effort.DEFAULT
+    """An `Effort`: what is spent on statistics and on the search."""
     goal: str | None = None
     """A `Goal`: which strategies may change the form of layers, and what they have to save."""
     activations: int | None = None
@@ -93,6 +97,8 @@ class Request:
         values."""
         if self.goal is not None and self.goal not in list(Goal):
             raise OnnxoptError(f"--for is {self.goal!r}, expected {', '.join(Goal)}")
+        if self.effort not in list(Effort):
+            raise OnnxoptError(f"--effort is {self.effort!r}, expected {' or '.join(Effort)}")
         if self.activations not in (None, *_ACTIVATIONS):
             raise OnnxoptError(f"--activations is {self.activations}, expected 8 or 16; a rule's outputs{{bits=...}} "
                                "rounds layer outputs to other widths")  # fmt: skip
@@ -106,7 +112,14 @@ class Request:
                                "--activations, too")  # fmt: skip
         Target.of(self.device)
         self.contract.check(self.lossless, self.recipe is not None)
-        return replace(self, goal=None if self.goal is None else Goal(self.goal))
+        if self.lossless and self.fast:
+            raise OnnxoptError("--lossless and --effort fast contradict each other: a lossless file takes no search")
+        return replace(self, goal=None if self.goal is None else Goal(self.goal), effort=Effort(self.effort))
+
+    @property
+    def fast(self) -> bool:
+        """Whether little time shall be spent."""
+        return self.effort == Effort.FAST
 
     @property
     def wanted(self) -> Goal | None:

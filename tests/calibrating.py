@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxopt.calibration import collect
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Moments, Stats
@@ -37,7 +38,7 @@ class Calibrated:
     def measure(self, max_ram: int) -> Statistics:
         self.cache = Cache(str(self.folder))
         return collect.calibrate(
-            self.graph, list(self.sites.values()), self.data, self.cache, max_ram, self.told.append
+            self.graph, list(self.sites.values()), self.data, self.cache, Budget(max_ram), self.told.append
         )
 
     def of(self, path: str) -> Stats:

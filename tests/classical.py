@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import helper
 
 from common import realdata
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
@@ -74,7 +75,7 @@ class Calibrated:
         self.sites = [site for site in self.graph.sites() if site.axis is not None]
         data = open_data(start, quiet_session(made.SerializeToString()))
         self.statistics: Statistics = calibrate(
-            self.graph, list(self.graph.sites()), data, Cache(str(folder)), 2**30, lambda path: None
+            self.graph, list(self.graph.sites()), data, Cache(str(folder)), Budget(2**30), lambda path: None
         )
 
     def of(self, site: Site) -> Stats:

@@ -15,6 +15,7 @@ from onnx import helper
 
 import onnxopt
 from onnxopt.calibration import chunks, collect
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.moments import DAMPING
 from onnxopt.calibration.stats import Stats, cholesky_feedback
@@ -242,7 +243,7 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
     graph = Graph(made)
     data = synthetic(quiet_session(made.SerializeToString()), Hints(made), 32)
     sites = list(graph.sites())
-    statistics = collect.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), MUCH, lambda path: None)
+    statistics = collect.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), Budget(MUCH), lambda path: None)
     for site in sites:
         stats = statistics.of(site, graph.values(site.path))
         assert np.isfinite(stats.gain)

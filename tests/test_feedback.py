@@ -14,6 +14,7 @@ from onnx import helper
 
 from onnxopt import native
 from onnxopt.build.execute_plan import execute_plan
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.collect import Statistics, calibrate
 from onnxopt.calibration.stats import Stats
@@ -42,7 +43,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     samples = correlated(*shape)
     data = open_data(lambda: np.split(samples, 16), quiet_session(made.SerializeToString()))
     cache = Cache(str(tmp_path_factory.mktemp("statistics")))
-    return graph, calibrate(graph, list(graph.sites()), data, cache, 2**30, lambda path: None)
+    return graph, calibrate(graph, list(graph.sites()), data, cache, Budget(2**30), lambda path: None)
 
 
 def noise(error: Array, stats: Stats) -> float:

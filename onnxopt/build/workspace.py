@@ -28,6 +28,7 @@ from onnxopt.build.factorise import Factored, factorise
 from onnxopt.build.forms import Form, equalise, raise_operators
 from onnxopt.build.observing import compare_observed
 from onnxopt.build.running import Running
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import one_sample
 from onnxopt.calibration.collect import Statistics, calibrate
@@ -51,6 +52,7 @@ from onnxopt.results.events import Event
 from onnxopt.runtime.archive import decompress
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.slope import Candidate
+from onnxopt.spec.effort import Effort
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
@@ -87,6 +89,9 @@ class _Shared:
     """Statistics caches, by key."""
     latest: Workspace | None = None
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
+    built: tuple[Graph, Built] | None = None
+    """What was tried last, and of which graph, where little time shall be spent: if it is kept, it is not built again.
+    It is as large as the model, so other runs do without."""
     blas: threadpool_limits | None = None
     """Within the workspace's context, BLAS and LAPACK use one thread, as their sums depend on the number of threads.
     Weights are treated side by side instead."""
@@ -196,6 +201,8 @@ class Workspace:
             return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
         native.return_memory()
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
+        if self.request.fast:
+            text += " fast"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
@@ -205,7 +212,8 @@ class Workspace:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
         cache = self._shared.caches[key]
-        return calibrate(self.graph, self.sites, self.data, cache, self.request.max_ram, advance)
+        budget = Budget(self.request.max_ram, Effort(self.request.effort))
+        return calibrate(self.graph, self.sites, self.data, cache, budget, advance)
 
     @property
     def _size_counts(self) -> bool:
@@ -253,7 +261,8 @@ class Workspace:
     def plan(self, slope: float, overrides: Overrides) -> Plan:
         """Every decision at one slope."""
         decided = with_int8(self.steps_at(slope, overrides), self.form.int8)
-        return Plan(self.source.sha256, {**self.form.factored.steps, **decided, **self.form.values}, self.digest)
+        steps = {**self.form.factored.steps, **decided, **self.form.values}
+        return Plan(self.source.sha256, steps, self.digest, Effort(self.request.effort))
 
     def in_eight_bits(self, plan: Plan) -> Plan:
         """The same plan with 8 bits for each element of the matrices that the slope decides on."""
@@ -265,6 +274,9 @@ class Workspace:
         Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
+        graph, latest = self._shared.built or (None, None)
+        if latest is not None and graph is self.graph and latest.plan == plan:
+            return latest
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -286,6 +298,8 @@ class Workspace:
         The file is loaded as users load it; where hidden values are observed, its decompressed form is.
         """
         built = self.build(plan, advance)
+        if self.request.fast:
+            self._shared.built = self.graph, built
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, _ = self._put(built, path)  # nothing forces it to the disk

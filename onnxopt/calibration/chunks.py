@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from onnxopt.calibration.budget import EVERYTHING, Use
 from onnxopt.data import Batch, Data
 from onnxopt.encoding import Array
 
@@ -21,11 +22,13 @@ class Chunks:
     data: Data
     most: int
     """Samples of a chunk; 0 if the model takes whole batches only."""
+    use: Use = EVERYTHING
+    """How much of them is used."""
 
     @classmethod
-    def fitting(cls, model: onnx.ModelProto, data: Data, sizes: Mapping[str, int]) -> Chunks:
+    def fitting(cls, model: onnx.ModelProto, data: Data, sizes: Mapping[str, int], use: Use = EVERYTHING) -> Chunks:
         """Chunks whose layer inputs fit into memory; `sizes` are the bytes of one sample of each."""
-        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if _any_batch(model) else 0)
+        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if _any_batch(model) else 0, use)
 
     def by_law(self) -> list[Chunks]:
         """The chunks of each law of the data; see `Data.by_law`."""

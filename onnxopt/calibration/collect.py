@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
+from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.gains import Uses, failure, measure_gains
 from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
-from onnxopt.data import ROW_NOISE, Data, quiet_session
+from onnxopt.data import ROW_NOISE, Data, by_law, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Linear, Site, expose
 
 Advance = Callable[[str], None]
+_CHUNKS = 16
+"""Chunks into which a part of the data is cut."""
 
 
 class Statistics:
@@ -70,12 +74,11 @@ class Statistics:
         return Stats(relative / signal, linear, moments, signal, of_outputs, self._row_noise)
 
 
-def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max_ram: int, advance: Advance
+def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, budget: Budget, advance: Advance
               ) -> Statistics:  # fmt: skip
     """Measures every weight; what the cache holds already is not measured again.
 
     Arguments:
-        max_ram: bytes that second moments may take at a time; if they take more, the data is read several times.
         advance: told each weight's path twice: when its inputs are measured, and when its gain is.
 
     A weight that cannot be measured does not hinder the others: see `Statistics.unknown`. Raises what the runtime
@@ -84,7 +87,13 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
     every = graph.linears()
     weights = {site.path: site for site in sites}
     uses = {path: every[path] for path in weights if path in every}
-    chunks = Chunks.fitting(graph.model, data, _input_bytes(graph.model, uses, data))
+    sizes, most = _one_sample(graph, uses, data, budget)
+    whole = data
+    if most is not None:
+        data = by_law(whole, lambda law: law.take(-(-most // len(whole.by_law))))
+    chunks = Chunks.fitting(graph.model, data, sizes, budget.use)
+    if most is not None:  # in small chunks, as some are held back
+        chunks = replace(chunks, most=min(chunks.most, max(1, most // _CHUNKS)))
     total = data.count()
     todo = []
     for path in uses:
@@ -94,10 +103,10 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, max
             todo.append(path)
 
     def moments(paths: Sequence[str]) -> None:
-        measure_moments(graph, {path: uses[path] for path in paths}, chunks, total, cache, max_ram)
+        measure_moments(graph, {path: uses[path] for path in paths}, chunks, total, cache, budget.max_ram)
 
     unknown = dict[str, str]()
-    for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, max_ram // 2):
+    for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, budget.max_ram // 2):
         unknown |= _one_by_one(moments, group)
         for path in group:
             advance(path)
@@ -121,13 +130,23 @@ def _one_by_one(measure: Callable[[Sequence[str]], None], paths: Sequence[str]) 
     return {}
 
 
-def _input_bytes(model: onnx.ModelProto, uses: Uses, data: Data) -> dict[str, int]:
-    """Bytes of one sample of each value that a weight is multiplied by."""
+def _one_sample(graph: Graph, uses: Uses, data: Data, budget: Budget) -> tuple[dict[str, int], int | None]:
+    """Bytes of one sample of each value that a weight is multiplied by; samples to take, None for all."""
+    model = graph.model
     inputs = {value.name for value in model.graph.input}
     names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
     sample = one_sample(model, data)
     made = quiet_session(expose(model, names)).run(names, sample.feeds) if names else []
-    return {name: array.nbytes // sample.size for name, array in zip(names, made, strict=True)}
+    values = {**sample.feeds, **dict(zip(names, made, strict=True))}
+
+    def weights() -> Iterator[tuple[int, int, float]]:
+        for path, (linear, *_) in uses.items():
+            with suppress(ValueError, IndexError):  # such a weight has no statistics
+                _, outputs, columns = linear.matrix(graph.values(path)).shape
+                rows = linear.inputs(values[linear.x], budget.use.rows(columns), np.random.default_rng(0)).shape[1]
+                yield outputs * columns, columns, max(1, rows) / sample.size
+
+    return {name: values[name].nbytes // sample.size for name in names}, budget.samples(weights())
 
 
 def _groups(paths: Sequence[str], sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

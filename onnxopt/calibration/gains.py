@@ -16,10 +16,10 @@ from onnxopt.graph import Gradient, Graph, Linear, Site
 
 Uses = Mapping[str, tuple[Linear, ...]]
 
-_CHUNKS, _CHUNK = 24, 8
-"""Chunks of data for gradients, and most samples in one: in a small chunk fewer samples meet with random signs."""
-_LEAST_CHUNKS, _SHAPES = 8, 2
-"""Fewest chunks of each law, if there are several, and most shapes of them."""
+_CHUNK = 8
+"""Most samples in a chunk for gradients: in a small chunk fewer samples meet with random signs."""
+_SHAPES = 2
+"""Most shapes of the chunks of a law."""
 _PROBE_SAMPLES = 32
 
 
@@ -83,11 +83,11 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
         return
     gradient = Gradient(graph.model, _weights_and_biases(uses, missing))
     most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
-    laws = Chunks(chunks.data, most).by_law()
+    laws, use = Chunks(chunks.data, most).by_law(), chunks.use
     gains = dict.fromkeys((site.path for site in missing), 0.0)
     for law in laws:
         noise, signal = dict.fromkeys(gains, 0.0), 0.0
-        for seed, feeds in enumerate(_alike(law.feeds(), max(_LEAST_CHUNKS, _CHUNKS // len(laws)))):
+        for seed, feeds in enumerate(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws)))):
             gradients, power = gradient.weights(feeds, seed)
             signal += power
             for path in gradients.keys() & noise.keys():

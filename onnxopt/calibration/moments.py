@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
 from onnxopt.calibration.parallel import side_by_side
@@ -24,10 +25,6 @@ DAMPING = 0.01
 """Of second moments; see `cholesky_feedback`."""
 NOISE = 0.03
 """Relative noise at which gains are measured: small enough to add up, large enough for float32 to show."""
-_LEAST_ROWS = 32768
-"""Input vectors of one weight that suffice..."""
-_ROWS_A_COLUMN = 16
-"""...or this many for each of its inputs, whichever is more."""
 _HELD = 256
 """Input vectors of one weight that are held back for validation."""
 _HOLD_BACK = 8
@@ -75,7 +72,7 @@ def measure_moments(
     session = quiet_session(expose(graph.model, names)) if names else None
     sums = {
         path: _Sums(graph.values(path), linears, crc32(path.encode()), samples,
-                    2 * moment_bytes(graph, path, linears[0]) <= max_ram)
+                    2 * moment_bytes(graph, path, linears[0]) <= max_ram, chunks.use)
         for path, linears in uses.items()
     }  # fmt: skip
     for law in chunks.by_law():
@@ -145,11 +142,11 @@ def _magnitude(rows: Array) -> float:
 class _Sums:
     """Running sums over the input vectors of one weight."""
 
-    def __init__(self, weight: Array, linears: Sequence[Linear], seed: int, samples: int, full: bool) -> None:
+    def __init__(self, weight: Array, linears: Sequence[Linear], seed: int, samples: int, full: bool, use: Use) -> None:
         self._linears, self._samples, self._full = linears, samples, full
         self._random = np.random.default_rng(seed)
         groups, _, inputs = linears[0].matrix(weight).shape
-        self._most = max(_LEAST_ROWS, _ROWS_A_COLUMN * inputs)
+        self._most = use.rows(inputs)
         # Subtracted from every vector: products in float32 lose a variance that is small against the mean.
         self._shift: Array | None = None
         self._count = 0

@@ -19,6 +19,7 @@ from onnxopt.report import classical
 from onnxopt.request import Options
 from onnxopt.spec import recipes
 from onnxopt.spec.contract import CONFIDENCE, DEFAULT_ERROR, SYNTHETIC_ERROR, Contract
+from onnxopt.spec.effort import Effort
 from onnxopt.spec.goal import Goal
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.recipes import Recipe
@@ -124,6 +125,9 @@ class Decisions:
         str | None,
         option(help=f"Use a published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
     ] = None
+    effort: Annotated[
+        Effort, typer.Option(help="fast takes a part of the samples and few trials, for a slightly larger file.")
+    ] = Effort.DEFAULT
     goal: Annotated[
         Goal | None,
         option("--for", help="Factorise layers, or run them in INT8, where that saves bytes (size), milliseconds on "
@@ -151,8 +155,8 @@ class Decisions:
         """The options as fields of `Request`."""
         rules = Overrides() if self.overrides is None else Overrides.read(self.overrides)
         return Options(
-            lossless=self.lossless, recipe=self.opened, goal=self.goal, activations=self.activations,
-            device=self.target if self.device is None else self.device, overrides=rules,
+            lossless=self.lossless, recipe=self.opened, effort=self.effort, goal=self.goal,
+            activations=self.activations, device=self.target if self.device is None else self.device, overrides=rules,
         )  # fmt: skip
 
 

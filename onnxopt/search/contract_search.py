@@ -13,6 +13,7 @@ from onnxopt.search.knobs import Knobs, turn_alone
 from onnxopt.search.original import Original
 from onnxopt.search.slope import Candidate, Trial
 from onnxopt.spec.contract import DEFAULT_ERROR, Contract
+from onnxopt.spec.effort import Effort
 from onnxopt.spec.overrides import Overrides, Weight
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
@@ -22,6 +23,8 @@ from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
+_ENOUGH, _SLACK = 3, 2.5
+"""Of the pace where little time shall be spent."""
 _GENTLEST = 24
 """Octaves below the first slope at which the search stops where only labels can be compared."""
 
@@ -93,6 +96,7 @@ class ContractSearch:
     recipe: Recipe | None
     original: Original | None
     """The reference for comparisons; None if the model does not run."""
+    effort: Effort = Effort.DEFAULT
 
     def run(self, subject: Subject, contract: Contract, start: float | None = None) -> Searched:
         """The plan that meets a contract with the fewest bytes, or the one that comes closest.
@@ -109,6 +113,7 @@ class _Run:
     def __init__(self, search: ContractSearch, subject: Subject, contract: Contract, start: float | None) -> None:
         self._overrides, self._recipe, self._original = search.overrides, search.recipe, search.original
         self._subject, self._contract, self._begin = subject, contract, start
+        self._fast = search.effort is Effort.FAST
         self._knobs = None if search.recipe is None else Knobs(search.recipe)
         self._trials: list[Trial] = []
         self._tried: dict[str, Trial] = {}
@@ -142,9 +147,10 @@ class _Run:
             most = most if self._recipe.searched else 1
         elif self._subject.plan(1.0, self._overrides) == self._subject.plan(2.0, self._overrides):
             most = 1  # user rules decide every weight
+        pace = self._pace(most, ends)
         size = self._contract.size(self._subject.bytes_before)
         if size is not None:
-            best = slope.meet_size(lambda at: self._measure(at, None), start, size, most, ends=ends)
+            best = slope.meet_size(lambda at: self._measure(at, None), start, size, pace)
             return best or min(self._trials, key=lambda t: t.size), best is not None
         if self._original is None:  # the model does not run, so only the formula is left
             return self._measure(start, None), True
@@ -160,16 +166,27 @@ class _Run:
 
         if self._contract.error is not None:
             noise = self._contract.error
-            best = slope.meet_error(measure, start, noise * share**0.5, most, ends=ends)
+            best = slope.meet_error(measure, start, noise * share**0.5, pace)
             best = best and self._alone(best, evaluator, lambda trial: slope.noise(trial) <= noise)
             return best or min(self._trials, key=slope.noise), best is not None
         if outlook := evaluator.outlook(Promise(self._contract.max_drop or 0.0, self._contract.confidence)):
             self._subject.progress(outlook, 0.4)
         allowed = self._contract.max_drop or 0.0
         whole, part = (Promise(most, self._contract.confidence) for most in (allowed, allowed * share))
-        best = slope.meet_drop(measure, start, part, most, ends)
+        best = slope.meet_drop(measure, start, part, pace)
         best = best and self._alone(best, evaluator, whole.safe)
         return best or min(self._trials, key=lambda t: t.drop or 0.0), best is not None
+
+    def _pace(self, most: int, ends: tuple[float, float]) -> slope.Pace:
+        """How the search proceeds: where little time shall be spent, by what the statistics expect."""
+        if not self._fast:
+            return slope.Pace(most, ends=ends)
+        if self._recipe is not None:
+            return slope.Pace(most, _ENOUGH, ends, _SLACK)
+        weighed, formula = self._subject.candidates(), slope.expected_error
+        if self._contract.size(self._subject.bytes_before) is not None:
+            formula = slope.expected_bits
+        return slope.Pace(most, _ENOUGH, ends, _SLACK, lambda at: formula(weighed, at))
 
     def _gently(self, start: float, evaluator: Evaluator, most: float) -> tuple[Trial, bool]:
         """A trial at the slope that the weights' own noise suggests, or at a finer one if labels change at that."""

@@ -13,12 +13,15 @@ from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.worst_law import evaluator_of
+from onnxopt.spec.effort import Effort
 
 _HELD_BACK = 0.25
 """Share of the samples that calibration does not see. They alone show the noise of new samples; a metric is measured
 on all samples, with that noise."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
+_FAST_VALIDATION, _FAST_NOISE = 2048, 24
+"""The last two where little time shall be spent."""
 _SYNTHETIC = 320
 """Number of synthetic samples if there is no data."""
 
@@ -40,6 +43,7 @@ def open_parts(
     data: Spec | None,
     evaluation: Spec | None,
     has_metric: bool,
+    effort: Effort = Effort.DEFAULT,
 ) -> Parts:
     """Opens the data, or generates synthetic inputs, and splits it.
 
@@ -52,10 +56,12 @@ def open_parts(
     """
     whole = synthetic(session, hints, _SYNTHETIC) if data is None else open_data(data, session)
     calibration = by_law(whole, lambda law: split(law, _HELD_BACK)[0].take(_CALIBRATION))
+    fast = effort is Effort.FAST
+    labelled, noise = (_FAST_VALIDATION, _FAST_NOISE) if fast else (_VALIDATION, _NOISE)
     if has_metric:
-        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(_VALIDATION))
+        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(labelled))
     else:
-        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(_NOISE))
+        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(noise))
     return Parts(calibration, validation, validation if evaluation is None else open_data(evaluation, session))
 
 

@@ -8,18 +8,24 @@ the search is for a single number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, log2, sqrt
 
 from onnxopt.spec.promise import Promise
 
 MOST_TRIALS = 14
 ANYWHERE = (0.0, inf)
+_FURTHEST = 64.0
+"""The most by which a predicted slope differs from the last one."""
 _STRIDE, _EVEN = 4.0, 3
 """Factor between slopes until both sides of the crossing are known. After so many strides, each is longer by this
 factor than the one before: where noise saturates, the start can be off by any factor."""
 _FLAT, _STRIDES = 0.05, 2
 """If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
+_CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.1
+"""Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
+_TINY_DROP, _MISSED_DROP = 0.01, 0.02
+"""The least share of the allowed drop that is told from none; the least excess of a trial that is not safe."""
 _NARROW = 1.06
 """Ratio of slopes whose files differ by about one percent."""
 
@@ -53,6 +59,26 @@ class Trial:
     """Standard error of `drop` as it was counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a search proceeds."""
+
+    most: int = MOST_TRIALS
+    """Trials."""
+    enough: int = MOST_TRIALS
+    """Trials after which any that is within the bound is taken."""
+    ends: tuple[float, float] = ANYWHERE
+    """Slopes beyond which nothing is tried."""
+    slack: float = 1.0
+    """Factor by which a trial may be further from the bound than usual."""
+    expected: Callable[[float], float] | None = None
+    """What the statistics expect of a slope: a size or a noise, up to a factor. With it, the next slope is where that
+    changes as the trial has to, instead of a stride away."""
+
+
+_USUAL = Pace()
+
+
 def expected_bits(candidates: Sequence[Candidate], slope: float) -> float:
     """Bits for all weights at a slope: ``log2(1 + power / slope) / 2`` per element, as for a Gaussian."""
     return sum(c.elements * log2(1 + c.power / slope) / 2 for c in candidates)
@@ -80,41 +106,48 @@ def meet_size(
     measure: Callable[[float], Trial],
     start: float,
     target: int,
-    most: int = MOST_TRIALS,
-    within: float = 0.01,
-    ends: tuple[float, float] = ANYWHERE,
+    pace: Pace = _USUAL,
 ) -> Trial | None:
-    """The finest of at most `most` trials with at most `target` bytes; None if there is none.
+    """The finest trial with at most `target` bytes; None if there is none.
 
-    Stops at the first trial that is at most `within` below the target. Sizes between two slopes are interpolated.
+    Stops at the first trial that is close below the target. Sizes between two slopes are interpolated.
     """
-    wanted = _Crossing(lambda trial: log(trial.size / target), False, log(1 - within))
-    return _cross(measure, start, wanted, most, ends)
+    wanted = _Crossing(lambda trial: log(trial.size / target), False, log(1 - _CLOSE_SIZE * pace.slack))
+    return _cross(measure, start, wanted, pace)
 
 
 def meet_error(
     measure: Callable[[float], Trial],
     start: float,
     error: float,
-    most: int = MOST_TRIALS,
-    within: float = 0.05,
-    ends: tuple[float, float] = ANYWHERE,
+    pace: Pace = _USUAL,
 ) -> Trial | None:
     """The coarsest trial with at most this output error; None if there is none."""
-    wanted = _Crossing(lambda trial: log(max(noise(trial), 1e-9) / error), True, log(1 - within))
-    return _cross(measure, start, wanted, most, ends)
+    wanted = _Crossing(lambda trial: log(max(noise(trial), 1e-9) / error), True, log(1 - _CLOSE_ERROR * pace.slack))
+    return _cross(measure, start, wanted, pace)
 
 
 def meet_drop(
     measure: Callable[[float], Trial],
     start: float,
     promise: Promise,
-    most: int = MOST_TRIALS,
-    ends: tuple[float, float] = ANYWHERE,
+    pace: Pace = _USUAL,
 ) -> Trial | None:
-    """The coarsest trial that keeps a promise on the metric's drop; None if even the finest does not."""
-    wanted = _Crossing(lambda trial: -1.0 if promise.safe(trial) else 1.0, True, 0.0)
-    return _cross(measure, start, wanted, most, ends)
+    """The coarsest trial that keeps a promise on the metric's drop; None if even the finest does not.
+
+    Where the pace expects a noise, the drop counts as a number that the noise's power is proportional to, and the
+    search stops close below the bound.
+    """
+    if pace.expected is None or not promise.allowed:
+        wanted = _Crossing(lambda trial: -1.0 if promise.safe(trial) else 1.0, True, 0.0)
+        return _cross(measure, start, wanted, replace(pace, expected=None))
+
+    def excess(trial: Trial) -> float:
+        limits = promise.interval(trial)
+        over = 0.0 if limits is None else log(max(limits[1] / promise.allowed, _TINY_DROP)) / 2
+        return min(0.0, over) if promise.safe(trial) else max(_MISSED_DROP, over)
+
+    return _cross(measure, start, _Crossing(excess, True, -_CLOSE_DROP), pace)
 
 
 def noise(trial: Trial) -> float:
@@ -167,26 +200,24 @@ class _Crossing:
     """An excess between this and 0 is close enough; 0 if the excess is not a smooth number."""
 
 
-def _cross(
-    measure: Callable[[float], Trial], start: float, wanted: _Crossing, most: int, ends: tuple[float, float]
-) -> Trial | None:
+def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, pace: Pace) -> Trial | None:
     """The best trial with ``excess <= 0``.
 
     Brackets the crossing, then bisects or, if the excess is a smooth number, interpolates. Stops when the excess is in
-    ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the `ends` is reached.
+    ``[enough, 0]`` (with ``enough < 0``), the bracket is narrow, or one of the pace's ends is reached.
     """
-    excess, rising, enough = wanted.excess, wanted.rising, wanted.enough
+    excess, rising, enough, ends = wanted.excess, wanted.rising, wanted.enough, pace.ends
     narrow = exp(-enough) if enough < 0 else _NARROW  # sizes and errors change no faster than slopes
     low: tuple[float, float] | None = None  # slope and excess at the lower end
     high: tuple[float, float] | None = None
     best: Trial | None = None
     slope, flat = start, 0
-    for tries in range(most):
+    for tries in range(pace.most):
         trial = measure(slope)
         over = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):
             best = trial
-        if enough <= over <= 0 and enough < 0:
+        if (enough <= over <= 0 and enough < 0) or (best is not None and tries + 1 >= pace.enough):
             return best
         if rising and enough < 0 and high is not None and low is None:
             flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0
@@ -202,12 +233,22 @@ def _cross(
             if slope == ends[high is None]:
                 return best
             stride = _STRIDE ** max(1, tries + 2 - _EVEN)
+            if pace.expected is not None and enough < 0 and tries < _EVEN:
+                stride = _predicted(pace.expected, slope, enough / 2 - over)
             slope = min(max(slope * stride if high is None else slope / stride, ends[0]), ends[1])
             continue
         if high[0] / low[0] < narrow and best is not None:
             return best
         slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), enough / 2))
     return best
+
+
+def _predicted(expected: Callable[[float], float], slope: float, change: float) -> float:
+    """The factor, above 1, between a slope and the one where what is expected has changed by the factor
+    ``exp(change)``."""
+    there = slope_where(expected, expected(slope) * exp(change))
+    ratio = max(there / slope, slope / there)
+    return min(_FURTHEST, max(_NARROW, ratio))
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:

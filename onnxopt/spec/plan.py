@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.spec.documents import parse_json
+from onnxopt.spec.effort import Effort
 
 Scalar = bool | int | float | str
 
@@ -92,11 +93,16 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     data: str = ""
     """Digest of the data that the steps rely on; empty where they rely on none."""
+    effort: Effort = Effort.DEFAULT
+    """How much of that data the statistics were measured on."""
 
     def to_json(self) -> str:
         """The plan file's text."""
         steps = {path: str(step) for path, step in self.steps.items()}
-        document = {"onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, "steps": steps}
+        effort = {} if self.effort is Effort.DEFAULT else {"effort": self.effort}
+        document = {
+            "onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, **effort, "steps": steps,
+        }  # fmt: skip
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
     def stages(self) -> Iterator[Plan]:
@@ -113,7 +119,7 @@ class Plan:
         try:
             document = parse_json(text)
             version, sha256 = document["onnxopt_plan"], document["model_sha256"]
-            data = str(document.get("data", ""))
+            data, effort = str(document.get("data", "")), Effort(document.get("effort", Effort.DEFAULT))
             steps = {str(path): str(step) for path, step in document["steps"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OnnxoptError(f"not a plan: {type(error).__name__} {error}; `onnxopt plan` writes one") from error
@@ -125,4 +131,4 @@ class Plan:
                 parsed[path] = Step.parse(step)
             except OnnxoptError as error:
                 raise OnnxoptError(f"plan, path {path!r}: {error}") from error
-        return cls(str(sha256), parsed, data)
+        return cls(str(sha256), parsed, data, effort)

@@ -25,6 +25,7 @@ from onnxopt.search.contract_search import ContractSearch, Searched
 from onnxopt.search.knobs import Knobs
 from onnxopt.search.original import Original, Parts, open_parts
 from onnxopt.spec.contract import Contract
+from onnxopt.spec.effort import Effort
 from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import MIDDLE
 
@@ -105,7 +106,7 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
     """
     request, path = work.request, work.source.path
     contract = request.contract if request.recipe else request.contract.with_default(synthetic=request.data is None)
-    search = ContractSearch(request.overrides, request.recipe, None)
+    search = ContractSearch(request.overrides, request.recipe, None, Effort(request.effort))
     work, original, reason = compared(work, contract.measure())
     # Rules with "@" match factors, which do not exist yet.
     unmatched = [
@@ -153,7 +154,8 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
     session = source_session(path)
     try:
         hints = Hints(work.source.model)
-        parts = open_parts(session, hints, request.data, request.evaluation, metric is not None)
+        parts = open_parts(session, hints, request.data, request.evaluation, metric is not None,
+                           Effort(request.effort))  # fmt: skip
         try:
             original, reference = _opened(work, session, parts, metric)
         except Exception as error:
