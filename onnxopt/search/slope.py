@@ -22,7 +22,7 @@ _STRIDE, _EVEN = 4.0, 3
 factor than the one before: where noise saturates, the start can be off by any factor."""
 _FLAT, _STRIDES = 0.05, 2
 """If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
-_CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.1
+_CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.06
 """Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
 _TINY_DROP, _MISSED_DROP = 0.01, 0.02
 """The least share of the allowed drop that is told from none; the least excess of a trial that is not safe."""
@@ -66,7 +66,7 @@ class Pace:
     most: int = MOST_TRIALS
     """Trials."""
     enough: int = MOST_TRIALS
-    """Trials after which any that is within the bound is taken."""
+    """Trials after which one is taken that is twice as far below the bound as is close."""
     ends: tuple[float, float] = ANYWHERE
     """Slopes beyond which nothing is tried."""
     slack: float = 1.0
@@ -147,7 +147,7 @@ def meet_drop(
         over = 0.0 if limits is None else log(max(limits[1] / promise.allowed, _TINY_DROP)) / 2
         return min(0.0, over) if promise.safe(trial) else max(_MISSED_DROP, over)
 
-    return _cross(measure, start, _Crossing(excess, True, -_CLOSE_DROP), pace)
+    return _cross(measure, start, _Crossing(excess, True, log(1 - _CLOSE_DROP * pace.slack)), pace)
 
 
 def noise(trial: Trial) -> float:
@@ -217,7 +217,8 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
         over = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):
             best = trial
-        if (enough <= over <= 0 and enough < 0) or (best is not None and tries + 1 >= pace.enough):
+        close = 2 * enough if tries + 1 >= pace.enough else enough
+        if best is not None and enough < 0 and close <= excess(best):
             return best
         if rising and enough < 0 and high is not None and low is None:
             flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0

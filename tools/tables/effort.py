@@ -74,11 +74,11 @@ def render(rows: Sequence[tuple[str, Row, Row]]) -> str:
     """One row a model."""
     lines = []
     for model, usual, fast in rows:
-        lines.append(
-            [model, f"{usual.cpu_seconds:.1f}", f"{fast.cpu_seconds:.1f}", f"{fast.cpu_seconds / usual.cpu_seconds:.2f}",
-             f"{usual.trials}", f"{fast.trials}", f"{usual.ratio:.2f}x", f"{fast.ratio:.2f}x", f"{usual.noise:.4f}",
-             f"{fast.noise:.4f}"]
-        )  # fmt: skip
+        share = fast.cpu_seconds / usual.cpu_seconds
+        line = [model, *(f"{row.cpu_seconds:.1f}" for row in (usual, fast)), f"{share:.2f}"]
+        line += [str(row.trials) for row in (usual, fast)]
+        line += [f"{row.ratio:.2f}x" for row in (usual, fast)] + [f"{row.noise:.4f}" for row in (usual, fast)]
+        lines.append(line)
     columns = ["model", "CPU s", "fast", "share", "trials", "fast", "ratio", "fast", "noise", "fast"]
     return markdown(columns, "lrrrrrrrrr", lines) + f"\n\nOn {machine()}."
 
