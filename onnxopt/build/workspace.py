@@ -90,8 +90,7 @@ class _Shared:
     latest: Workspace | None = None
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
     built: tuple[Graph, Built] | None = None
-    """What was tried last, and of which graph, where little time shall be spent: if it is kept, it is not built again.
-    It is as large as the model, so other runs do without."""
+    """What a fast run tried last, and of which graph, so as not to build it again. It is as large as the model."""
     blas: threadpool_limits | None = None
     """Within the workspace's context, BLAS and LAPACK use one thread, as their sums depend on the number of threads.
     Weights are treated side by side instead."""
@@ -201,8 +200,7 @@ class Workspace:
             return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
         native.return_memory()
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
-        if self.request.fast:
-            text += " fast"
+        text += " fast" * self.request.fast
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
@@ -274,9 +272,8 @@ class Workspace:
         Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
-        graph, latest = self._shared.built or (None, None)
-        if latest is not None and graph is self.graph and latest.plan == plan:
-            return latest
+        if (tried := self._shared.built) and tried[0] is self.graph and tried[1].plan == plan:
+            return tried[1]
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:

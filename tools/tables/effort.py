@@ -45,7 +45,8 @@ def run(model: str, effort: str) -> Row:
         if images:
             name = realdata.plain_session(source).get_inputs()[0].name
             data = Path(folder) / "train.npz"
-            np.savez(data, **{name: np.concatenate(list(realdata.TASKS[model].batches("train", images)()))})
+            images_by_name = {name: np.concatenate(list(realdata.TASKS[model].batches("train", images)()))}
+            np.savez(data, **images_by_name)  # type: ignore[arg-type]
         onnxopt.optimize(source, small, None, data, effort=Effort.FAST)  # modules are loaded, files are read
         started = time.process_time()
         done = onnxopt.optimize(source, small, None, data, effort=effort)
