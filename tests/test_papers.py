@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 import onnxopt
-from onnxopt import OnnxoptError, cli
+from onnxopt import OnnxoptError
+from onnxopt.cli import command as cli
 from onnxopt.passes.math.relative_index import Sizes
 from onnxopt.report import classical, html
 from onnxopt.report.json import to_json

@@ -15,7 +15,8 @@ from builders import mlp
 from rich.console import Console
 
 import onnxopt
-from onnxopt import OnnxoptError, cli
+from onnxopt import OnnxoptError
+from onnxopt.cli import command as cli
 from onnxopt.files import write_atomically
 from onnxopt.metrics.output_error import output_error
 from onnxopt.report import sensitivity as report
