@@ -13,6 +13,7 @@ import onnxopt
 from common import realdata, runs
 from common.kept import ONNXOPT
 from common.pages import markdown
+from onnxopt.spec.effort import Effort
 from tables import CannotMeasureError, Scope, Table
 
 NOTES = {
@@ -53,12 +54,12 @@ class Row:
         return self.metric_before - self.metric_after
 
 
-def row(model: str, limit: int | None = None) -> Row:
+def row(model: str, limit: int | None = None, effort: Effort = Effort.DEFAULT) -> Row:
     """Compresses one shared model with the defaults and measures it, on `limit` test images at most."""
     source = realdata.path_of(model)
     with tempfile.TemporaryDirectory() as folder:
         small, plain = Path(folder) / "small.onnx", Path(folder) / "plain.onnx"
-        done = onnxopt.optimize(source, small, onnxopt.Contract())
+        done = onnxopt.optimize(source, small, onnxopt.Contract(), effort=effort)
         if done.unchanged:
             plain = small
         else:
