@@ -102,10 +102,8 @@ def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **o
     Arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the same
     data.
     """
-    output, request = (
-        Path(output),
-        Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort}),
-    )
+    output = Path(output)
+    request = Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort})
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
         return _applied(_plain(model), plan, request, output)
 

@@ -390,7 +390,7 @@ class Workspace:
         for cache in self._shared.caches.values():
             cache.close(keep=error is not None)
         self._shared.caches.clear()
-        self._shared.latest = None
+        self._shared.latest = self._shared.built = None
         if self._shared.blas is not None:
             self._shared.blas.restore_original_limits()
 

@@ -83,7 +83,7 @@ def measure_moments(
             values = {**feeds, **dict(zip(names, made, strict=True))}
             size = Batch(feeds).size
             add = partial(_Sums.add, values=values, size=size, hold_back=index % _HOLD_BACK == 1)
-            any(side_by_side(add, sums.values()))
+            list(side_by_side(add, sums.values()))
     stored = side_by_side(lambda path: _stored(graph, path, uses[path], sums.pop(path)), list(sums))
     for name, arrays in stored:
         cache.put(name, **arrays)
