@@ -95,11 +95,10 @@ class Evaluator:
         self._kept: list[list[Any]] | None = []
         self._batches: list[Batch] | None = []
         size, of_inputs, self.samples = 0, 0, 0
-        self.labelled, self.measurable = False, False
-        """Whether the data has labels, and whether the observed values say anything on it."""
+        self.measurable = False
+        """Whether the observed values say anything on the data."""
         score = self._start()
         for batch in data:
-            self.labelled |= batch.labels is not None
             outputs = self._run(batch)
             self.samples += batch.size
             self.measurable = self.measurable or self._error(outputs, outputs) is not None

@@ -29,7 +29,6 @@ class WorstLaw(Evaluator):
         self.samples = sum(one.samples for one in self._each)
         self.before = self._each[0].before
         self.measurable = any(one.measurable for one in self._each)
-        self.labelled = False
 
     @property
     def names(self) -> list[str]:
