@@ -60,6 +60,9 @@ class _Coded:
         return self.codec == "lossless" and any(map(native.is_new, self.chunks))
 
 
+_Rows = Sequence[tuple[_Record, _Coded]]
+
+
 def write(
     model: bytes,
     weights: Mapping[str, Encoding],
@@ -87,35 +90,42 @@ def write(
     values_crc = 0
     for weight in weights.values():
         values_crc = zlib.crc32(weight.run_time_tensor().tobytes(), values_crc)
-    return min(_forms(model, plan.encode(), records, coded, values_crc), key=len)
+    head, rows = min(
+        _forms(model, plan.encode(), records, coded, values_crc),
+        key=lambda form: len(form[0]) + sum(entry.size for _, entry in form[1]),
+    )
+    return b"".join([head, *(chunk for _, entry in rows for chunk in entry.chunks)])
 
 
-def _forms(model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int) -> Iterator[bytes]:
-    """Containers: of version 1 if possible, and with numbers of the inner model in entries."""
+def _forms(
+    model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
+) -> Iterator[tuple[bytes, _Rows]]:
+    """Containers: of version 1 if possible, and with numbers of the inner model in entries.
+
+    Yields what precedes the data, and the entries whose chunks are the data.
+    """
     known = not any(record.relation or entry.new for record, entry in zip(records, coded, strict=True))
     rows = list(zip(records, coded, strict=True))
-    yield _container(VERSIONS[0 if known else 1], (model, b"", plan), rows, values_crc)
+    yield _head(VERSIONS[0 if known else 1], (model, b"", plan), rows, values_crc), rows
     spliced = splice(model, len(records))
     pieces = [_Record("", entry) for entry in spliced.entries]
     coded_pieces = [_code(piece, "smallest") for piece in pieces]
     if pieces and all(acceptable(piece.entry, one.size) for piece, one in zip(pieces, coded_pieces, strict=True)):
-        rows += zip(pieces, coded_pieces, strict=True)
-        yield _container(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc)
+        rows = [*rows, *zip(pieces, coded_pieces, strict=True)]
+        yield _head(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc), rows
 
 
-def _container(
-    version: int, inner: tuple[bytes, bytes, bytes], rows: Sequence[tuple[_Record, _Coded]], values_crc: int
-) -> bytes:
-    """The bytes of a container. `inner` is the model, its splices and the plan."""
+def _head(version: int, inner: tuple[bytes, bytes, bytes], rows: _Rows, values_crc: int) -> bytes:
+    """The header and the metadata. `inner` is the model, its splices and the plan."""
     model, splices, plan = inner
     table = b"".join(itertools.starmap(_table_row, rows))
-    data = b"".join(chunk for _, entry in rows for chunk in entry.chunks)
+    size = sum(entry.size for _, entry in rows)
     sizes = [len(table), len(model), *([] if version == VERSIONS[0] else [len(splices)])]
     meta = b"".join(map(varint, sizes)) + table + model + splices + plan
     packed = _deflate(meta)
-    header = MAGIC + pack("<HHI", version, 0, len(rows)) + pack("<QQQ", len(packed), len(meta), len(data))
+    header = MAGIC + pack("<HHI", version, 0, len(rows)) + pack("<QQQ", len(packed), len(meta), size)
     header += pack("<II", zlib.crc32(packed), values_crc)
-    return header + pack("<I", zlib.crc32(header)) + packed + data
+    return header + pack("<I", zlib.crc32(header)) + packed
 
 
 def _deflate(data: bytes) -> bytes:
