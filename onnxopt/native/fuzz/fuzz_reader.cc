@@ -32,7 +32,8 @@ using onnxopt::Reader;
 using onnxopt::Shape;
 using Values = std::optional<std::vector<uint8_t>>;  // nothing: the bytes were refused
 
-constexpr uint64_t kMostDecoded = uint64_t{1} << 19;  // bytes: more would only be slow
+constexpr uint64_t kMostDecoded = uint64_t{1}
+                                  << 16;  // bytes, a few runs of elements: more would only be slow
 
 class OnceSink final : public onnxopt::Sink {
  public:

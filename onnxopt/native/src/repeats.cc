@@ -47,10 +47,10 @@ void apply(const std::vector<Match>& matches, size_t n, size_t stored, uint8_t* 
     Word inverted[2] = {static_cast<Word>(Word{(m.ways & kEven) != 0} << kTop),
                         static_cast<Word>(Word{(m.ways & kOdd) != 0} << kTop)};
     const size_t step = m.ways & kBackward ? 0 - kWidth : kWidth;
-    const uint8_t* from = bytes + m.source * kWidth;
+    size_t from = m.source * kWidth;  // wraps around where the first element was the last one read
     for (size_t end = at + m.length; at != end; ++at, from += step) {
       Word v;
-      std::memcpy(&v, from, kWidth);
+      std::memcpy(&v, bytes + from, kWidth);
       v = static_cast<Word>(v ^ inverted[0]);
       std::swap(inverted[0], inverted[1]);
       std::memcpy(bytes + at * kWidth, &v, kWidth);
