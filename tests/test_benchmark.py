@@ -29,8 +29,6 @@ from onnxopt.measure.benchmark.profile import time_by_op
 from onnxopt.measure.benchmark.worker import Worker
 from onnxopt.report.benchmark import words
 
-pytestmark = pytest.mark.alone
-
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 
 
@@ -194,6 +192,7 @@ def chain(layers: int, width: int = 256) -> onnx.ModelProto:
     return made
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_real_model_against_itself_and_a_slower_one(tmp_path: Path) -> None:
     onnx.save(chain(20), tmp_path / "a.onnx")
@@ -205,6 +204,7 @@ def test_a_real_model_against_itself_and_a_slower_one(tmp_path: Path) -> None:
     assert slower.low <= 1.1 <= slower.high or slower.ratio == pytest.approx(1.1, abs=0.02)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_real_measurement(tmp_path: Path) -> None:
     onnx.save(mlp(128), tmp_path / "plain.onnx")
@@ -266,6 +266,7 @@ def test_workers_fail_in_one_sentence(tmp_path: Path) -> None:
             worker.block(1)
 
 
+@pytest.mark.alone
 def test_time_of_a_loop_is_not_its_bodys(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     body = helper.make_graph(
@@ -322,6 +323,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     assert end.value.code in (0, None, 1)
 
 
+@pytest.mark.alone
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", np.zeros((4, 1, 8, 8), np.float32))
     options = ("--seconds", 0.1, "--threads", "1", "--batch", "1,2")
@@ -379,6 +381,7 @@ def products(count: int) -> onnx.ModelProto:
     return model(nodes, {"w": weights(512, 512, scale=0.01)}, {"x": [1, 512]}, {f"h{count}": [1, 512]})
 
 
+@pytest.mark.alone
 def test_small_models_in_turns() -> None:
     one, many = milliseconds(
         [products(count).SerializeToString() for count in (1, 20)], {"x": np.ones((1, 512), np.float32)}
@@ -386,6 +389,7 @@ def test_small_models_in_turns() -> None:
     assert 3 * one < many
 
 
+@pytest.mark.alone
 def test_speed_alone(tmp_path: Path) -> None:
     paths = [tmp_path / "one.onnx", tmp_path / "many.onnx"]
     for path, count in zip(paths, (1, 20), strict=True):

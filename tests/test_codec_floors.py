@@ -23,7 +23,6 @@ from tables.codecs import RANS_GOAL, goal
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.alone,
     pytest.mark.skipif(
         not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names their folder"
     ),
@@ -88,6 +87,7 @@ def as_bytes(q: codec_sizes.Integers) -> bytes:
     return q.astype(np.int8).tobytes()
 
 
+@pytest.mark.alone
 def test_rans_decodes_faster_than_inflate_with_and_without_simd() -> None:
     q = next(iter(codec_sizes.speed_inputs().values()))
     data, deflated = native.encode(q, "rans")[1], zlib.compress(as_bytes(q))
@@ -103,6 +103,7 @@ def test_rans_decodes_faster_than_inflate_with_and_without_simd() -> None:
         native.set_simd(None)
 
 
+@pytest.mark.alone
 def test_rans_encodes_nearly_as_fast_as_the_fastest_deflate() -> None:
     for name, q in codec_sizes.speed_inputs().items():
         raw = as_bytes(q)

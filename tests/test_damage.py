@@ -89,7 +89,6 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_killed_process_leaves_no_half_file(larger: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     command = (*RUN, "optimize", str(larger), "-o", str(output))

@@ -105,15 +105,20 @@ class Reference:
 
     @cached_property
     def _fixed(self) -> Evaluator | None:
-        """The same of the source with all its initializers constant; None if they are. Other kernels multiply by
-        constants, which may round inputs to 8 bits."""
+        """The same of the source with all its initializers constant; None if they are, or if that does not run. Other
+        kernels multiply by constants, which may round inputs to 8 bits."""
         fixed = onnx.ModelProto()
         fixed.CopyFrom(self.source.model)
         if not fix_initializers(fixed) or fixed.ByteSize() >= LARGEST_INLINE:
             return None
         observed = self.original.observed
-        session = observing_session(replace(self.source, model=fixed), observed)
-        return Evaluator(session, self.data, None, observed)
+        try:
+            session = observing_session(replace(self.source, model=fixed), observed)
+            return Evaluator(session, self.data, None, observed)
+        except MemoryError:
+            raise
+        except Exception:  # the runtime's own types
+            return None
 
     @cached_property
     def _rounding(self) -> float:
