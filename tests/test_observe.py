@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from builders import weights
 from differences import build, node, session
 from onnx import TensorProto, helper
+from rich.console import Console
 
 import onnxopt
 from onnxopt.data import quiet_session
 from onnxopt.graph import observe
+from onnxopt.report.table import print_result
 
 TENSORS = {"w": weights(32, 48, seed=1), "v": weights(48, 10, seed=2)}
 SCORES = [
@@ -153,6 +156,25 @@ def test_rows_that_no_sample_fills_are_not_taken_for_the_same(tmp_path: Path) ->
     assert not result.check.found.measured
     assert result.kept is not None
     assert 0 < (result.kept.error or 0) <= 0.02, "the search measures the scores before the selection"
+
+
+def test_another_number_of_rows_is_said(tmp_path: Path) -> None:
+    """Rows whose largest score is near the threshold appear and vanish; what else is measured stays near 0."""
+    source, output = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    largest = [node("ReduceMax", ["s"], ["m"], axes=[1], keepdims=0), node("Greater", ["m", "high"], ["g"])]
+    onnx.save(scored([*largest, node("Compress", ["s", "g"], ["y"], axis=0)], high=np.float32(1)), source)
+    draw = np.random.default_rng(0).standard_normal
+    data = [draw((64, 32)).astype(np.float32) for _ in range(8)]
+    result = onnxopt.optimize(source, output, data=data, evaluation=data, contract=onnxopt.Contract(error=0.1))
+    sessions = quiet_session(str(source)), onnxopt.load(output)
+    alike = [len({len(session.run(["y"], {"x": x})[0]) for session in sessions}) == 1 for x in data]
+    assert result.check is not None
+    assert result.check.found.rows is not None
+    assert result.check.found.rows < 1
+    assert not all(alike)
+    console = Console(width=120, file=io.StringIO())
+    print_result(console, result)
+    assert "as many rows in" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def opaque() -> onnx.ModelProto:

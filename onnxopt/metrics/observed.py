@@ -14,7 +14,7 @@ class Observed:
     hidden: tuple[str, ...] = ()
     """Those of them that are not outputs of the model."""
     selected: frozenset[str] = frozenset()
-    """Those whose rows a decision selects: two models may differ in their number."""
+    """Those of them, and of the outputs, whose rows a decision selects: two models may differ in their number."""
     labels: tuple[str, ...] = ()
     """Outputs that are no floats, and whose places stay the same: they are compared one by one."""
     classes: dict[str, int] = field(default_factory=dict)

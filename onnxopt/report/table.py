@@ -104,11 +104,12 @@ def _outputs(found: Comparison) -> str:
     """How the outputs differ."""
     if not found.measured:
         return "not measured: they show no numbers"
-    if found.error in (None, 0.0) and found.agreement in (None, 1.0):
+    if found.error in (None, 0.0) and found.agreement in (None, 1.0) and found.rows in (None, 1.0):
         return "the same"
     noise = [] if found.error is None else [f"noise over signal {found.error:.3f}"]
     labels = [] if found.agreement is None else [f"{100 * found.agreement:.4g} % of the labels the same"]
-    return ", ".join(noise + labels)
+    rows = [] if found.rows in (None, 1.0) else [f"as many rows in {100 * found.rows:.4g} % of the samples"]
+    return ", ".join(noise + labels + rows)
 
 
 def _search(result: Result) -> RenderableType:

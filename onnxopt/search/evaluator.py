@@ -45,6 +45,9 @@ class Comparison:
     """Standard error of `drop` as it was counted."""
     agreement: float | None = None
     """Share of the labels, truth values and texts in the outputs that are the same, 0 to 1; None if there are none."""
+    rows: float | None = None
+    """Share of the samples, 0 to 1, whose outputs have as many rows as the original's, where decisions select the rows;
+    None if they select none."""
     margins: Margins | None = None
     """How far the samples are from what noise costs; None where the metric does not say."""
 
@@ -147,20 +150,21 @@ class Evaluator:
             hidden: the outputs of `session` that are the hidden values; without them, only outputs are compared.
         """
         score, noise = self._start(), _Noise()
-        shares, counted = list[float](), list[float]()
+        shares, counted, rows = list[float](), list[float](), list[float]()
         for batch, wanted in self._wanted():
             got = session.run([*self._names, *hidden], batch.feeds)
             noise.add(self._error(wanted, got), batch)
             share, of_labels = self._agreement(wanted, got, self._names), self._agreement(wanted, got, self._labels)
             shares += [] if share is None else [share] * batch.size
             counted += [] if of_labels is None else [of_labels] * batch.size
+            rows += [float(as_many)] * batch.size if (as_many := self._as_many_rows(wanted, got)) is not None else []
             if score:
                 score.add(self._visible(got), self._visible(wanted), batch.labels)
         error = noise.error()
         if error is not None and counted:
             error = max(error, 1 - float(np.mean(counted)))
-        same = float(np.mean(shares)) if shares else None
-        compared = Comparison(self.samples, error, None, None, None, agreement=same)
+        same, as_many_rows = (float(np.mean(of)) if of else None for of in (shares, rows))
+        compared = Comparison(self.samples, error, None, None, None, agreement=same, rows=as_many_rows)
         if score is None or self._before is None:
             return compared
         found = self._before.drop_to(score, noise.of_new_samples())
@@ -197,6 +201,12 @@ class Evaluator:
             return None
         pairs = [pair for name, *pair in zip(self._names, wanted, got, strict=False) if name in outputs]
         return agreement([a for a, _ in pairs], [b for _, b in pairs])
+
+    def _as_many_rows(self, wanted: Sequence[Any], got: Sequence[Any]) -> bool | None:
+        """Whether the outputs whose rows a decision selects have as many; None if there are none."""
+        pairs = zip(self._names, wanted, got, strict=False)
+        alike = [_alike(a, b) for name, a, b in pairs if name in self._observed.selected]
+        return all(alike) if alike else None
 
     def _visible(self, outputs: Sequence[Any]) -> list[Any]:
         return list(outputs[: len(self._names)])

@@ -16,7 +16,7 @@ from onnxopt.spec.promise import Promise
 
 
 class WorstLaw(Evaluator):
-    """An evaluator for each law. `compare` gives the largest error, the largest drop and the least agreement of any."""
+    """An evaluator for each law. `compare` gives the worst of each figure."""
 
     def __init__(
         self,
@@ -55,8 +55,9 @@ class WorstLaw(Evaluator):
         found = [one.compare(session, hidden) for one in self._each]
         error = max((one.error for one in found if one.error is not None), default=None)
         agreement = min((one.agreement for one in found if one.agreement is not None), default=None)
+        rows = min((one.rows for one in found if one.rows is not None), default=None)
         worst = max(found, key=_drop)
-        return replace(worst, samples=self.samples, error=error, agreement=agreement)
+        return replace(worst, samples=self.samples, error=error, agreement=agreement, rows=rows)
 
     def outlook(self, promise: Promise) -> str:
         """See `Evaluator`: what is told under the first law."""

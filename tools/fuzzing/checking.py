@@ -193,7 +193,10 @@ class _Mode:
         if found.broken:
             self._note("silent difference", f"{way}: {found.broken}")
         announced, same = (result.check.found.error, result.check.found.agreement) if result.check else (None, None)
-        if announced is None and (self._mode in ("ratio", "recipe") or found.resized):
+        rows = result.check.found.rows if result.check else None
+        if found.resized and (announced is None or (rows is not None and rows < 1)):
+            return  # no row has one to be compared with, and the result says so
+        if announced is None and self._mode in ("ratio", "recipe"):
             return  # nothing was promised, and nothing said
         these = announced is not None and self._mode != "default"
         most = FAR * (announced or 0) + LEAST if these else ELSEWHERE

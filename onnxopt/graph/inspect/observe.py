@@ -43,7 +43,7 @@ def observe(model: onnx.ModelProto) -> Observed:
     alone = {name: axis for name, axis in search.classes.items() if readers[name] == 1 and name not in outputs}
     values = tuple(search.values)
     hidden = tuple(name for name in values if name not in outputs)
-    return Observed(values, hidden, frozenset(values) & search.selected, tuple(search.labels), alone)
+    return Observed(values, hidden, frozenset((*values, *outputs)) & search.selected, tuple(search.labels), alone)
 
 
 class _Search:
