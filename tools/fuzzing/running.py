@@ -221,8 +221,19 @@ def _answer(worker: _Worker) -> Row:
         row: Row = worker.pipe.recv()
     except (EOFError, ConnectionError):
         worker.process.join()
+        if _dies_without_us(worker.seed or 0):
+            worker.end()
+            return Row(worker.seed or 0)
         return _gone(worker, "killed", f"the process ended with {worker.process.exitcode}")
     return row
+
+
+def _dies_without_us(seed: int) -> bool:
+    """Whether stock ONNX Runtime ends the process while the model of a seed is made: then there is no valid model."""
+    alone = multiprocessing.get_context("spawn").Process(target=case_of, args=(seed,), daemon=True)
+    alone.start()
+    alone.join()
+    return alone.exitcode != 0
 
 
 def _gone(worker: _Worker, kind: str, what: str) -> Row:
