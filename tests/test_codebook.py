@@ -318,9 +318,7 @@ def test_hessian_and_price_beat_plain_k_means_on_real_layers(model: str, images:
     """In weighted error at equal bits: a price in every layer, the Hessian over all, as within one it varies less."""
     found = real(model, images, tmp_path)
     hessian, price = [], []
-    for site in found.sites:
-        if site.elements < 2000:
-            continue
+    for site in [site for site in found.sites if site.elements >= 2000][::2]:
         hessian += gains(found, site, [Codebook(k, hessian=True) for k in (8, 16, 32)])
         _, error = weighted(found, site, Codebook(16))
         prices = [error / site.elements * 2 * np.log(2) * factor for factor in (0.3, 1, 3)]
