@@ -177,6 +177,16 @@ def test_another_number_of_rows_is_said(tmp_path: Path) -> None:
     assert "as many rows in" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_labels_of_a_model_that_cannot_get_smaller(tmp_path: Path) -> None:
+    """Trials are then copies of the source, whose hidden values are compared all the same."""
+    small = build([node("MatMul", ["x", "w"], ["s"]), node("ArgMax", ["s"], ["y"], axis=1)], ["n", 4],
+                  {"w": weights(4, 4)}, ("y",))  # fmt: skip
+    onnx.save(small, tmp_path / "m.onnx")
+    result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "o.onnx")
+    assert result.unchanged
+    assert [trial.error for trial in result.trials] == [0.0] * len(result.trials)
+
+
 def opaque() -> onnx.ModelProto:
     """A Loop that returns labels only: no number that they follow from can be observed."""
     body = helper.make_graph(

@@ -299,12 +299,11 @@ class Workspace:
             self._shared.built = self.graph, built
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
-            size, _ = self._put(built, path)  # nothing forces it to the disk
-            if evaluator is None:
-                return size, None
-            if not evaluator.hidden:
-                return size, evaluator.compare(self._loaded(path))
-            return size, compare_observed(evaluator, decompress(path), self.source.path)
+            size, unchanged = self._put(built, path)  # nothing forces it to the disk
+            if evaluator is None or not evaluator.hidden:
+                return size, evaluator and evaluator.compare(self._loaded(path))
+            plain = self.source.model if unchanged else decompress(path)
+            return size, compare_observed(evaluator, plain, self.source.path)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and a separate data file if it is over 2 GB.
