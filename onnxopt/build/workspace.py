@@ -301,7 +301,7 @@ class Workspace:
             path = Path(folder) / "trial.onnx"
             size, unchanged = self._put(built, path)  # nothing forces it to the disk
             if evaluator is None or not evaluator.hidden:
-                return size, evaluator and evaluator.compare(self._loaded(path))
+                return size, None if evaluator is None else evaluator.compare(self._loaded(path))
             plain = self.source.model if unchanged else decompress(path)
             return size, compare_observed(evaluator, plain, self.source.path)
 
