@@ -47,6 +47,12 @@ def sparse_inside() -> onnx.ModelProto:
     return made
 
 
+def sparse_default() -> onnx.ModelProto:
+    made = sparse_inside()
+    made.graph.input.append(helper.make_tensor_value_info("s", FLOAT, [64, 64]))
+    return made
+
+
 def sequence_of_weights() -> onnx.ModelProto:
     made = model([PRODUCT, node("SequenceConstruct", ["y", "w"], ["q"])], WEIGHT, {**X, "unused": [2]}, {})
     made.graph.output.append(helper.make_tensor_sequence_value_info("q", FLOAT, None))
@@ -69,6 +75,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "a weight that is not read is an output": lambda: with_outputs("y", "k"),
     "a sequence beside an unused input": sequence_of_weights,
     "a sparse weight": sparse_inside,
+    "a sparse weight that is an input": sparse_default,
     "strings": strings,
 }
 

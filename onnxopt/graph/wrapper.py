@@ -78,6 +78,7 @@ def wrap(
     graph = outer.graph
     graph.name = source.graph.name or "onnxopt"
     initializers = {t.name for t in source.graph.initializer}
+    initializers |= {t.values.name for t in source.graph.sparse_initializer}
     graph.input.extend(value for value in source.graph.input if value.name not in initializers)
     typed = {value.name: value for value in inner.graph.output}
     graph.output.extend(v if _is_typed(v) else typed.get(v.name, v) for v in source.graph.output)
