@@ -50,7 +50,7 @@ build/native/compile_commands.json: onnxopt/native/CMakeLists.txt
 	cmake -S onnxopt/native -B build/native -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
 
 native-test:
-	cmake -S onnxopt/native -B build/sanitized -DONNXOPT_TESTS=ON -DONNXOPT_SANITIZE=address,undefined \
+	cmake -S onnxopt/native -B build/sanitized -DONNXOPT_TESTS=ON -DONNXOPT_WERROR=ON -DONNXOPT_SANITIZE=address,undefined \
 	      -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitized --parallel $(JOBS)
 	ctest --test-dir build/sanitized --output-on-failure --parallel $(JOBS)

@@ -109,23 +109,25 @@ def unpack_c_library(version: str, library: Path) -> None:
     archive.unlink()
 
 
-def packages(version: str) -> Path:
+def packages(version: str, package: str = "onnxruntime") -> Path:
     """A folder to import this onnxruntime from, before all else that this interpreter has."""
-    folder = FOLDER / f"onnxruntime-{version}"
+    folder = FOLDER / f"{package}-{version}"
     with alone_with(folder.name):
         if not folder.exists():
             unfinished = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(unfinished, ignore_errors=True)
-            wanted = [f"onnxruntime=={version}", *(["numpy<2"] if version < "1.19" else [])]
+            wanted = [f"{package}=={version}", *(["numpy<2"] if version < "1.19" else [])]
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unfinished)]
             fetched([*pip, *wanted], FOLDER)
             unfinished.rename(folder)
     return folder
 
 
-def python_with(version: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python_with(
+    version: str, *arguments: str, cwd: Path | None = None, package: str = "onnxruntime"
+) -> subprocess.CompletedProcess[str]:
     """What this interpreter says, with this onnxruntime."""
-    path = os.pathsep.join(map(str, (packages(version), Path(onnxopt.__file__).parent.parent)))
+    path = os.pathsep.join(map(str, (packages(version, package), Path(onnxopt.__file__).parent.parent)))
     command, env = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path}
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 

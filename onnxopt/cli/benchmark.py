@@ -10,7 +10,7 @@ import typer
 
 from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
-from onnxopt.cli.options import Inputs, Showing, argument, option
+from onnxopt.cli.options import Inputs, Running, Showing, argument, option
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.benchmark import benchmark as measure
 from onnxopt.report.benchmark import print_benchmark
@@ -20,7 +20,7 @@ Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models, p
 
 
 @dataclass(frozen=True)
-class Runs:
+class Runs(Running):
     """Options of the runs."""
 
     threads: Annotated[

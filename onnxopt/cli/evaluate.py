@@ -7,7 +7,7 @@ from typing import Annotated
 
 from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
-from onnxopt.cli.options import Images, RequiredData, Showing, argument
+from onnxopt.cli.options import Images, RequiredData, Running, Showing, argument
 from onnxopt.measure import evaluation
 from onnxopt.report.evaluation import print_evaluation
 
@@ -16,7 +16,7 @@ Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models, plai
 
 
 @command
-def evaluate(models: Models, data: RequiredData, images: Images, showing: Showing) -> None:
+def evaluate(models: Models, data: RequiredData, images: Images, running: Running, showing: Showing) -> None:
     """Compare models on data: accuracy, differing predictions, and whether the difference is significant."""
     with progress(showing.verbose) as advance:
         (inputs,) = images.open(models[0], data)

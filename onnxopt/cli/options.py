@@ -207,6 +207,24 @@ class Libraries:
     custom_ops: CustomOps = None
 
 
+def _chosen(ctx: typer.Context, text: str | None) -> str | None:
+    """Chooses the providers for all sessions of the command that run its models."""
+    ctx.with_resource(runtime.providers([] if text is None else [word.strip() for word in text.split(",")]))
+    return text
+
+
+@dataclass(frozen=True)
+class Running:
+    """Option for where models run."""
+
+    providers: Annotated[
+        str | None,
+        option(metavar="NAMES", callback=_chosen,
+               help="Execution providers to run on, the first wherever it can: such as CUDA,CPU. By default, ONNX "
+                    "Runtime chooses."),
+    ] = None  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Showing(Libraries):
     """Options for showing a result."""

@@ -21,7 +21,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
     lines = [
         f"{machine.cpu}, {_count(machine.cores, 'core')}, {size(machine.memory)} RAM",
         f"{machine.system}, load {machine.load:.1f}, onnxruntime {machine.onnxruntime}, onnxopt {machine.onnxopt}",
-        f"{_count(found.threads, 'thread')}, on {found.data}",
+        ", ".join((_count(found.threads, "thread"), *found.providers, f"on {found.data}")),
     ]
     for line in lines:
         console.print(line, style="bold", highlight=False, markup=False)

@@ -16,6 +16,7 @@ from onnxopt.data import quiet_session, session_options, stop_spinning
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
+from onnxopt.runtime.providers import check_used, providers_in_use
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -59,6 +60,15 @@ def _load(
     providers: Providers | None = None,
     spinning: bool = True,
 ) -> onnxruntime.InferenceSession:
+    chosen = providers_in_use() if providers is None else ()
+    session = _created(source, sess_options, chosen or providers, spinning)
+    check_used(session, chosen)
+    return session
+
+
+def _created(
+    source: str | bytes, sess_options: onnxruntime.SessionOptions | None, providers: Providers | None, spinning: bool
+) -> onnxruntime.InferenceSession:
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
@@ -67,9 +77,12 @@ def _load(
     if not is_only_wrapped(outer):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
         del outer
+        _check_shares()
         options = sess_options or session_options(spinning)
-        register(options)
-        return onnxruntime.InferenceSession(source, options, providers=providers)
+        if providers and not options.has_providers():
+            _add(providers, options)
+        _register(options)
+        return onnxruntime.InferenceSession(source, options)
     data = payload(outer)
     del outer
     if sess_options is not None:
@@ -134,19 +147,25 @@ def check_custom_ops(source: Source) -> None:
 def register(sess_options: onnxruntime.SessionOptions) -> None:
     """Enables sessions with these options to run compressed models.
 
-    The settings of the inner session are read here: the config entries ``onnxopt.intra_op_num_threads``,
-    ``onnxopt.inter_op_num_threads`` (0: all cores), ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``,
-    ``extended`` or ``all``) and ``onnxopt.keep_container`` (``1``: otherwise, on Linux, the compressed bytes are
-    returned to the system at the first run). Set them with ``sess_options.add_session_config_entry`` before.
+    The inner session gets the options as they are now, with the execution providers of ``sess_options.add_provider``.
+    Config entries of its own are ``onnxopt.intra_op_num_threads``, ``onnxopt.inter_op_num_threads`` (0: all cores),
+    ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``, ``extended`` or ``all``), ``onnxopt.keep_container``
+    (``1``: otherwise, on Linux, the compressed bytes are returned to the system at the first run), and, for the
+    execution providers N = 0, 1, ..., ``onnxopt.ep.N.name`` and ``onnxopt.ep.N.options`` (``key=value;key=value``): see
+    docs/loader.md. Set them with ``sess_options.add_session_config_entry`` before.
 
     Raises OnnxoptError if this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
     """
+    _check_shares()
+    _register(sess_options)
+
+
+def _check_shares() -> None:
     if _version() < _FIRST_SHARING:
         raise OnnxoptError(
             f"onnxruntime {onnxruntime.__version__} cannot run compressed models through a registered library; "
             "use onnxopt.load(path), or onnxruntime 1.23 or newer"
         )
-    _register(sess_options)
 
 
 def _version() -> tuple[int, ...]:
@@ -158,6 +177,13 @@ def _register(sess_options: onnxruntime.SessionOptions) -> None:
         sess_options.register_custom_ops_library(str(native.library_path()))
     except Exception as error:  # the runtime's own types, which share no base class
         raise OnnxoptError(str(error)) from error
+
+
+def _add(providers: Providers, sess_options: onnxruntime.SessionOptions) -> None:
+    """The inner session of a registered model has the providers that the options had when registering."""
+    for one in providers:
+        name, settings = (one, {}) if isinstance(one, str) else one
+        sess_options.add_provider(name, {str(key): str(value) for key, value in settings.items()})
 
 
 def _is_compressed(source: str | bytes) -> bool:

@@ -84,6 +84,8 @@ class Benchmark:
     """Name of the user's data, or "noise"."""
     threads: int
     """Of the runtime within operators."""
+    providers: tuple[str, ...]
+    """Execution providers that were asked for; none: as the runtime chooses."""
     processes: int
     """Fresh processes for each model, in which latencies, loading and memory are measured."""
     models: tuple[Measured, ...]
@@ -149,6 +151,7 @@ def benchmark(
         machine=machine,
         data=opened[0].inputs.name,
         threads=chosen or machine.cores,
+        providers=runtime.providers_in_use(),
         processes=len(costs[0]),
         models=tuple(measured),
         paired=tuple(

@@ -65,7 +65,9 @@ class Worker:
         command = [sys.executable, "-P", "-c", _COMMAND]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         try:
-            self.loaded: Loaded = self._ask((path, list(feeds), threads, libraries_in_use()))
+            self.loaded: Loaded = self._ask(
+                (path, list(feeds), threads, libraries_in_use(), runtime.providers_in_use())
+            )
         except BaseException:
             self.close()
             raise
@@ -130,8 +132,8 @@ def serve() -> None:
     onnxruntime.set_default_logger_severity(4)
     questions = sys.stdin.buffer
     try:
-        path, feeds, threads, libraries = pickle.load(questions)
-        with custom_ops(libraries):
+        path, feeds, threads, libraries, providers = pickle.load(questions)
+        with custom_ops(libraries), runtime.providers(providers):
             session, loaded = _load(path, feeds, threads)
         _send(answers, loaded)
         names, source = [value.name for value in session.get_outputs()], itertools.cycle(feeds)

@@ -41,7 +41,8 @@ ONNXOPT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* opt
                                                    const struct OrtApiBase* api);
 
 /* Creates a session of the compressed model in data[0, size), or, where data is null, in the file at `path`.
- * Release it with the runtime's ReleaseSession; data may be freed once this returns. `options` may be null.
+ * Release it with the runtime's ReleaseSession; data may be freed once this returns. `options` may be null;
+ * the session runs with a copy of them, on their execution providers.
  * A model with custom operators needs their library registered with the options, or loaded where they are
  * null.
  */

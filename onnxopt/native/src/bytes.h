@@ -1,6 +1,7 @@
 // Views of bytes, the one error type, and bounds-checked reading and writing of little-endian fields.
 #pragma once
 
+#include <cinttypes>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +20,9 @@ class Error : public std::runtime_error {
 // Throws Error with a message made as by printf. Out of line, so that checks cost little code where they
 // stand.
 [[noreturn]] void fail(const char* format, ...)
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)
+    __attribute__((cold, noinline, format(gnu_printf, 1, 2)))
+#elif defined(__GNUC__)
     __attribute__((cold, noinline, format(printf, 1, 2)))
 #endif
     ;
@@ -38,8 +41,7 @@ class Reader {
   Bytes rest() const { return {at_, left()}; }
 
   Bytes bytes(uint64_t n) {
-    if (n > left())
-      fail("truncated: %llu bytes expected, %zu left", static_cast<unsigned long long>(n), left());
+    if (n > left()) fail("truncated: %" PRIu64 " bytes expected, %zu left", n, left());
     const Bytes out{at_, static_cast<size_t>(n)};
     at_ += n;
     return out;

@@ -22,8 +22,6 @@ constexpr size_t kMaxRank = 16;
 constexpr uint64_t kMaxInflation = 1032;          // deflate cannot expand by more
 constexpr uint64_t kMaxMeta = uint64_t{1} << 31;  // protobuf's own limit
 
-unsigned long long ull(uint64_t v) { return v; }  // what printf's %llu takes
-
 struct Header {
   uint16_t version;
   uint32_t entries;
@@ -53,11 +51,11 @@ Header read_header(Bytes file) {
   if (flags != 0) fail("container header: unknown flags %u", flags);
   const uint64_t body = file.size - kHeaderSize;
   if (h.meta_packed > body || h.data_size != body - h.meta_packed) {
-    fail("container header: %llu + %llu bytes announced, %llu there", ull(h.meta_packed), ull(h.data_size),
-         ull(body));
+    fail("container header: %" PRIu64 " + %" PRIu64 " bytes announced, %" PRIu64 " there", h.meta_packed,
+         h.data_size, body);
   }
   if (h.meta_size > kMaxMeta || h.meta_size > h.meta_packed * kMaxInflation) {
-    fail("container header: %llu deflated bytes cannot hold %llu", ull(h.meta_packed), ull(h.meta_size));
+    fail("container header: %" PRIu64 " deflated bytes cannot hold %" PRIu64, h.meta_packed, h.meta_size);
   }
   return h;
 }
@@ -144,15 +142,15 @@ void read_dims(Reader& r, Entry& e) {
 void read_chunks(Reader& r, Entry& e, Reader& data) {
   const uint64_t chunk_rows = r.varint();
   if (chunk_rows == 0 || chunk_rows > e.shape.rows) {
-    fail("%s: chunks of %llu rows in %zu", quoted(e).c_str(), ull(chunk_rows), e.shape.rows);
+    fail("%s: chunks of %" PRIu64 " rows in %zu", quoted(e).c_str(), chunk_rows, e.shape.rows);
   }
   e.chunk_rows = static_cast<size_t>(chunk_rows);
   for (size_t row = 0; row < e.shape.rows; row += e.chunk_rows) {
     const uint64_t length = r.varint();
     const size_t count = std::min(e.chunk_rows, e.shape.rows - row) * e.shape.cols;
     if ((count - 1) / kMaxIntegersPerByte >= length) {
-      fail("%s: %llu bytes cannot hold %zu elements: this looks like a decompression bomb", quoted(e).c_str(),
-           ull(length), count);
+      fail("%s: %" PRIu64 " bytes cannot hold %zu elements: this looks like a decompression bomb",
+           quoted(e).c_str(), length, count);
     }
     e.chunks.push_back({data.bytes(length), r.u32()});
   }

@@ -118,13 +118,12 @@ Code read_code(Reader& reader) {
   Code code;
   const uint64_t n = reader.varint();
   if (n > kMaxSymbols) {
-    fail("huffman: %lld symbols, at most %zu expected", static_cast<long long>(n), kMaxSymbols);
+    fail("huffman: %" PRIu64 " symbols, at most %zu expected", n, kMaxSymbols);
   }
   if (n == 0) return code;
   int64_t symbol = checked_symbol(reader.svarint());
   const uint64_t span = reader.varint();
-  if (span > 3 * n)
-    fail("huffman: code lengths of %lld integers for fewer symbols", static_cast<long long>(span));
+  if (span > 3 * n) fail("huffman: code lengths of %" PRIu64 " integers for fewer symbols", span);
   if (span != 0) {
     const std::vector<uint8_t> dense = read_nibbles(reader, span);
     for (size_t i = 0; i < span; ++i) {
@@ -133,7 +132,7 @@ Code read_code(Reader& reader) {
       code.lengths.push_back(dense[i]);
     }
     if (code.symbols.size() != n || dense[0] == 0 || dense[span - 1] == 0) {
-      fail("huffman: %zu code lengths, %lld expected", code.symbols.size(), static_cast<long long>(n));
+      fail("huffman: %zu code lengths, %" PRIu64 " expected", code.symbols.size(), n);
     }
   } else {
     code.symbols.push_back(checked_symbol(symbol));

@@ -1,7 +1,6 @@
 #include "inner_model.h"
 
 #include <algorithm>
-#include <climits>
 #include <cstdlib>
 #include <map>
 
@@ -14,23 +13,34 @@ namespace {
 constexpr size_t kAlignment = 64;  // a cache line, and what the widest vector loads like
 constexpr const char* kReleaseDomain = "onnxopt.loader";
 constexpr const char* kReleaseName = "Release";
-constexpr long kNewestTested = 31;  // ONNX Runtime 1.31
+constexpr size_t kProbeSize = 1024;  // more than the runtime would keep elsewhere than large tensors
 
 // A length-delimited protobuf field, shorter than 128 bytes.
 std::string field(unsigned number, const std::string& value) {
   return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(value.size())} + value;
 }
 
+// A name that the model does not have.
+std::string free_name(const std::string& model, std::string name) {
+  while (model.find(name) != std::string::npos && name.size() < 32) name += '+';
+  return name;
+}
+
 // What has to follow a serialized ModelProto so that its graph ends with the node.
-std::string release_node(const std::string& model) {
+std::string release_node(const std::string& model, const std::string& probe) {
   // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
-  // graph = 7 one more node = 1, with output = 2, op_type = 4 and domain = 7. It has an output because ONNX
-  // Runtime drops nodes that have none.
-  std::string output = "onnxopt.released";
-  while (model.find(output) != std::string::npos && output.size() < 100) output += '+';
-  const std::string node = field(2, output) + field(4, kReleaseName) + field(7, kReleaseDomain);
+  // graph = 7 one more initializer = 5, with dims = 1, data_type = 2, name = 8, external_data = 13 and
+  // data_location = 14, and one more node = 1, with input = 1, output = 2, op_type = 4 and domain = 7. It has
+  // an output because ONNX Runtime drops nodes that have none.
+  const std::string node = field(1, probe) + field(2, free_name(model, "onnxopt.released")) +
+                           field(4, kReleaseName) + field(7, kReleaseDomain);
+  const std::string dims{1 << 3, static_cast<char>(kProbeSize % 128 | 128), kProbeSize / 128};
+  const std::string type{2 << 3, ort::kUint8};
+  const std::string external{14 << 3, 1};
+  const std::string tensor =
+      dims + type + field(8, probe) + field(13, field(1, "location") + field(2, "onnxopt")) + external;
   const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
-  return field(8, opset) + field(7, field(1, node));
+  return field(8, opset) + field(7, field(5, tensor)) + field(7, field(1, node));
 }
 
 struct Prepared {
@@ -60,10 +70,6 @@ Runtime::Runtime(const OrtApiBase* with) : base(with), api(nullptr) {
          ort::kApiVersion);
   }
   api = ort::Api(table);
-  const size_t dot = version.find('.');
-  const long minor =
-      dot == std::string::npos ? LONG_MAX : std::strtol(version.c_str() + dot + 1, nullptr, 10);
-  tested = version.rfind("1.", 0) == 0 && minor <= kNewestTested;
 }
 
 Owned<OrtEnv> Runtime::environment() const {
@@ -80,8 +86,19 @@ Owned<OrtEnv> Runtime::environment() const {
   return {env, api.ReleaseEnv()};
 }
 
-InnerModel::InnerModel(const Container& container, unsigned threads)
-    : model_(container.model() + release_node(container.model())) {
+Bytes bytes_of(const Runtime& runtime, const OrtValue* uint8_tensor) {
+  OrtTensorTypeAndShapeInfo* shape = nullptr;
+  runtime.check(runtime.api.GetTensorTypeAndShape()(uint8_tensor, &shape));
+  const Owned<OrtTensorTypeAndShapeInfo> owned(shape, runtime.api.ReleaseTensorTypeAndShapeInfo());
+  size_t size = 0;
+  runtime.check(runtime.api.GetTensorShapeElementCount()(shape, &size));
+  void* data = nullptr;
+  runtime.check(runtime.api.GetTensorMutableData()(const_cast<OrtValue*>(uint8_tensor), &data));
+  return {static_cast<const uint8_t*>(data), size};
+}
+
+InnerModel::InnerModel(const Container& container, unsigned threads, bool with_node)
+    : model_(container.model()) {
   const std::vector<Entry>& entries = container.entries();
   size_t total = 0;
   for (const Entry& e : entries) {
@@ -89,6 +106,11 @@ InnerModel::InnerModel(const Container& container, unsigned threads)
     if (e.size > PTRDIFF_MAX - kAlignment - total) fail("the weights do not fit this machine's memory");
     weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), total, e.size});
     total += (e.size + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  if (with_node) {
+    weights_.push_back({free_name(model_, "onnxopt.probe"), {kProbeSize}, ort::kUint8, total, kProbeSize});
+    model_ += release_node(model_, weights_.back().name);
+    total += kProbeSize;
   }
   buffer_.reset(new uint8_t[std::max<size_t>(total, 1)]);
   std::vector<void*> out(entries.size());
@@ -99,12 +121,21 @@ InnerModel::InnerModel(const Container& container, unsigned threads)
   container.decode(out, threads);
 }
 
+void InnerModel::found_probe(const void* at) {
+  in_use_ = in_use_ || at == data() + weights_.back().offset;
+  if (!in_use_) buffer_.reset();
+}
+
+std::unique_ptr<uint8_t[]> InnerModel::finish() {
+  if (!in_use_) buffer_.reset();
+  return std::move(buffer_);
+}
+
 ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOptions* options)
     : domain_(nullptr, runtime.api.ReleaseCustomOpDomain()) {
   using ort::CustomOp;
   const ort::Api& api = runtime.api;
   op_.model = &model;
-  op_.early = runtime.tested;
   op_.version = ort::kApiVersion;
   op_.name = [](const CustomOp* op) {
     const InnerModel* lent = static_cast<const Op*>(op)->model;
@@ -112,18 +143,25 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOption
   };
   op_.execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   op_.input_type = [](const CustomOp*, size_t) -> int { return ort::kUint8; };
-  op_.input_count = [](const CustomOp*) -> size_t { return 0; };
+  op_.input_count = [](const CustomOp*) -> size_t { return 1; };
   op_.output_type = op_.input_type;
-  op_.output_count = [](const CustomOp*) -> size_t { return 1; };
+  op_.output_count = op_.input_count;
   op_.input_characteristic = [](const CustomOp*, size_t) -> int { return ort::kRequired; };
   op_.output_characteristic = [](const CustomOp*, size_t) -> int { return ort::kOptional; };
   op_.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
-  op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi*, const OrtKernelInfo*,
+  op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi* table, const OrtKernelInfo* info,
                             void** kernel) -> OrtStatus* {
-    const auto& self = *static_cast<const Op*>(op);
-    if (self.model != nullptr && self.early) self.model->release();
     *kernel = const_cast<CustomOp*>(op);  // anything but null
-    return nullptr;
+    InnerModel* lent = static_cast<const Op*>(op)->model;
+    const ort::Api functions(table);
+    int is_constant = 0;
+    const OrtValue* probe = nullptr;
+    void* data = nullptr;
+    OrtStatus* status = functions.KernelInfoGetConstantInput_tensor()(info, 0, &is_constant, &probe);
+    if (status != nullptr || lent == nullptr || is_constant == 0 || probe == nullptr) return status;
+    status = functions.GetTensorMutableData()(const_cast<OrtValue*>(probe), &data);
+    if (status == nullptr) lent->found_probe(data);
+    return status;
   };
   op_.destroy_kernel = [](void*) {};
   op_.compute_v2 = [](void*, OrtKernelContext*) -> OrtStatus* { return nullptr; };
@@ -151,7 +189,7 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOption
 }
 
 void ReleaseOp::finish() {
-  op_.model->release();
+  kept_ = op_.model->finish();
   op_.model = nullptr;
   std::vector<Owned<OrtValue>>().swap(values_);
   trim_heap();

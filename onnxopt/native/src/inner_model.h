@@ -13,8 +13,9 @@ namespace onnxopt {
 // The inner model with its weights decoded, beside each other in one buffer. Needs the container no more.
 class InnerModel {
  public:
-  // threads = 0: one per core. Throws Error.
-  InnerModel(const Container& container, unsigned threads);
+  // threads = 0: one per core. Without its Release node the model has nothing that needs the CPU. Throws
+  // Error.
+  InnerModel(const Container& container, unsigned threads, bool with_node = true);
 
   struct Weight {
     std::string name;
@@ -24,17 +25,21 @@ class InnerModel {
     size_t size;    // bytes
   };
 
-  // Serialized; it has a Release node more than the container's.
+  // Serialized.
   const std::string& model() const { return model_; }
   Bytes bytes() const { return {reinterpret_cast<const uint8_t*>(model_.data()), model_.size()}; }
   const std::vector<Weight>& weights() const { return weights_; }
   uint8_t* data() const { return buffer_.get(); }
-  void release() { buffer_.reset(); }
+  // Told where the runtime has the last weight, the Release node's: frees the weights, unless that is here.
+  void found_probe(const void* at);
+  // The session is there: gives away the weights if it uses them where they are, and else frees them.
+  std::unique_ptr<uint8_t[]> finish();
 
  private:
   std::string model_;
   std::vector<Weight> weights_;
   std::unique_ptr<uint8_t[]> buffer_;
+  bool in_use_ = false;
 };
 
 // Weights as session options hold them, and what makes loading take no more memory than a plain model does.
@@ -42,7 +47,9 @@ class InnerModel {
 // ONNX Runtime copies external initializers when session creation begins and packs them for its kernels when
 // it ends, so their originals would lie beside both. It creates the kernels in between: so the inner model
 // has one more node, "onnxopt.loader::Release", whose kernel's constructor frees the originals. It computes
-// nothing. With runtimes that this was not tested with, the originals stay until the session is there.
+// nothing. Its input is a probe, one more weight: where the runtime has that in our memory, it uses what it
+// was given in place, and the originals stay as long as the session. Where it does not show it, they stay
+// until the session is there.
 class ReleaseOp {
  public:
   // Adds the weights and the operator to `options`.
@@ -51,18 +58,20 @@ class ReleaseOp {
   ReleaseOp(const ReleaseOp&) = delete;
   ReleaseOp& operator=(const ReleaseOp&) = delete;
 
-  // The session is there, which still refers to the operator: frees the weights. From now on the runtime
-  // finds no Release in the options, so it cannot come to read weights that are gone.
+  // The session is there, which still refers to the operator: frees the weights that it does not use. From
+  // now on the runtime finds no Release in the options, so it cannot come to read weights that are gone.
   void finish();
+  // Whether the session reads the weights where they were decoded.
+  bool keeps_weights() const { return kept_ != nullptr; }
 
  private:
   struct Op : ort::CustomOp {
     InnerModel* model;
-    bool early;
   };
   Op op_{};
   Owned<OrtCustomOpDomain> domain_;
   std::vector<Owned<OrtValue>> values_;
+  std::unique_ptr<uint8_t[]> kept_;
 };
 
 // A session and what must outlive it.
@@ -74,7 +83,8 @@ struct InnerSessionParts {
   bool sure_shapes = true;
 };
 
-// Creates the session with `options`, to which it adds the weights; they are freed before this returns.
+// Creates the session with `options`, to which it adds the weights; they are freed before
+// this returns, unless the session uses them where they are.
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
                                  InnerModel model);
 

@@ -105,7 +105,13 @@ bool InnerSession::predict(const std::vector<Dims>& inputs, const Port& output, 
 
 void InnerSession::run(OrtKernelContext* context) {
   const ort::Api& api = runtime_.api;
-  std::call_once(dropped_, [this] { drop_pages(done_with_.data, done_with_.size); });
+  std::call_once(dropped_, [&] {
+    if (done_with_.data == nullptr) return;
+    const OrtValue* container = nullptr;
+    runtime_.check(api.KernelContext_GetInput()(context, 0, &container));
+    // Only what is still the container is dropped: the runtime may have moved it, and use the memory again.
+    if (bytes_of(runtime_, container).data == done_with_.data) drop_pages(done_with_.data, done_with_.size);
+  });
   size_t given = 0;
   runtime_.check(api.KernelContext_GetInputCount()(context, &given));
   if (given != inputs_.size() + 1) {

@@ -87,7 +87,7 @@ class PaletteSink : public Sink {
 void read_palette(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   const uint64_t size = reader.varint();
   if (size > kMaxPalette) {
-    fail("lossless: a palette of %lld, at most %zu expected", static_cast<long long>(size), kMaxPalette);
+    fail("lossless: a palette of %" PRIu64 ", at most %zu expected", size, kMaxPalette);
   }
   std::vector<uint8_t> table(static_cast<size_t>(size) * width);
   read_planes(reader, width, {1, static_cast<size_t>(size)}, table.data());

@@ -103,8 +103,7 @@ bool read_if_called(std::string_view name, Bytes tensor, Payload& payload) {
     if (f.number == 13) read_external(f.bytes, found);
   });
   if (!named) return false;
-  if (dtype != kUint8)
-    fail("the container is a tensor of element type %llu, not uint8", static_cast<unsigned long long>(dtype));
+  if (dtype != kUint8) fail("the container is a tensor of element type %" PRIu64 ", not uint8", dtype);
   payload = std::move(found);
   return true;
 }

@@ -15,6 +15,7 @@ struct OrtCustomOpDomain;
 struct OrtEnv;
 struct OrtKernelContext;
 struct OrtKernelInfo;
+struct OrtLogger;
 struct OrtMemoryInfo;
 struct OrtRunOptions;
 struct OrtSession;
@@ -58,7 +59,9 @@ enum LoggingLevel : int { kWarning = 2 };
     (OrtSession*, const OrtRunOptions*, const char* const* input_names, const OrtValue* const* inputs,       \
      size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs))          \
   X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                             \
+  X(11, OrtStatus*, SetOptimizedModelFilePath, (OrtSessionOptions*, const PathChar*))                        \
   X(12, OrtStatus*, CloneSessionOptions, (const OrtSessionOptions*, OrtSessionOptions**))                    \
+  X(15, OrtStatus*, DisableProfiling, (OrtSessionOptions*))                                                  \
   X(23, OrtStatus*, SetSessionGraphOptimizationLevel, (OrtSessionOptions*, int))                             \
   X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                                         \
   X(25, OrtStatus*, SetInterOpNumThreads, (OrtSessionOptions*, int))                                         \
@@ -106,8 +109,15 @@ enum LoggingLevel : int { kWarning = 2 };
   X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char* key, const char* value))        \
   X(210, OrtStatus*, AddExternalInitializers,                                                                \
     (OrtSessionOptions*, const char* const* names, const OrtValue* const* values, size_t count))             \
+  X(216, OrtStatus*, SessionOptionsAppendExecutionProvider,                                                  \
+    (OrtSessionOptions*, const char* name, const char* const* keys, const char* const* values,               \
+     size_t count))                                                                                          \
   X(237, OrtStatus*, HasSessionConfigEntry, (const OrtSessionOptions*, const char* key, int*))               \
   X(238, OrtStatus*, GetSessionConfigEntry, (const OrtSessionOptions*, const char* key, char*, size_t*))     \
+  X(245, OrtStatus*, KernelInfo_GetLogger, (const OrtKernelInfo*, const OrtLogger**))                        \
+  X(247, OrtStatus*, Logger_LogMessage,                                                                      \
+    (const OrtLogger*, int severity, const char* message, const PathChar* file, int line,                    \
+     const char* function))                                                                                  \
   X(249, OrtStatus*, KernelInfoGetConstantInput_tensor,                                                      \
     (const OrtKernelInfo*, size_t, int*, const OrtValue**))
 

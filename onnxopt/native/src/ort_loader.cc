@@ -1,12 +1,12 @@
 // The two ways in: the custom op that a registered library gives ONNX Runtime, and onnxopt_create_session.
 #include <algorithm>
-#include <cinttypes>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <vector>
 
 #include "container.h"
+#include "inner_options.h"
 #include "inner_session.h"
 #include "onnx_file.h"
 #include "onnxopt.h"
@@ -18,130 +18,87 @@ namespace {
 constexpr const char* kDomain = "onnxopt";
 constexpr const char* kOpName = "CompressedModel";
 
-// --- options ---
-
-std::string config_entry(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
-  int there = 0;
-  runtime.check(runtime.api.HasSessionConfigEntry()(options, key, &there));
-  if (there == 0) return "";
-  size_t size = 0;
-  runtime.check(runtime.api.GetSessionConfigEntry()(options, key, nullptr, &size));
-  std::string value(size, '\0');
-  runtime.check(runtime.api.GetSessionConfigEntry()(options, key, value.data(), &size));
-  value.resize(size - 1);  // the terminating zero
-  return value;
-}
-
-bool flag(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
-  const std::string value = config_entry(runtime, options, key);
-  if (value.empty() || value == "0") return false;
-  if (value == "1") return true;
-  fail("%s is '%s', expected 0 or 1", key, value.c_str());
-}
-
-// -1 where there is no such entry.
-int thread_count(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
-  const std::string value = config_entry(runtime, options, key);
-  if (value.empty()) return -1;
-  if (value.size() > 4 || value.find_first_not_of("0123456789") != std::string::npos) {
-    fail("%s is '%s', expected a number of threads, 0 for all cores", key, value.c_str());
-  }
-  return std::stoi(value);
-}
-
-int optimization_level(const Runtime& runtime, const OrtSessionOptions* options, const char* key) {
-  static constexpr struct {
-    const char* name;
-    int level;
-  } kLevels[] = {{"", -1}, {"disabled", 0}, {"basic", 1}, {"extended", 2}, {"all", 99}};
-  const std::string value = config_entry(runtime, options, key);
-  for (const auto& known : kLevels) {
-    if (value == known.name) return known.level;
-  }
-  fail("%s is '%s', expected disabled, basic, extended or all", key, value.c_str());
-}
-
-constexpr const char* kSpinning = "session.intra_op.allow_spinning";
-
-// How inner sessions are made; -1 means as the runtime does it.
-struct Settings {
-  int intra_op_threads = -1;
-  int inter_op_threads = -1;
-  int level = -1;
-  std::string spinning;  // of intra-op threads, as for the outer session; "" means as the runtime does it
-  bool keep_container = false;  // else its pages are given back once it is decoded
-
-  Settings() = default;
-  Settings(const Runtime& runtime, const OrtSessionOptions* options)
-      : intra_op_threads(thread_count(runtime, options, "onnxopt.intra_op_num_threads")),
-        inter_op_threads(thread_count(runtime, options, "onnxopt.inter_op_num_threads")),
-        level(optimization_level(runtime, options, "onnxopt.graph_optimization_level")),
-        spinning(config_entry(runtime, options, kSpinning)),
-        // In ONNX Runtime's own format tensors may lie in the caller's memory.
-        keep_container(flag(runtime, options, "onnxopt.keep_container") ||
-                       flag(runtime, options, "session.use_ort_model_bytes_for_initializers")) {}
-
-  unsigned decoding_threads() const { return static_cast<unsigned>(std::max(intra_op_threads, 0)); }
-
-  void apply(const Runtime& runtime, OrtSessionOptions* options) const {
-    const ort::Api& api = runtime.api;
-    if (intra_op_threads >= 0) runtime.check(api.SetIntraOpNumThreads()(options, intra_op_threads));
-    if (inter_op_threads >= 0) runtime.check(api.SetInterOpNumThreads()(options, inter_op_threads));
-    if (level >= 0) runtime.check(api.SetSessionGraphOptimizationLevel()(options, level));
-  }
-};
-
-Owned<OrtSessionOptions> new_options(const Runtime& runtime, const OrtSessionOptions* like) {
-  OrtSessionOptions* options = nullptr;
-  runtime.check(like == nullptr ? runtime.api.CreateSessionOptions()(&options)
-                                : runtime.api.CloneSessionOptions()(like, &options));
-  return {options, runtime.api.ReleaseSessionOptions()};
-}
-
 // --- the custom op ---
 
 struct CompressedModelOp : ort::CustomOp {
-  CompressedModelOp(const Runtime& with, const OrtSessionOptions* options);
+  CompressedModelOp(const Runtime& with, const OrtSessionOptions* outer);
 
   Runtime runtime;
   Settings settings;
+  std::vector<std::string> refused;  // execution providers, in words
+  Owned<OrtSessionOptions> options;
   Owned<OrtCustomOpDomain> domain;
 };
 
-std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const OrtKernelInfo* info) {
-  const Runtime& runtime = op.runtime;
+void warn(const Runtime& runtime, const OrtKernelInfo* info, const std::string& message) {
+  static constexpr ort::PathChar kFile[] = {'o', 'r', 't', '_', 'l', 'o', 'a', 'd', 'e', 'r', 0};
+  const OrtLogger* logger = nullptr;  // the outer session's
+  runtime.check(runtime.api.KernelInfo_GetLogger()(info, &logger));
+  runtime.check(runtime.api.Logger_LogMessage()(logger, ort::kWarning, ("onnxopt: " + message).c_str(), kFile,
+                                                __LINE__, kOpName));
+}
+
+// The container, where the runtime has it.
+Bytes container_of(const Runtime& runtime, const OrtKernelInfo* info) {
   int is_constant = 0;
   const OrtValue* tensor = nullptr;  // belongs to the runtime
   runtime.check(runtime.api.KernelInfoGetConstantInput_tensor()(info, 0, &is_constant, &tensor));
   if (is_constant == 0 || tensor == nullptr) fail("the first input of CompressedModel is no initializer");
-  OrtTensorTypeAndShapeInfo* shape = nullptr;
-  runtime.check(runtime.api.GetTensorTypeAndShape()(tensor, &shape));
-  const Owned<OrtTensorTypeAndShapeInfo> owned(shape, runtime.api.ReleaseTensorTypeAndShapeInfo());
-  size_t size = 0;
-  runtime.check(runtime.api.GetTensorShapeElementCount()(shape, &size));
-  void* data = nullptr;
-  runtime.check(runtime.api.GetTensorMutableData()(const_cast<OrtValue*>(tensor), &data));
+  return bytes_of(runtime, tensor);
+}
 
-  Owned<OrtEnv> env = runtime.environment();
-  const Owned<OrtSessionOptions> options = new_options(runtime, nullptr);
-  op.settings.apply(runtime, options.get());
-  if (!op.settings.spinning.empty()) {
-    runtime.check(
-        runtime.api.AddSessionConfigEntry()(options.get(), kSpinning, op.settings.spinning.c_str()));
+// Creates the inner session with the outer one's options. Where that fails, it runs on the CPU: execution
+// providers may refuse a model, or miss what they need on this machine.
+InnerSessionParts create_inner(const CompressedModelOp& op, const OrtKernelInfo* info, const OrtEnv* env,
+                               const Container& container) {
+  const Runtime& runtime = op.runtime;
+  const auto create = [&](const OrtSessionOptions* like, bool other_libraries) {
+    const Owned<OrtSessionOptions> options = new_options(runtime, like);
+    op.settings.apply(runtime, options.get());
+    InnerModel model(container, op.settings.decoding_threads(), op.settings.may_use_cpu);
+    if (other_libraries) register_other_libraries(runtime, model.bytes(), options.get());
+    return create_session(runtime, env, options.get(), std::move(model));
+  };
+  try {
+    return create(op.options.get(), false);
+  } catch (const Error& error) {
+    // The copy of the options has the libraries that were registered before this one, and takes none twice.
+    // Those that were registered later have to be looked for.
+    const std::string& model = container.model();
+    if (has_foreign_operators({reinterpret_cast<const uint8_t*>(model.data()), model.size()})) {
+      try {
+        return create(op.options.get(), true);
+      } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
+      }
+    }
+    if (!op.settings.may_use_cpu) throw;
+    InnerSessionParts parts = create(nullptr, true);
+    warn(runtime, info,
+         "the model runs on the CPU, without the session's options: with them, ONNX Runtime said: " +
+             std::string(error.what()));
+    return parts;
   }
-  const Bytes payload{static_cast<const uint8_t*>(data), size};
-  InnerModel model(Container(payload), op.settings.decoding_threads());
-  register_other_libraries(runtime, model.bytes(), options.get());
-  InnerSessionParts parts = create_session(runtime, env.get(), options.get(), std::move(model));
+}
+
+std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const OrtKernelInfo* info) {
+  const Runtime& runtime = op.runtime;
+  for (const std::string& message : op.refused) warn(runtime, info, message);
+  const Bytes payload = container_of(runtime, info);
+  Owned<OrtEnv> env = runtime.environment();
+  InnerSessionParts parts = create_inner(op, info, env.get(), Container(payload));
   // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads
   // it. At the first run, when the runtime has also written its optimized model where it was asked to, its
   // pages can go.
-  const Bytes done_with = runtime.tested && !op.settings.keep_container ? payload : Bytes{};
+  const Bytes done_with = op.settings.keep_container ? Bytes{} : payload;
   return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts), done_with);
 }
 
-CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOptions* options)
-    : CustomOp{}, runtime(with), settings(with, options), domain(nullptr, with.api.ReleaseCustomOpDomain()) {
+CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOptions* outer)
+    : CustomOp{},
+      runtime(with),
+      settings(with, outer),
+      options(inner_options(with, outer, refused)),
+      domain(nullptr, with.api.ReleaseCustomOpDomain()) {
   using ort::CustomOp;
   version = ort::kApiVersion;
   name = [](const CustomOp*) { return kOpName; };
@@ -217,12 +174,13 @@ std::filesystem::path beside(const char* model, const std::string& location) {
   return std::filesystem::u8path(model).parent_path() / relative;
 }
 
-InnerModel decode(const char* path, Bytes file, const Payload& payload, unsigned threads) {
-  if (payload.bytes.data != nullptr) return {Container(payload.bytes), threads};
+InnerModel decode(const char* path, Bytes file, const Payload& payload, const Settings& settings) {
+  const unsigned threads = settings.decoding_threads();
+  if (payload.bytes.data != nullptr) return {Container(payload.bytes), threads, settings.may_use_cpu};
   if (path == nullptr) find_container(file);  // throws what is to be said
   const std::vector<uint8_t> external =
       read_file(beside(path, payload.location), payload.offset, payload.length);
-  return {Container({external.data(), external.size()}), threads};
+  return {Container({external.data(), external.size()}), threads, settings.may_use_cpu};
 }
 
 OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes file,
@@ -245,7 +203,7 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
   if (payload.alone) {
     const Settings settings(runtime, options.get());
     settings.apply(runtime, options.get());
-    InnerModel model = decode(path, file, payload, settings.decoding_threads());
+    InnerModel model = decode(path, file, payload, settings);
     std::vector<uint8_t>().swap(content);
     // A clone has the libraries that were registered with the original; the runtime refuses any twice.
     if (like == nullptr) register_other_libraries(runtime, model.bytes(), options.get());

@@ -18,7 +18,6 @@ using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
 struct Runtime {
   const OrtApiBase* base;
   ort::Api api;
-  bool tested = false;  // the loader was tested with this version, so it may count on how it treats memory
 
   // Throws Error where the runtime is too old.
   explicit Runtime(const OrtApiBase* with);
@@ -33,6 +32,9 @@ struct Runtime {
   // The process's environment, one more reference to it.
   Owned<OrtEnv> environment() const;
 };
+
+// Where a tensor lies, which the runtime owns. Throws Error where it is no tensor.
+Bytes bytes_of(const Runtime& runtime, const OrtValue* uint8_tensor);
 
 // What lives as long as the library: sessions refer to it and nobody says when the last one is gone.
 template <typename T>

@@ -101,8 +101,7 @@ class RangeDecoder {
     // Six bytes were ahead of the range's end; of these the encoder wrote one or two.
     const int64_t extra = (end_ - at_) - made_up_ + 6 - written;
     if (extra != 0) {
-      fail("%s: %lld bytes %s", what, static_cast<long long>(extra < 0 ? -extra : extra),
-           extra < 0 ? "missing" : "left over");
+      fail("%s: %" PRId64 " bytes %s", what, extra < 0 ? -extra : extra, extra < 0 ? "missing" : "left over");
     }
   }
 

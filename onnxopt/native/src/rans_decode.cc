@@ -17,8 +17,8 @@ ClassMap read_map(Reader& reader, size_t classes, size_t length) {
   const uint64_t span = reader.varint();
   const uint64_t period = reader.varint();
   if (span < 1 || span > length || period < 1 || period > length) {
-    fail("rans: class map of span %llu and period %llu for an axis of %zu",
-         static_cast<unsigned long long>(span), static_cast<unsigned long long>(period), length);
+    fail("rans: class map of span %" PRIu64 " and period %" PRIu64 " for an axis of %zu", span, period,
+         length);
   }
   const unsigned width = bits_for(classes);
   Reader section(reader.bytes((period * width + 7) / 8));
@@ -62,7 +62,7 @@ class Escapes {
     }
   }
   void end() const {
-    if (left_ != 0) fail("rans: %llu escaped integers left over", static_cast<unsigned long long>(left_));
+    if (left_ != 0) fail("rans: %" PRIu64 " escaped integers left over", left_);
     bits_.end();
   }
 

@@ -62,7 +62,7 @@ void apply(const std::vector<Match>& matches, size_t n, size_t stored, uint8_t* 
 // Every match lies behind the one before it and refers to elements before it.
 std::vector<Match> read_matches(Reader& reader, size_t n) {
   const uint64_t count = reader.varint();
-  if (count > n) fail("lossless: %llu repeats of %zu elements", static_cast<unsigned long long>(count), n);
+  if (count > n) fail("lossless: %" PRIu64 " repeats of %zu elements", count, n);
   const auto m = static_cast<size_t>(count);
   const std::vector<uint32_t> gaps = read_row(reader, m), lengths = read_row(reader, m);
   const std::vector<uint32_t> distances = read_row(reader, m), ways = read_row(reader, m);
@@ -110,7 +110,7 @@ void read_transposed(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   const size_t n = shape.size();
   const uint64_t columns = reader.varint();
   if (columns == 0 || columns > n || n % columns != 0) {
-    fail("lossless: %llu columns of %zu elements", static_cast<unsigned long long>(columns), n);
+    fail("lossless: %" PRIu64 " columns of %zu elements", columns, n);
   }
   const Shape turned{static_cast<size_t>(columns), n / static_cast<size_t>(columns)};
   std::vector<uint8_t> bytes(n * width);

@@ -55,8 +55,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const unsigned width = reader.u8();
   const uint64_t n = shape.size();
   if (minimum < INT32_MIN || minimum > INT32_MAX || width > 32) {
-    fail("bitpack: minimum %lld in %u bits, at most 32 bits expected", static_cast<long long>(minimum),
-         width);
+    fail("bitpack: minimum %" PRId64 " in %u bits, at most 32 bits expected", minimum, width);
   }
   const Bytes packed = reader.bytes(packed_size(n, width));
   reader.expect_end("bitpack");

@@ -183,7 +183,7 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   const Code values = read_code(reader), gaps = read_code(reader);
   if (tokens > shape.size() || (tokens != 0) != !values.symbols.empty() ||
       values.symbols.empty() != gaps.symbols.empty()) {
-    fail("huffman: %lld code words do not fit the code or the matrix", static_cast<long long>(tokens));
+    fail("huffman: %" PRIu64 " code words do not fit the code or the matrix", tokens);
   }
   if (!gaps.symbols.empty() && (gaps.symbols.front() < 0 || gaps.symbols.back() >> bits != 0)) {
     fail("huffman: a gap is wider than %u bits", bits);

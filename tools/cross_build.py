@@ -1,0 +1,143 @@
+"""Builds the native libraries for other systems, with zig's compilers: `pip install ziglang`.
+
+    python tools/cross_build.py                         # all targets, in build/cross/
+    python tools/cross_build.py armv7 windows-x64       # some
+    python tools/cross_build.py --check armv7           # only whether the sources compile, without warnings
+
+Nothing of it runs here, but for the native tests of Linux targets where qemu-user is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.pages import ROOT
+
+NATIVE = ROOT / "onnxopt" / "native"
+BUILD = ROOT / "build" / "cross"
+
+
+class CannotBuildError(Exception):
+    """What cannot be built here, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A system to build for."""
+
+    zig: str
+    """What zig's -target calls it, and further flags."""
+    system: str
+    """CMAKE_SYSTEM_NAME."""
+    processor: str
+    """CMAKE_SYSTEM_PROCESSOR."""
+    emulator: str | None = None
+    """The program that runs its tests on another machine."""
+
+
+TARGETS = {
+    "x86_64": Target("x86_64-linux-gnu.2.17", "Linux", "x86_64"),
+    "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64"),
+    "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "qemu-i386"),
+    "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "qemu-aarch64"),
+    "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "qemu-arm"),
+    "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "qemu-riscv64"),
+    "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64"),
+    "macos-arm64": Target("aarch64-macos", "Darwin", "arm64"),
+}
+
+
+def zig() -> str:
+    """The compiler's program. Raises CannotBuildError where there is none."""
+    if found := shutil.which("zig"):
+        return found
+    package = importlib.util.find_spec("ziglang")
+    for folder in (package and package.submodule_search_locations) or ():
+        if found := shutil.which("zig", path=folder):
+            return found
+    raise CannotBuildError("zig is not installed; `pip install ziglang` installs it")
+
+
+def configured(target: Target, folder: Path, *options: str) -> None:
+    """Makes a build folder for the target. Raises CannotBuildError with what CMake printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tools = {name: folder / f"zig-{name}" for name in ("ar", "ranlib")}
+    for name, path in tools.items():  # CMake takes compilers with arguments, and these only without
+        path.write_text(f'#!/bin/sh\nexec {shlex.join([zig(), name])} "$@"\n', encoding="utf-8")
+        path.chmod(0o755)
+    compilers = {"CC": "cc", "CXX": "c++"}
+    environment = {name: shlex.join([zig(), tool, "-target", *target.zig.split()]) for name, tool in compilers.items()}
+    command: list[str | Path] = ["cmake", "-S", NATIVE, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DONNXOPT_WERROR=ON",
+               f"-DCMAKE_SYSTEM_NAME={target.system}", f"-DCMAKE_SYSTEM_PROCESSOR={target.processor}",
+               f"-DCMAKE_AR={tools['ar']}", f"-DCMAKE_RANLIB={tools['ranlib']}", "-DCMAKE_INSTALL_NAME_TOOL=true",
+               *options]  # fmt: skip
+    said(command, environment)
+
+
+def said(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:
+    """What a command prints. Raises CannotBuildError with it where it fails."""
+    done = subprocess.run(command, env=os.environ | (environment or {}), check=False, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    if done.returncode:
+        raise CannotBuildError(f"{shlex.join(map(str, command))} failed:\n{done.stdout}")
+    return done.stdout
+
+
+def build(name: str, jobs: int) -> str:
+    """Builds the libraries, and runs the native tests where they can run; what came of it, in words."""
+    target, folder = TARGETS[name], BUILD / name
+    emulator = target.emulator and (shutil.which(target.emulator) or shutil.which(f"{target.emulator}-static"))
+    tests = ["-DONNXOPT_TESTS=ON", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"] if emulator else []
+    configured(target, folder, *tests)
+    said(["cmake", "--build", folder, "--parallel", str(jobs)])
+    sizes = [f"{path.name} {path.stat().st_size:,} bytes" for path in sorted(folder.glob("*onnxopt*.*"))
+             if path.suffix in (".so", ".dll", ".dylib")]  # fmt: skip
+    if not emulator:
+        return f"compiled only: {', '.join(sizes)}"
+    said(["ctest", "--test-dir", folder, "--output-on-failure", "--parallel", str(jobs)])
+    return f"native tests pass under {Path(emulator).name}: {', '.join(sizes)}"
+
+
+def check(name: str, jobs: int) -> str:
+    """Whether every source compiles without a warning; nothing is linked."""
+    folder = BUILD / f"{name}-check"
+    configured(TARGETS[name], folder, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+               "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY")  # fmt: skip
+    commands = json.loads((folder / "compile_commands.json").read_text(encoding="utf-8"))
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda one: said([*shlex.split(one["command"]), "-fsyntax-only"]), commands))
+    return f"{len(commands)} sources compile without warnings; nothing was linked"
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--check", action="store_true", help="only compile, which takes seconds")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.targets) - set(TARGETS):
+        parser.error(f"there is no target {', '.join(sorted(unknown))}; expected some of {', '.join(TARGETS)}")
+    failed = 0
+    for name in arguments.targets or TARGETS:
+        try:
+            print(f"{name}: {(check if arguments.check else build)(name, arguments.jobs)}", flush=True)
+        except CannotBuildError as error:
+            failed = 1
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
