@@ -277,7 +277,7 @@ std::string Container::spliced(Bytes model, Reader splices) const {
     append(rest.bytes(splices.varint()));
     const uint64_t length = splices.varint();
     if (index >= entries_.size()) fail("container metadata: a piece of the model is in no entry");
-    const Entry& e = entries_[index];
+    const Entry& e = entries_[static_cast<size_t>(index)];
     Pieces& from = pieces[index];
     if (from.bytes.empty()) {
       if (!e.hidden || e.reconstruction != Reconstruction::kRaw || e.size > e.coded_size() * kMaxInflation) {

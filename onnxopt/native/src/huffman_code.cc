@@ -100,7 +100,7 @@ void write_code(Writer& writer, const Code& code) {
   const uint64_t span = code.span();
   if (span <= 3 * code.symbols.size()) {
     writer.varint(span);
-    std::vector<uint8_t> dense(span);
+    std::vector<uint8_t> dense(static_cast<size_t>(span));
     for (size_t s = 0; s < code.symbols.size(); ++s) {
       dense[static_cast<size_t>(int64_t{code.symbols[s]} - code.symbols[0])] = code.lengths[s];
     }
@@ -125,13 +125,13 @@ Code read_code(Reader& reader) {
   const uint64_t span = reader.varint();
   if (span > 3 * n) fail("huffman: code lengths of %" PRIu64 " integers for fewer symbols", span);
   if (span != 0) {
-    const std::vector<uint8_t> dense = read_nibbles(reader, span);
-    for (size_t i = 0; i < span; ++i) {
+    const std::vector<uint8_t> dense = read_nibbles(reader, static_cast<size_t>(span));
+    for (size_t i = 0; i < dense.size(); ++i) {
       if (dense[i] == 0) continue;
       code.symbols.push_back(checked_symbol(symbol + static_cast<int64_t>(i)));
       code.lengths.push_back(dense[i]);
     }
-    if (code.symbols.size() != n || dense[0] == 0 || dense[span - 1] == 0) {
+    if (code.symbols.size() != n || dense.front() == 0 || dense.back() == 0) {
       fail("huffman: %zu code lengths, %" PRIu64 " expected", code.symbols.size(), n);
     }
   } else {
@@ -142,7 +142,7 @@ Code read_code(Reader& reader) {
       symbol = checked_symbol(symbol + static_cast<int64_t>(gap) + 1);
       code.symbols.push_back(static_cast<int32_t>(symbol));
     }
-    code.lengths = read_nibbles(reader, n);
+    code.lengths = read_nibbles(reader, static_cast<size_t>(n));
   }
   expect_complete(code);
   return code;

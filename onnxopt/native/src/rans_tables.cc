@@ -12,8 +12,8 @@ constexpr unsigned kMaxUnary = 511;  // no zigzagged difference of two levels is
 // logarithm.
 std::array<uint16_t, 4096> log2_mantissas() {
   std::array<uint16_t, 4096> table{};
-  for (uint64_t i = 0; i < table.size(); ++i) {
-    uint64_t m = (4096 + i) << 19;  // in [2^31, 2^32)
+  for (size_t i = 0; i < table.size(); ++i) {
+    uint64_t m = (uint64_t{4096} + i) << 19;  // in [2^31, 2^32)
     uint32_t log = 0;
     for (int bit = 0; bit < 16; ++bit) {
       m = m * m >> 31;
