@@ -47,19 +47,22 @@ class Target:
     processor: str
     """CMAKE_SYSTEM_PROCESSOR."""
     emulator: str | None = None
-    """The program that runs its tests on another machine."""
+    """The program of qemu-user that runs its tests."""
+    tests: str = ""
+    """What zig calls the same processor with musl, whose programs need no files of the other system."""
 
 
 TARGETS = {
     "x86_64": Target("x86_64-linux-gnu.2.17", "Linux", "x86_64"),
     "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64"),
-    "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "qemu-i386"),
-    "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "qemu-aarch64"),
-    "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "qemu-arm"),
-    "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "qemu-riscv64"),
+    "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "qemu-i386", "x86-linux-musl"),
+    "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "qemu-aarch64", "aarch64-linux-musl"),
+    "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "qemu-arm",
+                    "arm-linux-musleabihf -mcpu=cortex_a7"),
+    "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "qemu-riscv64", "riscv64-linux-musl"),
     "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64"),
     "macos-arm64": Target("aarch64-macos", "Darwin", "arm64"),
-}
+}  # fmt: skip
 
 
 def zig() -> str:
@@ -73,15 +76,16 @@ def zig() -> str:
     raise CannotBuildError("zig is not installed; `pip install ziglang` installs it")
 
 
-def configured(target: Target, folder: Path, *options: str) -> None:
-    """Makes a build folder for the target. Raises CannotBuildError with what CMake printed."""
+def configured(target: Target, name: str, folder: Path, *options: str) -> None:
+    """Makes a build folder for the target, which zig calls `name`. Raises CannotBuildError with what CMake printed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tools = {name: folder / f"zig-{name}" for name in ("ar", "ranlib")}
-    for name, path in tools.items():  # CMake takes compilers with arguments, and these only without
-        path.write_text(f'#!/bin/sh\nexec {shlex.join([zig(), name])} "$@"\n', encoding="utf-8")
+    tools = {tool: folder / f"zig-{tool}" for tool in ("ar", "ranlib")}
+    for tool, path in tools.items():  # CMake takes compilers with arguments, and these only without
+        path.write_text(f'#!/bin/sh\nexec {shlex.join([zig(), tool])} "$@"\n', encoding="utf-8")
         path.chmod(0o755)
     compilers = {"CC": "cc", "CXX": "c++"}
-    environment = {name: shlex.join([zig(), tool, "-target", *target.zig.split()]) for name, tool in compilers.items()}
+    target_flags = ["-target", *name.split()]
+    environment = {variable: shlex.join([zig(), tool, *target_flags]) for variable, tool in compilers.items()}
     settings = {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_SYSTEM_NAME": target.system,
@@ -91,8 +95,8 @@ def configured(target: Target, folder: Path, *options: str) -> None:
         "CMAKE_INSTALL_NAME_TOOL": "true",
         "ONNXOPT_WERROR": "ON",
     }
-    command = ["cmake", "-S", NATIVE, "-B", folder, *(f"-D{name}={value}" for name, value in settings.items())]
-    said([*command, *options], environment)
+    defined = [f"-D{key}={value}" for key, value in settings.items()]
+    said(["cmake", "-S", str(NATIVE), "-B", str(folder), *defined, *options], environment)
 
 
 def said(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:
@@ -108,14 +112,17 @@ def said(command: Sequence[str | Path], environment: dict[str, str] | None = Non
 def build(name: str, jobs: int) -> str:
     """Builds the libraries, and runs the native tests where they can run; what came of it, in words."""
     target, folder = TARGETS[name], BUILD / name
-    emulator = target.emulator and (shutil.which(target.emulator) or shutil.which(f"{target.emulator}-static"))
-    tests = ["-DONNXOPT_TESTS=ON", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}"] if emulator else []
-    configured(target, folder, *tests)
+    configured(target, target.zig, folder)
     said(["cmake", "--build", folder, "--parallel", str(jobs)])
     sizes = [f"{path.name} {path.stat().st_size:,} bytes" for path in sorted(folder.glob("*onnxopt*.*"))
              if path.suffix in (".so", ".dll", ".dylib")]  # fmt: skip
+    emulator = target.emulator and (shutil.which(target.emulator) or shutil.which(f"{target.emulator}-static"))
     if not emulator:
         return f"compiled only: {', '.join(sizes)}"
+    folder = BUILD / f"{name}-tests"
+    configured(target, target.tests, folder, "-DONNXOPT_TESTS=ON", f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator}",
+               "-DCMAKE_EXE_LINKER_FLAGS=-static")  # fmt: skip
+    said(["cmake", "--build", folder, "--parallel", str(jobs)])
     said(["ctest", "--test-dir", folder, "--output-on-failure", "--parallel", str(jobs)])
     return f"native tests pass under {Path(emulator).name}: {', '.join(sizes)}"
 

@@ -21,6 +21,7 @@ class Random {  // SplitMix64
     z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
     return z ^ (z >> 31);
   }
+  size_t below(size_t n) { return static_cast<size_t>(next() % n); }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53 + 0x1p-54; }
   double gaussian() { return std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform()); }
   double laplace() { return (next() & 1 ? -1 : 1) * std::log(uniform()); }
@@ -139,7 +140,7 @@ inline void check_codec(const Codec& codec) {
   for (int i = 0; i < 5000; ++i) {
     std::vector<uint8_t> noise(random.next() % 48);
     for (uint8_t& b : noise) b = static_cast<uint8_t>(random.next() >> (random.next() % 8));
-    refused(codec, noise, {1 + random.next() % 6, random.next() % 40});
+    refused(codec, noise, {1 + random.below(6), random.below(40)});
   }
 }
 

@@ -156,6 +156,6 @@ int main() {
     std::vector<uint8_t> noise(random.next() % 40);
     for (uint8_t& b : noise) b = static_cast<uint8_t>(random.next() >> (random.next() % 8));
     if (!noise.empty()) noise[0] = static_cast<uint8_t>(noise[0] & 3);
-    refused_bytes(noise, size_t{1} << random.next() % 4, {1 + random.next() % 6, random.next() % 20});
+    refused_bytes(noise, size_t{1} << random.next() % 4, {1 + random.below(6), random.below(20)});
   }
 }

@@ -1,0 +1,36 @@
+"""The native libraries compile for systems that this machine is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+import cross_build
+
+
+@pytest.mark.slow
+def test_every_source_compiles_for_a_32_bit_system() -> None:
+    """Compiled only; `python tools/cross_build.py` builds all targets, and runs what qemu-user can run."""
+    try:
+        cross_build.zig()
+    except cross_build.CannotBuildError as error:
+        pytest.skip(str(error))
+    assert "sources compile without warnings" in cross_build.check("armv7", os.cpu_count() or 1)
+
+
+def test_without_a_compiler_it_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", ["cross_build", "aarch64"])
+    assert cross_build.main() == 1
+    assert capsys.readouterr().err == "aarch64: zig is not installed; `pip install ziglang` installs it\n"
+
+
+def test_unknown_targets_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["cross_build", "vax"])
+    with pytest.raises(SystemExit):
+        cross_build.main()
+    assert "there is no target vax; expected some of x86_64, " in capsys.readouterr().err
