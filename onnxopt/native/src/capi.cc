@@ -38,6 +38,17 @@ Result guarded(Result failed, Body body) {
   return failed;
 }
 
+// The same for what encodes: a library for devices has no code for it.
+template <typename Body>
+int encoding(Body body) {
+#if defined(ONNXOPT_DECODER_ONLY)
+  (void)body;
+  return guarded(-1, []() -> int { onnxopt::fail("this library was built without encoders"); });
+#else
+  return guarded(-1, body);
+#endif
+}
+
 Bytes view(const void* data, size_t size) { return {static_cast<const uint8_t*>(data), size}; }
 
 Shape checked_shape(size_t rows, size_t cols) {
@@ -144,7 +155,7 @@ int onnxopt_decode(const onnxopt_container* container, void* const* out, unsigne
 
 int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer, uint8_t** out,
                    size_t* size) {
-  return guarded(-1, [&] {
+  return encoding([&] {
     const Shape shape = checked_shape(rows, cols);
     if (codec < 0) {
       const onnxopt::Coded best = onnxopt::encode_best(q, shape, static_cast<onnxopt::Prefer>(prefer));
@@ -161,7 +172,7 @@ int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int pr
 
 int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols, uint8_t** out,
                             size_t* size) {
-  return guarded(-1, [&] {
+  return encoding([&] {
     hand_over(onnxopt::lossless_encode(static_cast<const uint8_t*>(data), width, checked_shape(rows, cols)),
               out, size);
     return static_cast<int>(onnxopt::kLossless);

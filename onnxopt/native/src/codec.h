@@ -31,12 +31,24 @@ class Sink {
 };
 
 struct Codec {
+  // Returns the coded form of q[rows, cols]; empty where this codec cannot hold these integers.
+  using Encode = std::vector<uint8_t> (*)(const int32_t* q, Shape shape);
+  // Inverse of encode. Throws Error on malformed bytes, leftover bytes included; never reads past `in`.
+  using Decode = void (*)(Bytes in, Shape shape, Sink& sink);
+
+#if defined(ONNXOPT_DECODER_ONLY)
+  // Nothing refers to the encoder, so that the linker leaves it out.
+  constexpr Codec(uint8_t its_id, const char* its_name, Encode, Decode its_decode)
+      : id(its_id), name(its_name), encode(nullptr), decode(its_decode) {}
+#else
+  constexpr Codec(uint8_t its_id, const char* its_name, Encode its_encode, Decode its_decode)
+      : id(its_id), name(its_name), encode(its_encode), decode(its_decode) {}
+#endif
+
   uint8_t id;  // in files; no two codecs may have the same
   const char* name;
-  // Returns the coded form of q[rows, cols]; empty where this codec cannot hold these integers.
-  std::vector<uint8_t> (*encode)(const int32_t* q, Shape shape);
-  // Inverse of encode. Throws Error on malformed bytes, leftover bytes included; never reads past `in`.
-  void (*decode)(Bytes in, Shape shape, Sink& sink);
+  Encode encode;
+  Decode decode;
 };
 
 // One for each file in codecs/.
