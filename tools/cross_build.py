@@ -54,7 +54,7 @@ class Target:
 
 TARGETS = {
     "x86_64": Target("x86_64-linux-gnu.2.17", "Linux", "x86_64"),
-    "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64"),
+    "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64", "qemu-x86_64", "x86_64-linux-musl"),
     "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "qemu-i386", "x86-linux-musl"),
     "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "qemu-aarch64", "aarch64-linux-musl"),
     "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "qemu-arm",
