@@ -275,7 +275,10 @@ def test_wrong_batches_are_one_sentence(spec: Any, message: str) -> None:
     ("spec", "message"),
     [
         ("nowhere.npz", "nowhere.npz: no such file; expected a .npz"),
-        (__file__, r"test_data.py: is no data; expected a .npz or .npy file, a folder of images, or a function"),
+        (
+            __file__,
+            r"test_data.py: is no data; expected a .npz or .npy file, a folder of images, texts .*, or a function",
+        ),
         ("no_such_module:batches", r"no_such_module:batches: ModuleNotFoundError: No module named 'no_such_module'$"),
         ("math:tau", "math:tau: is a float, expected a function"),
         ((x for x in ()), "can be read only once; give the function"),
@@ -287,17 +290,17 @@ def test_no_data_is_one_sentence(spec: Any, message: str) -> None:
         open_data(spec, VECTORS)
 
 
-TEXT_READER = """
+OWN_READER = """
 import numpy as np
 from onnxopt.data.readers.base import Reader, path_of
 from onnxopt.data.readers.hooks import HookReader
 
-class TextReader(Reader):
+class OwnReader(Reader):
     priority = 25
-    reads = "a .txt file"
+    reads = "a .dat file"
 
     def claims(self, spec):
-        return path_of(spec) is not None and path_of(spec).suffix == ".txt" and path_of(spec).exists()
+        return path_of(spec) is not None and path_of(spec).suffix == ".dat" and path_of(spec).exists()
 
     def open(self, spec, inputs, options):
         return HookReader().open(lambda: [np.loadtxt(spec, np.float32)], inputs, options)
@@ -305,16 +308,18 @@ class TextReader(Reader):
 
 
 def test_a_reader_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "text.py").write_text(TEXT_READER)
-    np.savetxt(tmp_path / "x.txt", np.arange(40).reshape(10, 4))
+    (tmp_path / "own.py").write_text(OWN_READER)
+    np.savetxt(tmp_path / "x.dat", np.arange(40).reshape(10, 4))
     with monkeypatch.context() as patch:
         patch.setattr(data_readers, "__path__", [*data_readers.__path__, str(tmp_path)])
-        assert open_data(tmp_path / "x.txt", VECTORS).count() == 10
-        with pytest.raises(OnnxoptError, match=r"\.npy file, a folder of images, a \.txt file, or a function"):
-            open_data(tmp_path / "y.txt", VECTORS)
-    del sys.modules["onnxopt.data.readers.text"], data_readers.text
+        assert open_data(tmp_path / "x.dat", VECTORS).count() == 10
+        with pytest.raises(
+            OnnxoptError, match=r"\.npy file, a folder of images, texts \(.*\), a \.dat file, or a function"
+        ):
+            open_data(tmp_path / "y.dat", VECTORS)
+    del sys.modules["onnxopt.data.readers.own"], data_readers.own
     gc.collect()  # a class refers to its subclasses weakly
-    assert len(data_readers.readers()) == 3
+    assert len(data_readers.readers()) == 4
 
 
 def test_only_images_are_prepared(arrays: Callable[..., Path]) -> None:

@@ -133,8 +133,8 @@ def test_a_clean_up(extended: Callable[[str, str], Run], source: Path) -> None:
 
 def test_a_data_reader(extended: Callable[[str, str], Run], source: Path) -> None:
     run = extended("reader.py", "data/readers/toy.py")
-    data, output = source.with_name("data.csv"), source.with_name("small.onnx")
-    np.savetxt(data, np.random.default_rng(0).standard_normal((200, 64)), delimiter=",")
+    data, output = source.with_name("data.tsv"), source.with_name("small.onnx")
+    np.savetxt(data, np.random.default_rng(0).standard_normal((200, 64)), delimiter="\t")
     words = ("--data", data, "--error", 0.2, "--json")
     result = json.loads(cli(run, "optimize", source, "-o", output, *words))
     assert str(data) in result["calibrated"]

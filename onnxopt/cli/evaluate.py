@@ -7,7 +7,7 @@ from typing import Annotated
 
 from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
-from onnxopt.cli.options import Images, RequiredData, Running, Showing, argument
+from onnxopt.cli.options import Preparing, RequiredData, Running, Showing, argument
 from onnxopt.measure import evaluation
 from onnxopt.report.evaluation import print_evaluation
 
@@ -16,10 +16,10 @@ Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models, plai
 
 
 @command
-def evaluate(models: Models, data: RequiredData, images: Images, running: Running, showing: Showing) -> None:
+def evaluate(models: Models, data: RequiredData, preparing: Preparing, running: Running, showing: Showing) -> None:
     """Compare models on data: accuracy, differing predictions, and whether the difference is significant."""
     with progress(showing.verbose) as advance:
-        (inputs,) = images.open(models[0], data)
+        (inputs,) = preparing.open(models[0], data)
         found = evaluation.evaluate(models, inputs or data, advance)
     if showing.as_json:
         print_json(found)

@@ -43,8 +43,10 @@ class Decode(StrEnum):
 Model = Annotated[Path, argument(help="An ONNX model.")]
 Output = Annotated[Path, option("--output", "-o", help="The file to write.")]
 RequiredData = Annotated[str, option("--data", metavar="DATA", help="Inputs, and labels where there are any: .npz, "
-                                     ".npy, a folder of images, or package.module:function.")]  # fmt: skip
-DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, or "
+                                     ".npy, a folder of images, texts (.txt, .jsonl, .csv, .parquet), or "
+                                     "package.module:function.")]  # fmt: skip
+DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, "
+                                          "texts (.txt, .jsonl, .csv, .parquet), or "
                                           "package.module:function.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each step and its reason to standard error.")]
@@ -52,8 +54,8 @@ Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 
 
 @dataclass(frozen=True)
-class Images:
-    """Options for turning the pixels of image folders into inputs."""
+class Preparing:
+    """Options for turning the pixels of image folders, and texts, into inputs."""
 
     preprocess: Annotated[
         str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")
@@ -65,11 +67,14 @@ class Images:
     layout: Annotated[str | None, option(help="For images: NCHW or NHWC.")] = None
     image_size: Annotated[int | None, option(help="For images: side length in pixels.")] = None
     size: Annotated[int | None, hidden("--size")] = None
+    tokenizer: Annotated[Path | None, option(help="For texts: the model's tokenizer.json.")] = None
 
     def open(self, model: Path, *specs: str | None) -> list[Data | None]:
         """Opens the data that options name. Raises OnnxoptError if the model does not run or the data does not fit
         it."""
         if all(spec is None for spec in specs):
+            if self.tokenizer is not None:
+                raise OnnxoptError(f"--tokenizer {self.tokenizer} is for texts; give them with --data texts.txt")
             return [None] * len(specs)
         reading([model])
         native.return_memory()
@@ -77,7 +82,7 @@ class Images:
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
         size = self.size if self.image_size is None else self.image_size
         images = ImageOptions(self.preprocess, mean, std, self.layout, size)
-        return [(spec and open_data(spec, session, images)) or None for spec in specs]
+        return [(spec and open_data(spec, session, images, tokenizer=self.tokenizer)) or None for spec in specs]
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,11 @@ class Inputs:
     """Options for optional data."""
 
     data: DataOption = None
-    images: Images = field(default_factory=Images)
+    preparing: Preparing = field(default_factory=Preparing)
 
     def opened(self, model: Path, *more: str | None) -> list[Data | None]:
-        """The data of these and of further options; see `Images.open`."""
-        return self.images.open(model, self.data, *more)
+        """The data of these and of further options; see `Preparing.open`."""
+        return self.preparing.open(model, self.data, *more)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import typer
 
 from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.groups import command
-from onnxopt.cli.options import Images, Model, RequiredData, Showing, numbers, option
+from onnxopt.cli.options import Model, Preparing, RequiredData, Showing, numbers, option
 from onnxopt.files import writing
 from onnxopt.metrics import CHOICES
 from onnxopt.report.sensitivity import print_scan, render
@@ -33,12 +33,12 @@ class Scanning:
 
 
 @command
-def sensitivity(model: Model, data: RequiredData, images: Images, how: Scanning, showing: Showing) -> None:
+def sensitivity(model: Model, data: RequiredData, preparing: Preparing, how: Scanning, showing: Showing) -> None:
     """Apply a step to one weight at a time, from strong to gentle, and measure the loss of the model."""
     at = numbers("--at", how.settings) or []
     with writing({"--output": how.output}):
         with progress(showing.verbose) as advance:
-            (inputs,) = images.open(model, data)
+            (inputs,) = preparing.open(model, data)
             found = scanning.scan(
                 model, inputs or data, step=how.step, settings=at, metric=how.metric, samples=how.samples,
                 progress=advance,

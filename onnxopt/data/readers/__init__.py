@@ -3,9 +3,9 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from onnxopt.data.readers.base import Reader, Spec, path_of
+from onnxopt.data.readers.base import Options, Reader, Spec, path_of
 
-__all__ = ["Reader", "Spec", "path_of", "readers"]
+__all__ = ["Options", "Reader", "Spec", "path_of", "readers"]
 
 
 def readers() -> list[Reader]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from onnxopt.data.inputs import Input, only
 from onnxopt.data.layout import layout
-from onnxopt.data.preprocess import ImageOptions
 from onnxopt.data.random import Array
-from onnxopt.data.readers.base import Reader, Spec, path_of
+from onnxopt.data.readers.base import Options, Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, file_digest, in_batches
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files import reading
@@ -37,7 +36,7 @@ class ArrayReader(Reader):
         path = path_of(spec)
         return path is not None and path.suffix.lower() in (".npz", ".npy") and path.is_file()
 
-    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+    def open(self, spec: Any, inputs: list[Input], options: Options) -> Data:
         """See `Reader`."""
         return _open(Path(spec), inputs)
 

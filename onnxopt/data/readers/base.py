@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,15 @@ from onnxopt.data.stream import Data
 Spec = str | os.PathLike[str] | Callable[[], Iterable[Any]] | Iterable[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user says of how data becomes inputs. Each option is for one kind of data."""
+
+    images: ImageOptions = field(default_factory=ImageOptions)
+    tokenizer: str | os.PathLike[str] | None = None
+    """For texts: the path of a `tokenizer.json`."""
+
+
 class Reader(ABC):
     """Opens one kind of data. Subclasses stand in a module of their own in this folder."""
 
@@ -22,20 +32,20 @@ class Reader(ABC):
     """Readers of lower priority are asked first; of two that claim a specification, the first one opens it."""
     reads: ClassVar[str]
     """What it reads, for the error message of `open_data`: "a folder of images"."""
-    prepares: ClassVar[bool] = False
-    """Whether it takes image options."""
+    takes: ClassVar[str] = ""
+    """The field of `Options` that it takes; another that is set is an error."""
 
     @abstractmethod
     def claims(self, spec: Spec) -> bool:
         """Whether the specification is of this kind."""
 
     @abstractmethod
-    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+    def open(self, spec: Any, inputs: list[Input], options: Options) -> Data:
         """The data of a specification that it claims. Raises OnnxoptError if the model does not take it.
 
         Arguments:
             inputs: the model's.
-            options: for images; none is set unless the reader `prepares` them.
+            options: only the field that the reader `takes` may be set.
         """
 
 

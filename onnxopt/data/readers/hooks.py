@@ -13,8 +13,7 @@ import numpy as np
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.inputs import Input, only
 from onnxopt.data.layout import named_axis, samples_of
-from onnxopt.data.preprocess import ImageOptions
-from onnxopt.data.readers.base import Reader, Spec, path_of
+from onnxopt.data.readers.base import Options, Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, Pending, batch_bytes, sha256
 from onnxopt.errors import OnnxoptError
 
@@ -38,7 +37,7 @@ class HookReader(Reader):
         path = path_of(spec)
         return path is None or (not path.exists() and is_hook(str(spec)))
 
-    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+    def open(self, spec: Any, inputs: list[Input], options: Options) -> Data:
         """See `Reader`. Raises OnnxoptError also if there is no such function, or an iterable can be read only once."""
         if path_of(spec) is not None:
             return _open(load_hook(str(spec)), str(spec), inputs)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from onnxopt.data.inputs import Input, only
-from onnxopt.data.preprocess import ImageOptions, Preparation, preparation
+from onnxopt.data.preprocess import Preparation, preparation
 from onnxopt.data.random import Array
-from onnxopt.data.readers.base import Reader, Spec, path_of
+from onnxopt.data.readers.base import Options, Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, file_digest, in_batches, sha256
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files import reading
@@ -31,18 +31,18 @@ class ImageReader(Reader):
 
     priority = 20
     reads = "a folder of images"
-    prepares = True
+    takes = "images"
 
     def claims(self, spec: Spec) -> bool:
         """A folder."""
         path = path_of(spec)
         return path is not None and path.is_dir()
 
-    def open(self, spec: Any, inputs: list[Input], options: ImageOptions) -> Data:
+    def open(self, spec: Any, inputs: list[Input], options: Options) -> Data:
         """See `Reader`."""
         folder = Path(spec)
         entry = only(inputs, str(folder), "images are for one; yield batches from a function instead")
-        return _open(folder, entry, preparation(str(folder), entry, options))
+        return _open(folder, entry, preparation(str(folder), entry, options.images))
 
 
 def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:

@@ -1,0 +1,268 @@
+"""Texts as data: files, and what a tokenizer makes of them for a model's inputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pyarrow
+import pytest
+from commanding import refused, run
+from feeding import VECTORS, everything, taking
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto
+from pyarrow import parquet
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from onnxopt.data import ImageOptions, open_data
+from onnxopt.errors import OnnxoptError
+
+WORDS = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "[PAD]"]
+CLS, SEP, A, B, PAD = (WORDS.index(word) for word in ("[CLS]", "[SEP]", "a", "b", "[PAD]"))
+
+
+def tokenizer() -> Tokenizer:
+    """Words of one letter, between [CLS] and [SEP]."""
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(word, WORDS.index(word)) for word in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    return made
+
+
+def ints(**inputs: list[int | str | None]) -> onnxruntime.InferenceSession:
+    return taking(TensorProto.INT64, **inputs)
+
+
+IDS = ints(input_ids=["n", "t"])
+BERT = ints(**{name: ["n", "t"] for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids")})
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """Writes a file of texts and a tokenizer, and opens them for a model."""
+
+    def write(content: str | bytes, session: Any = IDS, name: str = "texts.txt", made: Tokenizer | None = None) -> Any:
+        file, saved = tmp_path / name, tmp_path / "tokenizer.json"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        (made or tokenizer()).save(str(saved))
+        return open_data(file, session, tokenizer=saved)
+
+    return write
+
+
+# ---- feeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_input_gets_what_it_is_called(opened: Opened) -> None:
+    rows = {}
+    for batch in opened("a b\n\na\r\n", BERT):
+        for i, ids in enumerate(batch.feeds["input_ids"].tolist()):
+            rows[tuple(ids)] = [batch.feeds[name][i].tolist() for name in ("attention_mask", "position_ids")]
+        assert not batch.feeds["token_type_ids"].any()
+        assert {array.dtype for array in batch.feeds.values()} == {np.dtype(np.int64)}
+    assert rows == {(CLS, A, B, SEP): [[1, 1, 1, 1], [0, 1, 2, 3]], (CLS, A, SEP): [[1, 1, 1], [0, 1, 2]]}
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
+def test_a_batch_is_padded_to_its_longest_text(tmp_path_factory: Any, lengths: list[int]) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "padded.txt").write_text("".join("a " * length + "\n" for length in lengths))
+    data = open_data(folder / "padded.txt", BERT, tokenizer=folder / "tokenizer.json")
+    found = []
+    for batch in data:
+        ids, mask = batch.feeds["input_ids"], batch.feeds["attention_mask"]
+        assert ((ids == PAD) == (mask == 0)).all()
+        assert mask.sum(1).max() == mask.shape[1]
+        found += [int(length) - 2 for length in mask.sum(1)]
+    assert sorted(found) == sorted(lengths)
+    assert everything(data) == everything(data)
+
+
+def test_the_model_s_own_length_cuts_and_pads(opened: Opened) -> None:
+    data = opened("a b c d\na\n", ints(ids=["n", 4], the_mask=["n", 4]))
+    rows = {tuple(row) for batch in data for row in batch.feeds["ids"].tolist()}
+    assert rows == {(CLS, A, B, SEP), (CLS, A, SEP, PAD)}
+    with pytest.raises(OnnxoptError, match=r"input 'ids' is given int64 \[1, 3\], the model takes int64 \[n, 1\]"):
+        list(opened("a\n", ints(ids=["n", 1])))
+
+
+def test_the_tokenizer_says_how_to_cut_and_pad(opened: Opened, tmp_path: Path) -> None:
+    made = tokenizer()
+    made.enable_truncation(5)
+    made.enable_padding(pad_id=A, direction="left", length=50)
+    (batch,) = opened("a b c d a b\n", BERT, made=made)
+    assert batch.feeds["input_ids"].shape == (1, 5)
+    padded = opened("\n".join(["b", "b b"] * 10), BERT, made=made)
+    short = next(b for b in padded if (b.feeds["attention_mask"] == 0).any())
+    row = int(np.argmin(short.feeds["attention_mask"][:, 0]))
+    assert short.feeds["input_ids"][row].tolist() == [A, CLS, B, SEP], "padded with its id, on its side"
+    assert short.feeds["position_ids"][row].tolist() == [0, 0, 1, 2]
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 3}')
+    (batch,) = opened("a b c d a b\n", BERT, made=made)
+    assert batch.feeds["input_ids"].shape == (1, 3)
+    for nothing in ('{"model_max_length": 1e30}', "[]", "{"):
+        (tmp_path / "tokenizer_config.json").write_text(nothing)
+        (batch,) = opened("a b c d a b\n", BERT)
+        assert batch.feeds["input_ids"].shape == (1, 8)
+
+
+def test_types_of_inputs_and_fixed_batches(opened: Opened) -> None:
+    data = opened("a\n" * 11, taking(TensorProto.INT32, tokens=[4, "t"], input_mask=[4, "t"], segment_ids=[4, "t"]))
+    assert [batch.size for batch in data] == [4, 4]
+    assert {array.dtype for batch in data for array in batch.feeds.values()} == {np.dtype(np.int32)}
+    with pytest.raises(OnnxoptError, match=r"texts\.txt: holds 2 texts, the model takes 4 at once"):
+        opened("a\nb\n", ints(tokens=[4, "t"]))
+
+
+def test_without_a_padding_token_it_is_0(opened: Opened) -> None:
+    made = Tokenizer(models.WordLevel({"a": 1, "b": 2}))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    rows = {tuple(row) for batch in opened("a b\nb\n" * 10, made=made) for row in batch.feeds["input_ids"].tolist()}
+    assert rows - {(2,)} == {(1, 2), (2, 0)}
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def texts_of(data: Any) -> list[tuple[str, Any]]:
+    """The words, and labels, in the order of the words."""
+    found = []
+    for batch in data:
+        for i, ids in enumerate(batch.feeds["input_ids"].tolist()):
+            words = "".join(WORDS[one] for one in ids if one not in (CLS, SEP, PAD))
+            found.append((words, None if batch.labels is None else batch.labels[i].item()))
+    return sorted(found)
+
+
+def test_json_lines_and_csv(opened: Opened) -> None:
+    lines = [{"n": 1, "text": "a", "label": 7, "b": "x"}, {"text": "b", "label": 5}]
+    assert texts_of(opened("\n\n".join(map(json.dumps, lines)), name="t.jsonl")) == [("a", 7), ("b", 5)]
+    assert texts_of(opened('{"body": "a c", "label": "x"}\n{"body": "b", "label": "p"}', name="t.jsonl")) == [
+        ("ac", 1), ("b", 0),
+    ]  # fmt: skip
+    table = '\ufeffid,sentence,label\n1,"a, ""b""\nc",0.5\n2,d,1\n'
+    assert texts_of(opened(table, name="t.csv")) == [("a[UNK][UNK]b[UNK]c", 0.5), ("d", 1.0)]
+    assert texts_of(opened("text\na\nb", name="t.csv")) == [("a", None), ("b", None)]
+
+
+def test_parquet(opened: Opened, tmp_path: Path) -> None:
+    opened("a")
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
+        table = {"id": [1, 2, 3], "said": pyarrow.array(["a", "b", "a"], kind), "label": [4, 5, 6]}
+        parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet", row_group_size=2)
+        data = open_data(tmp_path / "t.parquet", IDS, tokenizer=tmp_path / "tokenizer.json")
+        assert texts_of(data) == [("a", 4), ("a", 6), ("b", 5)]
+    (tmp_path / "t.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-9])
+    with pytest.raises(OnnxoptError, match=r"t\.parquet: not a Parquet file that can be read"):
+        open_data(tmp_path / "t.parquet", IDS, tokenizer=tmp_path / "tokenizer.json")
+
+
+def test_the_digest_is_that_of_texts_and_tokenizer(opened: Opened) -> None:
+    made = tokenizer()
+    made.enable_truncation(5)
+    digests = [opened("a").digest(), opened("b").digest(), opened("a", made=made).digest(),
+               opened("a", ints(x=["n", 3])).digest()]  # fmt: skip
+    assert len(set(digests)) == 4
+    assert opened("a").digest() == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.txt", "", "holds no texts"),
+        ("t.txt", "\n \n", "holds no texts"),
+        ("t.txt", b"a\n\xff\n", "line 2 is no UTF-8 text"),
+        ("t.csv", b"text\n\xff\n", "line 2 is no UTF-8 text"),
+        ("t.jsonl", "", "holds no texts"),
+        ("t.jsonl", '{"text": "a"}\n{', "line 2 is no JSON: "),
+        ("t.jsonl", "[" * 100_000, "line 1 is no JSON: "),
+        ("t.jsonl", '["a"]', "line 1 is no JSON object"),
+        ("t.jsonl", '{"text": 3}', "line 1 holds int in 'text', expected a text"),
+        ("t.jsonl", '{"text": "a"}\n{"text": " "}', "line 2 holds a blank text in 'text'"),
+        ("t.jsonl", '{"text": "a"}\n{"txt": "a"}', "line 2 holds nothing in 'text'"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "line 2 has no label, unlike those before"),
+        ("t.jsonl", '{"text": "a"}\n{"text": "b", "label": 1}', "line 2 has a label, unlike"),
+        ("t.jsonl", '{"text": "a", "label": [1]}', "a label is list, expected numbers or names"),
+        ("t.jsonl", '{"text": "a", "label": 99999999999999999999}', "a label does not fit into 64 bits"),
+        ("t.jsonl", '{"x": "a", "y": "b"}', r"has several fields that are texts \(x, y\); call the field"),
+        ("t.jsonl", '{"x": 1}', "has no field that is a text"),
+        ("t.csv", "text\n", "holds no texts"),
+        ("t.csv", "id,text\n1,a,b\n", "line 2 has more fields than the header, which is id, text"),
+        ("t.csv", 'text\n"a', "line 2 is no CSV: unexpected end of data"),
+        ("t.parquet", "", "not a Parquet file that can be read"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(opened: Opened, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(OnnxoptError, match=rf"{name}: {message}") as caught:
+        opened(content, name=name)
+    assert "\n" not in str(caught.value)
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_tokens_is_one_sentence(opened: Opened) -> None:
+    for session, message in (
+        (VECTORS, r"inputs are x float32 \[n, 4\]; texts are for models with one input of token ids"),
+        (ints(a=["n", "t"], b=["n", "t"]), "inputs are a .*, b .*; texts are for models with one input"),
+        (ints(input_ids=["n"]), r"'input_ids' is int64 \[n\], and texts give \[batch, tokens\]"),
+        (ints(input_ids=["n", "t"], lengths=["n"]), r"the model also takes 'lengths', int64 \[n\]"),
+    ):
+        with pytest.raises(OnnxoptError, match=rf"texts\.txt: .*{message}"):
+            opened("a", session)
+
+
+def test_texts_without_a_tokenizer_and_a_tokenizer_without_texts(opened: Opened, tmp_path: Path) -> None:
+    opened("a")
+    with pytest.raises(OnnxoptError, match=r"texts\.txt: texts need the model's tokenizer; give it with --tokenizer"):
+        open_data(tmp_path / "texts.txt", IDS)
+    np.save(tmp_path / "x.npy", np.zeros((9, 4), np.float32))
+    with pytest.raises(OnnxoptError, match=r"x\.npy: only texts are turned into token ids"):
+        open_data(tmp_path / "x.npy", VECTORS, tokenizer=tmp_path / "tokenizer.json")
+    with pytest.raises(OnnxoptError, match=r"texts\.txt: only a folder of images is prepared"):
+        open_data(tmp_path / "texts.txt", IDS, ImageOptions("unit"), tokenizer=tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_that_is_none(opened: Opened, tmp_path: Path) -> None:
+    opened("a")
+    for content in ("", "{}", "no JSON", '{"version": "1.0"}'):
+        (tmp_path / "none.json").write_text(content)
+        with pytest.raises(OnnxoptError, match=r"none\.json: not a tokenizer that can be read: .*tokenizer\.json"):
+            open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path / "none.json")
+    with pytest.raises(OnnxoptError, match=r"absent\.json: cannot be read: No such file"):
+        open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path / "absent.json")
+    with pytest.raises(OnnxoptError, match="expected a file"):
+        open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path)
+
+
+def test_texts_that_cannot_be_encoded(opened: Opened) -> None:
+    made = Tokenizer(models.BPE({"a": 0}, []))
+    with pytest.raises(OnnxoptError, match=r"tokenizer\.json gives no tokens for 'q'; leave such samples out"):
+        list(opened("q\n", made=made))
+    with pytest.raises(OnnxoptError, match=r"tokenizer\.json: cannot encode a text of .*t\.jsonl"):
+        list(opened('{"text": "\\ud800"}', name="t.jsonl"))
+
+
+@pytest.mark.parametrize(("package", "name"), [("tokenizers", "t.txt"), ("pyarrow.parquet", "t.parquet")])
+def test_a_missing_library_is_one_sentence(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, package: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    root = package.partition(".")[0]
+    with pytest.raises(OnnxoptError, match=rf"{root} is not installed, and is needed .*: pip install {root}$"):
+        opened("a", name=name)
+
+
+def test_a_tokenizer_without_data_is_said(tmp_path: Path) -> None:
+    done = run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--tokenizer", "t.json")
+    refused(done, "--tokenizer t.json is for texts; give them with --data texts.txt")
