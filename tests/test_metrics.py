@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from sklearn.metrics import top_k_accuracy_score
 
-from onnxopt.data import Array
+from onnxopt.data import Array, Batch
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics import METRICS, open_metric
 from onnxopt.metrics.top_k import TopK
 
-NAMES = list(METRICS)
+NAMES = ["cosine", "kl", "mse", "top1", "top5"]
+"""Those that take scores [samples, classes], of any number of samples."""
 
 
 def measure(
@@ -27,7 +28,8 @@ def measure(
     score = open_metric(metric).start()
     for i in range(0, len(outputs[0]), batch):
         part = slice(i, i + batch)
-        score.add([o[part] for o in outputs], [r[part] for r in reference], None if labels is None else labels[part])
+        known = None if labels is None else labels[part]
+        score.add([o[part] for o in outputs], [r[part] for r in reference], Batch({}, known))
     return float(score.value())
 
 
@@ -138,6 +140,13 @@ def test_a_function_gets_all_samples_at_once() -> None:
     assert "score" in metric.name
 
 
+def test_a_function_cannot_get_outputs_of_two_lengths_at_once() -> None:
+    score = open_metric(lambda outputs, labels: 1.0).start()
+    score.add([np.ones((2, 5, 3), np.float32)], [], Batch({}))
+    with pytest.raises(OnnxoptError, match=r"is \[2, 5, 3\] in one batch and \[2, 7, 3\] in another; choose one of"):
+        score.add([np.ones((2, 7, 3), np.float32)], [], Batch({}))
+
+
 def test_a_function_by_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_scores.py").write_text(
         "def good(outputs, labels):\n    return 1\n\n\ndef bad(outputs, labels):\n    return outputs[9]\n"
@@ -191,8 +200,8 @@ def test_few_samples_tell_what_many_lose(metric: str, shrunk: float) -> None:
     def measured(case: tuple[Array, Array, Array]) -> tuple[float, float, float]:
         scores, noisy, labels = case
         before, after = open_metric(metric).start(), open_metric(metric).start()
-        before.add([scores], [scores], labels)
-        after.add([noisy], [scores], labels)
+        before.add([scores], [scores], Batch({}, labels))
+        after.add([noisy], [scores], Batch({}, labels))
         assert isinstance(after, TopK)
         return before.value() - after.value(), *after.likely_drop()
 
@@ -208,18 +217,21 @@ def test_few_samples_tell_what_many_lose(metric: str, shrunk: float) -> None:
 def test_what_is_the_same_loses_nothing_and_nans_lose_all() -> None:
     scores = np.random.default_rng(0).standard_normal((50, 10))
     same, broken = TopK(1), TopK(1)
-    same.add([scores], [scores], scores.argmax(1))
-    broken.add([scores * np.nan], [scores], scores.argmax(1))
+    same.add([scores], [scores], Batch({}, scores.argmax(1)))
+    broken.add([scores * np.nan], [scores], Batch({}, scores.argmax(1)))
     assert same.likely_drop() == (0.0, 0.0)
     assert broken.likely_drop()[0] > 80
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(OnnxoptError, match="'accuracy'; there are kl, mse, top1, top5, and functions"):
+    with pytest.raises(
+        OnnxoptError,
+        match="'accuracy'; there are cosine, kl, mse, next-token, perplexity, retrieval, top1, top5, and functions",
+    ):
         open_metric("accuracy")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", METRICS)
 def test_no_samples_are_no_measurement(name: str) -> None:
     with pytest.raises(OnnxoptError, match="no samples"):
         open_metric(name).start().value()
@@ -234,7 +246,7 @@ def test_probabilities_lose_what_their_logits_do() -> None:
 
     def drop(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:
         score = TopK(1)
-        score.add([after.astype(np.float32)], [before.astype(np.float32)], labels)
+        score.add([after.astype(np.float32)], [before.astype(np.float32)], Batch({}, labels))
         return score.likely_drop()[0]
 
     assert drop(logits, noisy) > 0.5

@@ -82,8 +82,8 @@ def test_what_is_expected_is_what_many_lose(known: bool) -> None:
     """Scores that are known by heart, or without labels, likewise."""
     before, after, labels = scored(40_000, 0.5)
     first, second = open_metric("top1").start(), open_metric("top1").start()
-    first.add([before], [before], labels if known else None)
-    second.add([after], [before], labels if known else None)
+    first.add([before], [before], Batch({}, labels if known else None))
+    second.add([after], [before], Batch({}, labels if known else None))
     found = second.likely_drop()
     assert found is not None
     assert found[0] == pytest.approx(first.value() - second.value(), rel=0.1)
@@ -164,8 +164,8 @@ def test_a_metric_that_is_a_mean_has_the_error_of_its_differences() -> None:
         metric = open_metric(function)
         first, second = Scores(metric), Scores(metric)
         for i in range(0, 320, 8):
-            first.add([outputs[i : i + 8]], [outputs[i : i + 8]], labels[i : i + 8])
-            second.add([worse[i : i + 8]], [outputs[i : i + 8]], labels[i : i + 8])
+            first.add([outputs[i : i + 8]], [outputs[i : i + 8]], Batch({}, labels[i : i + 8]))
+            second.add([worse[i : i + 8]], [outputs[i : i + 8]], Batch({}, labels[i : i + 8]))
         found = first.drop_to(second, 1.0)
         return found.drop, found.spread
 

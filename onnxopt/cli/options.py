@@ -102,7 +102,9 @@ class Bounds:
     """Options of the contract."""
 
     metric: Metric = "top1"
-    max_drop: Annotated[float | None, option(help="Largest drop of the metric, in points for top1 and top5.")] = None
+    max_drop: Annotated[
+        float | None, option(help="Largest drop of the metric; in points where it is a percentage.")
+    ] = None
     confidence: Annotated[
         float, typer.Option(help="How sure it shall be that new samples drop by no more, 0.5 to less than 1.")
     ] = CONFIDENCE

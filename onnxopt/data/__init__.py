@@ -9,6 +9,7 @@ from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options,
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
+from onnxopt.data.tokens import Part, parts_of
 
 __all__ = [
     "PRESETS",
@@ -19,6 +20,7 @@ __all__ = [
     "Data",
     "Hints",
     "ImageOptions",
+    "Part",
     "Pending",
     "Spec",
     "blamed",
@@ -32,6 +34,7 @@ __all__ = [
     "marked",
     "name_of",
     "open_data",
+    "parts_of",
     "quiet_session",
     "runnable_feeds",
     "session_options",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxopt.data import Array
+from onnxopt.data import Array, Batch
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics.lost_answers import Margins
 
@@ -19,10 +19,10 @@ class Score(ABC):
     """A metric of one model, accumulated over a stream of batches."""
 
     @abstractmethod
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
-        """Takes one batch: a model's outputs, the original model's on the same inputs, and the labels if known.
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
+        """Takes one batch: a model's outputs, the original model's on the same inputs, the inputs and the labels.
 
-        Raises OnnxoptError where the metric does not fit the outputs or the labels.
+        Raises OnnxoptError where the metric does not fit the outputs, the inputs or the labels.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxopt.data import Array, blamed
+from onnxopt.data import Array, Batch, blamed
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics.base import Metric, Outputs, Score, at_least_one
 
@@ -21,11 +21,16 @@ class Custom(Score):
         self._labels: list[Array] = []
         self._each: Array | None = None
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
-        """See `Score`."""
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
+        """See `Score`. Raises OnnxoptError where outputs differ in shape from batch to batch, as those of texts may."""
         self._outputs.append([np.atleast_1d(np.asarray(output)) for output in outputs])
-        if labels is not None:
-            self._labels.append(labels)
+        for first, last in zip(self._outputs[0], self._outputs[-1], strict=True):
+            if first.shape[1:] != last.shape[1:]:
+                raise OnnxoptError(f"{self._name}: takes an output of all samples as one array, and this one is "
+                                   f"{list(first.shape)} in one batch and {list(last.shape)} in another; choose one of "
+                                   "onnxopt's metrics")  # fmt: skip
+        if batch.labels is not None:
+            self._labels.append(batch.labels)
 
     def value(self) -> float:
         """What the function returns, or the mean of that if it is one number for each sample.

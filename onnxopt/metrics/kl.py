@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxopt.data import Array
+from onnxopt.data import Array, Batch
 from onnxopt.metrics.base import Metric, Outputs, Score, at_least_one
 from onnxopt.metrics.class_scores import is_float, require_scores, rows
 
@@ -22,7 +22,7 @@ class Divergence(Score):
     def __init__(self) -> None:
         self._divergences: list[Array] = []
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score`. Raises OnnxoptError without a float output of scores."""
         i = require_scores([x if is_float(x) else None for x in reference], "kl")
         wanted, got = (rows(x[i]).astype(np.float64) for x in (reference, outputs))

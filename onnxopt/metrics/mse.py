@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxopt.data import Array
+from onnxopt.data import Batch
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics.base import Metric, Outputs, Score, at_least_one
 from onnxopt.metrics.class_scores import is_float, shapes
@@ -21,7 +21,7 @@ class MeanSquaredError(Score):
         self._noise: dict[int, float] = {}
         self._signal: dict[int, float] = {}
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score`. Raises OnnxoptError where the model has no float output."""
         for i in _floats(reference):
             wanted, got = np.asarray(reference[i], np.float64), np.asarray(outputs[i], np.float64)

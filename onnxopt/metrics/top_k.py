@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxopt.data import Array
+from onnxopt.data import Array, Batch
 from onnxopt.errors import OnnxoptError
 from onnxopt.metrics.base import Metric, Outputs, Score, at_least_one
 from onnxopt.metrics.class_scores import class_labels, ranks, require_scores, rows
@@ -25,7 +25,7 @@ class TopK(Score):
         self._hits: list[Array] = []
         self._leaders: list[Leaders] = []
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score`. Raises OnnxoptError without an output of scores, or where the labels are not its classes."""
         name = f"top{self._k}"
         i = require_scores(reference, name)
@@ -33,7 +33,7 @@ class TopK(Score):
         if scores.shape[1] <= self._k:
             raise OnnxoptError(f"{name}: the model has only {scores.shape[1]} classes, so that is always 100 %; "
                                "choose another metric")  # fmt: skip
-        known = None if labels is None else class_labels(labels, scores.shape, name)
+        known = None if batch.labels is None else class_labels(batch.labels, scores.shape, name)
         self._hits.append(ranks(scores, original.argmax(1) if known is None else known) < self._k)
         self._leaders.append(Leaders.of(_logits(original), _logits(scores), known))
 

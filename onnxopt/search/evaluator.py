@@ -107,7 +107,7 @@ class Evaluator:
             self.measurable = self.measurable or self._error(outputs, outputs) is not None
             if score:
                 visible = self._visible(outputs)
-                score.add(visible, visible, batch.labels)
+                score.add(visible, visible, batch)
             size += sum(array.nbytes for array in outputs if isinstance(array, np.ndarray))
             if self._kept is not None:
                 self._kept.append(outputs)
@@ -159,7 +159,7 @@ class Evaluator:
             counted += [] if of_labels is None else [of_labels] * batch.size
             rows += [float(as_many)] * batch.size if (as_many := self._as_many_rows(wanted, got)) is not None else []
             if score:
-                score.add(self._visible(got), self._visible(wanted), batch.labels)
+                score.add(self._visible(got), self._visible(wanted), batch)
         error = noise.error()
         if error is not None and counted:
             error = max(error, 1 - float(np.mean(counted)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxopt.data import Array
+from onnxopt.data import Batch
 from onnxopt.metrics import Metric, Outputs, Score
 from onnxopt.metrics.lost_answers import Margins
 
@@ -39,15 +39,15 @@ class Scores:
         """For a metric that is no mean over samples, the same without each fold."""
         self._batches, self._labelled = 0, False
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score.add`."""
-        self._whole.add(outputs, reference, labels)
-        self._labelled |= labels is not None
+        self._whole.add(outputs, reference, batch)
+        self._labelled |= batch.labels is not None
         if not self._batches and self._whole.per_sample() is None:
             self._without = [self._metric.start() for _ in range(_FOLDS)]
         for fold, score in enumerate(self._without):
             if fold != self._batches % _FOLDS:
-                score.add(outputs, reference, labels)
+                score.add(outputs, reference, batch)
         self._batches += 1
 
     def value(self) -> float:

@@ -23,7 +23,7 @@ class Contract:
     """At most one of the bounds."""
 
     max_drop: float | None = None
-    """The largest drop of the metric; percentage points for top1 and top5."""
+    """The largest drop of the metric; in points where that is a percentage."""
     target_size: int | None = None
     """The most bytes of the file."""
     target_ratio: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxopt.data import Array
+from onnxopt.data import Batch
 from onnxopt.metrics.base import Metric, Outputs, Score
 
 
@@ -14,7 +14,7 @@ class LargestDifference(Score):
     def __init__(self) -> None:
         self._largest = 0.0
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score`."""
         for got, wanted in zip(outputs, reference, strict=True):
             self._largest = max(self._largest, float(np.abs(got - wanted).max()))

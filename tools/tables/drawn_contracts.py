@@ -19,6 +19,7 @@ from common import realdata
 from common.internals import at_noise
 from common.kept import ONNXOPT
 from common.pages import markdown
+from onnxopt.data import Batch
 from onnxopt.metrics import open_metric
 from onnxopt.search.scores import Scores
 from onnxopt.spec.contract import CONFIDENCE
@@ -133,10 +134,10 @@ def _most(kept: Ladder, chosen: Array) -> list[float]:
     """Upper limit of the drop, of no noise and of each rung, until it is far beyond every bound."""
     before, labels = kept.train[chosen], kept.train_labels[chosen]
     found, original = [0.0], Scores(open_metric("top1"))
-    original.add([before], [before], labels)
+    original.add([before], [before], Batch({}, labels))
     for rung in kept.points:
         after = Scores(open_metric("top1"))
-        after.add([rung.train[chosen]], [before], labels)
+        after.add([rung.train[chosen]], [before], Batch({}, labels))
         drop, promise = original.drop_to(after, 1.0), Promise(1.0, CONFIDENCE)
         limits = promise.interval(drop)
         assert limits is not None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
 from onnxopt import runtime
-from onnxopt.data import Array, Spec, open_data
+from onnxopt.data import Array, Batch, Spec, open_data
 from onnxopt.data.inputs import inputs_of, known
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import read
@@ -113,7 +113,7 @@ def evaluate(
             outputs = reference if model is first else model.run(batch.feeds)
             if i is not None and rows(outputs[i]).shape != rows(reference[i]).shape:
                 raise _incomparable(model.path, outputs[i].shape, first.path, reference[i].shape)
-            model.tally.add(outputs, reference, labels, batch.size)
+            model.tally.add(outputs, reference, replace(batch, labels=labels, samples=batch.size))
     if not samples:
         raise OnnxoptError(f"{stream.name}: there are no samples to evaluate on")
     return Evaluation(stream.name, samples, labelled, tuple(model.result(model is first) for model in opened))
@@ -172,8 +172,9 @@ class _Tally:
         self._answers, self._same = 0, 0
         self._labelled, self._lost, self._won = 0, 0, 0
 
-    def add(self, outputs: Outputs, reference: Outputs, labels: Array | None, size: int) -> None:
-        """Adds one batch of `size` samples; `labels` are classes, or None if the outputs are not scores."""
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
+        """Adds one batch, whose labels are classes, or None if the outputs are not scores."""
+        labels, size = batch.labels, batch.size
         error = output_error(reference, outputs)
         if error is not None:
             self._power += error**2 * size
@@ -188,7 +189,7 @@ class _Tally:
         wanted, got = rows(reference[i]), rows(outputs[i])
         if wanted.dtype.kind == "f":
             self._divergence = self._divergence or Divergence()
-            self._divergence.add(outputs, reference, None)
+            self._divergence.add(outputs, reference, batch)
         before, after = answers(wanted), answers(got)
         self._answers += len(after)
         self._same += int(((before == after) & (after != NO_ANSWER)).sum())
