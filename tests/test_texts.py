@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pyarrow
 import pytest
+from builders import model, weights
 from commanding import refused, run
 from feeding import VECTORS, everything, taking
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -266,3 +268,82 @@ def test_a_missing_library_is_one_sentence(
 def test_a_tokenizer_without_data_is_said(tmp_path: Path) -> None:
     done = run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--tokenizer", "t.json")
     refused(done, "--tokenizer t.json is for texts; give them with --data texts.txt")
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def encoder(width: int) -> onnx.ModelProto:
+    """ids[n, t] and mask[n, t] -> Gather -> MatMul -> Relu -> MatMul -> y[n, t, width], 0 where there is padding."""
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["e"]),
+        helper.make_node("MatMul", ["e", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["o"]),
+        helper.make_node("Cast", ["attention_mask"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["f", "last"], ["m"]),
+        helper.make_node("Mul", ["o", "m"], ["y"]),
+    ]
+    tensors = {
+        "table": weights(len(WORDS), 64),
+        "w1": weights(64, 64, seed=1),
+        "w2": weights(64, width, seed=2, scale=0.01),
+        "last": np.array([2]),
+    }
+    made = model(nodes, tensors, {"input_ids": ["n", "t"], "attention_mask": ["n", "t"]}, {"y": ["n", "t", width]})
+    for value in made.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.INT64
+    return made
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a language model, its tokenizer, and 160 texts of different lengths."""
+    folder = tmp_path_factory.mktemp("language")
+    onnx.save(encoder(len(WORDS)), folder / "model.onnx")
+    tokenizer().save(str(folder / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(["a ", "b ", "c ", "d "], rng.integers(1, 12))) for _ in range(160)]
+    (folder / "texts.txt").write_text("\n".join(texts))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["cosine", "retrieval", "next-token", "perplexity"])
+def test_a_contract_on_texts_is_kept(language: Path, tmp_path: Path, metric: str) -> None:
+    words = ("--data", language / "texts.txt", "--tokenizer", language / "tokenizer.json")
+    bound = ("--metric", metric, "--max-drop", 1, "--json")
+    done = run("optimize", language / "model.onnx", "-o", tmp_path / "small.onnx", *words, *bound)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["status"] == "met"
+    assert result["calibrated"] == str(language / "texts.txt")
+    assert result["check"]["found"]["drop"] <= 1
+    assert result["bytes_after"] < result["bytes_before"] / 2
+
+
+@pytest.mark.slow
+def test_texts_in_every_command(language: Path, tmp_path: Path) -> None:
+    words = ("--data", language / "texts.txt", "--tokenizer", language / "tokenizer.json")
+    source, small = language / "model.onnx", tmp_path / "small.onnx"
+    assert run("plan", source, "-o", tmp_path / "plan.json", *words).returncode == 0
+    assert run("apply", source, tmp_path / "plan.json", "-o", small, *words).returncode == 0
+    done = run("evaluate", source, small, *words, "--json")
+    assert json.loads(done.stdout)["samples"] == 160, done.stderr
+    done = run("sensitivity", source, *words, "--metric", "cosine", "--at", "0.5", "--json")
+    drops = [point["drop"] for weight in json.loads(done.stdout)["weights"] for point in weight["points"]]
+    assert drops
+    assert all(drop > 0 for drop in drops)
+    done = run("benchmark", source, *words, "--seconds", 0.2, "--batch", 1, "--threads", 1, "--json")
+    assert json.loads(done.stdout)["data"] == str(language / "texts.txt"), done.stderr
+
+
+def test_one_sentence_on_the_command_line(language: Path, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "small.onnx")
+    refused(run("optimize", language / "model.onnx", *output, "--data", language / "texts.txt"),
+            "texts.txt: texts need the model's tokenizer; give it with --tokenizer")  # fmt: skip
+    other = Tokenizer(models.WordLevel({word: 1000 + i for i, word in enumerate(WORDS)}, "[UNK]"))
+    other.pre_tokenizer = pre_tokenizers.Whitespace()
+    other.save(str(tmp_path / "other.json"))
+    refused(run("optimize", language / "model.onnx", *output, "--data", language / "texts.txt", "--tokenizer",
+                tmp_path / "other.json"), "model.onnx: does not run")  # fmt: skip
