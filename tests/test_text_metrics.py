@@ -97,7 +97,9 @@ def test_the_original_loses_nothing_and_nan_never_passes(name: str, width: int, 
     assert metric.drop(before.value(), measured(name, broken).value()) >= 4
 
 
-@pytest.mark.parametrize(("name", "width"), [("cosine", WIDTH), ("next-token", VOCABULARY), ("perplexity", VOCABULARY)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("cosine", WIDTH), ("retrieval", WIDTH), ("next-token", VOCABULARY), ("perplexity", VOCABULARY)]
+)
 def test_the_standard_error_is_the_spread_of_draws(name: str, width: int) -> None:
     """Of the drop on 120 texts, over 40 draws, texts of very different lengths."""
     found = []

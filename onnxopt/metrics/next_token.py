@@ -21,7 +21,7 @@ class NextToken(Score):
         """See `Score`. Raises OnnxoptError where the model is no language model."""
         asked = predictions(outputs, reference, batch, _NAME)
         got, wanted = outputs[asked.output], reference[asked.output]
-        same = (got.argmax(2) == wanted.argmax(2)) & (np.isnan(got).any(2) == np.isnan(wanted).any(2))
+        same = (got.argmax(2) == wanted.argmax(2)) & (np.isnan(got.max(2)) == np.isnan(wanted.max(2)))
         self._agreeing.sums += (100.0 * (same & asked.kept).sum(1)).tolist()
         self._agreeing.counts += asked.kept.sum(1).tolist()
 

@@ -28,12 +28,15 @@ class Retrieval(Score):
     def __init__(self) -> None:
         self._got: list[Array] = []
         self._wanted: list[Array] = []
+        self._hits: Array | None = None
+        """Of all samples so far, once they are compared."""
 
     def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """See `Score`. Raises OnnxoptError without an output of embeddings."""
         got, wanted = embeddings(outputs, reference, batch, "retrieval")
         self._got.append(_directions(got))
         self._wanted.append(_directions(wanted))
+        self._hits = None
 
     def value(self) -> float:
         """Percent. Raises OnnxoptError also for a single sample."""
@@ -44,11 +47,13 @@ class Retrieval(Score):
 
     def per_sample(self) -> Array:
         """See `Score`: 100 where the neighbour is the same, else 0."""
-        if not self._got:
-            return np.zeros(0)
+        if self._hits is None:
+            self._hits = self._compared() if self._got else np.zeros(0, bool)
+        return 100.0 * self._hits
+
+    def _compared(self) -> Array:
+        """Whether the neighbour is the same, ``[samples]``."""
         got, wanted = np.concatenate(self._got), np.concatenate(self._wanted)
-        if len(got) < 2:
-            return np.zeros(len(got))
         hits = np.zeros(len(got), bool)
         for start in range(0, len(got), _BLOCK):
             block = np.arange(start, min(start + _BLOCK, len(got)))
@@ -56,7 +61,7 @@ class Retrieval(Score):
             found, before = got[block] @ got.T, wanted[block] @ wanted.T
             found[rows, block] = before[rows, block] = -np.inf  # not its own neighbour
             hits[block] = before[rows, found.argmax(1)] >= before.max(1) - _TIE
-        return 100.0 * (hits & got.any(1))
+        return hits & got.any(1)
 
 
 def _directions(vectors: Array) -> Array:

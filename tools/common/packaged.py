@@ -11,8 +11,9 @@ import sys
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,15 @@ def packaged(name: str) -> Path:
 
 def sentences(count: int) -> list[str]:
     """English sentences of NumPy's documentation."""
-    texts = (getattr(np, name).__doc__ or "" for name in sorted(dir(np)))
+    return _prose((getattr(np, name).__doc__ or "" for name in sorted(dir(np))), count)
+
+
+def other_sentences(count: int) -> list[str]:
+    """English sentences of Python's language reference."""
+    return _prose(topics.values(), count)
+
+
+def _prose(texts: Iterable[str], count: int) -> list[str]:
     parts = {re.sub(r"\s+", " ", part).strip() for text in texts for part in re.split(r"(?<=[.!?])\s", text)}
     prose = sorted(
         part for part in parts
