@@ -23,6 +23,7 @@ from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from onnxopt.data import ImageOptions, open_data
+from onnxopt.data.texts import FORMATS, read_texts
 from onnxopt.errors import OnnxoptError
 
 WORDS = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "[PAD]"]
@@ -210,6 +211,19 @@ def test_a_wrong_file_is_one_sentence(opened: Opened, name: str, content: str | 
     assert "\n" not in str(caught.value)
 
 
+@given(st.sampled_from(sorted(FORMATS)), st.binary(max_size=40) | st.text(',"\n{}:[]ab01', max_size=40).map(str.encode))
+def test_any_bytes_are_texts_or_one_sentence(tmp_path_factory: Any, suffix: str, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    file.write_bytes(content)
+    try:
+        found = read_texts(file)
+    except OnnxoptError as error:
+        assert str(error).startswith(f"{file}: ")
+    else:
+        assert all(text.strip() for text in found.texts)
+        assert found.labels is None or len(found.labels) == len(found.texts)
+
+
 # ---- what does not fit -----------------------------------------------------------------------------------------------
 
 
@@ -239,12 +253,25 @@ def test_a_tokenizer_that_is_none(opened: Opened, tmp_path: Path) -> None:
     opened("a")
     for content in ("", "{}", "no JSON", '{"version": "1.0"}'):
         (tmp_path / "none.json").write_text(content)
-        with pytest.raises(OnnxoptError, match=r"none\.json: not a tokenizer that can be read: .*tokenizer\.json"):
+        with pytest.raises(
+            OnnxoptError, match=r"none\.json: not a tokenizer\.json of Hugging Face\'s tokenizers that can be read"
+        ):
             open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path / "none.json")
     with pytest.raises(OnnxoptError, match=r"absent\.json: cannot be read: No such file"):
         open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path / "absent.json")
     with pytest.raises(OnnxoptError, match="expected a file"):
         open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path)
+
+
+def test_a_damaged_tokenizer_is_one_sentence(opened: Opened, tmp_path: Path) -> None:
+    """The library panics where a template names a token that it does not define."""
+    opened("a")
+    damaged = json.loads((tmp_path / "tokenizer.json").read_text())
+    damaged["post_processor"]["special_tokens"] = {}
+    (tmp_path / "damaged.json").write_text(json.dumps(damaged))
+    with pytest.raises(OnnxoptError, match=r"damaged\.json: ") as caught:
+        list(open_data(tmp_path / "texts.txt", IDS, tokenizer=tmp_path / "damaged.json"))
+    assert "\n" not in str(caught.value)
 
 
 def test_texts_that_cannot_be_encoded(opened: Opened) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ class Encoder:
         """Samples that the model takes at once; None if any number."""
         lengths = [one.shape[1] for one in inputs if one.shape]
         self._length = next((size for size in lengths if isinstance(size, int) and known(size)), None)
-        self._made = _opened(tokenizer)
-        self._limit()
-        self._pad()
+        library = optional("tokenizers", "to turn texts into token ids")
+        with _blamed(f"{tokenizer}: not a tokenizer.json of Hugging Face's tokenizers that can be read"):
+            self._made = library.Tokenizer.from_file(str(tokenizer))
+            self._limit()
+            self._pad()
 
     def __repr__(self) -> str:
         """What determines the inputs, besides the tokenizer's file."""
@@ -97,10 +100,8 @@ class Encoder:
         Raises OnnxoptError where a text gives no token, or more than the model takes.
         """
         source = self._source
-        try:
+        with _blamed(f"{self._path}: cannot encode a text of {source}"):
             encoded = self._made.encode_batch(texts)
-        except Exception as error:  # raised in Rust, with types of its own
-            raise OnnxoptError(f"{self._path}: cannot encode a text of {source}: {first_line(error)}") from error
         mask = np.array([one.attention_mask for one in encoded], np.int64)
         empty = np.flatnonzero(mask.sum(1) == 0)
         if len(empty):
@@ -128,11 +129,10 @@ class Encoder:
         given = self._made.padding or {}
         name = next((one for one in _PADS if self._made.token_to_id(one) is not None), None)
         number = self._made.token_to_id(name) if name else 0
-        several = None if self._length else given.get("pad_to_multiple_of")
         self._made.enable_padding(
             direction=given.get("direction", "right"), pad_id=given.get("pad_id", number),
             pad_type_id=given.get("pad_type_id", 0), pad_token=given.get("pad_token", name or "[PAD]"),
-            length=self._length, pad_to_multiple_of=several,
+            length=self._length,
         )  # fmt: skip
 
 
@@ -151,14 +151,15 @@ def _check(inputs: Sequence[Input], parts: Mapping[str, Part], source: str) -> N
                                f"{_INSTEAD}")  # fmt: skip
 
 
-def _opened(path: Path) -> Any:
-    """The tokenizer of a file. Raises OnnxoptError if the library is missing or the file is none."""
-    library = optional("tokenizers", "to turn texts into token ids")
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Makes an OnnxoptError of whatever the library raises. It is written in Rust, whose panics are no `Exception`."""
     try:
-        return library.Tokenizer.from_file(str(path))
-    except Exception as error:  # raised in Rust, without a type of its own
-        raise OnnxoptError(f"{path}: not a tokenizer that can be read: {first_line(error)}; expected a tokenizer.json "
-                           "of Hugging Face's tokenizers") from error  # fmt: skip
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise OnnxoptError(f"{what}: {first_line(error)}") from error
 
 
 def _configured(tokenizer: Path) -> int | None:
@@ -166,6 +167,6 @@ def _configured(tokenizer: Path) -> int | None:
     file = tokenizer.with_name("tokenizer_config.json")
     try:
         length = json.loads(file.read_text(encoding="utf-8")).get("model_max_length")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return int(length) if isinstance(length, int | float) and 0 < length < _ENDLESS else None
