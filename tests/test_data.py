@@ -277,7 +277,7 @@ def test_wrong_batches_are_one_sentence(spec: Any, message: str) -> None:
         ("nowhere.npz", "nowhere.npz: no such file; expected a .npz"),
         (
             __file__,
-            r"test_data.py: is no data; expected a .npz or .npy file, a folder of images, texts .*, or a function",
+            r"test_data.py: is no data; expected a .npz or .npy file, audio .*, a folder of images, texts .*, or a func",
         ),
         ("no_such_module:batches", r"no_such_module:batches: ModuleNotFoundError: No module named 'no_such_module'$"),
         ("math:tau", "math:tau: is a float, expected a function"),
@@ -314,12 +314,13 @@ def test_a_reader_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(data_readers, "__path__", [*data_readers.__path__, str(tmp_path)])
         assert open_data(tmp_path / "x.dat", VECTORS).count() == 10
         with pytest.raises(
-            OnnxoptError, match=r"\.npy file, a folder of images, texts \(.*\), a \.dat file, or a function"
+            OnnxoptError,
+            match=r"\.npy file, audio \(.*\), a folder of images, texts \(.*\), a \.dat file, or a function",
         ):
             open_data(tmp_path / "y.dat", VECTORS)
     del sys.modules["onnxopt.data.readers.own"], data_readers.own
     gc.collect()  # a class refers to its subclasses weakly
-    assert len(data_readers.readers()) == 4
+    assert len(data_readers.readers()) == 5
 
 
 def test_only_images_are_prepared(arrays: Callable[..., Path]) -> None:

@@ -43,10 +43,10 @@ class Decode(StrEnum):
 Model = Annotated[Path, argument(help="An ONNX model.")]
 Output = Annotated[Path, option("--output", "-o", help="The file to write.")]
 RequiredData = Annotated[str, option("--data", metavar="DATA", help="Inputs, and labels where there are any: .npz, "
-                                     ".npy, a folder of images, texts (.txt, .jsonl, .csv, .parquet), or "
+                                     ".npy, a folder of images, texts (.txt, .jsonl, .csv, .parquet), audio, or "
                                      "package.module:function.")]  # fmt: skip
 DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs: .npz, .npy, a folder of images, "
-                                          "texts (.txt, .jsonl, .csv, .parquet), or "
+                                          "texts (.txt, .jsonl, .csv, .parquet), audio, or "
                                           "package.module:function.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each step and its reason to standard error.")]
@@ -55,7 +55,7 @@ Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 
 @dataclass(frozen=True)
 class Preparing:
-    """Options for turning the pixels of image folders, and texts, into inputs."""
+    """Options for turning images, texts and audio into inputs."""
 
     preprocess: Annotated[
         str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")
@@ -68,6 +68,7 @@ class Preparing:
     image_size: Annotated[int | None, option(help="For images: side length in pixels.")] = None
     size: Annotated[int | None, hidden("--size")] = None
     tokenizer: Annotated[Path | None, option(help="For texts: the model's tokenizer.json.")] = None
+    sample_rate: Annotated[int | None, option(help="For audio: samples a second that the model takes.")] = None
 
     def open(self, model: Path, *specs: str | None) -> list[Data | None]:
         """Opens the data that options name. Raises OnnxoptError if the model does not run or the data does not fit
@@ -75,6 +76,8 @@ class Preparing:
         if all(spec is None for spec in specs):
             if self.tokenizer is not None:
                 raise OnnxoptError(f"--tokenizer {self.tokenizer} is for texts; give them with --data texts.txt")
+            if self.sample_rate is not None:
+                raise OnnxoptError(f"--sample-rate {self.sample_rate} is for audio; give it with --data FOLDER")
             return [None] * len(specs)
         reading([model])
         native.return_memory()
@@ -82,7 +85,10 @@ class Preparing:
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
         size = self.size if self.image_size is None else self.image_size
         images = ImageOptions(self.preprocess, mean, std, self.layout, size)
-        return [(spec and open_data(spec, session, images, tokenizer=self.tokenizer)) or None for spec in specs]
+        opened = partial(
+            open_data, session=session, options=images, tokenizer=self.tokenizer, sample_rate=self.sample_rate
+        )
+        return [None if spec is None else opened(spec) for spec in specs]
 
 
 @dataclass(frozen=True)

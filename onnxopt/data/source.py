@@ -9,9 +9,16 @@ import onnxruntime
 
 from onnxopt.data.inputs import inputs_of
 from onnxopt.data.preprocess import Hook, ImageOptions
-from onnxopt.data.readers import Options, Reader, Spec, path_of, readers
+from onnxopt.data.readers import Options, Spec, path_of, readers
 from onnxopt.data.stream import Data
 from onnxopt.errors import OnnxoptError
+
+_MISPLACED = {
+    "images": "only a folder of images is prepared; leave preprocess, mean, std, layout and size out",
+    "tokenizer": "only texts are turned into token ids; leave the tokenizer out",
+    "sample_rate": "only audio has a sample rate; leave it out",
+}
+"""By option for one kind of data, what to say where it is given for another."""
 
 
 def open_data(
@@ -20,16 +27,18 @@ def open_data(
     options: ImageOptions | str | Hook | None = None,
     *more: Any,
     tokenizer: str | os.PathLike[str] | None = None,
+    sample_rate: int | None = None,
 ) -> Data:
     """Data for a model.
 
     Arguments:
-        spec: a `.npz` or `.npy` file, a folder of images, a file of texts, or ``package.module:function``, which yields
-            batches; or such a function itself, or an object that can be iterated over repeatedly.
+        spec: a `.npz` or `.npy` file, a folder of images, a file of texts, audio, or ``package.module:function``, which
+            yields batches; or such a function itself, or an object that can be iterated over repeatedly.
         session: the model, whose inputs decide how the data is cast, batched and prepared.
         options: for images: an `ImageOptions`, or its fields in their order, `preprocess` first.
         more: the other fields.
         tokenizer: for texts: the path of a `tokenizer.json`.
+        sample_rate: for audio: samples a second that the model takes.
 
     Raises OnnxoptError if there is no such data, or the model does not take it.
     """
@@ -43,14 +52,8 @@ def open_data(
         *others, last = (one.reads for one in known)
         raise OnnxoptError(f"{spec}: {'is no data' if path and path.exists() else 'no such file'}; expected "
                            f"{', '.join(others)}, or {last}")  # fmt: skip
-    _check(spec, reader, images.given, tokenizer is not None)
-    return reader.open(spec, inputs_of(session), Options(images, tokenizer))
-
-
-def _check(spec: Spec, reader: Reader, images: bool, tokenizer: bool) -> None:
-    """Raises OnnxoptError where options are given that are for another kind of data."""
-    if images and reader.takes != "images":
-        raise OnnxoptError(f"{spec}: only a folder of images is prepared; leave preprocess, mean, std, layout and size "
-                           "out")  # fmt: skip
-    if tokenizer and reader.takes != "tokenizer":
-        raise OnnxoptError(f"{spec}: only texts are turned into token ids; leave the tokenizer out")
+    given = {"images": images.given, "tokenizer": tokenizer is not None, "sample_rate": sample_rate is not None}
+    misplaced = next((name for name, is_given in given.items() if is_given and name != reader.takes), None)
+    if misplaced:
+        raise OnnxoptError(f"{spec}: {_MISPLACED[misplaced]}")
+    return reader.open(spec, inputs_of(session), Options(images, tokenizer, sample_rate))

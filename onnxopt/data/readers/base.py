@@ -23,6 +23,8 @@ class Options:
     images: ImageOptions = field(default_factory=ImageOptions)
     tokenizer: str | os.PathLike[str] | None = None
     """For texts: the path of a `tokenizer.json`."""
+    sample_rate: int | None = None
+    """For audio: samples a second that the model takes."""
 
 
 class Reader(ABC):

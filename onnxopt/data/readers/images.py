@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from onnxopt.data.folders import files_in, folder_labels, identity
 from onnxopt.data.inputs import Input, only
 from onnxopt.data.preprocess import Preparation, preparation
 from onnxopt.data.random import Array
 from onnxopt.data.readers.base import Options, Reader, Spec, path_of
-from onnxopt.data.stream import Batch, Data, file_digest, in_batches, sha256
+from onnxopt.data.stream import Batch, Data, in_batches, sha256
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files import reading
 
@@ -46,12 +46,12 @@ class ImageReader(Reader):
 
 
 def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
-    files = [path for path in sorted(folder.rglob("*")) if _is_image(path.relative_to(folder)) and not path.is_dir()]
+    files = files_in(folder, SUFFIXES)
     reading(files)
     if len(files) < (entry.batch or 1):
         raise OnnxoptError(f"{folder}: has {len(files)} images ({', '.join(SUFFIXES)}), "
                            f"expected at least {entry.batch or 1}")  # fmt: skip
-    labels = _labels([path.relative_to(folder) for path in files])
+    labels = folder_labels([path.relative_to(folder) for path in files])
 
     def read(chosen: Array) -> Batch:
         samples = [_prepared(files[i], prepare) for i in chosen]
@@ -61,27 +61,9 @@ def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
 
     def digest() -> str:
         first = _prepared(files[0], prepare)
-        return sha256(repr(prepare).encode(), first.tobytes(), *(_identity(path, folder) for path in files))
+        return sha256(repr(prepare).encode(), first.tobytes(), *(identity(path, folder) for path in files))
 
     return Data(str(folder), lambda: in_batches(len(files), _BATCH, entry.batch, read), cache(digest))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _labels(paths: list[Path]) -> Array | None:
-    """Labels by class folder: its name if all names are whole numbers, else its place in alphabetical order.
-
-    None if an image lies in no class folder, or the only class folder is not a number.
-    """
-    if any(len(path.parts) == 1 for path in paths):
-        return None
-    names = [path.parts[0] for path in paths]
-    if all(name.isdecimal() for name in names):
-        return np.array([int(name) for name in names])
-    classes, indices = np.unique(names, return_inverse=True)
-    return indices if len(classes) > 1 else None
 
 
 def _prepared(path: Path, prepare: Preparation) -> Array:
@@ -124,7 +106,3 @@ def _flat(image: Image.Image) -> Image.Image:
         return image
     seen = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-
-
-def _identity(path: Path, folder: Path) -> bytes:
-    return os.fsencode(path.relative_to(folder).as_posix()) + file_digest(path)
