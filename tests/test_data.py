@@ -277,7 +277,7 @@ def test_wrong_batches_are_one_sentence(spec: Any, message: str) -> None:
         ("nowhere.npz", "nowhere.npz: no such file; expected a .npz"),
         (
             __file__,
-            r"test_data.py: is no data; expected a .npz or .npy file, audio .*, a folder of images, texts .*, or a func",
+            r"test_data.py: is no data; expected a .npz or .npy file, audio .*, a folder of images, texts .*, or a f",
         ),
         ("no_such_module:batches", r"no_such_module:batches: ModuleNotFoundError: No module named 'no_such_module'$"),
         ("math:tau", "math:tau: is a float, expected a function"),
