@@ -115,8 +115,9 @@ def test_the_standard_error_is_the_spread_of_draws(name: str, width: int) -> Non
 
 
 def test_equal_texts_are_each_other_s_neighbours_whichever_is_found() -> None:
-    vectors = np.random.default_rng(0).standard_normal((10, WIDTH))
-    wanted = np.concatenate([vectors, vectors, vectors])
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((10, 64))
+    wanted = np.concatenate([vectors + 1e-6 * rng.standard_normal(vectors.shape) for _ in range(3)])  # up to rounding
     got = wanted + 1e-4 * np.random.default_rng(1).standard_normal(wanted.shape)
     both = [(x.astype(np.float32), wanted.astype(np.float32), {}) for x in (got, got[::-1].copy())]
     assert measured("retrieval", both[:1]).value() == 100
