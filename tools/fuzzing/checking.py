@@ -16,7 +16,7 @@ import onnxruntime
 
 import onnxopt
 from fuzzing.comparing import compare, interface_differs
-from fuzzing.growing import Array, stock
+from fuzzing.growing import Array, session_options, stock
 from fuzzing.models import Case
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.spec.recipes import Recipe
@@ -153,14 +153,13 @@ class _Mode:
             plain = onnxopt.decompress(output)
         with self._step("verify"):
             onnxopt.verify(output)
-        registered = onnxruntime.SessionOptions()
-        registered.log_severity_level = 4
+        registered = session_options()
         onnxopt.register(registered)
         ways: dict[str, Callable[[], onnxruntime.InferenceSession]] = {
             "registered": lambda: onnxruntime.InferenceSession(
                 str(output), registered, providers=["CPUExecutionProvider"]
             ),
-            "load": lambda: onnxopt.load(output),
+            "load": lambda: onnxopt.load(output, session_options()),
             "decompressed": lambda: stock(plain.SerializeToString()),
         }
         first: list[Any] | None = None

@@ -247,12 +247,18 @@ def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
 
 
-def stock(model: bytes | str, optimized: bool = True) -> onnxruntime.InferenceSession:
-    """A session of stock ONNX Runtime on one thread, whose results do not depend on the machine's load."""
+def session_options() -> onnxruntime.SessionOptions:
+    """One thread: how many there are may change the last bits of a sum."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.use_deterministic_compute = True
+    return options
+
+
+def stock(model: bytes | str, optimized: bool = True) -> onnxruntime.InferenceSession:
+    """A session of stock ONNX Runtime."""
+    options = session_options()
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
