@@ -189,9 +189,11 @@ class _Mode:
             if found.what and not rounded:
                 self._note("difference", f"{way}: {found.what} differs by {found.error:.2g} without loss")
             return
+        announced, same = (result.check.found.error, result.check.found.agreement) if result.check else (None, None)
+        if announced == float("inf"):
+            return  # the result says that outputs have other shapes, as those of another branch may
         if found.broken:
             self._note("silent difference", f"{way}: {found.broken}")
-        announced, same = (result.check.found.error, result.check.found.agreement) if result.check else (None, None)
         rows = result.check.found.rows if result.check else None
         if found.resized and (announced is None or (rows is not None and rows < 1)):
             return  # no row has one to be compared with, and the result says so
