@@ -187,6 +187,20 @@ def test_labels_of_a_model_that_cannot_get_smaller(tmp_path: Path) -> None:
     assert [trial.error for trial in result.trials] == [0.0] * len(result.trials)
 
 
+def test_types_that_onnx_does_not_know(tmp_path: Path) -> None:
+    """ONNX's own inference ends the process at an EyeLike of a value whose type it does not know."""
+    nodes = [
+        node("Gelu", ["x"], ["g"], domain="com.microsoft"),
+        node("EyeLike", ["g"], ["e"], dtype=1),
+        node("Gemm", ["x", "w", "e"], ["y"]),
+    ]
+    onnx.save(build(nodes, [48, 48], {"w": weights(48, 48)}, ("y",)), tmp_path / "m.onnx")
+    result = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "o.onnx")
+    assert not result.unchanged
+    assert result.kept is not None
+    assert 0 < (result.kept.error or 0) <= 0.02
+
+
 def opaque() -> onnx.ModelProto:
     """A Loop that returns labels only: no number that they follow from can be observed."""
     body = helper.make_graph(

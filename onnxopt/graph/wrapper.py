@@ -9,7 +9,7 @@ from onnx import helper
 
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph.inspect.expose import runtime_types
+from onnxopt.graph.inspect.expose import runtime_types, without_weights
 from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
 
@@ -173,23 +173,6 @@ def _types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto | None]:
         return declared
     made = [name for node in graph.node for name in node.output if name]
     return {**runtime_types(without_weights(model), made), **declared}
-
-
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy for type inference, in which large initializers are inputs."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    del light.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if tensor.ByteSize() > 4096:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        else:
-            light.graph.initializer.append(tensor)
-    for sparse in light.graph.sparse_initializer:
-        values = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
-        light.graph.input.append(values)
-    del light.graph.sparse_initializer[:]
-    return light
 
 
 def _names_used(node: onnx.NodeProto) -> set[str]:

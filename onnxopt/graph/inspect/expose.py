@@ -38,3 +38,40 @@ def runtime_types(model: onnx.ModelProto, values: Sequence[str]) -> dict[str, on
         else None
         for value in outputs  # where no shape is known, the runtime says that it has no dimensions
     }
+
+
+def types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Types of the main graph's tensors: those that are declared with a shape, the others as ONNX Runtime finds them.
+
+    A shape is missing where it is unknown or has no dimensions. Where the runtime does not load the model, only what is
+    declared is known. ONNX's own inference is not asked: some models end the process in it, such as an EyeLike of a
+    value whose type is unknown.
+    """
+    graph = model.graph
+    declared = {
+        v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output) if v.type.tensor_type.elem_type
+    }
+    whole = {name for name, kind in declared.items() if kind.tensor_type.HasField("shape")}
+    unknown = [name for node in graph.node for name in node.output if name and name not in whole]
+    try:
+        found = runtime_types(without_weights(model), unknown) if unknown else {}
+    except OnnxoptError:
+        found = {}
+    return declared | {name: kind for name, kind in found.items() if kind is not None}
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for type inference, in which large initializers are inputs."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() > 4096:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        else:
+            light.graph.initializer.append(tensor)
+    for sparse in light.graph.sparse_initializer:
+        values = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
+        light.graph.input.append(values)
+    del light.graph.sparse_initializer[:]
+    return light

@@ -14,10 +14,8 @@ from math import prod
 
 import onnx
 
-from onnxopt.errors import OnnxoptError
-from onnxopt.graph.inspect.expose import runtime_types
+from onnxopt.graph.inspect.expose import types
 from onnxopt.graph.normalise import subgraphs
-from onnxopt.graph.wrapper import without_weights
 from onnxopt.metrics.observed import Observed
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
@@ -117,24 +115,11 @@ class _Search:
         return self._is_float(name) and name not in self.selected
 
     @cached_property
-    def _types(self) -> dict[str, int]:
-        return _inferred_types(self._model)
-
-    @cached_property
-    def _runtime_types(self) -> dict[str, int]:
-        """Of the values that nothing else types."""
-        unknown = [name for name in self._producers if not self._types.get(name)]
-        try:
-            found = runtime_types(without_weights(self._model), unknown)
-        except OnnxoptError:  # the model does not load, so nothing is measured
-            return {}
-        return {name: kind.tensor_type.elem_type for name, kind in found.items() if kind is not None}
+    def _types(self) -> dict[str, onnx.TypeProto]:
+        return types(self._model)
 
     def _is_float(self, name: str) -> bool:
-        kind = self._types.get(name)
-        if not kind and name in self._producers:
-            kind = self._runtime_types.get(name)
-        return kind in _FLOATS
+        return name in self._types and self._types[name].tensor_type.elem_type in _FLOATS
 
     def _reads_that_count(self, node: onnx.NodeProto, output: str) -> list[str]:
         """What changes with an input; of an output that no input changes, what nodes make of weights."""
@@ -158,22 +143,6 @@ class _Search:
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     return prod(tensor.dims) > 1 and tensor.data_type not in _NO_WEIGHTS
-
-
-def _inferred_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of the main graph's tensors, as far as they are declared or can be inferred; 0 is unknown."""
-    graph = model.graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
-        values += [*inferred.value_info, *inferred.output]
-    except Exception:  # a model that the inference rejects may run; its declared types remain
-        pass
-    types: dict[str, int] = {}
-    for value in values:
-        if value.type.WhichOneof("value") == "tensor_type":
-            types[value.name] = types.get(value.name) or value.type.tensor_type.elem_type
-    return types
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

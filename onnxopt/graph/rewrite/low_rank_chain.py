@@ -17,6 +17,7 @@ from onnx import NodeProto, helper, numpy_helper
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.normalise import names_taken, set_nodes, subgraphs
+from onnxopt.graph.rewrite.opset import shapes
 
 Chain = Callable[[NodeProto], list[NodeProto]]
 """Makes the nodes that replace a node."""
@@ -88,7 +89,7 @@ def outputs_first(node: NodeProto, path: str) -> bool:
 def meets_matrices(model: onnx.ModelProto, node: NodeProto, path: str) -> bool:
     """Whether the other operand of a MatMul is known to have two or more axes."""
     index = list(node.input).index(path)
-    return len(_shapes(model).get(node.input[1 - index], ())) > 1
+    return len(shapes(model).get(node.input[1 - index], ())) > 1
 
 
 def wants_bias(model: onnx.ModelProto) -> bool:
@@ -151,37 +152,13 @@ def flattened(model: onnx.ModelProto, node: NodeProto, inputs: int) -> Flattened
             return None
     elif maker.op_type != "Reshape" or not (node.op_type == "Gemm" or _makes_rows(model, maker)):
         return None
-    shape = _shapes(model).get(maker.input[0], ())[1:]
+    shape = shapes(model).get(maker.input[0], ())[1:]
     return Flattened(maker.input[0], shape) if len(shape) > 1 and prod(shape) == inputs else None
 
 
 def _makes_rows(model: onnx.ModelProto, reshape: NodeProto) -> bool:
     """Whether the Reshape makes a matrix: its shape is a constant of two numbers."""
     return any(t.name == reshape.input[1] and list(t.dims) == [2] for t in model.graph.initializer)
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values for which ONNX infers one; 0 for a free dimension."""
-    # Large constants matter by their shapes only, and a protobuf holds at most 2 GB.
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.name = model.graph.name
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if prod(tensor.dims) > 64:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        else:
-            light.graph.initializer.append(tensor)
-    try:
-        known = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # of any class: then no shape is known
-        return {}
-    return {
-        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        for value in (*known.input, *known.value_info, *known.output)
-        if value.type.tensor_type.HasField("shape")
-    }
 
 
 def _name(node: NodeProto, part: str) -> str:

@@ -1,11 +1,11 @@
-"""The version of a model's standard operators, and what ONNX infers of its values."""
+"""The version of a model's standard operators, and the shapes of its values."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
-from onnx import shape_inference, version_converter
+from onnx import version_converter
+
+from onnxopt.graph.inspect.expose import types
 
 OPSET = 13
 """The first opset whose QuantizeLinear takes a scale for each channel."""
@@ -29,11 +29,12 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     return raised
 
 
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The dimensions of every value for which their number is known; 0 for a free one."""
+    shaped = {name: kind.tensor_type for name, kind in types(model).items() if kind.tensor_type.HasField("shape")}
+    return {name: tuple(one.dim_value for one in tensor.shape.dim) for name, tensor in shaped.items()}
+
+
 def ranks(model: onnx.ModelProto) -> dict[str, int]:
     """The number of dimensions of every value for which it is known."""
-    try:
-        graph = shape_inference.infer_shapes(model).graph
-    except Exception:  # for example a model over 2 GB: then only what is declared is known
-        graph = model.graph
-    known: list[Any] = [*graph.input, *graph.value_info, *graph.output]
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in known if v.type.tensor_type.HasField("shape")}
+    return {name: len(shape) for name, shape in shapes(model).items()}
