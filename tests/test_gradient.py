@@ -42,6 +42,20 @@ def test_outputs_count_relative_to_their_size() -> None:
     assert signal == same == 8
 
 
+def test_a_value_without_elements_has_no_gradient() -> None:
+    """The runtime's kernels need not be made for it, and an error in them ends the process."""
+    tensors = {"w": weights(8, 6), "v": weights(6, 5), "none": np.array([0])}
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Slice", ["h", "none", "none", "none"], ["empty"]),
+        node("MatMul", ["empty", "v"], ["y"]),
+        node("Relu", ["h"], ["z"]),
+    ]
+    gradient = Gradient(build(nodes, ["n", 8], tensors, ("y", "z")), ["w", "v"])
+    gradient.weights({"x": weights(2, 8)}, 0)
+    assert "a value has no elements" in gradient.unsupported["v"]
+
+
 @pytest.mark.parametrize("model", [mlp(16), two_outputs(1), two_outputs(1000)], ids=["one", "two", "two unlike"])
 def test_gradients_of_weights_foretell_the_error_of_the_outputs(model: onnx.ModelProto) -> None:
     """Noise on single elements, small enough to add up, makes on average what their gradients say."""

@@ -107,6 +107,9 @@ def _pass(node: Node, grads: dict[str, list[Var]], sources: set[str], passed: se
     """
     if node.op not in RULES:
         raise NoGradient("there is no rule for this operator")
+    shapes = node.tape.forward.shapes
+    if any(0 in shapes.get(name, ()) for name in (*sources, *node.outputs)):
+        raise NoGradient("a value has no elements")  # for which the runtime's kernels need not be made
     node.wanted = sources
     for index, grad in RULES[node.op](node):
         name = node.inputs[index]
