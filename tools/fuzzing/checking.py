@@ -167,7 +167,7 @@ class _Mode:
             with self._step(way):
                 session = start()
                 got = [session.run(None, dict(feeds)) for feeds in self._case.feeds]
-            if differs := interface_differs(self._original, session):
+            if differs := interface_differs(self._original, session, self._outputs[0]):
                 self._note("interface", f"{way}: {differs}")
             if exact or first is None:
                 self._judge(way, result, got, exact)
