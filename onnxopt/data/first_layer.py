@@ -13,6 +13,9 @@ from onnxopt.data.random import quiet_session
 
 _LARGEST, _LEAST = 16.0, 1 / 64
 """Bounds between which a first layer's biases, over the spread of what they are added to, say nothing."""
+_BELIEVED = 2.0**15
+"""So many times more or less than variance 1, no input is: even pixels of 16 bits have a spread of 19,000. Then it is
+weights near 0 that make the biases look large."""
 
 
 def spread_told(hints: Hints, name: str, draw: Callable[[], Array]) -> float | None:
@@ -49,7 +52,8 @@ def spread_told(hints: Hints, name: str, draw: Callable[[], Array]) -> float | N
     spreads = np.moveaxis(sums, axis, 0).reshape(len(told), -1).std(1)
     alive = spreads > 0
     ratio = float(np.median(np.abs(told[alive]) / spreads[alive])) if alive.any() else 0.0
-    return None if _LEAST <= ratio <= _LARGEST or ratio == 0 else ratio
+    believed = 1 / _BELIEVED <= ratio <= _BELIEVED
+    return ratio if believed and not _LEAST <= ratio <= _LARGEST else None
 
 
 def _first_layer(hints: Hints, name: str) -> tuple[list[onnx.NodeProto], Array] | None:
