@@ -12,7 +12,7 @@ import onnx
 import pytest
 from builders import weights
 from differences import build, node, session
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 import onnxopt
@@ -34,6 +34,13 @@ def scored(ending: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("y",), **
     model = build([*SCORES, *ending], ["n", 32], {**TENSORS, **tensors}, outputs)
     model.opset_import.add(domain="ai.onnx.ml", version=3)
     return model
+
+
+def branch(op: str) -> onnx.GraphProto:
+    """Of selected rows, with a weight of its own."""
+    nodes = [node("MatMul", ["r", f"{op}_w"], ["t"]), node(op, ["t"], [f"{op}_y"])]
+    held = [numpy_helper.from_array(weights(10, 6), f"{op}_w")]
+    return helper.make_graph(nodes, op, [], [onnx.ValueInfoProto(name=f"{op}_y")], held)
 
 
 def zip_map() -> onnx.ModelProto:
@@ -73,6 +80,19 @@ FORMS = {
         ("s",),
     ),
     "with an echo": (scored([node("Identity", ["x"], ["y"])], ["y", "s"]), ("s",)),
+    "rows through a branch": (
+        scored(
+            [
+                node("ReduceMax", ["s"], ["m"], axes=[1], keepdims=0),
+                node("Greater", ["m", "high"], ["g"]),
+                node("Compress", ["s", "g"], ["r"], axis=0),
+                node("If", ["yes"], ["y"], then_branch=branch("Softmax"), else_branch=branch("Sigmoid")),
+            ],
+            high=HIGH,
+            yes=np.array(True),
+        ),
+        ("y", "m", "s"),
+    ),
     "labels and scores": (scored([node("ArgMax", ["s"], ["y"], axis=1)], ["y", "s"]), ("s",)),
 }
 """A model of each kind, and the values that its differences show in."""

@@ -102,8 +102,7 @@ class _Search:
                 self._weights.update(node.output)
             return
         self._dynamic.update(node.output)
-        has_graph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
-        if has_graph or node.domain not in _STANDARD or not every.isdisjoint(self._weights | self._weighed):
+        if _may_weigh(node) or not every.isdisjoint(self._weights | self._weighed):
             self._weighed.update(node.output)
         if node.op_type in _SELECTING or not every.isdisjoint(self.selected):
             self.selected.update(node.output)
@@ -133,9 +132,10 @@ class _Search:
             node = self._producers.get(stack.pop())
             if node is None or node.op_type in _SELECTING:
                 continue
-            if not self._weights.isdisjoint(node.input):
+            every = set(_reads(node))
+            if _may_weigh(node) or not self._weights.isdisjoint(every):
                 return True
-            rows = [read for read in node.input if read in self.selected and read not in seen]
+            rows = [read for read in every if read in self.selected and read not in seen]
             seen.update(rows)
             stack.extend(rows)
         return False
@@ -143,6 +143,12 @@ class _Search:
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     return prod(tensor.dims) > 1 and tensor.data_type not in _NO_WEIGHTS
+
+
+def _may_weigh(node: onnx.NodeProto) -> bool:
+    """Whether weights may be inside a node: in its subgraphs, or in what a custom operator does."""
+    has_graph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
+    return has_graph or node.domain not in _STANDARD
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
