@@ -81,6 +81,18 @@ def test_the_inner_session_writes_no_profile(tmp_path: Path) -> None:
     assert "CompressedModel" in kernels and "MatMul" not in kernels
 
 
+def test_an_outer_model_in_the_runtimes_own_format(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The inner one is not in it, whatever the options say of the outer one."""
+    writing, reading = options(), options()
+    writing.optimized_model_filepath = str(tmp_path / "model.ort")
+    writing.add_session_config_entry("session.save_model_format", "ORT")
+    reading.add_session_config_entry("session.load_model_format", "ORT")
+    for made, model in ((writing, compressed(matmul())), (reading, str(tmp_path / "model.ort"))):
+        onnxopt.register(made)
+        check_output(onnxruntime.InferenceSession(model, made, providers=CPU))
+    assert "the model runs on the CPU" not in capfd.readouterr().err
+
+
 def test_providers_by_short_names() -> None:
     with runtime.providers(["cpu"]):
         assert runtime.providers_in_use() == ("CPUExecutionProvider",)
