@@ -17,7 +17,7 @@ from test_runtime import CPU, matmul, rows
 from test_runtimes import packages, python_with
 
 import onnxopt
-from onnxopt import OnnxoptError, runtime
+from onnxopt import OnnxoptError, native, runtime
 from onnxopt.measure.benchmark.worker import Worker
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits.onnx"
@@ -65,7 +65,8 @@ def test_without_the_cpu_a_model_without_a_provider_is_refused() -> None:
 
 
 def test_the_inner_session_has_the_users_threads(files: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", THREADS, files[0]], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", THREADS, files[0], str(native.library_path())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) == 2 * 4  # either session's pool, beside the thread that runs
 
 
@@ -126,11 +127,10 @@ THREADS = """
 import sys
 import onnxruntime
 import psutil
-import onnxopt
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 5
-onnxopt.register(options)
+options.register_custom_ops_library(sys.argv[2])
 before = psutil.Process().num_threads()
 session = onnxruntime.InferenceSession(sys.argv[1], options)
 print(psutil.Process().num_threads() - before)
