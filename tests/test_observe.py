@@ -207,6 +207,13 @@ def test_labels_of_a_model_that_cannot_get_smaller(tmp_path: Path) -> None:
     assert [trial.error for trial in result.trials] == [0.0] * len(result.trials)
 
 
+def test_a_constant_may_be_there_twice(tmp_path: Path) -> None:
+    made = zip_map()
+    made.graph.initializer.append(made.graph.initializer[0])
+    onnx.save(made, tmp_path / "m.onnx")
+    assert not onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "o.onnx").unchanged
+
+
 def test_types_that_onnx_does_not_know(tmp_path: Path) -> None:
     """ONNX's own inference ends the process at an EyeLike of a value whose type it does not know."""
     nodes = [

@@ -10,6 +10,9 @@ from onnx import NodeProto, helper
 from onnxopt.data import quiet_session
 from onnxopt.errors import OnnxoptError, first_line
 
+_SMALL = 4096
+"""Bytes of a constant on whose values types and shapes may depend."""
+
 
 def expose(model: onnx.ModelProto, values: Sequence[str], more: Sequence[NodeProto] = ()) -> bytes:
     """The model, serialized, whose outputs are these values of its main graph or of the nodes `more`."""
@@ -64,14 +67,15 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for type inference, in which large initializers are inputs."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
-    del light.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if tensor.ByteSize() > 4096:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        else:
-            light.graph.initializer.append(tensor)
-    for sparse in light.graph.sparse_initializer:
-        values = helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, list(sparse.dims))
-        light.graph.input.append(values)
-    del light.graph.sparse_initializer[:]
+    graph = light.graph
+    del graph.initializer[:], graph.sparse_initializer[:]
+    inputs = {value.name for value in graph.input}  # with defaults, and constants of one name, are there already
+    sparse = ((t.values.name, t.values.data_type, t.dims, True) for t in model.graph.sparse_initializer)
+    dense = ((t.name, t.data_type, t.dims, t.ByteSize() > _SMALL) for t in model.graph.initializer)
+    large = set[str]()
+    for name, kind, dims, is_large in (*dense, *sparse):
+        if is_large and name not in inputs | large:
+            graph.input.append(helper.make_tensor_value_info(name, kind, list(dims)))
+            large.add(name)
+    graph.initializer.extend(t for t in model.graph.initializer if t.name not in large and t.ByteSize() <= _SMALL)
     return light
