@@ -93,6 +93,17 @@ FORMS = {
         ),
         ("y", "m", "s"),
     ),
+    "labels of selected rows": (
+        scored(
+            [
+                node("ArgMax", ["s"], ["i"], axis=1, keepdims=0),
+                node("Gather", ["table", "i"], ["t"]),
+                node("ArgMax", ["t"], ["y"], axis=1),
+            ],
+            table=weights(10, 7),
+        ),
+        ("t", "s"),
+    ),
     "labels and scores": (scored([node("ArgMax", ["s"], ["y"], axis=1)], ["y", "s"]), ("s",)),
 }
 """A model of each kind, and the values that its differences show in."""

@@ -87,6 +87,8 @@ class _Search:
             for read in reversed(self._reads_that_count(node, now)):
                 if not self._shows(read):
                     stack.append(read)
+                    if self._is_float(read) and not self._is_float(now) and self._is_weighed_when_selected(read):
+                        self.values.setdefault(read)
                 elif read in self._weighed or read in self._weights:
                     self.values.setdefault(read)
                     if node.op_type in ("ArgMax", "ArgMin"):
