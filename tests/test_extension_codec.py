@@ -27,7 +27,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package, build = folder / "onnxopt", folder / "build"
     shutil.copytree(TESTS.parent / "onnxopt", package, ignore=shutil.ignore_patterns("lib", "__pycache__"))
     shutil.copy(TESTS / "toys" / "codec.cc", package / "native" / "src" / "codecs" / "toy.cc")
-    run(folder, "cmake", "-S", package / "native", "-B", build, "-DCMAKE_BUILD_TYPE=Debug")
+    run(folder, "cmake", "-S", package / "native", "-B", build, "-DCMAKE_BUILD_TYPE=Plain")
     run(folder, "cmake", "--build", build, "--parallel")
     (package / "lib").mkdir()
     for library in build.glob("*onnxopt*"):
