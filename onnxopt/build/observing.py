@@ -19,10 +19,7 @@ from onnxopt.search.worst_law import evaluator_of
 def observed_in(source: Source) -> Observed:
     """The values of a source at which differences are measured. Of a model over 2 GB these are outputs alone."""
     found = observe(_inlined(source))
-    if not found.hidden or source.size <= LARGEST_INLINE:
-        return found
-    visible = tuple(name for name in found.values if name not in found.hidden)
-    return Observed(visible, (), found.selected, found.labels)
+    return found if source.size <= LARGEST_INLINE else found.visible
 
 
 def observing_session(source: Source, observed: Observed) -> onnxruntime.InferenceSession:
@@ -33,12 +30,19 @@ def observing_session(source: Source, observed: Observed) -> onnxruntime.Inferen
 def compare_observed(evaluator: Evaluator, model: onnx.ModelProto, source: Path) -> Comparison:
     """Compares a whole model, below 2 GB, with the original of the `evaluator`, hidden values included.
 
-    Where rewriting has left another number of values to observe than the original has, only outputs are compared.
-    Raises Unsound if the model does not run on inputs on which the source, at this path, runs.
+    Where rewriting has left another number of values to observe than the original has, or the model runs only while
+    they are hidden, only outputs are compared. Raises Unsound if the model does not run on inputs on which the source,
+    at this path, runs.
     """
     observed = observe(model)
-    hidden = observed.hidden if len(observed.hidden) == evaluator.hidden else ()
-    return evaluator.compare(Running(source, _observing(model, observed)), hidden)
+    if observed.hidden and len(observed.hidden) == evaluator.hidden:
+        try:
+            return evaluator.compare(Running(source, _observing(model, observed)), observed.hidden)
+        except MemoryError:
+            raise
+        except Exception:  # the runtime's own types: it fuses other nodes where values are outputs, and may fail
+            pass
+    return evaluator.compare(Running(source, _observing(model, observed.visible)))
 
 
 def difference(model: Path, against: Path, data: Data) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,11 @@ class Observed:
     """Outputs that are no floats, and whose places stay the same: they are compared one by one."""
     classes: dict[str, int] = field(default_factory=dict)
     """For scores that only an ArgMax or ArgMin reads, the axis along which a common shift has no effect."""
+
+    @property
+    def visible(self) -> Observed:
+        """The outputs among them."""
+        return replace(self, values=tuple(name for name in self.values if name not in self.hidden), hidden=())
 
     @property
     def axes(self) -> tuple[int | None, ...]:
