@@ -38,10 +38,10 @@ struct Codec {
 
 #if defined(ONNXOPT_DECODER_ONLY)
   // Nothing refers to the encoder, so that the linker leaves it out.
-  constexpr Codec(uint8_t its_id, const char* its_name, Encode, Decode its_decode)
+  constexpr Codec(uint8_t its_id, const char* its_name, Encode, Decode its_decode) noexcept
       : id(its_id), name(its_name), encode(nullptr), decode(its_decode) {}
 #else
-  constexpr Codec(uint8_t its_id, const char* its_name, Encode its_encode, Decode its_decode)
+  constexpr Codec(uint8_t its_id, const char* its_name, Encode its_encode, Decode its_decode) noexcept
       : id(its_id), name(its_name), encode(its_encode), decode(its_decode) {}
 #endif
 
