@@ -115,6 +115,24 @@ def test_runtime_makes_integer_kernels_of_every_node(tmp_path: Path) -> None:
     assert not {"Conv", "Gemm", "Relu", "Clip", "DequantizeLinear"} & found.keys()
 
 
+def test_one_step_for_all_weights_of_a_product_is_one_for_each_output(tmp_path: Path) -> None:
+    """As while nodes are timed. The kernel of products takes no steps of inputs."""
+    w, x = weights(24, 40), weights(2, 5, 24)
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": w}, {"x": ["n", "t", 24]}, {"y": ["n", "t", 40]}
+    )
+    graph, k = graph_of(made), np.ceil(np.log2(np.abs(w).max() / 127) * 4)
+    graph.pair("x", QuantParams.over(float(x.min()), float(x.max()), "uint8"))
+    graph.store(
+        "w", Affine(np.rint(w / 2.0 ** (k / 4)).astype(np.int32), np.array([k], np.int16), 0, np.dtype("float32"))
+    )
+    graph.keep_integers("w")
+    inner, encodings = graph.export()
+    embed(inner, {name: weight.run_time_tensor() for name, weight in encodings.items()})
+    assert kernels(inner, tmp_path)["MatMulIntegerToFloat"] == 1
+    assert noise(run(inner, x), x @ w) < 0.02
+
+
 def test_weights_arrive_as_integers_and_share_zero_points() -> None:
     made, _ = in_integers(residual(), X)
     types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}

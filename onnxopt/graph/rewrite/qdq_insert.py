@@ -161,12 +161,14 @@ class _Inserter:
         if unit.weight is None:
             return []
         path, weight = unit.weight, self._weights[unit.weight]
-        outputs = weight.q.shape[weight.axis]
+        # One step for all weights says nothing of an axis, and kernels of products know steps of outputs alone.
+        axis = weight.q.ndim - 1 if node.op_type == "MatMul" and weight.k.size == 1 else weight.axis
+        outputs = weight.q.shape[axis]
         k = np.broadcast_to(weight.k, outputs)
         ones = np.ones(outputs, np.int32)
         scales = self._store(path, "scale", Affine(ones, k.astype(np.int16), 0, np.dtype(np.float32)))
         made = [helper.make_node("DequantizeLinear", [path, scales, self._zeros(outputs, "int8")],
-                                 [self._fresh(path, "rounded")], axis=weight.axis)]  # fmt: skip
+                                 [self._fresh(path, "rounded")], axis=axis)]  # fmt: skip
         for tensor in self._model.graph.initializer:
             if tensor.name == path:
                 tensor.data_type = onnx.TensorProto.INT8
