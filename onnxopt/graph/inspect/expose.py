@@ -65,10 +65,12 @@ def types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for type inference, in which large initializers are inputs."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
+    light = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions,
+        graph=onnx.GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input,
+                              output=model.graph.output, value_info=model.graph.value_info),
+    )  # fmt: skip
     graph = light.graph
-    del graph.initializer[:], graph.sparse_initializer[:]
     inputs = {value.name for value in graph.input}  # with defaults, and constants of one name, are there already
     sparse = ((t.values.name, t.values.data_type, t.dims, True) for t in model.graph.sparse_initializer)
     dense = ((t.name, t.data_type, t.dims, t.ByteSize() > _SMALL) for t in model.graph.initializer)
