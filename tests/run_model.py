@@ -36,7 +36,7 @@ def wheel_library() -> Path | None:
 
 
 def run(program: Path, runtime: Path, model: Path, library: Path | None) -> str:
-    """What the example prints: with `library` it registers that, without it calls onnxopt_create_session."""
+    """What the example prints: with `library`, or with "linked", it registers that, else it creates the session."""
     command = [str(program), str(runtime), str(model), *([str(library)] if library else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

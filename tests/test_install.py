@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import run_model
 from compressing import compressed
+from fetching import runtime_headers
 from test_c_example import two_outputs
 
 pytestmark = pytest.mark.slow
@@ -45,29 +46,68 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def check(program: Path, model: Path, library: Path | None = None) -> None:
-    runtime = run_model.wheel_library()
-    if runtime is None:
+@pytest.fixture(scope="module")
+def runtime() -> Path:
+    found = run_model.wheel_library()
+    if found is None:
         pytest.skip("this onnxruntime wheel has no C library")
-    run_model.check(run_model.run(program, runtime, model, library), two_outputs())
+    return found
 
 
-def test_a_project_finds_the_package(prefix: Path, model: Path, tmp_path: Path) -> None:
-    said("cmake", "-S", EXAMPLES, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
-    said("cmake", "--build", tmp_path / "build")
-    for program in ("run_model", "run_model_static"):
-        check(tmp_path / "build" / program, model)
-    check(tmp_path / "build" / "run_model", model, prefix / "lib" / "libonnxopt.so")
+@pytest.fixture(scope="module")
+def examples(prefix: Path, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built against the installed library, and against ONNX Runtime as a linker wants to find it."""
+    build, linked = tmp_path_factory.mktemp("examples"), tmp_path_factory.mktemp("runtime")
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (linked / name).symlink_to(runtime)
+    said("cmake", "-S", EXAMPLES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}",
+         "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror", f"-DONNXRUNTIME_INCLUDE={runtime_headers()}",
+         f"-DONNXRUNTIME_LIBRARY={linked / 'libonnxruntime.so'}")  # fmt: skip
+    said("cmake", "--build", build, "--parallel", str(os.cpu_count() or 1))
+    return build
 
 
-def test_pkg_config_knows_it(prefix: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["onnxopt", "static"])
+def test_a_c_project_finds_the_package(examples: Path, prefix: Path, runtime: Path, model: Path, kind: str) -> None:
+    program = examples / f"run_model_{kind}"
+    for library in (None, prefix / "lib" / "libonnxopt.so", Path("linked")):
+        run_model.check(run_model.run(program, runtime, model, library), two_outputs())
+
+
+@pytest.mark.parametrize("kind", ["onnxopt", "static"])
+def test_a_cxx_project_finds_the_package(examples: Path, model: Path, kind: str) -> None:
+    for way in ([], ["register"]):
+        run_model.check(said(examples / f"run_model_cxx_{kind}", model, *way), two_outputs())
+    listed = said(examples / f"list_weights_{kind}", model).splitlines()
+    assert [line.partition(", ")[0] for line in listed] == ["w: 2048 bytes", "v: 864 bytes"]
+
+
+def test_exceptions_say_what_is_wrong(examples: Path, tmp_path: Path) -> None:
+    def complaint(name: str, path: Path) -> str:
+        done = subprocess.run([examples / f"{name}_static", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    assert "none.onnx: cannot be opened" in complaint("run_model_cxx", tmp_path / "none.onnx")
+    for program in ("run_model_cxx", "list_weights"):
+        assert "not a compressed ONNX model" in complaint(program, tmp_path / "damaged.onnx")
+
+
+def test_our_slots_are_those_of_the_runtimes_header() -> None:
+    source = run_model.NATIVE / "src" / "ort_abi_check.cc"
+    said("c++", "-std=c++17", "-fsyntax-only", "-DONNXOPT_HAVE_ORT_HEADERS", "-isystem", runtime_headers(), source)
+
+
+def test_pkg_config_knows_it(prefix: Path, runtime: Path, model: Path, tmp_path: Path) -> None:
     if shutil.which("pkg-config") is None:
         pytest.skip("needs pkg-config")
     flags = said("pkg-config", "--cflags", "--libs", "onnxopt", PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig"))
-    program = tmp_path / "run_model"
-    source, rpath = EXAMPLES / "run_model.c", f"-Wl,-rpath,{prefix / 'lib'}"
-    said("cc", source, *flags.split(), rpath, "-ldl", "-o", program)
-    check(program, model)
+    for compiler, source, name in (("cc", "run_model.c", "run_model"), ("c++", "list_weights.cc", "list_weights")):
+        rpath = f"-Wl,-rpath,{prefix / 'lib'}"
+        said(compiler, EXAMPLES / source, *flags.split(), rpath, "-ldl", "-o", tmp_path / name)
+    run_model.check(run_model.run(tmp_path / "run_model", runtime, model, None), two_outputs())
+    assert said(tmp_path / "list_weights", model).startswith("w: 2048 bytes")
 
 
 def test_a_library_without_encoders_says_so(prefix: Path) -> None:

@@ -5,14 +5,10 @@ Fetched once from the npm registry and the Python package index into build/runti
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ import onnxruntime
 import pytest
 import run_model
 from compressing import compressed
+from fetching import FOLDER, alone_with, fetched, npm_package
 from test_c_example import two_outputs
 from test_pairs import X, residual
 
@@ -31,7 +28,6 @@ from onnxopt.graph import QuantParams
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(__file__).parent.parent / "build" / "runtimes"
 NPM = ("1.17.3", "1.19.2", "1.21.0")
 """Of the package onnxruntime-node, which carries the C library."""
 WHEELS = ("1.17.3", "1.19.2", "1.22.1", "1.23.2")
@@ -57,31 +53,6 @@ np.savez(sys.argv[5], y=y, z=z, version=onnxruntime.__version__)
 """
 
 
-def unreachable(error: BaseException | str) -> None:
-    """Where everything must be tested, a runtime that cannot be fetched is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"cannot be fetched: {error}")
-    pytest.skip(f"cannot be fetched: {error}")
-
-
-def fetched(command: list[str], cwd: Path) -> None:
-    try:
-        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=600)
-    except subprocess.CalledProcessError as error:
-        unreachable(error.stderr.strip().splitlines()[-1] if error.stderr else error)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        unreachable(error)
-
-
-@contextmanager
-def alone_with(name: str) -> Iterator[None]:
-    """Tests run in several processes: one fetches, the others wait for it."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        yield
-
-
 def c_library(version: str) -> Path:
     if not sys.platform.startswith("linux") or os.uname().machine != "x86_64":
         pytest.skip("the package is unpacked for Linux on x86-64 only")
@@ -93,20 +64,13 @@ def c_library(version: str) -> Path:
 
 
 def unpack_c_library(version: str, library: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        unreachable("npm is not installed")
-    assert npm is not None
-    fetched([npm, "pack", f"onnxruntime-node@{version}"], FOLDER)
-    archive = FOLDER / f"onnxruntime-node-{version}.tgz"
-    with tarfile.open(archive) as package:
+    with npm_package("onnxruntime-node", version) as package:
         names = [n for n in package.getnames() if "/linux/x64/libonnxruntime.so" in n]
         content = package.extractfile(names[0])
         assert content is not None
         unfinished = library.with_suffix(".part")
         unfinished.write_bytes(content.read())
         unfinished.rename(library)
-    archive.unlink()
 
 
 def packages(version: str, package: str = "onnxruntime") -> Path:

@@ -11,7 +11,7 @@ if(NOT WIN32)  # where the shared library's import library has this name
 endif()
 
 install(TARGETS onnxopt onnxopt_static EXPORT onnxopt INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES include/onnxopt.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES include/onnxopt.h include/onnxopt.hpp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 set(PACKAGE ${CMAKE_INSTALL_LIBDIR}/cmake/onnxopt)
 install(EXPORT onnxopt NAMESPACE onnxopt:: DESTINATION ${PACKAGE} FILE onnxopt-targets.cmake)
 write_basic_package_version_file(onnxopt-config-version.cmake COMPATIBILITY SameMinorVersion)

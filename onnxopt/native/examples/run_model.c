@@ -3,6 +3,7 @@
  *   cc run_model.c -I../include -L<folder> -lonnxopt -ldl -o run_model
  *   ./run_model libonnxruntime.so model.onnx libonnxopt.so    registers the library, loads the file as any
  * other
+ *   ./run_model libonnxruntime.so model.onnx linked           registers what is linked into the program
  *   ./run_model libonnxruntime.so model.onnx                  onnxopt_create_session does it all
  *
  * Inputs and outputs are float32; inputs get 0, 0.01, 0.02 ..., 0.99, 0, ..., and 2 for free dimensions.
@@ -11,6 +12,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "onnxopt.h"
 
@@ -65,7 +67,7 @@ static size_t shape(void* info, int64_t dims[kMost], size_t* rank) {
 }
 
 int main(int argc, char** argv) {
-  if (argc < 3) fail("usage: run_model libonnxruntime.so model.onnx [libonnxopt.so]");
+  if (argc < 3) fail("usage: run_model libonnxruntime.so model.onnx [libonnxopt.so | linked]");
   void* runtime = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
   if (runtime == NULL) fail(dlerror());
   const struct OrtApiBase* base = ((const struct OrtApiBase* (*)(void))dlsym(runtime, "OrtGetApiBase"))();
@@ -76,7 +78,11 @@ int main(int argc, char** argv) {
   check(api->CreateEnv(kWarning, "run_model", &env));
   check(api->CreateSessionOptions(&options));
   if (argc > 3) {
-    check(api->RegisterCustomOpsLibrary(options, argv[3], &library));
+    if (strcmp(argv[3], "linked") == 0) {
+      check(RegisterCustomOps(options, base));
+    } else {
+      check(api->RegisterCustomOpsLibrary(options, argv[3], &library));
+    }
     check(api->CreateSession(env, argv[2], options, &session));
   } else {
     check(onnxopt_create_session(base, argv[2], NULL, 0, options, &session));
