@@ -1,4 +1,4 @@
-"""The commands in the README work and print what it shows."""
+"""The commands in the README and the guide work and print what they show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import onnxopt
 from tables import sessions
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
 
 
-SHOWN = dict(re.findall(r"<!-- session:(\w+) -->\n```console\n(.*?)\n```\n<!-- /session -->", README, re.DOTALL))
+SESSION = re.compile(r"<!-- session:(\w+) -->\n```console\n(.*?)\n```\n<!-- /session -->", re.DOTALL)
+SHOWN = dict(SESSION.findall(README + GUIDE))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,18 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["session"].get_outputs()[0].name == "y"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\| `onnxopt (\w+)", README, re.MULTILINE))
+@pytest.mark.parametrize("command", re.findall(r"^\| `onnxopt (\w+)", GUIDE, re.MULTILINE))
 def test_every_command_listed_exists(command: str) -> None:
     assert run(command, "--help").returncode == 0
 
 
-def test_every_file_linked_exists() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]), ids=lambda page: page.name
+)
+def test_every_file_linked_exists(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 150

@@ -120,7 +120,7 @@ def test_the_best_baseline_is_raced_against(monkeypatch: pytest.MonkeyPatch, mis
 
 
 def test_samples_are_read_piece_by_piece() -> None:
-    reader = Reader("x", [np.full(1, i) for i in range(5)])
+    reader = Reader([{"x": np.full(1, i)} for i in range(5)])
     assert len(reader) == 5
     reader.set_range(1, 3)
     assert [int(feeds["x"][0]) for feeds in reader] == [1, 2]

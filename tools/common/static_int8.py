@@ -18,6 +18,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from onnxopt.data import quiet_session
 
+Feeds = dict[str, Any]
+
 METHODS = ("MinMax", "Entropy", "Percentile")
 """Ways to choose the range of an activation. The runtime's fourth, Distribution, is for floats of 8 bits: it leaves
 INT8 ResNet-20 with 10 % top-1, and SqueezeNet 1.1 with none."""
@@ -32,8 +34,8 @@ _STRIDE = 16
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Feeds for the runtime's quantizer, one sample each."""
 
-    def __init__(self, name: str, samples: Sequence[Any]) -> None:
-        self._name, self._samples = name, samples
+    def __init__(self, samples: Sequence[Feeds]) -> None:
+        self._samples = samples
         self.set_range(0, len(samples))
 
     def get_next(self) -> dict[str, Any] | None:
@@ -45,33 +47,37 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """What `get_next` gives from now on."""
-        self._feeds = ({self._name: sample} for sample in self._samples[start_index:end_index])
+        self._feeds = iter(self._samples[start_index:end_index])
 
 
-def int8(source: Path, output: Path, data: Callable[[], Iterable[Any]], method: str = "MinMax") -> None:
+def _samples(batch: Feeds | Any, name: str) -> Iterable[Feeds]:
+    return [batch] if isinstance(batch, dict) else ({name: batch[i : i + 1]} for i in range(len(batch)))
+
+
+def int8(source: Path, output: Path, data: Callable[[], Iterable[Feeds | Any]], method: str = "MinMax") -> None:
     """Weights and activations in 8 bits, as QDQ, weights per channel, with the runtime's pre-processing.
 
     Activations are unsigned: for signed ones, the default, most convolutions have no INT8 kernel on x86. Models of
     older opsets are converted to the first with scales per channel.
 
     Arguments:
-        source: a model of one input.
         output: the file to write.
-        data: gives float32[n, ...]; the first `IMAGES` samples are used.
+        data: gives batches of a model with one input, [n, ...], or feeds of one sample; the first `IMAGES` samples are
+            used.
         method: one of METHODS.
     """
     model = onnx.load(source)
     if model.opset_import[0].version < _PER_CHANNEL:
         model = version_converter.convert_version(model, _PER_CHANNEL)
     entry = quiet_session(str(source)).get_inputs()[0].name
-    samples = list(islice((batch[i : i + 1] for batch in data() for i in range(len(batch))), IMAGES))
+    samples = list(islice((feeds for batch in data() for feeds in _samples(batch, entry)), IMAGES))
     # The quantizer prints its progress, and no option turns that off.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         prepared = str(Path(folder) / "prepared.onnx")
         onnx.save(model, prepared)
         quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
-            prepared, str(output), Reader(entry, samples), per_channel=True,
+            prepared, str(output), Reader(samples), per_channel=True,
             quant_format=quantization.QuantFormat.QDQ, activation_type=quantization.QuantType.QUInt8,
             calibrate_method=quantization.CalibrationMethod[method],
             extra_options={"CalibStridedMinMax": math.gcd(len(samples), _STRIDE)},

@@ -113,4 +113,4 @@ def measure(scope: Scope) -> list[Row]:
     return rows
 
 
-TABLES = (Table("models", "README.md", 15, measure, render, realdata.SHARED),)
+TABLES = (Table("models", "docs/models.md", 15, measure, render, realdata.SHARED),)

@@ -5,7 +5,6 @@ The settings of synthetic inputs were chosen on half of the models, and confirme
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 import onnxopt
-from common import realdata
+from common import realdata, speech
 from common.kept import ONNXOPT
 from common.packaged import ENCODER, encoded, packaged, sentences
 from common.pages import markdown
@@ -25,8 +24,6 @@ from tables import Scope, Table
 CHOSEN_ON = ("kws_dscnn", "dtln2_lstm", "resnet8_keras", "resnet20", "lenet5", "squeezenet1.1")
 CONFIRMED_ON = ("silero_half", "gtcrn", "silero_vad", "magika", "resnet56", "mobilenet_v1_0.25", ENCODER)
 SENTENCES = 300
-SPEECH = {"silero_half": "silero_half", "gtcrn": "gtcrn", "kws_dscnn": "kws"}
-"""By model, the function that gives its feeds, from a minute of speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +77,8 @@ def _inputs(model: str, session: InferenceSession) -> tuple[str, list[dict[str, 
     if model == ENCODER:
         feeds = list(encoded(sentences(SENTENCES)))
         return f"{len(feeds)} sentences", feeds, [one.name for one in session.get_outputs()].index("461")
-    if model in SPEECH:
-        spec = importlib.util.spec_from_file_location("speech", realdata.DATA / "speech.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        feeds = getattr(module, SPEECH[model])(session)
+    if model in speech.FEEDS:
+        feeds = speech.feeds(model)
         return f"speech, {len(feeds)} frames", feeds, 0
     feeds = realdata.sensible_inputs(model)
     return {"magika": "16 source files"}.get(model, "a hummed vowel, 8 frames"), feeds, 0

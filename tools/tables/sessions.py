@@ -1,4 +1,4 @@
-"""The commands that README.md shows, typed: what they print, and a picture of the first one."""
+"""The commands that README.md and the guide show, typed: what they print, and a picture of the first one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def typed(commands: tuple[str, ...], scope: Scope) -> Session:
 TABLES = tuple(
     Table(
         name,
-        "README.md",
+        "README.md" if name == "files" else "docs/guide.md",
         1,
         partial(typed, commands),
         lambda session: f"```console\n{session.text}\n```",

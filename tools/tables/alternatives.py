@@ -1,0 +1,224 @@
+"""onnxopt beside what people would use instead, on models of four kinds: bytes, answers, and time, in one run.
+
+Every tool has its default settings, with scales per channel where it has a choice, and those that take data have the
+same samples. No sample that answers are counted on was given to any of them. The machine must be idle for the times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import zstandard
+from onnxruntime import quantization
+
+import onnxopt
+from common import realdata, speech, static_int8
+from common.control import quantized
+from common.kept import ONNXOPT, RUNTIME
+from common.packaged import ENCODER, encoded, other_sentences, packaged, sentences
+from common.pages import machine, markdown
+from onnxopt.measure.benchmark import SpeedRatio
+from onnxopt.measure.benchmark.ratio import time_ratios
+from tables import Scope, Table
+
+Feeds = dict[str, Any]
+
+MODELS = ("resnet56", "squeezenet1.1", "mobilenet_v2", "mobilefacenet", "silero_half")
+"""Those of tasks and of speech; the encoder of sentences comes from a package."""
+SAMPLES, SENTENCES = 300, 1000
+"""Given to the tools that take data; of the encoder, those that answers are counted on."""
+SECONDS = 60.0
+"""For the times of one model, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A column."""
+
+    name: str
+    make: Callable[[Path, str], object]
+    """Writes the file for a model; raises where it cannot."""
+    data: bool
+    runs: str
+    """What runs the file."""
+    timed: bool = True
+
+
+def source(model: str) -> Path:
+    """The model's file."""
+    return packaged(model) if model == ENCODER else realdata.path_of(model)
+
+
+def given(model: str) -> list[Feeds]:
+    """One-sample feeds for the tools that take data."""
+    if model == ENCODER:
+        return list(encoded(sentences(SAMPLES)))
+    if model in speech.FEEDS:
+        return speech.feeds(model)[::2]
+    name = realdata.plain_session(source(model)).get_inputs()[0].name
+    images = (image for batch in realdata.TASKS[model].batches("train", SAMPLES)() for image in batch)
+    return [{name: image[None]} for image in images]
+
+
+def _dynamic(output: Path, model: str) -> None:
+    quantization.quantize_dynamic(source(model), output, per_channel=True, weight_type=quantization.QuantType.QInt8)
+
+
+def _static(output: Path, model: str) -> None:
+    static_int8.int8(source(model), output, partial(given, model))
+
+
+def _blocks(output: Path, model: str) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # noqa: PLC0415 - needs onnx-ir
+        MatMulNBitsQuantizer,
+    )
+
+    quantizer = MatMulNBitsQuantizer(onnx.load(source(model)), bits=4, block_size=32, is_symmetric=True)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(output))
+
+
+def _packed(output: Path, model: str) -> None:
+    _, stored = quantized(onnx.load(source(model)), 8)
+    output.write_bytes(zstandard.ZstdCompressor(level=19).compress(stored.SerializeToString()))
+
+
+def _unpacked(output: Path, model: str) -> None:
+    running, _ = quantized(onnx.load(source(model)), 8)
+    onnx.save(running, output)
+
+
+def _alone(output: Path, model: str) -> None:
+    onnxopt.optimize(source(model), output)
+
+
+def _with_data(output: Path, model: str) -> None:
+    onnxopt.optimize(source(model), output, None, partial(given, model))
+
+
+TOOLS = (
+    Tool("`quantize_dynamic`", _dynamic, False, "ONNX Runtime"),
+    Tool("`quantize_static`", _static, True, "ONNX Runtime"),
+    Tool("MatMulNBits, 4 bits", _blocks, False, "ONNX Runtime"),
+    Tool("int8, zstd -19", _packed, False, "once unpacked", timed=False),
+    Tool("**onnxopt**", _alone, False, "with our library"),
+    Tool("**onnxopt `--data`**", _with_data, True, "with our library"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A model in the hands of a tool."""
+
+    ratio: float
+    answers: str
+    time: SpeedRatio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model."""
+
+    model: str
+    size: int
+    answers: str
+    """Of the source."""
+    cells: tuple[Cell | None, ...]
+    """By tool; None where it leaves the model as it is, or fails."""
+
+
+def answers(model: str, file: Path) -> str:
+    """What counts of a file's answers: accuracy on the test part, or how near they are to the source's."""
+    session = realdata.registered_session(file)
+    if model in realdata.TASKS:
+        return f"{realdata.evaluate(model, session).metric:.2f} %"
+    original = realdata.plain_session(source(model))
+    if model == ENCODER:
+        name, feeds = "461", list(encoded(other_sentences(SENTENCES)))
+        a, b = (np.concatenate([one.run([name], feed)[0] for feed in feeds]) for one in (original, session))
+        return f"{float(np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))):.4f}"
+    feeds = speech.feeds(model)[1::2]
+    a, b = (np.array([float(one.run(None, feed)[0].ravel()[0]) > 0.5 for feed in feeds]) for one in (original, session))
+    return f"{100 * float(np.mean(a == b)):.1f} %"
+
+
+def made(model: str, tool: Tool) -> Path | None:
+    """The file, kept; None where the tool fails, or writes one that is hardly smaller."""
+    kept = ONNXOPT if tool.make in (_alone, _with_data) else RUNTIME
+    try:
+        file = kept.made(tool.make, model)
+    except Exception as error:
+        print(f"{model}: {tool.name}: {error}")
+        return None
+    return file if file.stat().st_size < 0.9 * source(model).stat().st_size else None
+
+
+def times(model: str, *files: Path) -> list[SpeedRatio]:
+    """Latency of each file over the source's, on single samples, in turns."""
+    return time_ratios(files, source(model), list(islice(given(model), 8)), SECONDS, lambda share: None)
+
+
+def row(model: str) -> Row:
+    """One model through all tools."""
+    files = [made(model, tool) for tool in TOOLS]
+    racing = [file for file, tool in zip(files, TOOLS, strict=True) if file and tool.timed]
+    ratios = dict(zip(racing, RUNTIME.once(times, model, *racing), strict=True))
+    cells, size = list[Cell | None](), source(model).stat().st_size
+    for file, tool in zip(files, TOOLS, strict=True):
+        if file is None:
+            cells.append(None)
+            continue
+        run = file if tool.timed else RUNTIME.made(_unpacked, model)
+        cells.append(Cell(size / file.stat().st_size, RUNTIME.once(answers, model, run), ratios.get(file)))
+    return Row(model, size, RUNTIME.once(answers, model, source(model)), tuple(cells))
+
+
+def measure(scope: Scope) -> list[Row]:
+    """A row for each model; the encoder's only with all others."""
+    return [row(model) for model in (*scope.models, *((ENCODER,) if set(MODELS) <= set(scope.models) else ()))]
+
+
+def render(rows: Sequence[Row]) -> str:
+    """A row for each model and what it needs, a column for each tool."""
+    lines = [[row.model, f"{row.size / 1e6:.1f} MB, {row.answers}", *map(_cell, row.cells)] for row in rows]
+    lines.append(["needs data", "", *("yes" if tool.data else "no" for tool in TOOLS)])
+    lines.append(["runs in", "ONNX Runtime", *(tool.runs for tool in TOOLS)])
+    table = markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
+    return f"{table}\n\n{machine()}, two threads, one sample at a time."
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    time = f", {cell.time.ratio:.2f} of the time" if cell.time and cell.time.significant else ""
+    return f"**{cell.ratio:.1f}x**, {cell.answers}{time}"
+
+
+HEADLINES = ("squeezenet1.1", "silero_half", ENCODER)
+"""Models of three kinds, for the top of the page."""
+_UNITS = {"squeezenet1.1": "top-1", "silero_half": "of its decisions", ENCODER: "cosine of its embeddings"}
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """What onnxopt does with data, and the runtime's own quantizer beside it, for a model of each kind."""
+    lines = []
+    for row in (row for row in rows if row.model in HEADLINES):
+        theirs, ours = row.cells[0], row.cells[-1]
+        assert ours
+        other = f"{theirs.ratio:.1f}x, {theirs.answers}" if theirs else "fails"
+        kept = f"{row.answers} -> {ours.answers} {_UNITS[row.model]}"
+        lines.append(f"- **{ours.ratio:.1f}x smaller**: {row.model}, {kept} (`quantize_dynamic`: {other})")
+    return "\n".join(lines)
+
+
+TABLES = (
+    Table("alternatives", "README.md", 20, measure, render, MODELS),
+    Table("headline", "README.md", 20, measure, headline, MODELS),
+)
