@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt.native import EIGHT_BITS, PAIRED, SIXTEEN_BITS, paired
+
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
@@ -19,6 +21,12 @@ STEPS_PER_OCTAVE = 4
 
 The rate-distortion trade-off does not suffer: to first order, a finer grid in one place pays for a coarser one in
 another."""
+
+STORABLE = PAIRED | EIGHT_BITS | SIXTEEN_BITS | frozenset(
+    map(np.dtype, ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64",
+                   "uint8", "uint16", "uint32", "uint64"))
+)  # fmt: skip
+"""Element types that an entry may have."""
 
 _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
 
@@ -67,6 +75,21 @@ class UncodedEntry:
     reconstruction: Reconstruction = Reconstruction.RAW
     axis: int = 0
     """Along which the scales lie."""
+    dims: tuple[int, ...] = ()
+    """Of the reconstructed tensor, where `elements` are pairs [size / 2]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the reconstructed tensor."""
+        return self.dims or self.elements.shape
+
+    @property
+    def matrix(self) -> Array:
+        """The elements as codecs see them: [rows, cols], or pairs [rows, cols / 2] or [1, size / 2]."""
+        rows, cols = matrix_view(self.shape, self.axis)
+        if self.dims:
+            rows = 1 if cols % 2 else rows
+        return np.ascontiguousarray(self.elements).reshape(rows, -1)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -124,8 +147,13 @@ class Raw(Encoding):
 
     def entries(self) -> tuple[UncodedEntry, ...]:
         """One entry: integers for an integer codec where int32 holds them, else elements for the lossless codec."""
+        dtype, dims = self.elements.dtype, self.elements.shape
+        if dtype in PAIRED:
+            return (UncodedEntry(dtype, paired(self.elements), dims=dims),)
+        if dtype in EIGHT_BITS:
+            return (UncodedEntry(dtype, self.elements.view(np.uint8)),)
         integers = self.elements.dtype.kind in "iub" and self._fits_int32()
-        return (UncodedEntry(self.elements.dtype, self.elements.astype(np.int32) if integers else self.elements),)
+        return (UncodedEntry(dtype, self.elements.astype(np.int32) if integers else self.elements),)
 
     def _fits_int32(self) -> bool:
         bounds = np.iinfo(np.int32)
@@ -252,12 +280,6 @@ class Blockwise(Encoding):
         """[outputs * blocks]: the scales times `factor`, in float32."""
         used, index = np.unique(self.k, return_inverse=True)
         return Codebook(index.ravel().astype(np.int32), step_of(used) * np.float32(factor))
-
-
-STORABLE = frozenset(
-    map(np.dtype, ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64"))
-) | frozenset(map(np.dtype, ("uint8", "uint16", "uint32", "uint64")))
-"""Element types that an entry may have, besides bfloat16, which NumPy lacks."""
 
 
 def relative_error(wanted: Array, got: Array) -> float:

@@ -18,7 +18,7 @@ import onnx
 from onnxopt import native
 from onnxopt.build.relatives import Relation, relations
 from onnxopt.build.splicing import acceptable, splice
-from onnxopt.encoding import Array, Encoding, Reconstruction, UncodedEntry, matrix_view
+from onnxopt.encoding import Array, Encoding, Reconstruction, UncodedEntry
 from onnxopt.errors import OnnxoptError
 from onnxopt.native import varint
 
@@ -39,6 +39,11 @@ class _Record:
     auxiliary: int | None = None
     """Index of the entry with the scales or the table, or of the other weight in `relation`."""
     relation: Relation | None = None
+
+    @property
+    def new(self) -> bool:
+        """Whether version 1 of the format lacks it."""
+        return self.relation is not None or self.entry.dtype in native.EIGHT_BITS | native.PAIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def write(
                 advance(record.name)
     values_crc = 0
     for weight in weights.values():
-        values_crc = zlib.crc32(weight.run_time_tensor().tobytes(), values_crc)
+        values_crc = zlib.crc32(native.file_bytes(weight.run_time_tensor()), values_crc)
     head, rows = min(
         _forms(model, plan.encode(), records, coded, values_crc),
         key=lambda form: len(form[0]) + sum(entry.size for _, entry in form[1]),
@@ -104,7 +109,7 @@ def _forms(
 
     Yields what precedes the data, and the entries whose chunks are the data.
     """
-    known = not any(record.relation or entry.new for record, entry in zip(records, coded, strict=True))
+    known = not any(record.new or entry.new for record, entry in zip(records, coded, strict=True))
     rows = list(zip(records, coded, strict=True))
     yield _head(VERSIONS[0 if known else 1], (model, b"", plan), rows, values_crc), rows
     spliced = splice(model, len(records))
@@ -162,10 +167,13 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
 def _code(record: _Record, prefer: str) -> _Coded:
     """The codec selected for one entry, its rows per chunk, and its coded chunks."""
     entry = record.entry
-    rows, cols = matrix_view(entry.elements.shape, entry.axis)
-    elements = np.ascontiguousarray(entry.elements).reshape(rows, cols)
+    elements = entry.matrix
+    rows, cols = elements.shape
     chunk_rows = max(1, min(rows, CHUNK // cols))
-    inner = entry.elements.shape[-1]
+    inner = cols if entry.dims else entry.shape[-1]
+    if elements.dtype == np.uint8:  # floats of 8 bits, or pairs
+        lossless = _lossless(elements, chunk_rows, inner)
+        return min(_integers(elements, chunk_rows, prefer), lossless, key=lambda coded: coded.size)
     if elements.dtype != np.int32:
         return _lossless(elements, chunk_rows, inner)
     if entry.reconstruction or not record.name:
@@ -201,7 +209,7 @@ def _parts(matrix: Array, rows: int) -> list[Array]:
 def _table_row(record: _Record, coded: _Coded) -> bytes:
     name = record.name.encode()
     entry = record.entry
-    dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.elements.shape
+    dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.shape
     row = varint(len(name)) + name + bytes((dtype, len(dims)))
     row += b"".join(map(varint, dims))
     row += bytes((entry.reconstruction, entry.axis, native.CODECS[coded.codec]))

@@ -45,7 +45,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     linears = work.graph.linears()
     ranks = {part: one.ranks for one in factored.chains for part in one.parts}
     matrices = {site.path for site in work.sites if work.request.detailed and site.axis is not None}
-    weights = {path for path, _ in work.graph.weights()}  # the others are scales of weights
+    weights = dict(work.graph.weights())  # the others are scales of weights
     for path, encoding in built.encodings.items():
         users = inner.of(path)
         values = built.grids.get(path, encoding).values()
@@ -53,10 +53,11 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
         if path in built.grids:
             rounded |= {name for linear in linears.get(path, ()) for name in (linear.y, f"{linear.y}@float")}
         event = named.get(path) or Event(
-            path, values.shape, users[0].op_type if users else "", "lossless", values.nbytes, 0, values.size, 0.0
-        )
+            path, values.shape, users[0].op_type if users else "", "lossless", weights.get(path, 0), 0,
+            values.size, 0.0,
+        )  # fmt: skip
         yield replace(
-            event, bytes_before=event.bytes_before if path in weights - factored.parts else 0,
+            event, bytes_before=event.bytes_before if path in weights.keys() - factored.parts else 0,
             bytes_after=sizes[path], codec=codecs[path], reason=event.reason or factored.reasons.get(path, ""),
             zeros=float(1 - np.count_nonzero(values) / values.size),
             sensitivity=event.sensitivity if work.digest else None,

@@ -9,6 +9,7 @@ from struct import pack
 import numpy as np
 import numpy.typing as npt
 
+from onnxopt import native
 from onnxopt.encoding import Array, Encoding, Raw, matrix_view
 
 _NEWEST = 16
@@ -40,7 +41,7 @@ def relations(weights: Mapping[str, Encoding]) -> dict[str, Relation]:
     found: dict[str, Relation] = {}
     seen: dict[tuple[np.dtype[np.generic], int], list[tuple[str, Array]]] = {}
     for name, weight in weights.items():
-        if not isinstance(weight, Raw):
+        if not isinstance(weight, Raw) or weight.elements.dtype in native.PAIRED:
             continue
         elements = np.ascontiguousarray(weight.elements)
         others = seen.setdefault((elements.dtype, elements.size), [])

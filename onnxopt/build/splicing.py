@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxopt import native
 from onnxopt.encoding import STORABLE, Array, Raw, UncodedEntry
 from onnxopt.native import varint
 
@@ -102,6 +103,8 @@ def _arrays(graph: onnx.GraphProto) -> Iterator[tuple[Array, int]]:
 def _content(tensor: onnx.TensorProto) -> Iterator[tuple[Array, int]]:
     if len(tensor.raw_data) >= _SHORTEST:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if dtype in native.PAIRED | native.EIGHT_BITS:
+            dtype = np.dtype(np.uint8)
         if dtype in STORABLE and len(tensor.raw_data) % dtype.itemsize == 0:
             yield np.frombuffer(tensor.raw_data, dtype), dtype.itemsize
     elif 4 * len(tensor.float_data) >= _SHORTEST:

@@ -20,6 +20,7 @@ from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.native import PAIRED
 
 MIN_QUANTIZED = 16
 """Elements: a smaller weight costs more in the container's table than quantization saves."""
@@ -237,8 +238,6 @@ class Graph:
         if count < MIN_STORED or tensor.data_type == onnx.TensorProto.STRING:
             return None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if tensor.data_type == onnx.TensorProto.BFLOAT16:
-            return Raw(self.values(name)) if dtype.itemsize == 2 else None  # older versions of onnx make float32 of it
         if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
         return Raw(self.values(name))
@@ -248,8 +247,8 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's elements."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
-    width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return prod(tensor.dims) * int(width)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return -(-prod(tensor.dims) // 2) if dtype in PAIRED else prod(tensor.dims) * int(dtype.itemsize)
 
 
 def _copy_field(message: Any, name: str, value: Any) -> None:

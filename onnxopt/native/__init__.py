@@ -15,15 +15,19 @@ from onnxopt.native._codecs import (
     encode_lossless,
 )
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
+from onnxopt.native._elements import EIGHT_BITS, PAIRED, SIXTEEN_BITS, file_bytes, paired
 from onnxopt.native._library import library_path, return_memory, set_simd, simd, version
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
 from onnxopt.native._repeats import is_new, repeats_far, varint
 
 __all__ = [
     "CODECS",
+    "EIGHT_BITS",
     "FINEST",
+    "PAIRED",
     "PREFERENCES",
     "RECONSTRUCTIONS",
+    "SIXTEEN_BITS",
     "Container",
     "Entry",
     "QuantizerOptions",
@@ -32,8 +36,10 @@ __all__ = [
     "decode_lossless",
     "encode",
     "encode_lossless",
+    "file_bytes",
     "is_new",
     "library_path",
+    "paired",
     "prepared",
     "quantize",
     "repeats_far",

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from onnxopt.errors import ContainerError
+from onnxopt.native._elements import PAIRED, unpaired
 from onnxopt.native._library import Array, EntryInfo, check, library
 
 RECONSTRUCTIONS = ("raw", "affine", "codebook", "relative")
@@ -92,7 +93,8 @@ class Container:
             raise ContainerError(f"decoded, its weights take {size} bytes: more than this machine gives") from error
         out = (c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
         check(library().onnxopt_decode(self._handle, out, threads), ContainerError)
-        return {e.name: a for e, a in zip(self.entries, arrays, strict=True) if a is not None}
+        made = zip(self.entries, arrays, strict=True)
+        return {e.name: _elements(e, array) for e, array in made if array is not None}
 
     def close(self) -> None:
         """Frees the reader; the container cannot be used any more."""
@@ -114,7 +116,9 @@ class Container:
 
 
 def _empty(entry: Entry) -> Array:
-    array = np.empty(entry.dims, onnx.helper.tensor_dtype_to_np_dtype(entry.dtype))
+    """Memory for an entry's bytes."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.dtype)
+    array = np.empty(entry.size, np.uint8) if dtype in PAIRED else np.empty(entry.dims, dtype)
     if array.nbytes != entry.size:
         kind = onnx.TensorProto.DataType.Name(entry.dtype)
         raise ContainerError(f"weight {entry.name!r} is of type {kind}, which this version of onnx lacks: update onnx")
@@ -138,3 +142,8 @@ def prepared(data: bytes) -> Iterator[tuple[str, bytes]]:
         yield str(key), ctypes.string_at(model, size.value)
     finally:
         library().onnxopt_finish(key)
+
+
+def _elements(entry: Entry, decoded: Array) -> Array:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.dtype)
+    return unpaired(decoded, entry.dims, dtype) if dtype in PAIRED else decoded

@@ -151,7 +151,7 @@ def _decompressed(source: Source) -> onnx.ModelProto:
         weights = stored.decode()
         crc = 0
         for values in weights.values():
-            crc = zlib.crc32(values.tobytes(), crc)
+            crc = zlib.crc32(native.file_bytes(values), crc)
         if crc != stored.values_crc:
             raise ContainerError("decoded weights are not those that were stored (checksum mismatch)")
     embed(inner, weights)

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from struct import pack
 
-FLOAT, UINT8, INT8, INT16, INT32, INT64, STRING, BOOL = 1, 2, 3, 5, 6, 7, 8, 9
+FLOAT, UINT8, INT8, INT16, INT32, INT64, STRING, BOOL, FLOAT8, INT4 = 1, 2, 3, 5, 6, 7, 8, 9, 17, 22
 RAW, BITPACK, HUFFMAN, RANS, CONTEXT, LOSSLESS = range(6)
 NONE, SCALES, TABLE, RELATIVE = range(4)
 TOO_MANY = 1 << 60

@@ -9,6 +9,8 @@ from struct import pack
 from building import (
     BOOL,
     FLOAT,
+    FLOAT8,
+    INT4,
     INT8,
     INT32,
     LOSSLESS,
@@ -30,6 +32,7 @@ def version2() -> Iterator[Lie]:
     yield from modes()
     yield from relatives()
     yield from splices()
+    yield from small()
 
 
 def lossless(stream: bytes, dims: tuple[int, ...] = (2, 3), dtype: int = INT32) -> Box:
@@ -126,3 +129,15 @@ def splices() -> Iterator[Lie]:
     yield "splice_named", spliced(0, 0, 1, pieces=Entry()), "a piece of a weight", "holds no pieces"
     bomb = Entry(b"", dims=(2, 2000), codec=RANS, chunks=(b"\xf0\0\0",))
     yield "splice_bomb", spliced(0, 0, 1, pieces=bomb), "4000 bytes of three", "no pieces"
+
+
+def small() -> Iterator[Lie]:
+    """Elements of 8 bits and of 4 bits, two in a byte."""
+    three = Entry(name=b"v", dtype=INT4, dims=(2, 3), chunk_rows=1, chunks=(b"\1\1\2\3",))
+    halves = replace(three, name=b"w", how=RELATIVE, auxiliary=0, relation=b"\0")
+    yield "small_version", Box((three,)), "4 bits in a file of version 1", "element type"
+    yield "small_relative", Box((three, halves), version=2), "half bytes that follow from others", "no reconstruction"
+    yield "small_rows", Box((replace(three, chunk_rows=2),), version=2), "two rows of what is one", "chunks of 2 rows"
+    yield "small_short", Box((replace(three, chunks=(b"\1\1\2",)),), version=2), "two pairs of three", "raw: 2 bytes"
+    eight = replace(three, dtype=FLOAT8, dims=(1,), chunks=(b"\2\0\1",))
+    yield "small_wide", Box((eight,), version=2), "256 in a byte", "does not fit"

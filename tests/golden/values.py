@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -95,6 +96,16 @@ def encodings2() -> dict[str, Encoding]:
     }
 
 
+def encodings_small() -> dict[str, Encoding]:
+    """What the golden container of small elements holds: pairs, of an odd number too, and floats of 8 bits."""
+    q = bell(12, 35, 15)
+    return {
+        "signed": Raw(np.clip(q[:, :34], -8, 7).astype(ml_dtypes.int4)),
+        "odd": Raw(np.clip(q + 8, 0, 15).astype(ml_dtypes.uint4)),
+        "float8": Raw((q / np.float32(4)).astype(ml_dtypes.float8_e4m3fn)),
+    }
+
+
 def encodings() -> dict[str, Encoding]:
     """What the golden container holds: every encoding."""
     q = bell(12, 36, 6)
@@ -114,7 +125,8 @@ def files() -> dict[str, bytes]:
     out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}
     out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in (elements() | newer()).items()}
     out["container"] = container.write(MODEL, encodings(), PLAN)
-    return out | {"container2": container.write(model2(), encodings2(), PLAN)}
+    out["container2"] = container.write(model2(), encodings2(), PLAN)
+    return out | {"container2.small": container.write(MODEL, encodings_small(), PLAN)}
 
 
 if __name__ == "__main__":

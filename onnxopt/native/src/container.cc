@@ -88,7 +88,8 @@ std::vector<uint8_t> inflate_exactly(Bytes in, size_t size) {
   return out;
 }
 
-// The tensor as a matrix: what comes after the axis is a row, or, where nothing does, the axis itself is.
+// The tensor as a matrix: what comes after the axis is a row, or, where nothing does, the axis itself is. Of
+// pairs, half as many columns or, where that is no whole number, one row.
 void set_matrix_view(Entry& e) {
   size_t outer = 1;
   size_t inner = 1;
@@ -97,6 +98,9 @@ void set_matrix_view(Entry& e) {
   inner /= along;
   e.scales_by_row = inner > 1;
   e.shape = e.scales_by_row ? Shape{outer * along, inner} : Shape{outer, along};
+  if (is_paired(e.dtype)) {
+    e.shape = e.shape.cols % 2 == 0 ? Shape{e.shape.rows, e.shape.cols / 2} : Shape{1, e.size};
+  }
 }
 
 // Well-formed UTF-8 (the Unicode Standard, table 3-7) without zero bytes: callers see names as C strings and
@@ -121,13 +125,15 @@ bool is_text(Bytes b) {
   return true;
 }
 
-void read_dims(Reader& r, Entry& e) {
+void read_dims(Reader& r, Entry& e, uint16_t version) {
   const size_t rank = r.u8();
   if (rank == 0 || rank > kMaxRank) {
     fail("%s: rank %zu, expected 1 to %zu", quoted(e).c_str(), rank, kMaxRank);
   }
   const size_t width = dtype_bytes(e.dtype);
-  if (width == 0) fail("%s: element type %u is not one containers hold", quoted(e).c_str(), e.dtype);
+  if (width == 0 || (version < 2 && e.dtype > static_cast<uint8_t>(Dtype::kBfloat16))) {
+    fail("%s: element type %u is not one containers hold", quoted(e).c_str(), e.dtype);
+  }
   uint64_t count = 1;
   for (size_t i = 0; i < rank; ++i) {
     const uint64_t dim = r.varint();
@@ -136,7 +142,8 @@ void read_dims(Reader& r, Entry& e) {
     count *= dim;
     e.dims.push_back(static_cast<int64_t>(dim));
   }
-  e.size = static_cast<size_t>(count) * width;
+  e.size =
+      is_paired(e.dtype) ? static_cast<size_t>(count / 2 + count % 2) : static_cast<size_t>(count) * width;
 }
 
 void read_chunks(Reader& r, Entry& e, Reader& data) {
@@ -195,13 +202,16 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before, uint
   e.name.assign(reinterpret_cast<const char*>(name.data), name.size);
   e.hidden = e.name.empty();
   e.dtype = r.u8();
-  read_dims(r, e);
+  read_dims(r, e, version);
   const uint8_t reconstruction = r.u8();
   if (reconstruction >
       static_cast<uint8_t>(version < 2 ? Reconstruction::kCodebook : Reconstruction::kRelative)) {
     fail("%s: unknown reconstruction %u: update onnxopt", quoted(e).c_str(), reconstruction);
   }
   e.reconstruction = static_cast<Reconstruction>(reconstruction);
+  if (is_paired(e.dtype) && e.reconstruction != Reconstruction::kRaw) {
+    fail("%s: elements of 4 bits have no reconstruction", quoted(e).c_str());
+  }
   e.axis = r.u8();
   if (e.axis >= e.dims.size()) fail("%s: axis %u is beyond its rank", quoted(e).c_str(), e.axis);
   set_matrix_view(e);

@@ -199,6 +199,13 @@ size_t dtype_bytes(uint8_t dtype) {
     case Dtype::kUint8:
     case Dtype::kInt8:
     case Dtype::kBool:
+    case Dtype::kFloat8E4M3FN:
+    case Dtype::kFloat8E4M3FNUZ:
+    case Dtype::kFloat8E5M2:
+    case Dtype::kFloat8E5M2FNUZ:
+    case Dtype::kUint4:
+    case Dtype::kInt4:
+    case Dtype::kFloat4E2M1:
       return 1;
     case Dtype::kUint16:
     case Dtype::kInt16:
@@ -239,6 +246,7 @@ void decode_into(const Codec& codec, Bytes in, Shape chunk, size_t, uint8_t dtyp
     case Dtype::kUint64:
       return run(RawSink<uint64_t>(out));
     default:
+      if (dtype_bytes(dtype) == 1) return run(RawSink<uint8_t>(out));
       unsupported(dtype, "a cast");
   }
 }

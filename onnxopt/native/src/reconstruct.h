@@ -20,11 +20,23 @@ enum class Dtype : uint8_t {
   kUint32 = 12,
   kUint64 = 13,
   kBfloat16 = 16,
+  kFloat8E4M3FN = 17,
+  kFloat8E4M3FNUZ = 18,
+  kFloat8E5M2 = 19,
+  kFloat8E5M2FNUZ = 20,
+  kUint4 = 21,
+  kInt4 = 22,
+  kFloat4E2M1 = 23,
 };
-// Bytes an element; 0 where containers do not hold this type.
+// Bytes an element, or a pair of 4 bits each; 0 where containers do not hold this type.
 size_t dtype_bytes(uint8_t dtype);
+// Whether two elements share a byte, the first in its low half.
+constexpr bool is_paired(uint8_t dtype) {
+  return dtype >= static_cast<uint8_t>(Dtype::kUint4) && dtype <= static_cast<uint8_t>(Dtype::kFloat4E2M1);
+}
 
-// value = q: the tensor has an integer type that q must fit.
+// value = q: the tensor has an integer type that q must fit; for floats of 8 bits and pairs of 4 bits that is
+// uint8.
 struct Raw {};
 // value = float32(q) * scale in float32, then rounded to the target type (float32, float16, float64,
 // bfloat16). scales[row % period] where by_row, else scales[col].
