@@ -11,12 +11,13 @@ from typing import Unpack
 from onnxopt import native, runtime
 from onnxopt.build.decisions import is_structural
 from onnxopt.build.preparation import prepare
+from onnxopt.build.stamp import Stamp
 from onnxopt.build.workspace import Workspace
 from onnxopt.build.write_checked import Decided, write_checked, write_copy
 from onnxopt.data import Spec, custom_ops
 from onnxopt.errors import Missed, OnnxoptError, Unsound
 from onnxopt.files import writing
-from onnxopt.graph import Source, is_compressed, read
+from onnxopt.graph import STAMP, Source, is_compressed, read
 from onnxopt.request import BuildOptions, Options, Request
 from onnxopt.results.result import Result
 from onnxopt.results.strategy import StrategyReport
@@ -59,7 +60,10 @@ def optimize(
     """
     output, request = Path(output), Request.of(contract, data, options)
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        return _optimized(_plain(model), request, output)
+        source = _plain(model)
+        if request.stamp:
+            source.model.metadata_props.add(key=STAMP, value=request.stamp)  # outputs have their source's metadata
+        return _optimized(source, request, output)
 
 
 def _optimized(source: Source, request: Request, output: Path) -> Result:
@@ -94,6 +98,14 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
             return Plan(source.sha256)
         with prepare(source, request) as work:
             return next(decide(work)).plan
+
+
+def stamp(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]
+          ) -> Stamp:  # fmt: skip
+    """The digests of a request and its inputs, without carrying it out. Arguments and errors are as for `optimize`."""
+    request = Request.of(contract, data, options)
+    with custom_ops(request.custom_ops):
+        return Stamp.of(_plain(model), request)
 
 
 def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **options: Unpack[BuildOptions]) -> Result:

@@ -49,6 +49,7 @@ class Options(BuildOptions, total=False):
     goal: str | None
     activations: int | None
     device: str | None
+    stamp: str
     clock: Clock
 
 
@@ -87,6 +88,8 @@ class Request:
     """8 or 16: run every supported layer in INT8, with activations of this many bits."""
     device: str | None = None
     """The device whose INT8 kernels to target, one of `TARGETS`; by default, this machine."""
+    stamp: str = ""
+    """What the output's metadata say of its origin: a `build.stamp.Stamp` as text; empty: nothing."""
     clock: Clock = field(default_factory=OrtClock)
     """Measures time."""
     started: float = field(default_factory=time.monotonic)

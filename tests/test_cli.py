@@ -55,7 +55,9 @@ def test_plan_edit_apply(source: Path, small: Path, tmp_path: Path) -> None:
     assert run("plan", source, "-o", plan).returncode == 0
     assert plan.read_text() == run("plan", source).stdout
     assert run("apply", source, plan, "-o", applied).returncode == 0
-    assert applied.read_bytes() == small.read_bytes()
+    first, second = onnx.load(small), onnx.load(applied)
+    del first.metadata_props[:]  # that say which request made it
+    assert first == second
     document = json.loads(plan.read_text())
     document["steps"]["fc1"] = "uniform{error=0.2}"
     del document["steps"]["fc2"]
@@ -109,7 +111,7 @@ def test_bad_input_is_one_sentence(source: Path, small: Path, tmp_path: Path) ->
     refused(run("optimize", small, "-o", out), "compressed already")
     refused(run("optimize", source, "-o", out, "--error", 7), "--error is 7")
     refused(run("optimize", source, "-o", tmp_path / "no" / "folder.onnx"), "folder.onnx", "cannot be written")
-    refused(run("optimize", source, "-o", tmp_path), "is a folder")
+    refused(run("plan", source, "-o", tmp_path), "is a folder")
     refused(run("verify", source), "plain ONNX model")
     refused(run("inspect", source), "plain ONNX model")
     refused(run("apply", source, source, "-o", out), "cannot be read")

@@ -160,6 +160,7 @@ def _result(source: Source, request: Request, output: Path, **found: Any) -> Res
         seconds=time.monotonic() - request.started,
         peak_memory=memory.peak(),
         versions={"onnxopt": version("onnxopt"), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        request=request.stamp,
         **found,
     )
 

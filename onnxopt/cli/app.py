@@ -14,10 +14,10 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 import onnxopt
+from onnxopt.cli.event_log import EventLog
 from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
-from onnxopt.spec.progress import Progress
 
 app = typer.Typer(
     help="Makes ONNX models small: compressed weights that run in stock ONNX Runtime.",
@@ -65,24 +65,37 @@ def show_written(path: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(verbose: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step.
+def progress(verbose: bool = False, log: Path | None = None) -> Iterator[Shown]:
+    """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step; with
+    `log`, appends an event for each step to that file, or to standard error if it is ``-``.
 
-    What hooks print meanwhile goes to standard error.
+    What hooks print meanwhile goes to standard error. Raises OnnxoptError if the log cannot be written.
     """
     columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     errors = Console(stderr=True)
     with (
         redirect_stdout(sys.stderr),
         Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
+        EventLog.opened(log) as events,
     ):
-        task, last = bar.add_task("reading", total=1.0), ""
+        yield Shown(bar, errors if verbose else None, events)
 
-        def show(what: str, share: float) -> None:
-            nonlocal last
-            bar.update(task, description=what, completed=share)
-            if verbose and what != last:
-                errors.print(what, highlight=False, markup=False, soft_wrap=True)
-            last = what
 
-        yield show
+class Shown:
+    """A `Progress` that people and programs see."""
+
+    def __init__(self, bar: Bar, lines: Console | None, events: EventLog) -> None:
+        self._bar, self._lines, self._events = bar, lines, events
+        self._task, self._last = bar.add_task("reading", total=1.0), ""
+
+    def __call__(self, what: str, share: float) -> None:
+        """See `Progress`."""
+        self._bar.update(self._task, description=what, completed=share)
+        if self._lines and what != self._last:
+            self._lines.print(what, highlight=False, markup=False, soft_wrap=True)
+        self._events.step(what, share)
+        self._last = what
+
+    def written(self, size: int) -> None:
+        """Ends the log with the bytes of the output."""
+        self._events.end(size)

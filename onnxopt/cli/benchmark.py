@@ -38,7 +38,7 @@ def benchmark(models: Models, inputs: Inputs, runs: Runs, showing: Showing) -> N
     counts, sizes = _counts("--threads", runs.threads), _counts("--batch", runs.batch)
     if runs.seconds <= 0:
         raise OnnxoptError(f"--seconds is {runs.seconds:g}, expected more than zero")
-    with progress(showing.verbose) as advance:
+    with progress(showing.verbose, showing.log_json) as advance:
         (data,) = inputs.opened(models[0])
         found = measure(models, data, counts, sizes, runs.seconds, advance)
     if showing.as_json:

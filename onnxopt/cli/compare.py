@@ -36,7 +36,7 @@ def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> N
     """Compare published systems with the engine on the same model, contract and data."""
     with writing({"--report": systems.report}):
         contract, chosen = bounds.contract, _opened(systems.recipes)
-        with progress(systems.verbose) as advance:
+        with progress(systems.verbose, systems.log_json) as advance:
             data, checked = inputs.opened(model, systems.evaluation)
             found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, progress=advance)
         found = replace(found, command=shlex.join(["onnxopt", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models, plai
 @command
 def evaluate(models: Models, data: RequiredData, preparing: Preparing, running: Running, showing: Showing) -> None:
     """Compare models on data: accuracy, differing predictions, and whether the difference is significant."""
-    with progress(showing.verbose) as advance:
+    with progress(showing.verbose, showing.log_json) as advance:
         (inputs,) = preparing.open(models[0], data)
         found = evaluation.evaluate(models, inputs or data, advance)
     if showing.as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +13,22 @@ import typer
 
 from onnxopt import api
 from onnxopt.cli.app import console, print_json, progress, write
+from onnxopt.cli.check import show_current
 from onnxopt.cli.groups import command
+from onnxopt.cli.many import Placing, run_all
 from onnxopt.cli.options import (
     Bounds,
     Building,
     Decisions,
     Inputs,
     Libraries,
+    LogJson,
     Memory,
     Model,
     Output,
     Showing,
     Verbose,
+    argument,
     option,
 )
 from onnxopt.data import Data
@@ -36,11 +41,14 @@ from onnxopt.report.json import plain
 from onnxopt.report.table import print_result
 from onnxopt.request import Options
 from onnxopt.results.result import Result
+from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
+from onnxopt.studies.batch import Job
 
 _SECONDS = 20.0
 """Longest time for the latencies of each model in a report: enough for the processes that a verdict needs."""
 
+Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)]
 PlanOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
 
@@ -68,6 +76,7 @@ class Planning(Memory, Libraries):
     """Options for making a plan."""
 
     verbose: Verbose = False
+    log_json: LogJson = None
 
 
 @dataclass(frozen=True)
@@ -82,22 +91,51 @@ class Writing(Reporting, Checked):
 
 @command
 def optimize(
-    model: Model, output: Output, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
+    models: Models, placing: Placing, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
-    """Compress a model to the smallest file that meets a contract."""
+    """Compress a model, or several into a folder, to the smallest files that meet a contract."""
+    if placing.check is not None:
+        made = partial(_options, inputs, bounds, decisions, writing)
+        show_current(placing.outputs(models, placing.check), made, writing.as_json)
+        return
+    pairs = placing.outputs(models, placing.file)
+    if len(pairs) == 1:
+        _optimize(*pairs[0], inputs, bounds, decisions, writing)
+    else:
+        if writing.plan_out or writing.report:
+            raise OnnxoptError("--plan-out and --report name one file, and there are several outputs; leave them out")
+        words = placing.options_given()
+        run_all([Job(*pair, words) for pair in pairs], placing, writing)
+
+
+def _options(
+    inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing, model: Path
+) -> tuple[Contract, Data | None, Options]:
+    """The arguments of `api.optimize` for a model."""
+    contract, chosen = bounds.contract, decisions.options
+    data, checked = inputs.opened(model, writing.evaluation)
+    options: Options = {
+        **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
+        "max_ram": writing.ram, "custom_ops": writing.custom_ops or (),
+    }  # fmt: skip
+    return contract, data, options
+
+
+def _optimize(
+    model: Path, output: Path, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
+) -> None:
+    """Compresses one model into a file."""
     files = {"--output": output, "--plan-out": writing.plan_out, "--report": writing.report}
     with together(files) as complete:
-        contract, chosen = bounds.contract, decisions.options
-        with progress(writing.verbose) as advance:
-            data, checked = inputs.opened(model, writing.evaluation)
-            options: Options = {
-                **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
-                "max_ram": writing.ram, "progress": advance,
-            }  # fmt: skip
+        with progress(writing.verbose, writing.log_json) as advance:
+            contract, data, options = _options(inputs, bounds, decisions, writing, model)
+            options["stamp"] = str(api.stamp(model, contract, data, **options))
+            options["progress"] = advance
             result = api.optimize(model, output, contract, data, **options)
+            advance.written(result.bytes_after)
         if writing.plan_out:
             write(writing.plan_out, result.plan.to_json())
-        recipe = chosen["recipe"]
+        recipe = options["recipe"]
         table = classical.of(recipe.table, result.events) if recipe and recipe.table and result.events else None
         result = _reported(result, table, writing, data, complete(output))
     _show(result, table, writing.as_json)
@@ -112,7 +150,7 @@ def plan(
     """Write the decisions of optimize to a plan, to read, edit and apply."""
     with together({"--output": output}):
         contract, chosen = bounds.contract, decisions.options
-        with progress(planning.verbose) as advance:
+        with progress(planning.verbose, planning.log_json) as advance:
             (data,) = inputs.opened(model)
             options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
             found = api.plan(model, contract, data, **options)
@@ -128,12 +166,13 @@ def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, rep
     """Compress a model according to a plan. A plan made on data needs the same data."""
     with together({"--output": output, "--report": reporting.report}) as complete:
         steps = _read(plan_file)
-        with progress(reporting.verbose) as advance:
+        with progress(reporting.verbose, reporting.log_json) as advance:
             (data,) = inputs.opened(model)
             result = api.apply(
                 model, steps, output, data, decode=reporting.favoured, max_ram=reporting.ram,
                 progress=advance,
             )  # fmt: skip
+            advance.written(result.bytes_after)
         result = _reported(result, None, reporting, data, complete(output))
     _show(result, None, reporting.as_json)
 

@@ -50,6 +50,8 @@ DataOption = Annotated[str | None, option("--data", metavar="DATA", help="Inputs
                                           "package.module:function.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each step and its reason to standard error.")]
+LogJson = Annotated[Path | None, option("--log-json", metavar="FILE", help="Append JSON Lines: phase, share, seconds, "
+                                        "peak memory, bytes; - is standard error.")]  # fmt: skip
 Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
 
 
@@ -244,6 +246,7 @@ class Showing(Libraries):
 
     as_json: Json = False
     verbose: Verbose = False
+    log_json: LogJson = None
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

@@ -37,7 +37,7 @@ def sensitivity(model: Model, data: RequiredData, preparing: Preparing, how: Sca
     """Apply a step to one weight at a time, from strong to gentle, and measure the loss of the model."""
     at = numbers("--at", how.settings) or []
     with writing({"--output": how.output}):
-        with progress(showing.verbose) as advance:
+        with progress(showing.verbose, showing.log_json) as advance:
             (inputs,) = preparing.open(model, data)
             found = scanning.scan(
                 model, inputs or data, step=how.step, settings=at, metric=how.metric, samples=how.samples,

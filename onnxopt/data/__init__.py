@@ -7,7 +7,7 @@ from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options, stop_spinning
 from onnxopt.data.source import open_data
-from onnxopt.data.stream import Batch, Data, Pending, by_law, joined, marked, split
+from onnxopt.data.stream import Batch, Data, Pending, by_law, file_digest, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
 from onnxopt.data.tokens import Part, parts_of
 
@@ -26,6 +26,7 @@ __all__ = [
     "blamed",
     "by_law",
     "custom_ops",
+    "file_digest",
     "input_scale",
     "is_hook",
     "joined",

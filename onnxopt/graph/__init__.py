@@ -13,7 +13,7 @@ from onnxopt.graph.inspect.ort_profile import Kernel, trace
 from onnxopt.graph.inspect.unsure_shape import of_unsure_shape
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import fix_initializers, hoist, normalise, tie
-from onnxopt.graph.onnx_file import LARGEST_INLINE, Source, is_compressed, payload, read
+from onnxopt.graph.onnx_file import LARGEST_INLINE, STAMP, Source, is_compressed, payload, read
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
@@ -26,6 +26,7 @@ from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
 __all__ = [
     "LARGEST_INLINE",
     "OPSET",
+    "STAMP",
     "WEIGHT",
     "FusedOp",
     "Gradient",

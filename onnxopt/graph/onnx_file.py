@@ -20,6 +20,8 @@ from onnxopt.graph.walk import tensors, texts
 
 DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 """The single node of the outer model, and the initializer that holds the container, if no value has that name."""
+STAMP = "onnxopt_request"
+"""The key of a file's metadata under which it says what request made it."""
 LARGEST_INLINE = 2**31 - 2**24
 """Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
 the largest model that can be given further outputs."""

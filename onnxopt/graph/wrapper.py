@@ -11,7 +11,7 @@ from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.inspect.expose import runtime_types, without_weights
 from onnxopt.graph.normalise import fresh, subgraphs
-from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD
+from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD, STAMP
 
 _OPSET = 1
 
@@ -121,6 +121,8 @@ def join(outer: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
     """The inverse of `wrap`: a plain model, with `inner` in place of the compressed node."""
     plain = onnx.ModelProto()
     plain.CopyFrom(outer)
+    del plain.metadata_props[:]
+    plain.metadata_props.extend(entry for entry in outer.metadata_props if entry.key != STAMP)
     outside = [node for node in outer.graph.node if node.domain != DOMAIN]
     held = {node.input[0] for node in outer.graph.node if node.domain == DOMAIN}
     del plain.graph.node[:], plain.graph.initializer[:], plain.opset_import[:], plain.functions[:]

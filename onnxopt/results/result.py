@@ -125,6 +125,8 @@ class Result:
     plan: Plan
     versions: dict[str, str]
     """Versions of onnxopt, onnxruntime and numpy."""
+    request: str = ""
+    """Digests of the request and its inputs, as `build.stamp.Stamp` writes them; empty if there are none."""
     strategies: tuple[StrategyReport, ...] = ()
     """Reports of the strategies that were requested and applied to the model, in the order in which they were tried."""
     command: str = ""

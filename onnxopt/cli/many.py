@@ -1,0 +1,111 @@
+"""Several models in one command: where they run, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxopt.cli.app import console, progress
+from onnxopt.cli.options import Showing, option
+from onnxopt.errors import OnnxoptError
+from onnxopt.report.batch import print_outcomes
+from onnxopt.report.json import plain
+from onnxopt.studies.batch import Job, Outcome, batch, exit_code
+from onnxopt.studies.pool import Pool, Threads
+
+COMMAND = (sys.executable, "-m", "onnxopt.cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Options for where the models of a command run."""
+
+    jobs: Annotated[int, typer.Option(min=1, help="Of several models, so many at a time.")] = 1
+
+    @property
+    def pool(self) -> AbstractContextManager[Pool]:
+        """The pool of these options."""
+        return Threads(self.jobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing(Parallel):
+    """Options for the files that `optimize` writes, and where it runs."""
+
+    context: typer.Context
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", help="The file to write; a folder for several models, whose names are kept."),
+    ] = None  # fmt: skip
+    check: Annotated[
+        Path | None,
+        option(metavar="OUTPUT", help="Instead of writing: say whether this output is still what the other options "
+                                      "would make, without running them; exit code 1 if it is not."),
+    ] = None  # fmt: skip
+
+    @property
+    def file(self) -> Path:
+        """The output. Ends the command with a usage error if none is named."""
+        if self.output is None:
+            raise typer.BadParameter("name the file to write, as in -o small.onnx", self.context, param_hint="--output")
+        return self.output
+
+    def outputs(self, models: Sequence[Path], place: Path) -> list[tuple[Path, Path]]:
+        """Each model with its output. Raises OnnxoptError if two would have the same, or their folder is none."""
+        if not _is_folder(place):
+            if len(models) == 1:
+                return [(models[0], place)]
+            raise OnnxoptError(f"{place}: is no folder, and there are {len(models)} models; make one, and name it")
+        names = [model.name for model in models]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise OnnxoptError(f"{place / twice[0]}: would be the output of two models; give them different names")
+        return [(model, place / model.name) for model in models]
+
+    def options_given(self) -> tuple[str, ...]:
+        """The options of the command line, as its words, without models and what belongs to this group."""
+        words: list[str] = []
+        for one in self.context.command.params:
+            source = self.context.get_parameter_source(one.name or "")
+            if source is None or source.name != "COMMANDLINE" or one.name in _NOT_PASSED_ON:
+                continue
+            value = self.context.params[one.name or ""]
+            if value is True:
+                words.append(one.opts[0])
+            else:
+                for each in value if isinstance(value, list | tuple) else [value]:
+                    words += [one.opts[0], str(each)]
+        return tuple(words)
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # the name may be too long
+        return False
+
+
+_NOT_PASSED_ON = frozenset({"models", "output", "check", "jobs", "cluster", "as_json", "verbose", "log_json"})
+"""Parameters of `optimize` that are not for the single models of several."""
+
+
+def run_all(jobs: Sequence[Job], parallel: Parallel, showing: Showing) -> None:
+    """Runs all jobs and shows what became of them. Ends the command with the exit code of the worst."""
+    outcomes: dict[int, Outcome] = {}
+    results = sys.stdout
+    with progress(showing.verbose, showing.log_json) as advance, parallel.pool as pool:
+        for index, outcome in batch(COMMAND, jobs, pool, advance):
+            outcomes[index] = outcome
+            if showing.as_json:
+                print(json.dumps(plain(outcome)), file=results, flush=True)
+    found = [outcomes[index] for index in range(len(jobs))]
+    if not showing.as_json:
+        print_outcomes(console(), found)
+    if code := exit_code(found):
+        raise typer.Exit(code)

@@ -1,0 +1,151 @@
+"""Several models in one command: each has a process of its own, and what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from builders import mlp
+from commanding import refused, run
+
+from onnxopt.studies.batch import Job, Outcome, batch, exit_code
+from onnxopt.studies.pool import Threads
+
+FAKE = """
+import json, os, signal, sys, time
+from pathlib import Path
+model, output = Path(sys.argv[2]), Path(sys.argv[sys.argv.index("--check" if "--check" in sys.argv else "-o") + 1])
+with open("ran.txt", "a") as file:
+    file.write(f"{model} {'check' if '--check' in sys.argv else 'make'}\\n")
+if "--check" in sys.argv:
+    sys.exit(output.read_text() != "current")
+print(json.dumps({"phase": "working", "share": 0.5}), file=sys.stderr, flush=True)
+print("a warning", file=sys.stderr)
+if model.name == "crash":
+    os.kill(os.getpid(), signal.SIGKILL)
+if model.name == "slow":
+    Path("slow.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+if model.name in ("bad", "missed"):
+    print(f"onnxopt: {model}: is wrong", file=sys.stderr)
+    sys.exit(1 if model.name == "bad" else 3)
+output.write_text("current")
+print(json.dumps({"status": "met", "bytes_before": 8, "bytes_after": 7, "peak_memory": 1, "events": ["x"] * 100000}))
+"""
+"""Stands for `onnxopt`: fails for some models, and prints more than a pipe holds."""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> tuple[str, ...]:
+    (tmp_path / "fake.py").write_text(FAKE)
+    return (sys.executable, str(tmp_path / "fake.py"))
+
+
+def outcomes(command: tuple[str, ...], folder: Path, *models: str) -> tuple[list[Outcome], list[tuple[str, float]]]:
+    told: list[tuple[str, float]] = []
+    jobs = [Job(Path(model), Path(f"{model}.out"), (), folder) for model in models]
+    with Threads(2) as pool:
+        found = dict(batch(command, jobs, pool, lambda *step: told.append(step)))
+    return [found[index] for index in range(len(jobs))], told
+
+
+def test_one_failure_stops_no_other(command: tuple[str, ...], tmp_path: Path) -> None:
+    found, told = outcomes(command, tmp_path, "good", "bad", "crash", "missed")
+    assert [(one.status, one.code) for one in found] == [("met", 0), ("failed", 1), ("failed", -9), ("missed", 3)]
+    assert [one.reason for one in found] == [
+        "",
+        "bad: is wrong",
+        "its process was ended by signal 9",
+        "missed: is wrong",
+    ]
+    assert (found[0].bytes_before, found[0].bytes_after, found[0].peak_memory) == (8, 7, 1)
+    assert told[-1][1] == 1
+    assert told[-1][0].startswith("4 of 4 models done; ")
+    assert any("good: working" in what for what, _ in told)
+    assert [share for _, share in told] == sorted(share for _, share in told)
+
+
+def test_what_is_done_is_kept(command: tuple[str, ...], tmp_path: Path) -> None:
+    outcomes(command, tmp_path, "good", "bad")
+    (tmp_path / "other.out").write_text("of an older request")
+    (tmp_path / "ran.txt").unlink()
+    found, _ = outcomes(command, tmp_path, "good", "bad", "other")
+    assert [one.status for one in found] == ["kept", "failed", "met"]
+    assert found[0].bytes_after == len("current")
+    assert sorted((tmp_path / "ran.txt").read_text().splitlines()) == [
+        "bad make", "good check", "other check", "other make"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codes", "worst"), [([0, 0], 0), ([0, 3], 3), ([3, 1, 0], 1), ([0, -9], 1), ([2], 1)])
+def test_the_exit_code_is_that_of_the_worst(codes: list[int], worst: int) -> None:
+    assert exit_code([Outcome(Path(), Path(), "", code, "", None, None, 0.0, None) for code in codes]) == worst
+
+
+def test_no_process_is_left_when_it_is_stopped(command: tuple[str, ...], tmp_path: Path) -> None:
+    jobs = [Job(Path(model), Path(f"{model}.out"), (), tmp_path) for model in ("slow", "good")]
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Threads(2) as pool:
+        for _ in batch(command, jobs, pool, lambda what, share: None):
+            while not (tmp_path / "slow.pid").exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+    assert time.monotonic() - started < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "slow.pid").read_text()), 0)
+
+
+def test_models_into_a_folder(tmp_path: Path) -> None:
+    """The real command, with a model that is none."""
+    onnx.save(mlp(), tmp_path / "good.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    (tmp_path / "out").mkdir()
+    words = ("optimize", "good.onnx", "bad.onnx", "-o", "out", "--lossless", "--jobs", 2)
+    done = run(*words, "--json", cwd=tmp_path)
+    found = {line["model"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert [found[name]["status"] for name in ("good.onnx", "bad.onnx")] == ["met", "failed"]
+    assert "bad.onnx: not an ONNX model" in found["bad.onnx"]["reason"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.onnx"]
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "kept" in done.stdout
+    assert "bad.onnx: not an ONNX model" in done.stdout
+
+
+def test_what_cannot_be_asked_of_several(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        onnx.save(mlp(), tmp_path / folder / "model.onnx")
+    models = ("optimize", "a/model.onnx", "b/model.onnx", "-o")
+    refused(run(*models, "a", cwd=tmp_path), "a/model.onnx: would be the output of two models")
+    refused(run(*models, "none", cwd=tmp_path), "none: is no folder, and there are 2 models")
+    assert run(*models[:3], cwd=tmp_path).returncode == 2
+    onnx.save(mlp(), tmp_path / "b" / "other.onnx")
+    done = run("optimize", "a/model.onnx", "b/other.onnx", "-o", "b", "--plan-out", "p", cwd=tmp_path)
+    refused(done, "--plan-out and --report name one file")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
+def test_a_killed_command_leaves_no_half_written_file(command: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGTERM reaches only the command itself."""
+    for seed in range(2):
+        onnx.save(mlp(512, seed=seed), tmp_path / f"{seed}.onnx")
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, "-m", "onnxopt.cli", "optimize", "0.onnx", "1.onnx", "-o", "out", "--log-json", "log"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE)
+    while "0.onnx: " not in ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.decode().startswith("onnxopt: interrupted")
+    assert not list((tmp_path / "out").iterdir())
