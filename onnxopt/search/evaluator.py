@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxopt.metrics import Metric
 from onnxopt.metrics.lost_answers import Margins
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
+from onnxopt.search.blends import Blends
 from onnxopt.search.identity import first_difference
 from onnxopt.search.scores import Scores
 from onnxopt.spec.promise import Promise
@@ -120,6 +122,9 @@ class Evaluator:
                 self._batches.append(_copy(batch))
         self.before = score.value() if score else None
         self._before = score
+        self._blends = (
+            Blends(partial(self._answers, session), metric, self._read()) if metric and self.memorised else None
+        )
         self._outlooks: dict[Promise, str] = {}
 
     @property
@@ -168,6 +173,10 @@ class Evaluator:
         if score is None or self._before is None:
             return compared
         found = self._before.drop_to(score, noise.of_new_samples())
+        if self._blends:
+            run = partial(self._answers, session)
+            mixed = self._blends.drop_to(run, self._read(), noise.of_new_samples())
+            found = replace(found, likely=mixed.likely, uncertainty=mixed.uncertainty)
         return replace(
             compared, before=self.before, after=score.value(), drop=found.drop, likely=found.likely,
             uncertainty=found.uncertainty, spread=found.spread, margins=found.margins,
@@ -178,7 +187,7 @@ class Evaluator:
         if self._before is None or not promise.allowed:
             return ""
         if promise not in self._outlooks:
-            error = self._before.resolution(promise.allowed)
+            error = (self._blends or self._before).resolution(promise.allowed)
             self._outlooks[promise] = "" if error is None else promise.outlook(self.samples, error)
         return self._outlooks[promise]
 
@@ -210,6 +219,9 @@ class Evaluator:
 
     def _visible(self, outputs: Sequence[Any]) -> list[Any]:
         return list(outputs[: len(self._names)])
+
+    def _answers(self, session: Runner, batch: Batch) -> list[Any]:
+        return list(session.run(self._names, batch.feeds))
 
     def _run(self, batch: Batch) -> list[Any]:
         return list(self._session.run([*self._names, *self._hidden], batch.feeds))

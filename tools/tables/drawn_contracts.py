@@ -21,14 +21,15 @@ from common.kept import ONNXOPT
 from common.pages import markdown
 from onnxopt.data import Batch
 from onnxopt.metrics import open_metric
-from onnxopt.search.scores import Scores
+from onnxopt.search.blends import blended
+from onnxopt.search.scores import Drop, Scores
 from onnxopt.spec.contract import CONFIDENCE
 from onnxopt.spec.promise import Promise
 from tables import Scope, Table
 
 Array = np.ndarray[Any, Any]
 
-MODELS = ("digits", "lenet5", "resnet8_keras", "resnet20")
+MODELS = ("digits", "lenet5", "lenet_300_100", "resnet8_keras", "resnet20", "resnet32")
 ALLOWED = (0.1, 0.3, 1.0)
 SAMPLES = (250, 500, 2000, 10_000)
 _RUNGS = tuple(float(error) for error in np.geomspace(0.03, 0.8, 11))
@@ -37,6 +38,8 @@ _CALIBRATION, _POOL = 1024, 13_000
 """Training images for the calibration, and to draw from, at most."""
 _DRAWS, _LARGE_DRAWS, _LARGE = 20, 4, 8000
 """Draws of each number of images; of this many and more, as they are nearly the whole pool."""
+_SAID = 2000
+"""Images that say what blends say."""
 _FAR = 6.0
 """Points lost on the test part at which the ladder ends."""
 _BELOW = 3.0
@@ -50,6 +53,7 @@ class Rung:
     slope: float
     size: int
     train: Array
+    blends: Array
     test: Array
 
 
@@ -59,6 +63,8 @@ class Ladder:
 
     size: int
     train: Array
+    blends: Array
+    """On the pool, each image blended with another."""
     test: Array
     train_labels: Array
     test_labels: Array
@@ -71,24 +77,29 @@ def ladder(model: str) -> Ladder:
     train, test = task.read("train"), task.read("test")
     pool = np.random.default_rng(5).permutation(len(train.images))[:_POOL]
 
-    def outputs(session: onnxruntime.InferenceSession) -> tuple[Array, Array]:
-        return _outputs(session, task, train.images[pool]), _outputs(session, task, test.images)
+    def outputs(session: onnxruntime.InferenceSession) -> tuple[Array, Array, Array]:
+        images = train.images[pool]
+        plain, mixed = (_outputs(session, task, images, blend) for blend in (False, True))
+        return plain, mixed, _outputs(session, task, test.images)
 
     calibration = [task.prepare(train.images[pool[i : i + 32]]) for i in range(0, min(_CALIBRATION, len(pool)), 32)]
     original = outputs(realdata.plain_session(path))
-    points, right = list[Rung](), float((original[1].argmax(1) == test.labels).mean())
+    points, right = list[Rung](), float((original[2].argmax(1) == test.labels).mean())
     for slope, file in at_noise(path, _RUNGS, calibration):
         found = outputs(realdata.registered_session(file))
         points.append(Rung(slope, file.stat().st_size, *found))
-        if 100 * (right - float((found[1].argmax(1) == test.labels).mean())) > _FAR:
+        if 100 * (right - float((found[2].argmax(1) == test.labels).mean())) > _FAR:
             break
     return Ladder(path.stat().st_size, *original, train.labels[pool], test.labels, points)
 
 
-def _outputs(session: onnxruntime.InferenceSession, task: realdata.Task, images: Array) -> Array:
-    name = session.get_inputs()[0].name
-    pieces = (task.prepare(images[i : i + 100]) for i in range(0, len(images), 100))
-    return np.concatenate([session.run(None, {name: piece})[0].reshape(len(piece), -1) for piece in pieces])
+def _outputs(session: onnxruntime.InferenceSession, task: realdata.Task, images: Array, blend: bool = False) -> Array:
+    name, found = session.get_inputs()[0].name, []
+    for i in range(0, len(images), 100):
+        batch = Batch({name: task.prepare(images[i : i + 100])})
+        piece = (blended(batch) if blend else None) or batch
+        found.append(session.run(None, piece.feeds)[0].reshape(piece.size, -1))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +143,25 @@ def _right(outputs: Array, labels: Array) -> Array:
 
 def _most(kept: Ladder, chosen: Array) -> list[float]:
     """Upper limit of the drop, of no noise and of each rung, until it is far beyond every bound."""
-    before, labels = kept.train[chosen], kept.train_labels[chosen]
-    found, original = [0.0], Scores(open_metric("top1"))
-    original.add([before], [before], Batch({}, labels))
+    found, blends = [0.0], _scores(kept.train, kept.train, kept, chosen).by_heart
     for rung in kept.points:
-        after = Scores(open_metric("top1"))
-        after.add([rung.train[chosen]], [before], Batch({}, labels))
-        drop, promise = original.drop_to(after, 1.0), Promise(1.0, CONFIDENCE)
-        limits = promise.interval(drop)
+        limits = Promise(1.0, CONFIDENCE).interval(_drop(kept, rung, chosen, blends))
         assert limits is not None
         found.append(limits[1])
         if limits[1] > 2 * max(ALLOWED):
             break
+    return found
+
+
+def _drop(kept: Ladder, rung: Rung, chosen: Array, blends: bool) -> Drop:
+    """What chosen images of the pool say, blended or not."""
+    before, after = (kept.blends, rung.blends) if blends else (kept.train, rung.train)
+    return _scores(before, before, kept, chosen).drop_to(_scores(before, after, kept, chosen), 1.0)
+
+
+def _scores(before: Array, after: Array, kept: Ladder, chosen: Array) -> Scores:
+    found = Scores(open_metric("top1"))
+    found.add([after[chosen]], [before[chosen]], Batch({}, kept.train_labels[chosen]))
     return found
 
 
@@ -174,4 +192,48 @@ def render(rows: Sequence[Row]) -> str:
     return f"{markdown(columns, 'lrrrrrr', lines)}\n\n{kept:,} of {count:,} contracts held."
 
 
-TABLES = (Table("drawn-contracts", "docs/contracts.md", 15, measure, render, MODELS),)
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A rung of a model that knows its training images by heart: what they say of the drop, blended and not."""
+
+    model: str
+    ratio: float
+    drop: float
+    error: float
+    """Of the test part, and its standard error."""
+    plain: Drop
+    blended: Drop
+
+
+def known(scope: Scope) -> list[Known]:
+    """The rungs of the models of the scope where the test part drops visibly."""
+    rows = []
+    for model in (one for one in MODELS if one in scope.models):
+        kept = ONNXOPT.once(ladder, model)
+        chosen = np.arange(min(_SAID, len(kept.train)))
+        if not _scores(kept.train, kept.train, kept, chosen).by_heart:
+            continue
+        for rung in kept.points:
+            lost = _right(kept.test, kept.test_labels) - _right(rung.test, kept.test_labels)
+            drop, error = 100 * float(lost.mean()), 100 * float(lost.std()) / len(lost) ** 0.5
+            if drop > 2 * error:
+                told = (_drop(kept, rung, chosen, blends) for blends in (False, True))
+                rows.append(Known(model, kept.size / rung.size, drop, error, *told))
+    return rows
+
+
+def render_known(rows: Sequence[Known]) -> str:
+    """The rungs, and how far both estimates are from the test part, in the median."""
+    columns = ["model", "ratio", "on the test part", "three times what the images say", "what blends say"]
+    lines = [
+        [one.model, f"{one.ratio:.1f}x", f"{one.drop:.2f} +- {one.error:.2f}", f"{one.plain.likely or 0:.2f}",
+         f"{one.blended.likely or 0:.2f}"]
+        for one in rows
+    ]  # fmt: skip
+    return markdown(columns, "lrrrr", lines)
+
+
+TABLES = (
+    Table("drawn-contracts", "docs/contracts.md", 15, measure, render, MODELS),
+    Table("blends", "docs/contracts.md", 15, known, render_known, MODELS),
+)
