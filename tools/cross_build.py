@@ -3,6 +3,7 @@
     python tools/cross_build.py                         # all targets, in build/cross/
     python tools/cross_build.py armv7 windows-x64       # some
     python tools/cross_build.py --check armv7           # only whether the sources compile, without warnings
+    python tools/cross_build.py --wheel aarch64         # Python wheels, in dist/
 
 Nothing of it runs here, but for the native tests of Linux targets where qemu-user is installed.
 """
@@ -26,6 +27,7 @@ from common.pages import ROOT
 
 NATIVE = ROOT / "onnxopt" / "native"
 BUILD = ROOT / "build" / "cross"
+WHEELS = ROOT / "dist"
 
 
 _HOST_FLAGS = ("-m", "-Wno-maybe-uninitialized", "-O")
@@ -46,6 +48,8 @@ class Target:
     """CMAKE_SYSTEM_NAME."""
     processor: str
     """CMAKE_SYSTEM_PROCESSOR."""
+    wheel: str
+    """The platform that pip calls it."""
     emulator: str | None = None
     """The program of qemu-user that runs its tests."""
     tests: str = ""
@@ -53,15 +57,18 @@ class Target:
 
 
 TARGETS = {
-    "x86_64": Target("x86_64-linux-gnu.2.17", "Linux", "x86_64"),
-    "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64", "qemu-x86_64", "x86_64-linux-musl"),
-    "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "qemu-i386", "x86-linux-musl"),
-    "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "qemu-aarch64", "aarch64-linux-musl"),
-    "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "qemu-arm",
+    "x86_64": Target("x86_64-linux-gnu.2.17", "Linux", "x86_64", "manylinux_2_17_x86_64"),
+    "x86_64-musl": Target("x86_64-linux-musl", "Linux", "x86_64", "musllinux_1_2_x86_64", "qemu-x86_64",
+                          "x86_64-linux-musl"),
+    "x86": Target("x86-linux-gnu.2.17", "Linux", "i686", "manylinux_2_17_i686", "qemu-i386", "x86-linux-musl"),
+    "aarch64": Target("aarch64-linux-gnu.2.17", "Linux", "aarch64", "manylinux_2_17_aarch64", "qemu-aarch64",
+                      "aarch64-linux-musl"),
+    "armv7": Target("arm-linux-gnueabihf.2.17 -mcpu=cortex_a7", "Linux", "armv7l", "manylinux_2_17_armv7l", "qemu-arm",
                     "arm-linux-musleabihf -mcpu=cortex_a7"),
-    "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "qemu-riscv64", "riscv64-linux-musl"),
-    "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64"),
-    "macos-arm64": Target("aarch64-macos", "Darwin", "arm64"),
+    "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "manylinux_2_27_riscv64", "qemu-riscv64",
+                      "riscv64-linux-musl"),
+    "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64", "win_amd64"),
+    "macos-arm64": Target("aarch64-macos.13.0", "Darwin", "arm64", "macosx_13_0_arm64"),
 }  # fmt: skip
 
 
@@ -76,8 +83,8 @@ def zig() -> str:
     raise CannotBuildError("zig is not installed; `pip install ziglang` installs it")
 
 
-def configured(target: Target, name: str, folder: Path, *options: str) -> None:
-    """Makes a build folder for the target, which zig calls `name`. Raises CannotBuildError with what CMake printed."""
+def toolchain(target: Target, name: str, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The environment, and CMake's variables, that make it build for the target, which zig calls `name`."""
     folder.mkdir(parents=True, exist_ok=True)
     tools = {tool: folder / f"zig-{tool}" for tool in ("ar", "ranlib")}
     for tool, path in tools.items():  # CMake takes compilers with arguments, and these only without
@@ -86,15 +93,20 @@ def configured(target: Target, name: str, folder: Path, *options: str) -> None:
     compilers = {"CC": "cc", "CXX": "c++"}
     target_flags = ["-target", *name.split()]
     environment = {variable: shlex.join([zig(), tool, *target_flags]) for variable, tool in compilers.items()}
-    settings = {
+    return environment, {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_SYSTEM_NAME": target.system,
         "CMAKE_SYSTEM_PROCESSOR": target.processor,
-        "CMAKE_AR": tools["ar"],
-        "CMAKE_RANLIB": tools["ranlib"],
+        "CMAKE_AR": str(tools["ar"]),
+        "CMAKE_RANLIB": str(tools["ranlib"]),
         "CMAKE_INSTALL_NAME_TOOL": "true",
         "ONNXOPT_WERROR": "ON",
     }
+
+
+def configured(target: Target, name: str, folder: Path, *options: str) -> None:
+    """Makes a build folder for the target, which zig calls `name`. Raises CannotBuildError with what CMake printed."""
+    environment, settings = toolchain(target, name, folder)
     defined = [f"-D{key}={value}" for key, value in settings.items()]
     said(["cmake", "-S", str(NATIVE), "-B", str(folder), *defined, *options], environment)
 
@@ -125,6 +137,23 @@ def build(name: str, jobs: int) -> str:
     said(["cmake", "--build", folder, "--parallel", str(jobs)])
     said(["ctest", "--test-dir", folder, "--output-on-failure", "--parallel", str(jobs)])
     return f"native tests pass under {Path(emulator).name}: {', '.join(sizes)}"
+
+
+def wheel(name: str, jobs: int) -> str:
+    """Builds the Python wheel, which serves every Python on its platform; where it lies, and its size."""
+    target, folder = TARGETS[name], BUILD / f"{name}-wheel"
+    environment, settings = toolchain(target, target.zig, folder)
+    environment["_PYTHON_HOST_PLATFORM"] = target.wheel
+    options = {f"env.{key}": value for key, value in environment.items()}
+    options |= {f"cmake.define.{key}": value for key, value in settings.items()}
+    options["install.strip"] = "false"  # the linker did, and knows the format
+    given = [word for key, value in options.items() for word in ("--config-settings", f"{key}={value}")]
+    said([sys.executable, "-m", "pip", "wheel", "--no-deps", *given, "--wheel-dir", folder, ROOT],
+         {"CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)})  # fmt: skip
+    (made,) = folder.glob("*.whl")
+    WHEELS.mkdir(exist_ok=True)
+    made = made.replace(WHEELS / made.name)
+    return f"{made.relative_to(ROOT)} {made.stat().st_size:,} bytes"
 
 
 def check(name: str, jobs: int) -> str:
@@ -168,7 +197,9 @@ def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--check", action="store_true", help="only compile, which takes seconds")
+    parser.add_argument("--check", dest="action", action="store_const", const=check, default=build,
+                        help="only compile, which takes seconds")  # fmt: skip
+    parser.add_argument("--wheel", dest="action", action="store_const", const=wheel, help="build Python wheels")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     if unknown := set(arguments.targets) - set(TARGETS):
@@ -176,7 +207,7 @@ def main() -> int:
     failed = 0
     for name in arguments.targets or TARGETS:
         try:
-            print(f"{name}: {(check if arguments.check else build)(name, arguments.jobs)}", flush=True)
+            print(f"{name}: {arguments.action(name, arguments.jobs)}", flush=True)
         except CannotBuildError as error:
             failed = 1
             print(f"{name}: {error}", file=sys.stderr, flush=True)
