@@ -18,46 +18,19 @@ from commanding import refused, run
 from onnxopt.studies.batch import Job, Outcome, batch, exit_code
 from onnxopt.studies.pool import Threads
 
-FAKE = """
-import json, os, signal, sys, time
-from pathlib import Path
-model, output = Path(sys.argv[2]), Path(sys.argv[sys.argv.index("--check" if "--check" in sys.argv else "-o") + 1])
-with open("ran.txt", "a") as file:
-    file.write(f"{model} {'check' if '--check' in sys.argv else 'make'}\\n")
-if "--check" in sys.argv:
-    sys.exit(output.read_text() != "current")
-print(json.dumps({"phase": "working", "share": 0.5}), file=sys.stderr, flush=True)
-print("a warning", file=sys.stderr)
-if model.name == "crash":
-    os.kill(os.getpid(), signal.SIGKILL)
-if model.name == "slow":
-    Path("slow.pid").write_text(str(os.getpid()))
-    time.sleep(60)
-if model.name in ("bad", "missed"):
-    print(f"onnxopt: {model}: is wrong", file=sys.stderr)
-    sys.exit(1 if model.name == "bad" else 3)
-output.write_text("current")
-print(json.dumps({"status": "met", "bytes_before": 8, "bytes_after": 7, "peak_memory": 1, "events": ["x"] * 100000}))
-"""
-"""Stands for `onnxopt`: fails for some models, and prints more than a pipe holds."""
+COMMAND = (str(Path(__file__).with_name("fake_onnxopt.py")),)
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> tuple[str, ...]:
-    (tmp_path / "fake.py").write_text(FAKE)
-    return (sys.executable, str(tmp_path / "fake.py"))
-
-
-def outcomes(command: tuple[str, ...], folder: Path, *models: str) -> tuple[list[Outcome], list[tuple[str, float]]]:
+def outcomes(folder: Path, *models: str) -> tuple[list[Outcome], list[tuple[str, float]]]:
     told: list[tuple[str, float]] = []
     jobs = [Job(Path(model), Path(f"{model}.out"), (), folder) for model in models]
     with Threads(2) as pool:
-        found = dict(batch(command, jobs, pool, lambda *step: told.append(step)))
+        found = dict(batch(COMMAND, jobs, pool, lambda *step: told.append(step)))
     return [found[index] for index in range(len(jobs))], told
 
 
-def test_one_failure_stops_no_other(command: tuple[str, ...], tmp_path: Path) -> None:
-    found, told = outcomes(command, tmp_path, "good", "bad", "crash", "missed")
+def test_one_failure_stops_no_other(tmp_path: Path) -> None:
+    found, told = outcomes(tmp_path, "good", "bad", "crash", "missed")
     assert [(one.status, one.code) for one in found] == [("met", 0), ("failed", 1), ("failed", -9), ("missed", 3)]
     assert [one.reason for one in found] == [
         "",
@@ -72,11 +45,11 @@ def test_one_failure_stops_no_other(command: tuple[str, ...], tmp_path: Path) ->
     assert [share for _, share in told] == sorted(share for _, share in told)
 
 
-def test_what_is_done_is_kept(command: tuple[str, ...], tmp_path: Path) -> None:
-    outcomes(command, tmp_path, "good", "bad")
+def test_what_is_done_is_kept(tmp_path: Path) -> None:
+    outcomes(tmp_path, "good", "bad")
     (tmp_path / "other.out").write_text("of an older request")
     (tmp_path / "ran.txt").unlink()
-    found, _ = outcomes(command, tmp_path, "good", "bad", "other")
+    found, _ = outcomes(tmp_path, "good", "bad", "other")
     assert [one.status for one in found] == ["kept", "failed", "met"]
     assert found[0].bytes_after == len("current")
     assert sorted((tmp_path / "ran.txt").read_text().splitlines()) == [
@@ -89,11 +62,11 @@ def test_the_exit_code_is_that_of_the_worst(codes: list[int], worst: int) -> Non
     assert exit_code([Outcome(Path(), Path(), "", code, "", None, None, 0.0, None) for code in codes]) == worst
 
 
-def test_no_process_is_left_when_it_is_stopped(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_no_process_is_left_when_it_is_stopped(tmp_path: Path) -> None:
     jobs = [Job(Path(model), Path(f"{model}.out"), (), tmp_path) for model in ("slow", "good")]
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Threads(2) as pool:
-        for _ in batch(command, jobs, pool, lambda what, share: None):
+        for _ in batch(COMMAND, jobs, pool, lambda what, share: None):
             while not (tmp_path / "slow.pid").exists():
                 time.sleep(0.01)
             raise KeyboardInterrupt
@@ -134,7 +107,7 @@ def test_what_cannot_be_asked_of_several(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-def test_a_killed_command_leaves_no_half_written_file(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_killed_command_leaves_no_half_written_file(tmp_path: Path) -> None:
     """SIGTERM reaches only the command itself."""
     for seed in range(2):
         onnx.save(mlp(512, seed=seed), tmp_path / f"{seed}.onnx")

@@ -7,12 +7,12 @@ import sys
 
 import onnxruntime
 
-from onnxopt.cli import INTERRUPTED, benchmark, compare, evaluate, files, optimize, report, sensitivity
+from onnxopt.cli import INTERRUPTED, batch, benchmark, compare, evaluate, files, optimize, report, sensitivity
 from onnxopt.cli.app import app
 from onnxopt.cli.streams import results_alone, say, signals_interrupt
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["app", "benchmark", "command", "compare", "evaluate", "files", "optimize", "report", "sensitivity"]
+__all__ = ["app", "batch", "benchmark", "command", "compare", "evaluate", "files", "optimize", "report", "sensitivity"]
 
 _SIGNAL = 128
 """Added to the number of a signal: the exit code of a process that the signal ended, as in shells."""

@@ -18,9 +18,11 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.report.batch import print_outcomes
 from onnxopt.report.json import plain
 from onnxopt.studies.batch import Job, Outcome, batch, exit_code
+from onnxopt.studies.cluster import Cluster
 from onnxopt.studies.pool import Pool, Threads
 
-COMMAND = (sys.executable, "-m", "onnxopt.cli")
+COMMAND = ("-m", "onnxopt.cli")
+"""What Python runs as `onnxopt`, wherever it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,16 @@ class Parallel:
     """Options for where the models of a command run."""
 
     jobs: Annotated[int, typer.Option(min=1, help="Of several models, so many at a time.")] = 1
+    cluster: Annotated[
+        str | None,
+        option(metavar="ADDRESS", help="Of several models, run each where Dask decides: tcp://host:8786, or local:4 "
+                                       "for four workers on this machine."),
+    ] = None  # fmt: skip
 
     @property
     def pool(self) -> AbstractContextManager[Pool]:
-        """The pool of these options."""
-        return Threads(self.jobs)
+        """The pool of these options. Raises OnnxoptError for an address that is none."""
+        return Threads(self.jobs) if self.cluster is None else Cluster(self.cluster)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,7 @@ class Placing(Parallel):
         words: list[str] = []
         for one in self.context.command.params:
             source = self.context.get_parameter_source(one.name or "")
-            if source is None or source.name != "COMMANDLINE" or one.name in _NOT_PASSED_ON:
+            if source is None or source.name != "COMMANDLINE" or one.name in FOR_ALL:
                 continue
             value = self.context.params[one.name or ""]
             if value is True:
@@ -91,8 +98,8 @@ def _is_folder(place: Path) -> bool:
         return False
 
 
-_NOT_PASSED_ON = frozenset({"models", "output", "check", "jobs", "cluster", "as_json", "verbose", "log_json"})
-"""Parameters of `optimize` that are not for the single models of several."""
+FOR_ALL = frozenset({"models", "output", "check", "jobs", "cluster", "as_json", "verbose", "log_json", "help"})
+"""Parameters of `optimize` that say something of all models together."""
 
 
 def run_all(jobs: Sequence[Job], parallel: Parallel, showing: Showing) -> None:

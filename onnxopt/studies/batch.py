@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ def batch(command: Sequence[str], jobs: Sequence[Job], pool: Pool, tell: Progres
     """Runs jobs; an output that is what its job would make is left as it is.
 
     Arguments:
-        command: the words that start `onnxopt`.
+        command: what Python runs as `onnxopt`.
         tell: told the share of all jobs that is done.
 
     Yields the index of each job and its outcome, as they end. If it is stopped, the processes that run here are, too.
@@ -131,7 +132,7 @@ def run(
     """Runs one job, given with its index, unless its output is what it would make."""
     index, one = job
     started = time.monotonic()
-    words = (*command, "optimize", str(one.model), *one.words)
+    words = (sys.executable, *command, "optimize", str(one.model), *one.words)
     running = running or _Running()
 
     def told(phase: str, share: float) -> None:

@@ -1,0 +1,143 @@
+"""`onnxopt batch`: models and their requests in a file; and `--cluster`, which runs them where Dask decides."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commanding import Done, refused, run
+
+from onnxopt.studies.batch import Job, batch
+from onnxopt.studies.cluster import Cluster
+
+FAKE = (str(Path(__file__).with_name("fake_onnxopt.py")),)
+JOBS = """
+[defaults]
+max-drop = 0.5
+data = "train.npz"
+custom-ops = ["a.so", "b.so"]
+
+[[job]]
+model = "first"
+output = "out"
+
+[[job]]
+model = "second"
+output = "second.out"
+data = "other data"
+lossless = true
+max-drop = 1
+"""
+slow_with_dask = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra cluster"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxopt.cli.many.COMMAND", FAKE)
+
+
+def jobs(folder: Path, text: str, *words: object) -> Done:
+    (folder / "jobs.toml").write_text(text)
+    return run("batch", "jobs.toml", *words, cwd=folder)
+
+
+def test_jobs_share_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Job] = []
+    monkeypatch.setattr("onnxopt.cli.batch.run_all", lambda found, *_: made.extend(found))
+    (tmp_path / "out").mkdir()
+    assert jobs(tmp_path, JOBS).returncode == 0
+    shared = ("--custom-ops=a.so", "--custom-ops=b.so")
+    assert [(job.model, job.output) for job in made] == [
+        (Path("first"), Path("out/first")),
+        (Path("second"), Path("second.out")),
+    ]
+    assert made[0].words == ("--max-drop=0.5", "--data=train.npz", *shared)
+    assert made[1].words == ("--max-drop=1", "--data=other data", *shared, "--lossless")
+
+
+def test_the_table_and_the_exit_code(tmp_path: Path) -> None:
+    text = "".join(f'[[job]]\nmodel = "{name}"\noutput = "{name}.out"\n' for name in ("good", "missed"))
+    done = jobs(tmp_path, text)
+    assert done.returncode == 3
+    for words in ("good 8 B 7 B 1.14x met", "missed: missed: is wrong"):
+        assert words.split() == [word for word in done.stdout.split() if word in words.split()][: len(words.split())]
+    found = [json.loads(line) for line in jobs(tmp_path, text, "--json").stdout.splitlines()]
+    assert sorted(one["status"] for one in found) == ["kept", "missed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("job = 3", "expected a [[job]] for each model"),
+        ("job = [3]", "expected a [[job]] for each model"),
+        ("[jobs]", "expected a [[job]] for each model"),
+        ("[[job]", "is no TOML"),
+        ('[[job]]\nmodel = "m"', "job 1: expected the paths model and output"),
+        (JOBS + "max_drop = 1", "job 2: there is no option 'max_drop'; there is activations, allow-miss"),
+        (JOBS + "check = 'x'", "job 2: there is no option 'check'"),
+        (JOBS + "error = true", "job 2: error is True, expected a text or a number"),
+        (JOBS + "allow-miss = 1", "job 2: allow-miss is 1, expected true or false"),
+        (JOBS + '[[job]]\nmodel = "x"\noutput = "./out"', "job 3: writes out, and so does job 1"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
+    refused(jobs(tmp_path, text), "jobs.toml: ", said)
+    assert not (tmp_path / "ran.txt").exists()
+
+
+@pytest.mark.parametrize("address", ["local:0", "local", "host:8786", "tcp://host", "http://host:1"])
+def test_an_address_that_is_none(address: str, tmp_path: Path) -> None:
+    refused(jobs(tmp_path, JOBS, "--cluster", address), f"--cluster is {address!r}, expected local:N")
+
+
+def test_dask_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused(jobs(tmp_path, JOBS, "--cluster", "local:2"), "pip install 'onnxopt[cluster]'")
+
+
+class TestCluster:
+    pytestmark = slow_with_dask
+
+    def test_no_scheduler_is_one_sentence(self, tmp_path: Path) -> None:
+        refused(jobs(tmp_path, JOBS, "--cluster", "tcp://127.0.0.1:1"), "no scheduler answers")
+
+    def test_a_job_goes_on_where_its_worker_was_killed(self, tmp_path: Path) -> None:
+        names = ("good", "kills_worker", "bad", "other")
+        made = [Job(Path(name), Path(f"{name}.out"), (), tmp_path) for name in names]
+        with Cluster("local:2") as pool:
+            found = dict(batch(FAKE, made, pool, lambda what, share: None))
+        assert [found[index].status for index in range(4)] == ["met", "met", "failed", "met"]
+        assert (tmp_path / "killed").exists()
+
+    def test_a_scheduler_that_goes_away_is_one_sentence(self, scheduler: str, tmp_path: Path) -> None:
+        text = "".join(f'[[job]]\nmodel = "{name}"\noutput = "{name}.out"\n' for name in ("good", "kills_scheduler"))
+        refused(jobs(tmp_path, text, "--cluster", scheduler), "the scheduler is gone")
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler with one worker."""
+    file = tmp_path / "scheduler.json"
+    dask = (sys.executable, "-m", "dask")
+    main = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", file],
+                            stderr=subprocess.DEVNULL)  # fmt: skip
+    (tmp_path / "scheduler.pid").write_text(str(main.pid))
+    while not file.exists() or not file.read_text():
+        time.sleep(0.05)
+        assert main.poll() is None
+    address = json.loads(file.read_text())["address"]
+    worker = subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    yield address
+    for process in (worker, main):
+        process.kill()
+        process.wait()

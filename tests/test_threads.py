@@ -1,0 +1,67 @@
+"""Bytes do not depend on the number of threads, of BLAS or of ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from builders import mlp
+
+from common import realdata
+
+SCRIPT = """
+import sys
+import onnxruntime
+from threadpoolctl import threadpool_info, threadpool_limits
+
+class Options(onnxruntime.SessionOptions):
+    def __init__(self):
+        super().__init__()
+        self.intra_op_num_threads = int(sys.argv[4])
+
+def session(model, sess_options=None, **options):
+    return plain(model, sess_options or Options(), **options)
+
+plain, onnxruntime.InferenceSession, onnxruntime.SessionOptions = onnxruntime.InferenceSession, session, Options
+import scipy.linalg
+from onnxopt import optimize
+assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {int(sys.argv[3])}
+optimize(sys.argv[1], sys.argv[2], data=sys.argv[5] or None, effort=sys.argv[6])
+"""
+
+
+def written(model: Path, output: Path, blas: int, runtime: int, data: Path | None, effort: str = "fast") -> bytes:
+    """The file that is made with so many threads."""
+    paths = os.pathsep.join(str(Path(__file__).parents[1] / folder) for folder in (".", "tests", "tools"))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(blas), "PYTHONPATH": paths}
+    words = [sys.executable, "-c", SCRIPT, model, output, str(blas), str(runtime), str(data or ""), effort]
+    subprocess.run(words, env=environment, check=True)
+    return output.read_bytes()
+
+
+def test_a_model_as_wide_as_blas_shares_work(tmp_path: Path) -> None:
+    onnx.save(mlp(400), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((400, 400), np.float32))
+    made = {
+        written(tmp_path / "model.onnx", tmp_path / "small.onnx", *threads, tmp_path / "x.npy")
+        for threads in ((1, 1), (2, 3))
+    }
+    assert len(made) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not realdata.MODELS.is_dir(), reason=f"no models in {realdata.MODELS}; ONNXOPT_DATA names them")
+@pytest.mark.parametrize(("name", "images"), [("resnet32", 0), ("resnet32", 200), ("squeezenet1.1", 0)])
+def test_real_models(name: str, images: int, tmp_path: Path) -> None:
+    data = None
+    if images:
+        task = realdata.TASKS[name]
+        data = tmp_path / "x.npy"
+        np.save(data, task.prepare(realdata.cifar10("train").images[:images]))
+    model = realdata.MODELS / f"{name}.onnx"
+    assert len({written(model, tmp_path / "small.onnx", *both, data) for both in ((1, 1), (2, 2))}) == 1
