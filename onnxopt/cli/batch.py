@@ -38,12 +38,12 @@ def batch(jobs_file: File, parallel: Parallel, showing: Showing) -> None:
 def _jobs(document: Mapping[str, Any]) -> Iterator[Job]:
     """The jobs of a file. Raises OnnxoptError if it contradicts itself, or names no option of `optimize`."""
     jobs, defaults = document.get(_JOB), document.get(_DEFAULTS, {})
-    tables = [defaults, *jobs] if isinstance(jobs, list) else [None]
+    tables: list[Any] = [defaults, *jobs] if isinstance(jobs, list) else [None]
     if document.keys() - {_JOB, _DEFAULTS} or not all(isinstance(table, dict) for table in tables):
         raise OnnxoptError("expected a [[job]] for each model, and nothing besides but [defaults]")
     outputs: dict[Path, int] = {}
     for number, job in enumerate(tables[1:], 1):
-        words = {**defaults, **job}
+        words = {**tables[0], **job}
         model, output = words.pop("model", None), words.pop("output", None)
         if not isinstance(model, str) or not isinstance(output, str):
             raise OnnxoptError(f'job {number}: expected the paths model and output, as in model = "resnet.onnx"')
