@@ -59,6 +59,22 @@ def check(made: onnx.ModelProto, x: Array, y: str = "y", path: str = "w") -> Non
         assert {row.tobytes() for row in vectors} <= {row.tobytes() for row in group}
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("index", [0, 1])
+def test_fused_product(index: int, turned: bool, transposed: bool) -> None:
+    """The runtime's, where either side may be transposed."""
+    w, x = ((3, 4), (4, 5)) if index == 0 else ((4, 5), (3, 4))
+    w, x = w[::-1] if transposed else w, (2, *(x[::-1] if turned else x))
+    names = ["transA", "transB"] if index == 0 else ["transB", "transA"]
+    flags = dict(zip(names, (transposed, turned), strict=True))
+    inputs = ["w", "x"] if index == 0 else ["x", "w"]
+    node = helper.make_node("FusedMatMul", inputs, ["y"], domain="com.microsoft", **flags)
+    made = model([node], {"w": weights(*w)}, {"x": x}, {"y": [None] * 3})  # type: ignore[list-item]
+    made.opset_import.add(domain="com.microsoft", version=1)
+    check(made, weights(*x, seed=1))
+
+
 @given(rank=small, groups=small, inputs=small, outputs=small, seed=st.integers(0, 99), draw=st.data())
 @settings(max_examples=60)
 @pytest.mark.parametrize("auto_pad", ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])

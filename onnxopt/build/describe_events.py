@@ -46,6 +46,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     ranks = {part: one.ranks for one in factored.chains for part in one.parts}
     matrices = {site.path for site in work.sites if work.request.detailed and site.axis is not None}
     weights = dict(work.graph.weights())  # the others are scales of weights
+    reasons = _reasons(work, built)
     for path, encoding in built.encodings.items():
         users = inner.of(path)
         values = built.grids.get(path, encoding).values()
@@ -58,7 +59,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
         )  # fmt: skip
         yield replace(
             event, bytes_before=event.bytes_before if path in weights.keys() - factored.parts else 0,
-            bytes_after=sizes[path], codec=codecs[path], reason=event.reason or factored.reasons.get(path, ""),
+            bytes_after=sizes[path], codec=codecs[path], reason=event.reason or reasons.get(path, ""),
             zeros=float(1 - np.count_nonzero(values) / values.size),
             sensitivity=event.sensitivity if work.digest else None,
             histogram=Histogram.of(work.graph.values(path) if path in weights else values, values),
@@ -71,6 +72,13 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     before = sum(size for path, size in work.graph.weights() if path not in others)
     after = file_size - sum(sizes.values())
     yield Event("(graph and rest)", (), "", "", before, after, 0, 0.0, "deflate")
+
+
+def _reasons(work: Workspace, built: Built) -> dict[str, str]:
+    """Why weights stay as they were, by path."""
+    steps = built.plan.steps
+    without = {site.path: "the plan has no step for it" for site in work.sites if steps and site.path not in steps}
+    return {**without, **work.graph.kept(), **work.form.factored.reasons}
 
 
 def coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:

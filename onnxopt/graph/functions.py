@@ -12,6 +12,8 @@ from onnxopt.graph.walk import branches, subgraphs
 
 STANDARD = ("", "ai.onnx")
 """The names of the domain of ONNX's own operators."""
+RUNTIME = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 RUNTIME_DOMAINS = frozenset((
     "", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
     "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc",

@@ -14,12 +14,12 @@ from onnx import numpy_helper
 
 from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph.functions import STANDARD
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.graph.roles import is_vector, output_axis
 from onnxopt.native import PAIRED
 
 MIN_QUANTIZED = 16
@@ -85,11 +85,32 @@ class Graph:
                     tensor = self._tensors.get(name)
                     if tensor is None or name in seen or tensor.data_type not in _FLOATS:
                         continue
-                    axis = _output_axis(node, index, len(tensor.dims))
-                    if prod(tensor.dims) < MIN_QUANTIZED or (axis is None and not _is_vector(node, index, tensor)):
+                    axis = output_axis(node, index, len(tensor.dims))
+                    if prod(tensor.dims) < MIN_QUANTIZED or (axis is None and not is_vector(node, index, tensor)):
                         continue
                     seen.add(name)
                     yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
+
+    def kept(self) -> dict[str, str]:
+        """Why no pass may act on a weight, by the path of each that is no site."""
+        sites, shown = {site.path for site in self.sites()}, {value.name for value in self.model.graph.output}
+        uses: dict[str, str] = {}
+        for graph in subgraphs(self.model.graph):
+            for node in graph.node:
+                for index, name in enumerate(node.input):
+                    uses.setdefault(name, f"no pass knows what input {index} of {node.op_type} does")
+        found = {}
+        for name, tensor in self._tensors.items():
+            if name in sites:
+                continue
+            if tensor.data_type not in _FLOATS:
+                kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+                found[name] = f"its elements are {kind}, which are coded as they are"
+            elif name in shown:
+                found[name] = "the model returns it"
+            else:
+                found[name] = uses.get(name, "no node reads it")
+        return found
 
     def linears(self) -> dict[str, tuple[Linear, ...]]:
         """All uses, in graph order, of each weight that only linear operators of the main graph use."""
@@ -265,49 +286,4 @@ def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
     return tensor
 
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-_VECTORS = {
-    "BatchNormalization": (1, 2), "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "LSTM": (3,), "GRU": (3,),
-    "RNN": (3,), "PRelu": (1,),
-}  # fmt: skip
-"""Operators with scales, biases or slopes, and the indices of these inputs."""
-
-
-def _is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
-    """One number for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
-    if node.domain not in STANDARD:
-        return False
-    if index not in _VECTORS.get(node.op_type, ()) and not (node.op_type == "Add" and len(tensor.dims) == 1):
-        return False
-    return max(tensor.dims) == prod(tensor.dims) or node.op_type in ("LSTM", "GRU", "RNN")
-
-
-_SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators that only move the elements of a weight."""
-
-
-def _output_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
-    """The axis of a weight's outputs; None if the operand is not a weight. Shapes: the ONNX operator reference."""
-    attributes = {a.name: a for a in node.attribute}
-    if rank < 2 or node.domain not in STANDARD:
-        return None
-    match (node.op_type, index):
-        case ("Conv" | "Gather" | "GatherElements" | "ConvInteger" | "DeformConv", _) if index == _data_input(node):
-            return 0
-        case ("ConvTranspose", 1) | ("LSTM" | "GRU" | "RNN", 1 | 2):
-            return 1
-        case ("Gemm", 0):
-            return 1 if "transA" in attributes and attributes["transA"].i else 0
-        case ("Gemm", 1):
-            return 0 if "transB" in attributes and attributes["transB"].i else 1
-        case ("MatMul", 0):
-            return rank - 2
-        case ("MatMul", 1):
-            return rank - 1
-        case (op, 0) if op in _SHAPE_OPS:
-            return 0
-    return None
-
-
-def _data_input(node: onnx.NodeProto) -> int:
-    return 0 if node.op_type.startswith("Gather") else 1
+_FLOATS = tuple(map(onnx.TensorProto.DataType.Value, ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")))

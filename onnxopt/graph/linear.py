@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnxopt.encoding import Array
-from onnxopt.graph.functions import STANDARD
+from onnxopt.graph.functions import RUNTIME, STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,13 @@ def linear_use(
         constants: every initializer by name.
         uses: the nodes that read each value.
     """
-    if not node.output or node.domain not in STANDARD:  # without outputs it stands for a reader such as a subgraph
+    op = _operator(node)
+    if not node.output or not op:  # without outputs it stands for a reader such as a subgraph
         return None
     shape = tuple(constants[path].dims)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     index, output = list(node.input).index(path), _layer_output(node, constants, uses)
-    match node.op_type, index:
+    match op, index:
         case ("Conv", 1):
             bias = _own_bias(node.input, 2, shape[0], constants, uses)
             auto_pad = attributes.get("auto_pad", b"NOTSET").decode()
@@ -225,12 +226,32 @@ def linear_use(
             )
         case ("MatMul", 0 | 1) if len(shape) >= 2:
             after = uses.get(node.output[0], [])
+            flags = [bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))]
+            plain = index == 1 and prod(shape[:-2]) == 1 and attributes.get("alpha", 1.0) == 1
             bias = None
-            if index == 1 and prod(shape[:-2]) == 1 and len(after) == 1 and after[0].op_type == "Add":
+            if plain and len(after) == 1 and after[0].op_type == "Add":
                 other = [i for i, name in enumerate(after[0].input) if name != node.output[0]]
-                bias = _own_bias(after[0].input, other[0], shape[-1], constants, uses) if other else None
-            return _Product(node.input[1 - index], node.output[0], output, shape, bias, index == 0, False, False)
+                outputs = shape[-2 if flags[1] else -1]
+                bias = _own_bias(after[0].input, other[0], outputs, constants, uses) if other else None
+            return _Product(
+                node.input[1 - index], node.output[0], output, shape, bias, index == 0, flags[index], flags[1 - index]
+            )
+        case ("Attention", 1):  # multiplied first, by queries, keys and values side by side
+            bias = _own_bias(node.input, 2, shape[1], constants, uses)
+            return _Product(node.input[0], node.output[0], output, shape, bias, False, False, False)
     return None
+
+
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "Attention": "Attention"}
+"""The runtime's operators that multiply by a weight as one of ONNX's does, or at first."""
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    """What a node multiplies as; empty where it does not."""
+    if node.domain == RUNTIME:
+        moved = any(a.name in ("transBatchA", "transBatchB") and a.i for a in node.attribute)
+        return "" if moved else _FUSED.get(node.op_type, "")
+    return node.op_type if node.domain in STANDARD and node.op_type != "Attention" else ""
 
 
 def _window(kernel: tuple[int, ...], attributes: dict[str, Any]) -> _Window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.bar import Bar
 from rich.console import Console, RenderableType
@@ -44,10 +44,9 @@ def print_result(console: Console, result: Result) -> None:
     if chains := [one for one in result.chains if one.path not in _searched(result)]:
         console.print(_chains(console, chains), markup=False)
         console.print()
-    for event in result.events:
-        if event.reason:
-            kept = "kept as it was: " if event.step == "lossless" else ""
-            console.print(f"{event.path}: {kept}{event.reason}", style="yellow", markup=False)
+    if result.contract or result.plan.steps:  # else every bit was to be kept
+        for line in _reasons(result.events):
+            console.print(line, style="yellow", markup=False)
     print_strategies(console, plain(result)["strategies"])
     console.print(_headline(result), highlight=False)
     console.print(_facts(result))
@@ -62,6 +61,27 @@ def print_result(console: Console, result: Result) -> None:
     for what, reason in missing.items():
         if reason:
             console.print(f"{what}: {reason}", style="yellow", markup=False)
+
+
+def _reasons(events: Sequence[Event]) -> Iterator[str]:
+    """Why weights stay as they were, or have not all that was asked for; one line for all with one reason."""
+    alike: dict[tuple[bool, str], list[Event]] = {}
+    for event in events:
+        if event.reason:
+            alike.setdefault((event.step == "lossless", event.reason), []).append(event)
+    for (lossless, reason), group in alike.items():
+        if len(group) == 1:
+            yield f"{group[0].path}: {'kept as it was: ' if lossless else ''}{reason}"
+        else:
+            total = size(sum(event.bytes_after for event in group))
+            yield f"{len(group)} weights, {total}: {'kept as they were: ' if lossless else ''}{reason}"
+
+
+def _lossless(events: Sequence[Event]) -> str:
+    """How much of the weights stays as it was; empty where that is all of it, or nothing."""
+    kept = sum(event.bytes_before for event in events if event.step in ("lossless", ""))
+    total = sum(event.bytes_before for event in events)
+    return f"{kept / total:.1%} of the weights, {size(kept)} of {size(total)}" if 0 < kept < total else ""
 
 
 def _headline(result: Result) -> Text:
@@ -91,6 +111,7 @@ def _facts(result: Result) -> RenderableType:
         rows["new samples"] = (f"drop by {promised.expected:.2g}, and with {100 * promised.confidence:g} % confidence "
                                f"by at most {promised.high:.2g}")  # fmt: skip
         rows["samples"] = promised.outlook
+    rows["lossless"] = _lossless(result.events)
     memory = "" if result.peak_memory is None else f", peak memory {size(result.peak_memory)}"
     rows["rests on"] = result.rests_on
     rows["took"] = f"{result.seconds:.1f} s{memory}"
