@@ -106,6 +106,7 @@ def test_what_cannot_be_asked_of_several(tmp_path: Path) -> None:
     refused(done, "--plan-out and --report name one file")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
 def test_a_killed_command_leaves_no_half_written_file(tmp_path: Path) -> None:
     """SIGTERM reaches only the command itself."""

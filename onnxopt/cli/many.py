@@ -49,7 +49,7 @@ class Placing(Parallel):
     context: typer.Context
     output: Annotated[
         Path | None,
-        option("--output", "-o", help="The file to write; a folder for several models, whose names are kept."),
+        option("--output", "-o", help="The file to write, or a folder, where models keep their names."),
     ] = None  # fmt: skip
     check: Annotated[
         Path | None,
@@ -64,11 +64,15 @@ class Placing(Parallel):
             raise typer.BadParameter("name the file to write, as in -o small.onnx", self.context, param_hint="--output")
         return self.output
 
+    def in_folder(self, models: Sequence[Path], place: Path) -> bool:
+        """Whether outputs go into a folder: there are several, or `place` is one."""
+        return len(models) > 1 or _is_folder(place)
+
     def outputs(self, models: Sequence[Path], place: Path) -> list[tuple[Path, Path]]:
         """Each model with its output. Raises OnnxoptError if two would have the same, or their folder is none."""
+        if not self.in_folder(models, place):
+            return [(models[0], place)]
         if not _is_folder(place):
-            if len(models) == 1:
-                return [(models[0], place)]
             raise OnnxoptError(f"{place}: is no folder, and there are {len(models)} models; make one, and name it")
         names = [model.name for model in models]
         if twice := [name for name in names if names.count(name) > 1]:

@@ -97,15 +97,13 @@ def optimize(
     if placing.check is not None:
         made = partial(_options, inputs, bounds, decisions, writing)
         show_current(placing.outputs(models, placing.check), made, writing.as_json)
-        return
-    pairs = placing.outputs(models, placing.file)
-    if len(pairs) == 1:
-        _optimize(*pairs[0], inputs, bounds, decisions, writing)
-    else:
+    elif placing.in_folder(models, placing.file):
         if writing.plan_out or writing.report:
-            raise OnnxoptError("--plan-out and --report name one file, and there are several outputs; leave them out")
+            raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
         words = placing.options_given()
-        run_all([Job(*pair, words) for pair in pairs], placing, writing)
+        run_all([Job(*pair, words) for pair in placing.outputs(models, placing.file)], placing, writing)
+    else:
+        _optimize(models[0], placing.file, inputs, bounds, decisions, writing)
 
 
 def _options(

@@ -1,0 +1,74 @@
+"""What docs/pipelines.md and the GitHub Action say works: the Makefile is run, and the steps of the action."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from builders import mlp
+
+yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the action")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("bash") is None or shutil.which("make") is None, reason="needs bash and make"),
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A project with a model."""
+    (tmp_path / "models").mkdir()
+    onnx.save(mlp(), tmp_path / "models" / "a.onnx")
+    command = tmp_path / "bin" / "onnxopt"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m onnxopt.cli "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **environment: str) -> str:
+    path = os.pathsep.join((str(folder / "bin"), os.environ["PATH"]))
+    done = subprocess.run(
+        words, cwd=folder, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
+
+
+def test_make_makes_what_is_stale(folder: Path) -> None:
+    text = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"<!-- make -->\n```make\n(.*?)```", text, re.DOTALL)
+    (folder / "Makefile").write_text(found)
+    run(folder, "make", "OPTIONS=--lossless", "compressed")
+    made = (folder / "out" / "a.onnx").stat()
+    said = run(folder, "make", "OPTIONS=--lossless", "compressed")
+    assert "is what this request makes" in said
+    assert (folder / "out" / "a.onnx").stat() == made
+
+
+def test_the_steps_of_the_action(folder: Path) -> None:
+    action = yaml.safe_load((ROOT / ".github" / "actions" / "optimize" / "action.yml").read_text(encoding="utf-8"))
+    given = {"models": "models/*.onnx", "options": "--lossless --jobs 2"}
+    inputs = {name: given.get(name, one.get("default")) for name, one in action["inputs"].items()}
+    (folder / "bin" / "python").write_text('#!/bin/sh\necho "$@" > installed\n')  # pip would ask the network
+    (folder / "bin" / "python").chmod(0o755)
+    runner = {"GITHUB_OUTPUT": str(folder / "outputs"), "RUNNER_TEMP": str(folder)}
+    for step in action["runs"]["steps"]:
+        environment = {
+            name: re.sub(r"\${{ inputs\.(\w+) }}", lambda found: inputs[found[1]], value)
+            for name, value in step["env"].items()
+        }
+        run(folder, "bash", "-e", "-o", "pipefail", "-c", step["run"], **environment, **runner)
+    assert (folder / "installed").read_text() == "-m pip install --quiet onnxopt\n"
+    assert [path.name for path in (folder / "out").iterdir()] == ["a.onnx"]
+    (output,) = (folder / "outputs").read_text().splitlines()
+    assert output.startswith("summary=")
+    assert Path(output.removeprefix("summary=")).read_text().count('"status": "met"') == 1
