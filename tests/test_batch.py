@@ -15,6 +15,7 @@ import pytest
 from builders import mlp
 from commanding import refused, run
 
+from onnxopt.errors import OnnxoptError
 from onnxopt.studies.batch import Job, Outcome, batch, exit_code
 from onnxopt.studies.pool import Threads
 
@@ -75,6 +76,17 @@ def test_no_process_is_left_when_it_is_stopped(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "slow.pid").read_text()), 0)
 
 
+def test_a_log_that_cannot_be_written_stops_all(tmp_path: Path) -> None:
+    def gone(what: str, share: float) -> None:
+        raise OnnxoptError("--log-json: cannot be written: Broken pipe")
+
+    jobs = [Job(Path("slow"), Path("slow.out"), (), tmp_path)]
+    started = time.monotonic()
+    with pytest.raises(OnnxoptError, match="Broken pipe"), Threads(1) as pool:
+        list(batch(COMMAND, jobs, pool, gone))
+    assert time.monotonic() - started < 30
+
+
 def test_models_into_a_folder(tmp_path: Path) -> None:
     """The real command, with a model that is none."""
     onnx.save(mlp(), tmp_path / "good.onnx")
@@ -101,6 +113,7 @@ def test_what_cannot_be_asked_of_several(tmp_path: Path) -> None:
     refused(run(*models, "a", cwd=tmp_path), "a/model.onnx: would be the output of two models")
     refused(run(*models, "none", cwd=tmp_path), "none: is no folder, and there are 2 models")
     assert run(*models[:3], cwd=tmp_path).returncode == 2
+    refused(run(*models[:2], "-o", "x.onnx", "--cluster", "local:2", cwd=tmp_path), "one is not divided")
     onnx.save(mlp(), tmp_path / "b" / "other.onnx")
     done = run("optimize", "a/model.onnx", "b/other.onnx", "-o", "b", "--plan-out", "p", cwd=tmp_path)
     refused(done, "--plan-out and --report name one file")

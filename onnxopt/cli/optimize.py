@@ -102,6 +102,8 @@ def optimize(
             raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
         words = placing.options_given()
         run_all([Job(*pair, words) for pair in placing.outputs(models, placing.file)], placing, writing)
+    elif placing.cluster is not None:
+        raise OnnxoptError("--cluster is for several models, and one is not divided; name a folder with -o")
     else:
         _optimize(models[0], placing.file, inputs, bounds, decisions, writing)
 

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -116,13 +115,11 @@ class _Shares:
         with self._lock:
             self._shares[index] = share
             total = sum(self._shares) / len(self._shares)
-            what = f"{self._finished} of {len(self._jobs)} models done; {self._jobs[index].model.name}: {phase}"
-        with suppress(OnnxoptError):  # the log is gone, as the next step of this process finds
-            self._tell(what, total)
+            name = self._jobs[index].model.name
+            self._tell(f"{self._finished} of {len(self._jobs)} models done; {name}: {phase}", total)
 
     def done(self, index: int) -> None:
-        with self._lock:
-            self._finished += 1
+        self._finished += 1
         self.step(index, "done", 1.0)
 
 
@@ -168,6 +165,7 @@ def _ended(words: Sequence[str], folder: Path, running: _Running, tell: Progress
             code = process.wait()
         finally:
             running.remove(process)
+            process.kill()  # nothing, once it has ended
         results.seek(0)
         text = results.read()
     if code < 0:
