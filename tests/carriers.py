@@ -177,6 +177,34 @@ def loop() -> onnx.ModelProto:
     return carrier([node("Loop", ["three", "", "x"], ["y"], body=body)], {"three": np.array(3)})
 
 
+def loop_state() -> onnx.ModelProto:
+    """Three times the same layer, whose weight goes in and out of every iteration."""
+    made = loop()
+    body = made.graph.node[0].attribute[0].g
+    made.graph.initializer.append(numpy_helper.from_array(square(), "weight"))
+    del body.initializer[:]
+    body.input.append(helper.make_tensor_value_info("w", FLOAT, None))
+    body.node.append(node("Identity", ["w"], ["same"]))
+    body.output.append(helper.make_tensor_value_info("same", FLOAT, None))
+    made.graph.node[0].input.append("weight")
+    made.graph.node[0].output.append("last")
+    return made
+
+
+def scan_state() -> onnx.ModelProto:
+    """A layer along the rows, whose weight goes in and out of every step."""
+    made = scan()
+    body = made.graph.node[0].attribute[0].g
+    made.graph.initializer.append(numpy_helper.from_array(square(), "weight"))
+    del body.initializer[:]
+    body.input.insert(1, helper.make_tensor_value_info("w", FLOAT, [_WIDTH, _WIDTH]))
+    body.node.append(node("Identity", ["w"], ["same"]))
+    body.output.insert(1, helper.make_tensor_value_info("same", FLOAT, [_WIDTH, _WIDTH]))
+    made.graph.node[0].input.insert(1, "weight")
+    made.graph.node[0].output.insert(1, "end")
+    return made
+
+
 def scan() -> onnx.ModelProto:
     """A layer along the rows."""
     one, two, three, four = (helper.make_tensor_value_info(name, FLOAT, [_WIDTH]) for name in ("s", "row", "t", "out"))
@@ -281,6 +309,8 @@ CARRIERS: dict[str, Callable[[], onnx.ModelProto]] = {
     "embedding": embedding,
     "loop": loop,
     "scan": scan,
+    "loop_state": loop_state,
+    "scan_state": scan_state,
     "branch": branch,
     "nbits": nbits,
     "nbits_8": lambda: nbits(8, zeros=False),

@@ -24,6 +24,8 @@ from onnxopt.native import PAIRED
 
 MIN_QUANTIZED = 16
 """Elements: a smaller weight costs more in the container's table than quantization saves."""
+_LEAST_SHARE = 0.01
+"""Of a model's bytes: what is quantized where all sites have less saves next to nothing, and makes noise."""
 MIN_STORED = 64
 """Elements: a smaller tensor that is not quantized stays in the inner model, where deflate compresses it better."""
 MIN_STORED_INTEGERS = 1024
@@ -76,8 +78,14 @@ class Graph:
     def sites(self) -> Iterator[Site]:
         """Every float weight, bias or slope that is large enough to store, in graph order.
 
-        A weight that the model returns is none: it keeps every bit.
+        A weight that the model returns is none: it keeps every bit. There is none where all of them together are next
+        to nothing, as in a quantized model: its outputs are worth more than these bytes.
         """
+        sites = list(self._sites())
+        if sum(site.bytes for site in sites) >= _LEAST_SHARE * sum(size for _, size in self.weights()):
+            yield from sites
+
+    def _sites(self) -> Iterator[Site]:
         seen = {value.name for value in self.model.graph.output}
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
@@ -94,6 +102,7 @@ class Graph:
     def kept(self) -> dict[str, str]:
         """Why no pass may act on a weight, by the path of each that is no site."""
         sites, shown = {site.path for site in self.sites()}, {value.name for value in self.model.graph.output}
+        few = {site.path for site in self._sites()} - sites
         uses: dict[str, str] = {}
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
@@ -108,6 +117,8 @@ class Graph:
                 found[name] = f"its elements are {kind}, which are coded as they are"
             elif name in shown:
                 found[name] = "the model returns it"
+            elif name in few:
+                found[name] = f"all such floats make under {_LEAST_SHARE:.0%} of the model's bytes"
             else:
                 found[name] = uses.get(name, "no node reads it")
         return found

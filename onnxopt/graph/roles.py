@@ -17,14 +17,19 @@ _VECTORS = {
     (RUNTIME, "FusedConv"): (2,), (RUNTIME, "FusedGemm"): (2,), (RUNTIME, "Attention"): (2,),
 }  # fmt: skip
 """Operators with scales, biases or slopes, and the indices of these inputs."""
+_BLOCK_SCALES = {("", "DequantizeLinear"): 1, (RUNTIME, "MatMulNBits"): 2, (RUNTIME, "GatherBlockQuantized"): 2}
+"""Operators on blocks of small integers, and the index of their scales. Those of whole tensors and of channels are few,
+and may have to fit those of other values."""
 _SHAPE_OPS = frozenset(("Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
 """Operators that only move the elements of a weight."""
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def is_vector(node: onnx.NodeProto, index: int, tensor: onnx.TensorProto) -> bool:
-    """One number for each channel: as many elements as its longest dimension has, or LSTM's B[dirs, 8H]."""
+    """One number for each channel (as many elements as its longest dimension has, or LSTM's B[dirs, 8H]) or block."""
     domain, op = "" if node.domain in STANDARD else node.domain, node.op_type
+    if _BLOCK_SCALES.get((domain, op)) == index:
+        return op != "DequantizeLinear" or any(a.name == "block_size" and a.i for a in node.attribute)
     if index not in _VECTORS.get((domain, op), ()) and not ((domain, op) == ("", "Add") and len(tensor.dims) == 1):
         return False
     return max(tensor.dims) == prod(tensor.dims) or op in _RECURRENT
