@@ -64,6 +64,20 @@ def test_jobs_share_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert made[1].words == ("--max-drop=1", "--data=other data", *shared, "--lossless")
 
 
+def test_several_models_share_the_words_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Job] = []
+    monkeypatch.setattr("onnxopt.cli.optimize.run_all", lambda found, *_: made.extend(found))
+    (tmp_path / "out").mkdir()
+    words = ("--for", "size", "--allow-miss", "--std", "-1,2", "--effort=fast", "--overrides", "rules.toml")
+    done = run("optimize", "-v", "a", "--jobs", 2, *words, "--json", "b", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0
+    assert [(job.model, job.output) for job in made] == [(Path(name), Path("out", name)) for name in "ab"]
+    given = " ".join(made[0].words)
+    for word in ("--for size", "--allow-miss", "--std -1,2", "--effort fast", "--overrides rules.toml"):
+        given = given.replace(word, "", 1)
+    assert not given.strip()
+
+
 def test_the_table_and_the_exit_code(tmp_path: Path) -> None:
     text = "".join(f'[[job]]\nmodel = "{name}"\noutput = "{name}.out"\n' for name in ("good", "missed"))
     done = jobs(tmp_path, text)

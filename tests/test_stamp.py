@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import mlp
-from commanding import run
+from commanding import refused, run
 
 import onnxopt
 from onnxopt import Contract, api
@@ -64,6 +64,11 @@ def test_check(folder: Path, words: str, code: int, said: str) -> None:
     found = json.loads(run("optimize", *words.split(), "--json", cwd=folder).stdout)
     assert found["current"] is (code == 0)
     assert (said in found["reason"]) is (code == 1)
+
+
+def test_check_writes_nothing(folder: Path) -> None:
+    done = run("optimize", "model.onnx", "--check", "small.onnx", "-o", "new.onnx", cwd=folder)
+    refused(done, "--output and --check contradict each other")
 
 
 def test_the_result_and_the_file_say_the_same(folder: Path) -> None:

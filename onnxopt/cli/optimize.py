@@ -95,6 +95,8 @@ def optimize(
 ) -> None:
     """Compress a model, or several into a folder, to the smallest files that meet a contract."""
     if placing.check is not None:
+        if placing.output is not None:
+            raise OnnxoptError("--output and --check contradict each other; --check says which output, and writes none")
         made = partial(_options, inputs, bounds, decisions, writing)
         show_current(placing.outputs(models, placing.check), made, writing.as_json)
     elif placing.in_folder(models, placing.file):
