@@ -170,7 +170,7 @@ def test_every_instruction_set_decodes_the_same() -> None:
     wanted = q.astype(np.float32) * scales[:, None]
     for codec in INTEGER_CODECS:
         _, data = native.encode(q, codec)
-        for simd in ("scalar", "avx2", "avx512"):
+        for simd in ("scalar", "avx2", "avx512", "neon"):
             try:
                 native.set_simd(simd)
             except OnnxoptError:

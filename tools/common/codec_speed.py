@@ -14,7 +14,7 @@ from common import pages
 from onnxopt import native
 from onnxopt.errors import OnnxoptError
 
-INSTRUCTIONS = ("scalar", "avx2", "avx512")
+INSTRUCTIONS = ("scalar", "avx2", "avx512", "neon")
 DECODED = ("bitpack", "huffman", "rans", "context")
 
 

@@ -37,6 +37,7 @@ using Kernel = size_t (*)(const uint32_t* slots, unsigned precision, const uint3
 // The kernel for so many lanes; null where there is none.
 Kernel avx2_kernel(size_t lanes, bool with_offsets);
 Kernel avx512_kernel(size_t lanes, bool with_offsets);
+Kernel neon_kernel(size_t lanes, bool with_offsets);
 
 std::vector<uint8_t> encode(const int32_t* q, Shape shape);
 void decode(Bytes in, Shape shape, Sink& sink);

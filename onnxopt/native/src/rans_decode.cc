@@ -195,6 +195,8 @@ Kernel choose_kernel(size_t lanes, bool with_offsets) {
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
   if (simd() == Simd::kAvx512) kernel = avx512_kernel(lanes, with_offsets);
   if (simd() == Simd::kAvx2) kernel = avx2_kernel(lanes, with_offsets);
+#elif defined(ONNXOPT_NEON)
+  if (simd() == Simd::kNeon) kernel = neon_kernel(lanes, with_offsets);
 #endif
   if (kernel) return kernel;
   switch (lanes) {

@@ -10,7 +10,7 @@
 namespace onnxopt {
 namespace {
 
-constexpr const char* kNames[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "neon"};
 
 // What the processor has and the system saves registers of: Intel's manual, volume 2A on CPUID, and volume 1,
 // 14.3 and 15.2. The compiler's own __builtin_cpu_supports knows every processor there ever was, in 4.5 kB.
@@ -30,9 +30,17 @@ Simd best() {
     return Simd::kScalar;
   }
   return (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512 ? Simd::kAvx512 : Simd::kAvx2;
+#elif defined(ONNXOPT_NEON)
+  return Simd::kNeon;
 #else
   return Simd::kScalar;
 #endif
+}
+
+// Whether this machine has a level: all of x86 have those below them.
+bool has(Simd wanted) {
+  const Simd most = best();
+  return wanted == Simd::kScalar || wanted == most || (wanted < most && most != Simd::kNeon);
 }
 
 std::atomic<Simd>& level() {
@@ -51,9 +59,10 @@ bool set_simd(const char* name) {
     level() = best();
     return true;
   }
-  for (int i = 0; i <= static_cast<int>(best()); ++i) {
-    if (std::strcmp(name, kNames[i]) != 0) continue;
-    level() = static_cast<Simd>(i);
+  for (int i = 0; i <= static_cast<int>(Simd::kNeon); ++i) {
+    const auto wanted = static_cast<Simd>(i);
+    if (std::strcmp(name, kNames[i]) != 0 || !has(wanted)) continue;
+    level() = wanted;
     return true;
   }
   return false;

@@ -10,7 +10,7 @@
 namespace onnxopt {
 namespace {
 
-constexpr const char* kLevels[] = {"scalar", "avx2", "avx512"};
+constexpr const char* kLevels[] = {"scalar", "avx2", "avx512", "neon"};
 
 class Collect final : public Sink {
  public:
@@ -242,6 +242,11 @@ void golden_bytes() {
 void levels_of_simd() {
   CHECK(!set_simd("mmx"));
   CHECK(set_simd("scalar") && std::string(simd_name()) == "scalar");
+#if defined(ONNXOPT_NEON)
+  CHECK(set_simd("neon") && !set_simd("avx2"));
+#else
+  CHECK(!set_simd("neon"));
+#endif
   CHECK(set_simd(nullptr));
 }
 
