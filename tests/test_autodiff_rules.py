@@ -204,8 +204,9 @@ def test_split_gathers_what_its_parts_get(opset: int) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    elsewhere = {"Where", "Split", "CastLike", "QuantizeLinear", "DequantizeLinear"}
-    assert set(RULES) - TESTED == elsewhere
+    elsewhere = {"Where", "Split", "CastLike", "QuantizeLinear", "DequantizeLinear", "RMSNormalization"}
+    elsewhere |= {"SimplifiedLayerNormalization"}  # an older name of the same
+    assert {op for op in RULES if "::" not in op} - TESTED == elsewhere
 
 
 @st.composite

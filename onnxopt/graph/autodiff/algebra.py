@@ -32,22 +32,30 @@ def _gemm(n: Node) -> Grads:
 @rule("MatMul")
 def _matmul(n: Node) -> Grads:
     """As numpy.matmul: a vector counts as a row or a column, leading axes broadcast."""
-    a_shape = n.shape(0) if len(n.shape(0)) > 1 else (1, *n.shape(0))
-    b_shape = n.shape(1) if len(n.shape(1)) > 1 else (*n.shape(1), 1)
+    yield from enumerate(products((n.input(0), n.shape(0)), (n.input(1), n.shape(1)), n.dy))
+
+
+_Side = tuple[Var, tuple[int, ...]]
+
+
+def products(left: _Side, right: _Side, dy: Var) -> tuple[Var, Var]:
+    """Gradients of both sides of a product, given with their shapes."""
+    a_shape = left[1] if len(left[1]) > 1 else (1, *left[1])
+    b_shape = right[1] if len(right[1]) > 1 else (*right[1], 1)
     batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-    a, b = n.input(0).reshape(a_shape), n.input(1).reshape(b_shape)
-    dy = n.dy.reshape([*batch, a_shape[-2], b_shape[-1]])
-    grad = sum_to(dy.apply("MatMul", _flip(b, len(b_shape))), (*batch, *a_shape[-2:]), a_shape)
-    yield 0, grad.reshape(n.shape(0))
+    a, b = left[0].reshape(a_shape), right[0].reshape(b_shape)
+    dy = dy.reshape([*batch, a_shape[-2], b_shape[-1]])
+    da = sum_to(dy.apply("MatMul", flipped(b, len(b_shape))), (*batch, *a_shape[-2:]), a_shape)
     if prod(b_shape[:-2]) == 1:  # one product instead of a sum of many
         a, dy = a.reshape([-1, a_shape[-1]]), dy.reshape([-1, b_shape[-1]])
-        grad = a.apply("Gemm", dy, transA=1)
+        db = a.apply("Gemm", dy, transA=1)
     else:
-        grad = sum_to(_flip(a, len(a_shape)).apply("MatMul", dy), (*batch, *b_shape[-2:]), b_shape)
-    yield 1, grad.reshape(n.shape(1))
+        db = sum_to(flipped(a, len(a_shape)).apply("MatMul", dy), (*batch, *b_shape[-2:]), b_shape)
+    return da.reshape(left[1]), db.reshape(right[1])
 
 
-def _flip(matrix: Var, rank: int) -> Var:
+def flipped(matrix: Var, rank: int) -> Var:
+    """Its last two axes the other way round."""
     return matrix.transpose([*range(rank - 2), rank - 1, rank - 2])
 
 
@@ -112,7 +120,7 @@ def _batch_norm(n: Node) -> Grads:
 def _instance_norm(n: Node) -> Grads:
     scale = n.input(1).reshape([-1] + [1] * (n.rank - 2))
     normal, inverse = _normal(n, range(2, n.rank))
-    yield 0, _normalised(n.dy * scale, normal, inverse, range(2, n.rank))
+    yield 0, normalised(n.dy * scale, normal, inverse, range(2, n.rank))
     others = [i for i in range(n.rank) if i != 1]
     yield 1, (n.dy * normal).sum(others, keepdims=False)
     yield 2, n.dy.sum(others, keepdims=False)
@@ -122,22 +130,39 @@ def _instance_norm(n: Node) -> Grads:
 def _layer_norm(n: Node) -> Grads:
     axes = range(n.attr("axis", -1) % n.rank, n.rank)
     normal, inverse = _normal(n, axes)
-    yield 0, _normalised(n.dy * n.input(1), normal, inverse, axes)
+    yield 0, normalised(n.dy * n.input(1), normal, inverse, axes)
     yield 1, sum_to(n.dy * normal, n.out_shape, n.shape(1))
     if n.has(2):
         yield 2, sum_to(n.dy, n.out_shape, n.shape(2))
 
 
+@rule("RMSNormalization", "SimplifiedLayerNormalization")
+def _rms_norm(n: Node) -> Grads:
+    axes = range(n.attr("axis", -1) % n.rank, n.rank)
+    normal, inverse = rms_normal(n.x, float(n.attr("epsilon", 1e-5)), axes)
+    yield 0, normalised(n.dy * n.input(1), normal, inverse, axes, centred=False)
+    yield 1, sum_to(n.dy * normal, n.out_shape, n.shape(1))
+
+
 def _normal(n: Node, axes: Sequence[int]) -> tuple[Var, Var]:
+    return standard_normal(n.x, float(n.attr("epsilon", 1e-5)), axes)
+
+
+def standard_normal(x: Var, epsilon: float, axes: Sequence[int]) -> tuple[Var, Var]:
     """x with mean 0 and variance 1 along `axes`, and the inverse of its standard deviation."""
-    centred = n.x - n.x.mean(axes)
-    inverse = ((centred * centred).mean(axes) + float(n.attr("epsilon", 1e-5))) ** -0.5
-    return centred * inverse, inverse
+    return rms_normal(x - x.mean(axes), epsilon, axes)
 
 
-def _normalised(grad: Var, normal: Var, inverse: Var, axes: Sequence[int]) -> Var:
-    """The gradient of x from the gradient of `normal`."""
-    return inverse * (grad - grad.mean(axes) - normal * (grad * normal).mean(axes))
+def rms_normal(x: Var, epsilon: float, axes: Sequence[int]) -> tuple[Var, Var]:
+    """x with mean square 1 along `axes`, and the inverse of its root mean square."""
+    inverse = ((x * x).mean(axes) + epsilon) ** -0.5
+    return x * inverse, inverse
+
+
+def normalised(grad: Var, normal: Var, inverse: Var, axes: Sequence[int], centred: bool = True) -> Var:
+    """The gradient of x from the gradient of `normal`, which has mean 0 where `centred`."""
+    along = grad - normal * (grad * normal).mean(axes)
+    return inverse * (along - grad.mean(axes) if centred else along)
 
 
 @rule("LpNormalization")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxopt.graph.autodiff import algebra, elementwise, movement, windows  # noqa: F401 - they register their rules
+from onnxopt.graph.autodiff import algebra, elementwise, fused, movement, windows  # noqa: F401 - they register their rules
 from onnxopt.graph.autodiff.tape import FLOATS, RULES, Forward, Node, NoGradient, Tape, Var
 from onnxopt.graph.normalise import subgraphs
 

@@ -36,8 +36,12 @@ def _hard_swish(n: Node) -> Var:
 
 
 def _gelu(n: Node) -> Var:
-    x = n.x
-    if n.attr("approximate", "none") == "tanh":
+    return gelu(n.x, tanh=n.attr("approximate", "none") == "tanh")
+
+
+def gelu(x: Var, tanh: bool) -> Var:
+    """The derivative of Gelu at x, or of its approximation by the hyperbolic tangent."""
+    if tanh:
         a, b = sqrt(2 / pi), 0.044715
         t = (a * (x + b * x * x * x)).apply("Tanh")
         return 0.5 * (1 + t) + 0.5 * a * x * (1 - t * t) * (1 + 3 * b * x * x)
@@ -102,7 +106,22 @@ def _quantize(n: Node) -> Grads:
 
 @rule("DequantizeLinear")
 def _dequantize(n: Node) -> Grads:
-    yield 0, n.dy * _scale(n)
+    if n.attr("block_size"):
+        yield from _block_scales(n)
+    else:
+        yield 0, n.dy * _scale(n)
+
+
+def _block_scales(n: Node) -> Grads:
+    """In blocks: the gradient of the scales of constant integers."""
+    axis, block = n.attr("axis", 1) % n.rank, n.attr("block_size")
+    if n.shape(0)[axis] % block:
+        raise NoGradient("its last block is shorter")
+    q = n.constant(0).astype(np.float32)
+    if n.has(2):
+        q = q - np.repeat(n.constant(2).astype(np.float32), block, axis)
+    parts = [*n.shape(0)[:axis], n.shape(0)[axis] // block, block, *n.shape(0)[axis + 1 :]]
+    yield 1, (n.dy * n.tape.var(q)).reshape(parts).sum([axis + 1], keepdims=False)
 
 
 def _scale(n: Node) -> Var:

@@ -84,7 +84,7 @@ def _gather(n: Node) -> Grads:
         yield 0, _put(n.dy.reshape(shape), shape, axis, n.constant(1).ravel() % n.shape(0)[axis], n)
         return
     indices = n.input(1).apply("Cast", to=onnx.TensorProto.INT64).reshape(_along(axis, n.rank))
-    yield 0, _add_at(n, indices.expand(shape), n.dy.reshape(shape), n.shape(0), axis)
+    yield 0, add_at(n, indices.expand(shape), n.dy.reshape(shape), n.shape(0), axis)
 
 
 @rule("Pad")
@@ -118,10 +118,10 @@ def _put(grad: Var, shape: list[int], axis: int, indices: Array, n: Node) -> Var
         before[axis] = int(indices[0]) if len(indices) else 0
         after[axis] = size - len(indices) - before[axis]
         return grad.pad(before, after)
-    return _add_at(n, n.tape.var(indices.reshape(_along(axis, len(shape)))).expand(taken), grad, shape, axis)
+    return add_at(n, n.tape.var(indices.reshape(_along(axis, len(shape)))).expand(taken), grad, shape, axis)
 
 
-def _add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -> Var:
+def add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -> Var:
     """Zeros of `shape`, to which `grad` is added at `indices` along `axis`."""
     return n.tape.var(0.0).expand(shape).apply("ScatterElements", indices, grad, axis=axis, reduction="add")
 
