@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from commanding import refused, run
 
 import onnxopt
 from onnxopt import Contract, api
-from onnxopt.build.stamp import Stamp
+from onnxopt.build.stamp import NOT_OPTIONS, Stamp
 from onnxopt.graph import STAMP
+from onnxopt.request import Request
+from onnxopt.spec.overrides import Overrides
+from onnxopt.spec.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,17 @@ def test_everything_that_changes_a_file_changes_one_digest(folder: Path) -> None
     assert first.changed(api.stamp(folder / "model.onnx", None, data, evaluation=folder / "y.npy")) == ["data"]
     for contract, options in ((Contract(error=0.1), {}), (None, {"effort": "fast"}), (None, {"goal": "size"})):
         assert first.changed(api.stamp(folder / "model.onnx", contract, data, **options)) == ["options"]
+
+
+def test_options_are_told_from_others_by_what_they_say_alone() -> None:
+    """Not by where they lie in memory, which is another place in every process; nor by the order of a set."""
+    overrides, recipe = Overrides.parse('[[rule]]\nop = ["Conv", "Gemm"]\nmax_bits = 4'), Recipe.open("microbrain")
+    request = Request(overrides=overrides, recipe=recipe, goal="speed", activations=8, device="vnni")
+    for one in fields(request):
+        if one.name not in NOT_OPTIONS:
+            text = repr(getattr(request, one.name))
+            assert " at 0x" not in text, one.name
+            assert "set(" not in text, one.name
 
 
 def test_new_versions_make_other_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

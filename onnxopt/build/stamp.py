@@ -21,7 +21,7 @@ from onnxopt.request import Request
 
 _DIGITS = 12
 """Hex digits of each digest: differences are accidents, and each digit is a byte of the file."""
-_ELSEWHERE = frozenset({"data", "evaluation", "custom_ops", "stamp", "progress", "clock", "started"})
+NOT_OPTIONS = frozenset({"data", "evaluation", "custom_ops", "stamp", "progress", "clock", "started"})
 """Fields of a request that change no file, or are in another digest."""
 
 
@@ -41,7 +41,7 @@ class Stamp:
     @classmethod
     def of(cls, source: Source, request: Request) -> Stamp:
         """The digests of a request. Reads all of the data. Raises OnnxoptError if it cannot be read."""
-        used = (getattr(request, one.name) for one in fields(request) if one.name not in _ELSEWHERE)
+        used = (getattr(request, one.name) for one in fields(request) if one.name not in NOT_OPTIONS)
         libraries = (file_digest(Path(path)).hex() for path in request.custom_ops)
         data = (_digest_of(spec, source) for spec in (request.data, request.evaluation))
         versions = (version("onnxopt"), onnxruntime.__version__, np.__version__)

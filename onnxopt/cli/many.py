@@ -64,21 +64,6 @@ class Placing(Parallel):
             raise typer.BadParameter("name the file to write, as in -o small.onnx", self.context, param_hint="--output")
         return self.output
 
-    def in_folder(self, models: Sequence[Path], place: Path) -> bool:
-        """Whether outputs go into a folder: there are several, or `place` is one."""
-        return len(models) > 1 or _is_folder(place)
-
-    def outputs(self, models: Sequence[Path], place: Path) -> list[tuple[Path, Path]]:
-        """Each model with its output. Raises OnnxoptError if two would have the same, or their folder is none."""
-        if not self.in_folder(models, place):
-            return [(models[0], place)]
-        if not _is_folder(place):
-            raise OnnxoptError(f"{place}: is no folder, and there are {len(models)} models; make one, and name it")
-        names = [model.name for model in models]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise OnnxoptError(f"{place / twice[0]}: would be the output of two models; give them different names")
-        return [(model, place / model.name) for model in models]
-
     def options_given(self) -> tuple[str, ...]:
         """The options of the command line, as its words, without models and what belongs to this group."""
         words: list[str] = []
@@ -93,6 +78,23 @@ class Placing(Parallel):
                 for each in value if isinstance(value, list | tuple) else [value]:
                     words += [one.opts[0], str(each)]
         return tuple(words)
+
+
+def in_folder(models: Sequence[Path], place: Path) -> bool:
+    """Whether outputs go into a folder: there are several, or `place` is one."""
+    return len(models) > 1 or _is_folder(place)
+
+
+def outputs(models: Sequence[Path], place: Path) -> list[tuple[Path, Path]]:
+    """Each model with its output. Raises OnnxoptError if two would have the same, or their folder is none."""
+    if not in_folder(models, place):
+        return [(models[0], place)]
+    if not _is_folder(place):
+        raise OnnxoptError(f"{place}: is no folder, and there are {len(models)} models; make one, and name it")
+    names = [model.name for model in models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise OnnxoptError(f"{place / twice[0]}: would be the output of two models; give them different names")
+    return [(model, place / model.name) for model in models]
 
 
 def _is_folder(place: Path) -> bool:

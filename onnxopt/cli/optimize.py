@@ -15,7 +15,7 @@ from onnxopt import api
 from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.check import show_current
 from onnxopt.cli.groups import command
-from onnxopt.cli.many import Placing, run_all
+from onnxopt.cli.many import Placing, in_folder, outputs, run_all
 from onnxopt.cli.options import (
     Bounds,
     Building,
@@ -98,12 +98,12 @@ def optimize(
         if placing.output is not None:
             raise OnnxoptError("--output and --check contradict each other; --check says which output, and writes none")
         made = partial(_options, inputs, bounds, decisions, writing)
-        show_current(placing.outputs(models, placing.check), made, writing.as_json)
-    elif placing.in_folder(models, placing.file):
+        show_current(outputs(models, placing.check), made, writing.as_json)
+    elif in_folder(models, placing.file):
         if writing.plan_out or writing.report:
             raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
         words = placing.options_given()
-        run_all([Job(*pair, words) for pair in placing.outputs(models, placing.file)], placing, writing)
+        run_all([Job(*pair, words) for pair in outputs(models, placing.file)], placing, writing)
     elif placing.cluster is not None:
         raise OnnxoptError("--cluster is for several models, and one is not divided; name a folder with -o")
     else:
