@@ -17,7 +17,7 @@ from onnxopt.build.write_checked import Decided, write_checked, write_copy
 from onnxopt.data import Spec, custom_ops
 from onnxopt.errors import Missed, OnnxoptError, Unsound
 from onnxopt.files import writing
-from onnxopt.graph import STAMP, Source, is_compressed, read
+from onnxopt.graph import STAMP, Source, is_compressed, mostly_integers, read
 from onnxopt.request import BuildOptions, Options, Request
 from onnxopt.results.result import Result
 from onnxopt.results.strategy import StrategyReport
@@ -210,10 +210,22 @@ def _decided(
 
 
 def _written(decided: Decided, output: Path) -> Result:
-    """Writes a plan's file. One that changes no weight keeps every bit of the outputs, so it does without clean-ups."""
-    if decided.plan.steps:
+    """Writes a plan's file. One that changes no weight keeps every bit of the outputs, so it does without clean-ups; so
+    does one of integers that is no larger without loss."""
+    if decided.plan.steps and not _is_small_lossless(decided):
         return write_checked(decided, output)
-    return _lossless(decided.work.source, decided.work.request, decided, output)
+    left_out = {"quantization": "the file is no smaller with it"} if decided.plan.steps else {}
+    return _lossless(decided.work.source, decided.work.request, decided, output, left_out)
+
+
+def _is_small_lossless(decided: Decided) -> bool:
+    """Whether a model of small integers, quantized once more, is no smaller than without loss."""
+    source, request = decided.work.source, decided.work.request
+    if decided.kept is None or request.demanding or request.goal or not mostly_integers(source.model):
+        return False
+    with prepare(source, replace(request, lossless=True)) as work:
+        size, _ = work.try_plan(Plan(source.sha256), None)
+    return size <= decided.kept.size
 
 
 def _lossless(

@@ -1,6 +1,7 @@
 """The model as passes see it. Only this package reads and writes ONNX protobufs."""
 
 from onnxopt.graph.autodiff import Gradient
+from onnxopt.graph.constants import mostly_integers
 from onnxopt.graph.describe import Users
 from onnxopt.graph.functions import foreign_domains, inline
 from onnxopt.graph.graph import Graph, Site
@@ -58,6 +59,7 @@ __all__ = [
     "is_quantized",
     "join",
     "macs",
+    "mostly_integers",
     "neighbours",
     "normalise",
     "observe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
+from math import prod
 
 import numpy as np
 import onnx
@@ -12,7 +13,8 @@ from onnx import helper, numpy_helper
 
 from onnxopt.encoding import Array
 from onnxopt.graph.functions import STANDARD
-from onnxopt.graph.walk import fresh, names_taken, set_nodes, subgraphs
+from onnxopt.graph.walk import fresh, names_taken, set_nodes, subgraphs, tensors
+from onnxopt.native import PAIRED
 
 _TIED = 4096
 """Bytes: smaller tensors are not compared with one another."""
@@ -98,6 +100,16 @@ def _read_instead(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         for node in inner.node:
             for index, name in enumerate(node.input):
                 node.input[index] = names.get(name, name)
+
+
+def mostly_integers(model: onnx.ModelProto) -> bool:
+    """Whether elements of 8 bits or fewer make most of the model's bytes: it is quantized already."""
+    sizes = {True: 0, False: 0}
+    for tensor in tensors(model):
+        if tensor.data_type != onnx.TensorProto.STRING:
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            sizes[dtype.itemsize == 1] += prod(tensor.dims) * dtype.itemsize // (2 if dtype in PAIRED else 1)
+    return sizes[True] > sizes[False]
 
 
 def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
