@@ -115,14 +115,21 @@ class Request:
                                "--activations, too")  # fmt: skip
         Target.of(self.device)
         self.contract.check(self.lossless, self.recipe is not None)
-        if self.lossless and self.fast:
-            raise OnnxoptError("--lossless and --effort fast contradict each other: a lossless file takes no search")
+        if self.lossless and self.effort != Effort.DEFAULT:
+            raise OnnxoptError(f"--lossless and --effort {self.effort} contradict each other: a lossless file takes no "
+                               "search")  # fmt: skip
         return replace(self, goal=None if self.goal is None else Goal(self.goal), effort=Effort(self.effort))
 
     @property
     def fast(self) -> bool:
         """Whether little time shall be spent."""
         return self.effort == Effort.FAST
+
+    @property
+    def corrects(self) -> bool:
+        """Whether weights make up for the noise of the layers before them. What synthetic inputs say of that noise need
+        not hold for real ones."""
+        return self.effort == Effort.BEST and self.data is not None
 
     @property
     def wanted(self) -> Goal | None:

@@ -6,7 +6,9 @@ import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from common import realdata
-from onnxopt.data import Array, Batch, Data, ImageOptions, open_data, split
+from onnxopt.data import Array, Batch, Data, ImageOptions, Pending, open_data, split
 from onnxopt.data import readers as data_readers
 from onnxopt.errors import OnnxoptError
 
@@ -37,6 +39,18 @@ def arrays(tmp_path: Path) -> Callable[..., Path]:
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60))
+def test_the_last_batch_is_cut_where_samples_can_be_told_apart(wanted: int) -> None:
+    rows, shared = np.arange(50), np.zeros(3)
+    batches = [Pending(10, partial(Batch, {"x": rows[i : i + 10]}, rows[i : i + 10])) for i in range(0, 50, 10)]
+    data = Data("rows", lambda: iter(batches), str)
+    taken = [batch.feeds["x"] for batch in data.take(wanted, cut=True)]
+    assert np.concatenate(taken).tolist() == rows[:wanted].tolist()
+    assert data.take(wanted, cut=True).count() == min(wanted, 50)
+    whole = replace(data, pending=lambda: iter([Pending(10, lambda: Batch({"x": rows[:10], "scale": shared}))]))
+    assert whole.take(4, cut=True).count() == 10
 
 
 def numbered(sizes: list[int]) -> Data:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from builders import cnn
+from builders import branches, cnn
 from commanding import refused, run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,12 +108,41 @@ def test_a_fast_plan_is_applied_with_its_own_statistics(folder: Path, tmp_path: 
     assert (tmp_path / "usual.onnx").read_bytes() != (tmp_path / "fast.onnx").read_bytes()
 
 
+def test_best_makes_less_noise_in_as_many_bytes(folder: Path, tmp_path: Path) -> None:
+    """The same steps, with weights that make up for the noise before them."""
+    data = folder / "plain.npz"
+    plan = onnxopt.plan(DIGITS, Contract(error=0.1), data)
+    made = {
+        effort: onnxopt.apply(DIGITS, replace(plan, effort=effort), tmp_path / f"{effort}.onnx", data)
+        for effort in (Effort.DEFAULT, Effort.BEST)
+    }
+    usual, best = (one.check.found.error for one in made.values() if one.check and one.check.found.error)
+    assert best < 0.97 * usual
+    assert made[Effort.BEST].bytes_after == pytest.approx(made[Effort.DEFAULT].bytes_after, rel=0.02)
+    onnxopt.apply(DIGITS, replace(plan, effort=Effort.BEST), tmp_path / "again.onnx", data)
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "best.onnx").read_bytes()
+
+
+def test_best_changes_nothing_without_data_or_with_branches(folder: Path, tmp_path: Path) -> None:
+    """What synthetic inputs say of noise need not hold; a branch reads values without naming them."""
+    onnx.save(branches(), tmp_path / "branches.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32))
+    for model, data in ((folder / "cnn.onnx", None), (tmp_path / "branches.onnx", tmp_path / "x.npz")):
+        plan = onnxopt.plan(model, Contract(error=0.1), data)
+        checks = [
+            onnxopt.apply(model, replace(plan, effort=effort), tmp_path / "o.onnx", data).check
+            for effort in (Effort.DEFAULT, Effort.BEST)
+        ]
+        assert checks[0] == checks[1]
+
+
 def test_the_command_line_takes_it(folder: Path, tmp_path: Path) -> None:
     done = run("optimize", folder / "cnn.onnx", "-o", tmp_path / "o.onnx", "--effort", "fast", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["plan"]["effort"] == "fast"
-    bad = run("optimize", folder / "cnn.onnx", "-o", tmp_path / "l.onnx", "--lossless", "--effort", "fast")
-    refused(bad, "--lossless", "--effort fast")
+    for effort in ("fast", "best"):
+        bad = run("optimize", folder / "cnn.onnx", "-o", tmp_path / "l.onnx", "--lossless", "--effort", effort)
+        refused(bad, "--lossless", f"--effort {effort}")
 
 
 def test_wrong_values_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -147,6 +176,20 @@ def test_predicted_slopes_meet_a_noise_in_few_trials(
     assert best.error is not None
     assert best.error <= bound
     assert len(model.trials) <= ENOUGH
+
+
+def test_a_search_ends_where_nothing_is_left_to_save() -> None:
+    """Where the weights are a small part of the file, coarser ones hardly make it smaller."""
+    trials = list[Trial]()
+
+    def measure(at: float) -> Trial:
+        trials.append(Trial(at, int(100_000 - 100 * math.log(at)), math.sqrt(at), None))
+        return trials[-1]
+
+    best = search.meet_error(measure, 0.01, 1.0, Pace(worth=0.025))
+    assert best is not None
+    assert [trial.error for trial in trials] == pytest.approx([0.1, 0.2, 0.4, 0.8, 3.2])
+    assert best is trials[-2]
 
 
 @given(st.floats(1e-2, 1e2), st.floats(0.8, 2.5), st.floats(0.05, 2))

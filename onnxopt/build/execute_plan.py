@@ -18,6 +18,7 @@ from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
 from onnxopt.passes import PASSES, Pass, Skip
 from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
+from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.integers import Integers
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan, Step
@@ -49,6 +50,8 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
             graph.prelu_as_convs(value)
         if (pair := rounding(step)) is not None:
             graph.pair(value, pair)
+    corrected = [path for path, decisions in passes.items() if isinstance(decisions[0], Feedback)]
+    targets = statistics.targets(graph) if statistics.targets and corrected else None
     events = []
     for path in passes:
         values = graph.values(path)
@@ -57,7 +60,9 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
             continue
         whole = any(one.name == Integers.name for one in plan.steps[path])  # its bias becomes integers with it
         stats = statistics.of(sites[path], values, frozenset() if whole else fixed)
-        events.append(_apply(graph, sites[path], plan.steps[path], passes[path], stats))
+        if targets and path in corrected:
+            stats = targets.corrected(path, stats)
+        events.append(_apply(graph, sites[path], plan.steps[path], passes[path], values, stats))
         if advance:
             advance(path)
     return events
@@ -99,9 +104,9 @@ def _pass_of(path: str, step: Step) -> Pass:
     return PASSES[step.name].from_step(step)
 
 
-def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], stats: Stats) -> Event:
-    """Applies the passes of one weight. If one gives up, the results of earlier passes stay."""
-    values = graph.values(site.path)
+def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], values: Array, stats: Stats) -> Event:
+    """Applies the passes of one weight, whose original values are given. If one gives up, the results of earlier passes
+    stay."""
     reason, predicted, done = "", None, False
     for decision in decisions:
         try:

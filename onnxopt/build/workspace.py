@@ -210,7 +210,7 @@ class Workspace:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
         cache = self._shared.caches[key]
-        budget = Budget(self.request.max_ram, Effort(self.request.effort))
+        budget = Budget(self.request.max_ram, Effort(self.request.effort), self.request.corrects)
         return calibrate(self.graph, self.sites, self.data, cache, budget, advance)
 
     @property

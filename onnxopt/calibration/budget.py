@@ -30,8 +30,8 @@ class Use:
 
 
 EVERYTHING = Use(32768, 16, 24, 8)
-_USES = {Effort.DEFAULT: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 1)}
-_LEAST, _MOST = 64, 1024
+_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 4)}
+_LEAST, _MOST = 32, 768
 """Samples that are taken where not all are."""
 
 
@@ -42,6 +42,8 @@ class Budget:
     max_ram: int
     """Bytes that second moments may take at a time; if they take more, the data is read several times."""
     effort: Effort = Effort.DEFAULT
+    corrects: bool = False
+    """Whether weights make up for the noise of the layers before them; see `Targets`."""
 
     @property
     def use(self) -> Use:

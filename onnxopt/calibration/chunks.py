@@ -28,7 +28,7 @@ class Chunks:
     @classmethod
     def fitting(cls, model: onnx.ModelProto, data: Data, sizes: Mapping[str, int], use: Use = EVERYTHING) -> Chunks:
         """Chunks whose layer inputs fit into memory; `sizes` are the bytes of one sample of each."""
-        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if _any_batch(model) else 0, use)
+        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if any_batch(model) else 0, use)
 
     def by_law(self) -> list[Chunks]:
         """The chunks of each law of the data; see `Data.by_law`."""
@@ -56,10 +56,10 @@ def one_sample(model: onnx.ModelProto, data: Data) -> Batch:
 
 def first_samples(model: onnx.ModelProto, data: Data, most: int) -> Batch:
     """The first samples of the data, at most so many; the first batch if the model takes whole batches only."""
-    return next(_cut(next(iter(data)), most if _any_batch(model) else 0))
+    return next(_cut(next(iter(data)), most if any_batch(model) else 0))
 
 
-def _any_batch(model: onnx.ModelProto) -> bool:
+def any_batch(model: onnx.ModelProto) -> bool:
     """Whether the first dimension of every input is free."""
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.input]
     return all(len(dims) > 0 and not dims[0].dim_value for dims in shapes)

@@ -6,23 +6,25 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
 
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.chunks import Chunks, one_sample
+from onnxopt.calibration.chunks import Chunks, any_batch, one_sample
 from onnxopt.calibration.gains import Uses, failure, measure_gains
 from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
+from onnxopt.calibration.targets import Targets
 from onnxopt.data import ROW_NOISE, Data, by_law, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Graph, Linear, Site, expose
+from onnxopt.graph import Graph, Linear, Partwise, Site, expose
 
 Advance = Callable[[str], None]
-_CHUNKS = 16
+_CHUNKS = 8
 """Chunks into which a part of the data is cut."""
 
 
@@ -46,6 +48,8 @@ class Statistics:
     ) -> None:
         self._cache, self._uses, self._gains, self._peaks = cache, uses, gains, peaks
         self.unknown = unknown or {}
+        self.targets: Callable[[Graph], Targets] | None = None
+        """Makes of a working copy of the graph what corrects its weights; None if they are not corrected."""
         self._row_noise = row_noise
 
     def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
@@ -90,7 +94,7 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
     sizes, most = _one_sample(graph, uses, data, budget)
     whole = data
     if most is not None:
-        data = by_law(whole, lambda law: law.take(-(-most // len(whole.by_law))))
+        data = by_law(whole, lambda law: law.take(-(-most // len(whole.by_law)), any_batch(graph.model)))
     chunks = Chunks.fitting(graph.model, data, sizes, budget.use)
     if most is not None:  # in small chunks, as some are held back
         chunks = replace(chunks, most=min(chunks.most, max(1, most // _CHUNKS)))
@@ -113,8 +117,11 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
     known = [site for site in sites if site.path not in unknown]
     gains, without = measure_gains(graph, known, uses, chunks, cache, advance)
-    return Statistics(cache, uses, gains, data.row_noise,
-                      lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
+    found = Statistics(cache, uses, gains, data.row_noise,
+                       lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
+    if budget.corrects and Partwise.takes(graph.model):
+        found.targets = partial(Targets, chunks=chunks, sample_bytes=max(sizes.values(), default=1))
+    return found
 
 
 def _one_by_one(measure: Callable[[Sequence[str]], None], paths: Sequence[str]) -> dict[str, str]:

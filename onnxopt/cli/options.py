@@ -141,7 +141,11 @@ class Decisions:
         option(help=f"Use a published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
     ] = None
     effort: Annotated[
-        Effort, typer.Option(help="fast takes a part of the samples and few trials, for a slightly larger file.")
+        Effort,
+        option(
+            help="fast takes a part of the samples and few trials, for a slightly larger file; best lets "
+            "weights make up for the noise before them, for a slightly smaller one."
+        ),
     ] = Effort.DEFAULT
     goal: Annotated[
         Goal | None,

@@ -37,6 +37,15 @@ class Batch:
         arrays = [*([] if self.labels is None else [self.labels]), *self.feeds.values()]
         return next((len(array) for array in arrays if array.ndim), 1)
 
+    def first(self, samples: int) -> Batch:
+        """The first `samples` samples; the whole batch where an array does not have one row a sample."""
+        arrays = [*self.feeds.values(), *([] if self.labels is None else [self.labels])]
+        if samples >= self.size or any(array.shape[:1] != (self.size,) for array in arrays):
+            return self
+        labels = None if self.labels is None else self.labels[:samples]
+        feeds = {name: array[:samples] for name, array in self.feeds.items()}
+        return replace(self, feeds=feeds, labels=labels, samples=samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -75,13 +84,17 @@ class Data:
         """Number of samples. A function that yields the batches is run once for this."""
         return sum(batch.size for batch in self.pending())
 
-    def take(self, samples: int) -> Data:
-        """The first batches that together hold at least `samples` samples; all of them if there are fewer."""
+    def take(self, samples: int, cut: bool = False) -> Data:
+        """The first batches that together hold at least `samples` samples; all of them if there are fewer.
+
+        Arguments:
+            cut: whether the last batch is cut to so many, for a model that takes batches of any size.
+        """
 
         def pending() -> Iterator[Pending]:
             left = samples
             for batch in self.pending():
-                yield batch
+                yield _first(batch, left) if cut and batch.size > left else batch
                 left -= batch.size
                 if left <= 0:
                     return
@@ -90,6 +103,11 @@ class Data:
 
     def _part(self, pending: Callable[[], Iterator[Pending]], which: str) -> Data:
         return replace(self, pending=pending, laws=(), digest=lambda: sha256(self.digest().encode(), which.encode()))
+
+
+def _first(batch: Pending, samples: int) -> Pending:
+    first = batch.read().first(samples)
+    return Pending(first.size, lambda: first)
 
 
 def joined(laws: Sequence[Data], name: str, row_noise: float) -> Data:

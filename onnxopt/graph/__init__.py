@@ -11,6 +11,7 @@ from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zer
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
 from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
+from onnxopt.graph.inspect.partwise import Partwise
 from onnxopt.graph.inspect.unsure_shape import of_unsure_shape
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import fix_initializers, hoist, normalise, tie
@@ -35,6 +36,7 @@ __all__ = [
     "Kernel",
     "Linear",
     "Neighbours",
+    "Partwise",
     "QdqSupport",
     "QuantParams",
     "Site",

@@ -23,8 +23,13 @@ from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
-_ENOUGH, _SLACK = 3, 2.5
+_ENOUGH, _SLACK, _WORTH = 2, 2.5, 0.025
 """Of the pace where little time shall be spent."""
+_THOROUGH = 0.4
+"""Slack of the pace where time does not matter."""
+_CAREFUL = 0.7
+"""Share of the noise that the first slope aims at where little time shall be spent. The statistics expect too little,
+and so the second slope is far off after a first one that is."""
 _GENTLEST = 24
 """Octaves below the first slope at which the search stops where only labels can be compared."""
 
@@ -114,6 +119,7 @@ class _Run:
         self._overrides, self._recipe, self._original = search.overrides, search.recipe, search.original
         self._subject, self._contract, self._begin = subject, contract, start
         self._fast = search.effort is Effort.FAST
+        self._slack = _THOROUGH if search.effort is Effort.BEST else 1.0
         self._knobs = None if search.recipe is None else Knobs(search.recipe)
         self._trials: list[Trial] = []
         self._tried: dict[str, Trial] = {}
@@ -180,13 +186,13 @@ class _Run:
     def _pace(self, most: int, ends: tuple[float, float]) -> slope.Pace:
         """How the search proceeds: where little time shall be spent, by what the statistics expect."""
         if not self._fast:
-            return slope.Pace(most, ends=ends)
+            return slope.Pace(most, ends=ends, slack=self._slack)
         if self._recipe is not None:
-            return slope.Pace(most, _ENOUGH, ends, _SLACK)
+            return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH)
         weighed, formula = self._subject.candidates(), slope.expected_error
         if self._contract.size(self._subject.bytes_before) is not None:
             formula = slope.expected_bits
-        return slope.Pace(most, _ENOUGH, ends, _SLACK, lambda at: formula(weighed, at))
+        return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH, lambda at: formula(weighed, at))
 
     def _gently(self, start: float, evaluator: Evaluator, most: float) -> tuple[Trial, bool]:
         """A trial at the slope that the weights' own noise suggests, or at a finer one if labels change at that."""
@@ -217,7 +223,7 @@ class _Run:
         size = self._contract.size(self._subject.bytes_before)
         if size is not None:
             return slope.slope_where(lambda at: slope.expected_bits(weighed, at) / 8, size)
-        noise = self._contract.error or DEFAULT_ERROR
+        noise = (self._contract.error or DEFAULT_ERROR) * (_CAREFUL if self._fast else 1.0)
         return slope.slope_where(lambda at: slope.expected_error(weighed, at), noise)
 
     def _rules(self, at: float, knobs: Knobs | None) -> Overrides:

@@ -9,6 +9,7 @@ from functools import cached_property
 import onnxruntime
 
 from onnxopt.data import Data, Hints, Spec, by_law, marked, open_data, split, synthetic
+from onnxopt.data.inputs import inputs_of
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
 from onnxopt.search.evaluator import Evaluator
@@ -20,7 +21,7 @@ _HELD_BACK = 0.25
 on all samples, with that noise."""
 _CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
-_FAST_VALIDATION, _FAST_NOISE = 2048, 24
+_FAST_VALIDATION, _FAST_NOISE = 2048, 32
 """The last two where little time shall be spent."""
 _SYNTHETIC = 320
 """Number of synthetic samples if there is no data."""
@@ -57,11 +58,12 @@ def open_parts(
     whole = synthetic(session, hints, _SYNTHETIC) if data is None else open_data(data, session)
     calibration = by_law(whole, lambda law: split(law, _HELD_BACK)[0].take(_CALIBRATION))
     fast = effort is Effort.FAST
+    cut = fast and all(one.batch is None for one in inputs_of(session))
     labelled, noise = (_FAST_VALIDATION, _FAST_NOISE) if fast else (_VALIDATION, _NOISE)
     if has_metric:
-        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(labelled))
+        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(labelled, cut))
     else:
-        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(noise))
+        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(noise, cut))
     return Parts(calibration, validation, validation if evaluation is None else open_data(evaluation, session))
 
 

@@ -71,6 +71,8 @@ class Pace:
     """Slopes beyond which nothing is tried."""
     slack: float = 1.0
     """Factor by which a trial may be further from the bound than usual."""
+    worth: float = 0.0
+    """Share of a file's size that a further trial has to be able to save under a bound on noise or a drop."""
     expected: Callable[[float], float] | None = None
     """What the statistics expect of a slope: a size or a noise, up to a factor. With it, the next slope is where that
     changes as the trial has to, instead of a stride away."""
@@ -211,12 +213,13 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
     low: tuple[float, float] | None = None  # slope and excess at the lower end
     high: tuple[float, float] | None = None
     best: Trial | None = None
-    slope, flat = start, 0
+    slope, flat, missed = start, 0, 0
     for tries in range(pace.most):
         trial = measure(slope)
         over = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):
             best = trial
+        missed = max(missed, trial.size) if over > 0 else missed
         close = 2 * enough if tries + 1 >= pace.enough else enough
         if best is not None and enough < 0 and close <= excess(best):
             return best
@@ -238,7 +241,8 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
                 stride = _predicted(pace.expected, slope, enough / 2 - over)
             slope = min(max(slope * stride if high is None else slope / stride, ends[0]), ends[1])
             continue
-        if high[0] / low[0] < narrow and best is not None:
+        worthless = rising and best is not None and abs(best.size - missed) < pace.worth * best.size
+        if (worthless or high[0] / low[0] < narrow) and best is not None:
             return best
         slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), enough / 2))
     return best

@@ -11,3 +11,6 @@ class Effort(StrEnum):
     FAST = "fast"
     """A part of the samples, and few trials, at slopes that the statistics predict."""
     DEFAULT = "default"
+    BEST = "best"
+    """Weights also make up for the noise of the layers before them, which takes a walk through the model in every
+    trial."""

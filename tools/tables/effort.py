@@ -1,4 +1,4 @@
-"""What `--effort fast` saves, and what it costs: the same contract, at both efforts, on networks of several kinds."""
+"""What `--effort fast` saves and `--effort best` gains, and what each costs, under one contract."""
 
 from __future__ import annotations
 
@@ -63,25 +63,30 @@ def _noise(model: str, small: Path) -> float | None:
     return output_error([wanted], [got])
 
 
-def measure(scope: Scope) -> list[tuple[str, Row, Row]]:
-    """Each model at the default effort and at the fast one."""
-    return [
-        (model, ONNXOPT.once(run, model, Effort.DEFAULT.value), ONNXOPT.once(run, model, Effort.FAST.value))
-        for model in scope.models
-    ]
+def measure(scope: Scope) -> list[tuple[str, list[Row | None]]]:
+    """Each model at the default effort, at the fast one and, with images, at the best one."""
+    found = []
+    for model in scope.models:
+        efforts = [Effort.DEFAULT, Effort.FAST, *([Effort.BEST] if model in IMAGES else [])]
+        rows: list[Row | None] = [ONNXOPT.once(run, model, effort.value) for effort in efforts]
+        found.append((model, [*rows, *[None] * (3 - len(rows))]))
+    return found
 
 
-def render(rows: Sequence[tuple[str, Row, Row]]) -> str:
+def render(rows: Sequence[tuple[str, list[Row | None]]]) -> str:
     """One row a model."""
     lines = []
-    for model, usual, fast in rows:
-        share = fast.cpu_seconds / usual.cpu_seconds
-        line = [model, *(f"{row.cpu_seconds:.1f}" for row in (usual, fast)), f"{share:.2f}"]
-        line += [str(row.trials) for row in (usual, fast)]
-        line += [f"{row.ratio:.2f}x" for row in (usual, fast)] + [f"{row.noise:.4f}" for row in (usual, fast)]
-        lines.append(line)
-    columns = ["model", "CPU s", "fast", "share", "trials", "fast", "ratio", "fast", "noise", "fast"]
-    return markdown(columns, "lrrrrrrrrr", lines) + f"\n\nOn {machine()}."
+    for model, efforts in rows:
+        usual, line = efforts[0], [model]
+        assert usual is not None
+        line += [f"{row.cpu_seconds:.1f}" if row else "" for row in efforts]
+        line += [f"{row.cpu_seconds / usual.cpu_seconds:.2f}" if row else "" for row in efforts[1:]]
+        line += [str(row.trials) if row else "" for row in efforts]
+        line += [f"{row.ratio:.2f}x" if row else "" for row in efforts]
+        lines.append([*line, *(f"{row.noise:.4f}" if row else "" for row in efforts)])
+    every = ["fast", "best"]
+    columns = ["model", "CPU s", *every, "share: fast", "best", "trials", *every, "ratio", *every, "noise", *every]
+    return markdown(columns, "l" + "r" * (len(columns) - 1), lines) + f"\n\nOn {machine()}."
 
 
 TABLES = (Table("effort", "docs/engine.md", 3, measure, render, (*IMAGES, *OTHERS)),)
