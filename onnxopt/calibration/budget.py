@@ -30,8 +30,8 @@ class Use:
 
 
 EVERYTHING = Use(32768, 16, 24, 8)
-_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 4)}
-_LEAST, _MOST = 32, 768
+_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 2)}
+_LEAST, _MOST = 32, 1024
 """Samples that are taken where not all are."""
 
 
