@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 import cross_build
 
 
-@pytest.mark.slow
-def test_what_devices_need_compiles_for_a_32_bit_system() -> None:
-    """Compiled only; `python tools/cross_build.py` builds all targets, and runs what qemu-user can run."""
+@pytest.fixture
+def compiler() -> None:
     try:
         cross_build.zig()
     except cross_build.CannotBuildError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_what_devices_need_compiles_for_a_32_bit_system() -> None:
+    """Compiled only; `python tools/cross_build.py` builds all targets, and runs what qemu-user can run."""
     assert "sources compile without warnings" in cross_build.check("armv7", os.cpu_count() or 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_arm_decodes_with_neon_as_without(tmp_path: Path) -> None:
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if emulator is None:
+        pytest.skip("needs qemu-user")
+    target = cross_build.TARGETS["aarch64"]
+    cross_build.configured(target, target.tests, tmp_path, "-DCMAKE_BUILD_TYPE=Plain", "-DCMAKE_CXX_FLAGS=-O1",
+                           "-DONNXOPT_TESTS=ON", "-DCMAKE_EXE_LINKER_FLAGS=-static")  # fmt: skip
+    cross_build.said(["cmake", "--build", tmp_path, "--target", "test_rans", "--parallel", str(os.cpu_count() or 1)])
+    cross_build.said([emulator, tmp_path / "test_rans"])
 
 
 def test_without_a_compiler_it_says_how_to_get_one(
