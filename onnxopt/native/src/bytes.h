@@ -17,8 +17,9 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws Error with a message made as by printf. Out of line, so that checks cost little code where they
-// stand.
+// Throws Error with a message made as by printf, behind what the Subjects of this thread are. Out of line, so
+// that checks cost little code where they stand. In WebAssembly, which has no exceptions here, the host
+// throws.
 [[noreturn]] void fail(const char* format, ...)
 #if defined(__MINGW32__) && !defined(__clang__)
     __attribute__((cold, noinline, format(gnu_printf, 1, 2)))
@@ -26,6 +27,23 @@ class Error : public std::runtime_error {
     __attribute__((cold, noinline, format(printf, 1, 2)))
 #endif
     ;
+
+// What errors are about while this lives: fail() puts "subject: " before its message, that of the outer one
+// first.
+class Subject {
+ public:
+  explicit Subject(std::string text);
+  ~Subject();
+  Subject(const Subject&) = delete;
+  Subject& operator=(const Subject&) = delete;
+
+  // The subjects of this thread, each followed by a colon.
+  static std::string all();
+
+ private:
+  std::string text_;
+  const Subject* outer_;
+};
 
 struct Bytes {
   const uint8_t* data = nullptr;

@@ -142,6 +142,7 @@ void read_dims(Reader& r, Entry& e, uint16_t version) {
     count *= dim;
     e.dims.push_back(static_cast<int64_t>(dim));
   }
+  if (count > PTRDIFF_MAX / width) fail("%s: more than this machine's memory", quoted(e).c_str());
   e.size =
       is_paired(e.dtype) ? static_cast<size_t>(count / 2 + count % 2) : static_cast<size_t>(count) * width;
 }
@@ -293,7 +294,8 @@ std::string Container::spliced(Bytes model, Reader splices) const {
       if (!e.hidden || e.reconstruction != Reconstruction::kRaw || e.size > e.coded_size() * kMaxInflation) {
         fail("container metadata: %s holds no pieces of the model", quoted(e).c_str());
       }
-      naming(e, [&] { from.bytes = decode_raw(e); });
+      const Subject subject(quoted(e));
+      from.bytes = decode_raw(e);
     }
     if (length > from.bytes.size() - from.used || length > kMaxMeta - out.size()) {
       fail("container metadata: a piece of the model is longer than what there is");

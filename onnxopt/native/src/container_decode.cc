@@ -135,15 +135,15 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
     for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});
     work += e.shape.size();
     if (e.reconstruction == Reconstruction::kAffine || e.reconstruction == Reconstruction::kCodebook) {
-      naming(e, [&] { decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]); });
+      const Subject subject(quoted(e));
+      decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]);
     }
   };
   const auto run = [&] {
     parallel_for(tasks.size(), work < kSmallWork ? 1 : threads, [&](size_t t) {
       const Entry& e = entries_[tasks[t].entry];
-      naming(e, [&] {
-        decode_chunk(e, tasks[t].chunk, tables[e.auxiliary], static_cast<uint8_t*>(to[tasks[t].entry]));
-      });
+      const Subject subject(quoted(e));
+      decode_chunk(e, tasks[t].chunk, tables[e.auxiliary], static_cast<uint8_t*>(to[tasks[t].entry]));
     });
     tasks.clear();
   };

@@ -12,14 +12,4 @@ std::string quoted(const Entry& e);
 // The elements of a raw entry.
 std::vector<uint8_t> decode_raw(const Entry& e);
 
-// Says which entry an error is about.
-template <typename Work>
-void naming(const Entry& e, Work work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    fail("%s: %s", quoted(e).c_str(), error.what());
-  }
-}
-
 }  // namespace onnxopt

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "protobuf.h"
+
 namespace onnxopt {
 namespace {
 
@@ -17,57 +19,6 @@ constexpr std::string_view kDomain = "onnxopt";
 constexpr std::string_view kOp = "CompressedModel";
 
 constexpr uint64_t kUint8 = 2;  // TensorProto.DataType
-
-// One field of a protobuf message; `bytes` is empty unless it is length-delimited, `value` 0 unless it is a
-// varint.
-struct Field {
-  uint64_t number = 0;
-  Bytes bytes;
-  uint64_t value = 0;
-  std::string_view text() const { return {reinterpret_cast<const char*>(bytes.data), bytes.size}; }
-};
-
-// Unlike Reader::varint this takes padded forms, which protobuf allows.
-uint64_t protobuf_varint(Reader& r) {
-  uint64_t value = 0;
-  for (unsigned shift = 0; shift < 64; shift += 7) {
-    const uint8_t byte = r.u8();
-    value |= static_cast<uint64_t>(byte & 0x7f) << shift;
-    if (byte < 0x80) return value;
-  }
-  fail("a variable-length integer of more than ten bytes");
-}
-
-Field next_field(Reader& r) {
-  const uint64_t tag = protobuf_varint(r);
-  Field field;
-  field.number = tag >> 3;
-  switch (tag & 7) {
-    case 0:
-      field.value = protobuf_varint(r);
-      break;
-    case 1:
-      r.bytes(8);
-      break;
-    case 2:
-      field.bytes = r.bytes(protobuf_varint(r));
-      break;
-    case 5:
-      r.bytes(4);
-      break;
-    default:
-      fail("a field of wire type %d", static_cast<int>(tag & 7));
-  }
-  if (field.number == 0) fail("a field numbered 0");
-  return field;
-}
-
-// Calls take(field) for every field of the message.
-template <typename Take>
-void each_field(Bytes message, Take take) {
-  Reader r(message);
-  while (r.left() != 0) take(next_field(r));
-}
 
 uint64_t number_of(std::string_view text) {
   uint64_t value = 0;
@@ -183,11 +134,8 @@ Payload find_payload(Bytes file) {
     bare.bytes = file;
     return bare;
   }
-  try {
-    return walk_model(file);
-  } catch (const Error& error) {
-    fail("not a compressed ONNX model: %s", error.what());
-  }
+  const Subject subject("not a compressed ONNX model");
+  return walk_model(file);
 }
 
 bool has_foreign_operators(Bytes model) {

@@ -1,6 +1,22 @@
 // Work on all cores.
 #pragma once
 
+#if defined(__wasm__)
+
+#include <cstddef>
+
+namespace onnxopt {
+
+// Calls work(0) .. work(count - 1): here, an instance has no threads.
+template <typename Work>
+void parallel_for(size_t count, unsigned, Work work) {
+  for (size_t i = 0; i < count; ++i) work(i);
+}
+
+}  // namespace onnxopt
+
+#else
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -41,3 +57,5 @@ void parallel_for(size_t count, unsigned threads, Work work) {
 }
 
 }  // namespace onnxopt
+
+#endif
