@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 JOBS := $(shell getconf _NPROCESSORS_ONLN)
 SOURCES := $(shell find onnxopt -type f -not -name '*.pyc') pyproject.toml
 NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/quantizer onnxopt/native/tests \
-            onnxopt/native/fuzz onnxopt/native/examples tests/toys -name '*.cc' -o -name '*.h' -o -name '*.hpp')
+            onnxopt/native/fuzz onnxopt/native/examples onnxopt/native/web/web.cc tests/toys -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 FUZZ_SECONDS ?= 600
 
 .PHONY: demo test check lint native-test pytest pytest-all tables engine fuzz clean

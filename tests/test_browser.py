@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import chromium
 
 import onnxopt
 import train_digits
@@ -22,35 +21,12 @@ from onnxopt.report.json import to_json
 pytestmark = pytest.mark.slow
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--force-prefers-reduced-motion",
-    "--window-size=1280,900",
-)  # fmt: skip
-
 Open = Callable[[onnxopt.Result], Any]
-
-
-def missing(what: str) -> None:
-    """Where everything must be tested, a browser that is not there is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        missing("no chromium and chromedriver: apt-get install chromium chromium-driver")
-    from selenium import webdriver  # noqa: PLC0415 (comes with the extra `test`)
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+    with chromium(tmp_path_factory.mktemp("chromium")) as started:
         yield started
 
 

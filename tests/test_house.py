@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnxopt"
 ROOMS = sorted(PACKAGE.rglob("__init__.py"))
-FOREIGN = (PACKAGE / "native" / "third_party", PACKAGE / "lib")
+FOREIGN = (PACKAGE / "native" / "third_party", PACKAGE / "native" / "web" / "node_modules", PACKAGE / "lib")
 SOURCES = {".py", ".cc", ".h", ".html", ".css"}
 
 
