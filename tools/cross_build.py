@@ -48,8 +48,8 @@ class Target:
     """CMAKE_SYSTEM_NAME."""
     processor: str
     """CMAKE_SYSTEM_PROCESSOR."""
-    wheel: str
-    """The platform that pip calls it."""
+    wheel: str = ""
+    """The platform that pip calls it, if it has wheels."""
     emulator: str | None = None
     """The program of qemu-user that runs its tests."""
     tests: str = ""

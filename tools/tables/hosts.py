@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
@@ -22,8 +23,23 @@ from tables import CannotMeasureError, Scope, Table
 NATIVE = ROOT / "onnxopt" / "native"
 HEADERS = ROOT / "build" / "runtimes" / "headers-1.29"
 """The folder that tests/test_install.py fetches ONNX Runtime's headers into."""
+WEB = ROOT / "build" / "web"
+"""The folder that tests/test_web.py builds onnxopt-web and fetches its runtimes into."""
 SHOWN = 8
 """Numbers of an output that the examples print, to six digits."""
+
+RUN_IN_NODE = """
+import { load } from 'onnxopt-web';
+const [runtime, model, feeds] = process.argv.slice(1);
+const module = await import(runtime);
+const ort = module.InferenceSession ? module : module.default;
+const session = await load(model, ort);
+const tensors = Object.entries(JSON.parse(feeds)).map(
+  ([name, { data, dims }]) => [name, new ort.Tensor('float32', data, dims)]);
+const outputs = await session.run(Object.fromEntries(tensors));
+console.log(JSON.stringify(session.outputNames.map((name) => [...outputs[name].data])));
+process.exit(0);
+"""
 
 Array = np.ndarray[Any, Any]
 
@@ -96,6 +112,19 @@ def cxx(case: Case) -> list[str]:
     return ["linked in", "`onnxopt::create_session`"]
 
 
+def node(case: Case) -> list[str]:
+    """The npm package onnxopt-web. Raises CannotMeasureError where it has not been built."""
+    if not (WEB / "node_modules").is_dir():
+        raise CannotMeasureError(f"nothing in {WEB}; `pytest tests/test_web.py` builds and fetches it")
+    feeds = {name: {"data": x.ravel().tolist(), "dims": x.shape} for name, x in case.feeds.items()}
+    ways = ["onnxruntime-node", "onnxruntime-web"]
+    for way in ways:
+        command = ["node", "--input-type=module", "-e", RUN_IN_NODE, way, case.model, json.dumps(feeds)]
+        printed = subprocess.run(command, cwd=WEB, capture_output=True, text=True, check=True).stdout
+        case.check([np.array(output, np.float32) for output in json.loads(printed)])
+    return [f"`{way}`" for way in ways]
+
+
 def _runtime() -> Path:
     return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
 
@@ -121,7 +150,7 @@ class Host:
 
 
 REGISTERS = "registers the library"
-PLAIN = "takes the plain model"
+PACKAGE = "npm package `onnxopt-web`"
 HOSTS = (
     Host("[Python](#python)", f"{REGISTERS}, or `onnxopt.load`", python),
     Host("[C](#c)", f"{REGISTERS}, or links it", c),
@@ -133,9 +162,10 @@ HOSTS = (
     Host("[iOS](#ios)", "links the library"),
     Host("[Triton](#triton)", REGISTERS),
     Host("[GenAI](#genai)", REGISTERS),
-    Host("[Node](#node-browsers-react-native)", PLAIN),
-    Host("[browser](#node-browsers-react-native)", PLAIN),
-    Host("[React Native](#node-browsers-react-native)", PLAIN),
+    Host("[Node.js](#node-browsers-electron)", PACKAGE, node),
+    Host("[browser](#node-browsers-electron)", PACKAGE),
+    Host("[Electron](#node-browsers-electron)", PACKAGE),
+    Host("[React Native](#react-native)", "takes the plain model"),
 )
 
 
