@@ -14,7 +14,7 @@ const host = {
     return {
       listen(message, stopped) {
         worker.onmessage = ({ data }) => message(data);
-        worker.onerror = (event) => stopped(event.message ?? 'its script cannot be loaded');
+        worker.onerror = (event) => stopped(event.message || 'its script cannot be loaded');
       },
       post: (message, transfer) => worker.postMessage(message, transfer),
       end: () => worker.terminate(),
