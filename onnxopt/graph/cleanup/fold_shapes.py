@@ -70,11 +70,11 @@ def _quantizes(graph: gs.Graph) -> bool:
 
 
 def _is_kernel_form(node: gs.Node) -> bool:
-    """Whether the runtime may multiply by the integers as they are: it makes MatMulNBits of such nodes."""
+    """Whether the runtime may multiply by the integers as they are, as it makes MatMulNBits of such nodes."""
     if node.inputs[0].values.dtype not in PAIRED | _BYTES:
         return False
     blocked = node.attrs.get("block_size", 0) and node.inputs[0].values.dtype in PAIRED
-    return bool(blocked) or any(user.op in ("MatMul", "Gemm") for user in node.outputs[0].outputs)
+    return bool(blocked) or any(user.op in ("MatMul", "Gemm", "Transpose") for user in node.outputs[0].outputs)
 
 
 def _fold(node: gs.Node, opset: int) -> Array | None:
@@ -89,7 +89,10 @@ def _fold(node: gs.Node, opset: int) -> Array | None:
         return values if _are_few_integers(values) else None
     largest = max(node.inputs, key=lambda one: one.values.size)
     if node.op in _SCALING and len(largest.outputs) == 1 and largest.values.dtype.itemsize <= _WIDEST:
-        values = _computed(node, opset)
+        try:
+            values = _computed(node, opset)
+        except Exception:  # of any class, from ONNX's reference, which lacks some types
+            return None
         return values if values.dtype in _FLOATS and values.size == largest.values.size else None
     return None
 
