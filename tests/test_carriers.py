@@ -110,12 +110,12 @@ def test_what_stays_is_printed(tmp_path: Path) -> None:
     console = Console(width=200, record=True)
     print_result(console, result)
     printed = console.export_text()
-    assert "gamma: kept as it was: no pass knows what input 2 of SkipLayerNormalization does" in printed
+    assert "3 weights, 1.3 kB: kept as they were: no pass changes such inputs of SkipLayerNormalization" in printed
     assert "2.3% of the weights, 1.5 kB of 67.1 kB" in printed
 
 
-def test_weights_with_one_reason_share_a_line(tmp_path: Path) -> None:
-    _, result = optimized("nbits", tmp_path)
+def test_one_weight_with_a_reason_has_its_name(tmp_path: Path) -> None:
+    _, result = optimized("standard_attention", tmp_path)
     console = Console(width=200, record=True)
     print_result(console, result)
-    assert "2 weights, 6.3 kB: kept as they were: its elements are uint8" in console.export_text()
+    assert "scale: kept as it was: no pass changes such inputs of RMSNormalization" in console.export_text()

@@ -106,8 +106,8 @@ class Graph:
         uses: dict[str, str] = {}
         for graph in subgraphs(self.model.graph):
             for node in graph.node:
-                for index, name in enumerate(node.input):
-                    uses.setdefault(name, f"no pass knows what input {index} of {node.op_type} does")
+                for name in node.input:
+                    uses.setdefault(name, f"no pass changes such inputs of {node.op_type}")
         found = {}
         for name, tensor in self._tensors.items():
             if name in sites:
