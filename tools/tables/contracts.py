@@ -113,7 +113,8 @@ def measure(scope: Scope) -> list[Row]:
 def render(rows: Sequence[Row]) -> str:
     """A row for each contract, and what they come to."""
     lines = [
-        [row.model, f"{row.allowed:g}", f"{row.samples:,}", f"{row.ratio:.2f}x", f"{row.simple:.2f}x",
+        [row.model, f"{row.allowed:g}", f"{row.samples:,}", f"{row.ratio:.2f}x",
+         f"{row.simple:.2f}x" if row.simple else "never",
          f"{row.expected:.2f}, at most {row.high:.2f}", f"{row.drop:.2f} +- {row.error:.2f}",
          "refused" if row.refused else "yes" if row.held else "no"]
         for row in rows
