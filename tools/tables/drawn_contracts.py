@@ -29,7 +29,7 @@ from tables import Scope, Table
 
 Array = np.ndarray[Any, Any]
 
-MODELS = ("digits", "lenet5", "lenet_300_100", "resnet8_keras", "resnet20", "resnet32")
+MODELS = ("digits", "lenet5", "lenet_300_100", "resnet8_keras", "resnet20")
 ALLOWED = (0.1, 0.3, 1.0)
 SAMPLES = (250, 500, 2000, 10_000)
 _RUNGS = tuple(float(error) for error in np.geomspace(0.03, 0.8, 11))
