@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from onnxopt.strategies import Strategy, strategies_for
 from onnxopt.strategies.base import Outcome
 from onnxopt.strategies.baseline import Baseline, calibrate, compared
 from onnxopt.strategies.pursue import Pursued, attempts, pursue, report
+from onnxopt.tuning import tuned
 
 Model = str | os.PathLike[str]
 
@@ -72,7 +74,7 @@ def _optimized(source: Source, request: Request, output: Path) -> Result:
         return _lossless(source, request, None, output)
     try:
         with prepare(source, request) as work:
-            for decided in decide(work):
+            for decided in itertools.chain.from_iterable(map(tuned, decide(work))):
                 try:
                     return _written(decided, output)
                 except Missed as error:
@@ -90,8 +92,13 @@ def _optimized(source: Source, request: Request, output: Path) -> Result:
 
 
 def plan(model: Model, contract: Contract | None = None, data: Spec | None = None, **options: Unpack[Options]) -> Plan:
-    """The decisions for a model, without writing a file. Arguments and errors are as for `optimize`."""
+    """The decisions for a model, without writing a file. Arguments and errors are as for `optimize`.
+
+    Raises OnnxoptError also if weights shall be tuned, as a plan does not hold their values.
+    """
     request = Request.of(contract, data, options)
+    if request.tune is not None:
+        raise OnnxoptError("a plan does not hold the values of tuned weights; `onnxopt optimize --tune` writes a file")
     with custom_ops(request.custom_ops):
         source = _plain(model)
         if request.lossless:

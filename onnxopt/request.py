@@ -18,6 +18,7 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.progress import Progress
 from onnxopt.spec.recipes import Recipe
 from onnxopt.spec.target import Target
+from onnxopt.spec.tuning import Tuning
 
 MAX_RAM = 2**29
 """Default memory limit for statistics, in bytes."""
@@ -51,6 +52,7 @@ class Options(BuildOptions, total=False):
     device: str | None
     stamp: str
     clock: Clock
+    tune: Tuning | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,9 @@ class Request:
     """What the output's metadata say of its origin: a `build.stamp.Stamp` as text; empty: nothing."""
     clock: Clock = field(default_factory=OrtClock)
     """Measures time."""
+    tune: Tuning | str | None = None
+    """A `Tuning`, or its text, such as "10m" or "30epochs": train the weights for so long, towards the outputs of the
+    original on `data`."""
     started: float = field(default_factory=time.monotonic)
     """Creation time in seconds of a monotonic clock, from which results derive their duration."""
 
@@ -118,7 +123,20 @@ class Request:
         if self.lossless and self.effort != Effort.DEFAULT:
             raise OnnxoptError(f"--lossless and --effort {self.effort} contradict each other: a lossless file takes no "
                                "search")  # fmt: skip
-        return replace(self, goal=None if self.goal is None else Goal(self.goal), effort=Effort(self.effort))
+        tune = Tuning.parse(self.tune) if isinstance(self.tune, str) else self.tune
+        if tune is not None:
+            self._check_tuning(named)
+        goal = None if self.goal is None else Goal(self.goal)
+        return replace(self, goal=goal, effort=Effort(self.effort), tune=tune)
+
+    def _check_tuning(self, named: Mapping[str, bool]) -> None:
+        """Raises OnnxoptError if nothing can be trained, given which of the options that shape a model are there."""
+        if self.data is None:
+            raise OnnxoptError("--tune trains the weights on real inputs; name some hundreds or more with --data")
+        given = next((name for name, is_given in named.items() if is_given and self.goal != Goal.SIZE), None)
+        if given is not None:
+            raise OnnxoptError(f"--tune and {given} cannot be combined: it trains the weights that the search "
+                               "quantizes, in a model that runs in floats; leave one of them out")  # fmt: skip
 
     @property
     def fast(self) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxopt import native
-from onnxopt.build.workspace import Built, Workspace
+from onnxopt.build.built import Built
+from onnxopt.build.workspace import Workspace
 from onnxopt.graph import Users
 from onnxopt.passes.math import relative_index
 from onnxopt.results.events import Chain, Event, Histogram

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnxopt.build.decisions import is_structural, output_power
 from onnxopt.build.factorise import check_path
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Array, relative_error
+from onnxopt.encoding import Array, Encoding, relative_error
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
 from onnxopt.passes import PASSES, Pass, Skip
@@ -20,15 +21,25 @@ from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.integers import Integers
+from onnxopt.passes.quantise.tuned import Values
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan, Step
 
 Advance = Callable[[str], None]
 
 
-def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Advance | None = None) -> list[Event]:
+def execute_plan(
+    graph: Graph,
+    plan: Plan,
+    statistics: Statistics,
+    advance: Advance | None = None,
+    tuned: Mapping[str, Encoding] = MappingProxyType({}),
+) -> list[Event]:
     """Applies every quantizing step of `plan` to the original weights of `graph`. The events do not know coded sizes
     yet.
+
+    Arguments:
+        tuned: by path, the values of weights whose step ends in `tuned`, and of weights without a step.
 
     If a pass cannot handle a weight, the weight stays unchanged and its event gives the reason. Raises OnnxoptError if
     the plan names a pass or a weight that does not exist.
@@ -41,6 +52,7 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
         check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
     passes = {path: passes[path] for path in sites if path in passes}  # a bias follows the weight that it corrects
+    passes |= {path: [Values(tuned[path])] for path in passes.keys() & tuned.keys()}
     passes |= _members(graph, passes, sites, statistics)
     graph.reset()
     for value, step in plan.steps.items():
@@ -65,6 +77,8 @@ def execute_plan(graph: Graph, plan: Plan, statistics: Statistics, advance: Adva
         events.append(_apply(graph, sites[path], plan.steps[path], passes[path], values, stats))
         if advance:
             advance(path)
+    for path in tuned.keys() - passes.keys():  # last, as what other weights add to a bias is in them
+        graph.adjust(path, tuned[path].values())
     return events
 
 

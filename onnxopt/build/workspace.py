@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxopt import native, runtime
 from onnxopt.build import container
+from onnxopt.build.built import Built
 from onnxopt.build.decisions import INT32, candidates, in_eight_bits, quantizing_steps, with_int8
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.factorise import Factored, factorise
@@ -48,7 +49,6 @@ from onnxopt.graph import (
     wrap,
 )
 from onnxopt.request import Request
-from onnxopt.results.events import Event
 from onnxopt.runtime.archive import decompress
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.slope import Candidate
@@ -61,24 +61,6 @@ _STATISTICS = 1
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")
 """Quantizing step for timing, where weight values do not matter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An executed plan: everything that a file consists of."""
-
-    plan: Plan
-    inner: onnx.ModelProto
-    packed: bytes
-    """The container."""
-    encodings: dict[str, Encoding]
-    events: list[Event]
-    exported: onnx.ModelProto
-    """The inner model before its nodes lost their names."""
-    grids: dict[str, Encoding]
-    """By path of a weight that stays INT8 at run time, its integers and scales."""
-    rounded: frozenset[str]
-    """Layer outputs that the model rounds at run time."""
 
 
 @dataclass(slots=True)
@@ -117,6 +99,8 @@ class Workspace:
     form: Form = field(default_factory=Form)
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Clean-ups that are not applied, because the model would not compute the same, and why."""
+    tuned: Mapping[str, Encoding] = field(default_factory=dict, repr=False)
+    """Values of tuned weights, by path."""
     _origin: Workspace | None = field(default=None, repr=False)
     """The workspace without structural steps; None if this one has none."""
     _measured: Workspace | None = field(default=None, repr=False)
@@ -165,6 +149,15 @@ class Workspace:
     def telling(self, progress: Progress) -> Workspace:
         """This workspace with another progress callback."""
         return replace(self, progress=progress, _measured=self._measured or self)
+
+    def with_tuned(self, values: Mapping[str, Encoding]) -> Workspace:
+        """This workspace with tuned weights, by path, for plans whose steps end in `tuned`."""
+        return replace(self, tuned=values, _measured=self._measured or self)
+
+    @property
+    def origin(self) -> Workspace:
+        """The same model without structural steps."""
+        return self._origin or self
 
     def _carried_out(self, form: Form, wanted: Callable[[Neighbours], bool]) -> Workspace:
         """The origin with the structural steps of a form applied, in an order that does not depend on the requests."""
@@ -279,7 +272,7 @@ class Workspace:
         def step(path: str) -> None:
             advance(min(1.0, next(done) / steps))
 
-        events = execute_plan(self.graph, plan, self.statistics, step)
+        events = execute_plan(self.graph, plan, self.statistics, step, self.tuned)
         exported, encodings = self.graph.export()
         grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)

@@ -42,7 +42,7 @@ class Chunks:
             return
         seen = 0
         for batch in self.data:
-            for chunk in _cut(batch, self.most):
+            for chunk in cut(batch, self.most):
                 yield chunk.feeds
                 seen += chunk.size
                 if samples is not None and seen >= samples:
@@ -56,7 +56,7 @@ def one_sample(model: onnx.ModelProto, data: Data) -> Batch:
 
 def first_samples(model: onnx.ModelProto, data: Data, most: int) -> Batch:
     """The first samples of the data, at most so many; the first batch if the model takes whole batches only."""
-    return next(_cut(next(iter(data)), most if any_batch(model) else 0))
+    return next(cut(next(iter(data)), most if any_batch(model) else 0))
 
 
 def any_batch(model: onnx.ModelProto) -> bool:
@@ -65,7 +65,8 @@ def any_batch(model: onnx.ModelProto) -> bool:
     return all(len(dims) > 0 and not dims[0].dim_value for dims in shapes)
 
 
-def _cut(batch: Batch, most: int) -> Iterator[Batch]:
+def cut(batch: Batch, most: int) -> Iterator[Batch]:
+    """The batch in parts of at most `most` samples; whole if `most` is 0 or its arrays have other lengths."""
     size = batch.size
     if not most or size <= most or any(len(array) != size for array in batch.feeds.values()):
         yield batch

@@ -87,6 +87,11 @@ class Writing(Reporting, Checked):
         bool, typer.Option("--allow-miss", help="Write the closest file if the contract cannot be met.")
     ] = False
     plan_out: Annotated[Path | None, option(help="Also write the plan here.")] = None
+    tune: Annotated[
+        str | None,
+        option(metavar="TIME", help="Train the weights on --data, without labels, for a time (10m) or a number of "
+                                    "passes over it (30epochs)."),
+    ] = None  # fmt: skip
 
 
 @command
@@ -119,6 +124,7 @@ def _options(
     options: Options = {
         **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
         "max_ram": writing.ram, "custom_ops": writing.custom_ops or (),
+        "tune": writing.tune,
     }  # fmt: skip
     return contract, data, options
 

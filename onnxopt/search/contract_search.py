@@ -141,7 +141,7 @@ class _Run:
         if size >= trial.size or evaluator is None:
             return trial, plan
         size, found = self._subject.try_plan(simple, evaluator, lambda share: None)
-        other = _trial(trial.slope, size, found)
+        other = trial_of(trial.slope, size, found)
         self._trials.append(other)
         promise = self._contract.promise
         return (other, simple) if promise and promise.safe(other) else (trial, plan)
@@ -241,7 +241,7 @@ class _Run:
         key = plan.to_json()
         if key not in self._tried:  # different strengths may give the same plan
             size, found = self._subject.try_plan(plan, evaluator, advance)
-            self._tried[key] = _trial(at, size, found)
+            self._tried[key] = trial_of(at, size, found)
             self._trials.append(self._tried[key])
         return replace(self._tried[key], slope=at)
 
@@ -258,7 +258,8 @@ class _Run:
         return f"the last one has {last.size} bytes, {allowed.size(self._subject.bytes_before)} are allowed"
 
 
-def _trial(at: float, size: int, found: Comparison | None) -> Trial:
+def trial_of(at: float, size: int, found: Comparison | None) -> Trial:
+    """The trial of a file at a slope or strength, and of its comparison with the original."""
     if found is None:
         return Trial(at, size, None, None)
     return Trial(at, size, found.difference, found.drop, found.uncertainty, found.likely, found.spread)

@@ -16,10 +16,10 @@ from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.worst_law import evaluator_of
 from onnxopt.spec.effort import Effort
 
-_HELD_BACK = 0.25
+HELD_BACK = 0.25
 """Share of the samples that calibration does not see. They alone show the noise of new samples; a metric is measured
 on all samples, with that noise."""
-_CALIBRATION, _VALIDATION, _NOISE = 1024, 4096, 256
+_CALIBRATION, VALIDATION, _NOISE = 1024, 4096, 256
 """Sufficient numbers of samples for calibration, for a metric, and for noise."""
 _FAST_VALIDATION, _FAST_NOISE = 2048, 32
 """The last two where little time shall be spent."""
@@ -56,14 +56,14 @@ def open_parts(
     Raises OnnxoptError if the data does not fit the model, and the runtime's error if the model does not run.
     """
     whole = synthetic(session, hints, _SYNTHETIC) if data is None else open_data(data, session)
-    calibration = by_law(whole, lambda law: split(law, _HELD_BACK)[0].take(_CALIBRATION))
+    calibration = by_law(whole, lambda law: split(law, HELD_BACK)[0].take(_CALIBRATION))
     fast = effort is Effort.FAST
     cut = fast and all(one.batch is None for one in inputs_of(session))
-    labelled, noise = (_FAST_VALIDATION, _FAST_NOISE) if fast else (_VALIDATION, _NOISE)
+    labelled, noise = (_FAST_VALIDATION, _FAST_NOISE) if fast else (VALIDATION, _NOISE)
     if has_metric:
-        validation = by_law(whole, lambda law: marked(law, _HELD_BACK, _CALIBRATION).take(labelled, cut))
+        validation = by_law(whole, lambda law: marked(law, HELD_BACK, _CALIBRATION).take(labelled, cut))
     else:
-        validation = by_law(whole, lambda law: split(law, _HELD_BACK)[1].take(noise, cut))
+        validation = by_law(whole, lambda law: split(law, HELD_BACK)[1].take(noise, cut))
     return Parts(calibration, validation, validation if evaluation is None else open_data(evaluation, session))
 
 

@@ -95,13 +95,17 @@ class Plan:
     """Digest of the data that the steps rely on; empty where they rely on none."""
     effort: Effort = Effort.DEFAULT
     """How much of that data the statistics were measured on."""
+    values: str = ""
+    """Digest of the values of tuned weights; empty where none was tuned."""
 
     def to_json(self) -> str:
         """The plan file's text."""
         steps = {path: str(step) for path, step in self.steps.items()}
         effort = {} if self.effort is Effort.DEFAULT else {"effort": self.effort}
+        values = {"values": self.values} if self.values else {}
         document = {
-            "onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, **effort, "steps": steps,
+            "onnxopt_plan": _VERSION, "model_sha256": self.model_sha256, "data": self.data, **effort, **values,
+            "steps": steps,
         }  # fmt: skip
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
@@ -120,6 +124,7 @@ class Plan:
             document = parse_json(text)
             version, sha256 = document["onnxopt_plan"], document["model_sha256"]
             data, effort = str(document.get("data", "")), Effort(document.get("effort", Effort.DEFAULT))
+            values = str(document.get("values", ""))
             steps = {str(path): str(step) for path, step in document["steps"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OnnxoptError(f"not a plan: {type(error).__name__} {error}; `onnxopt plan` writes one") from error
@@ -131,4 +136,4 @@ class Plan:
                 parsed[path] = Step.parse(step)
             except OnnxoptError as error:
                 raise OnnxoptError(f"plan, path {path!r}: {error}") from error
-        return cls(str(sha256), parsed, data, effort)
+        return cls(str(sha256), parsed, data, effort, values)

@@ -106,7 +106,7 @@ def _batch_norm(n: Node) -> Grads:
     if n.attr("training_mode", 0):
         raise NoGradient("it is in training mode")
     by_channel, others = [-1] + [1] * (n.rank - 2), [i for i in range(n.rank) if i != 1]
-    scale, mean, variance = (n.constant(i).reshape(by_channel) for i in (1, 3, 4))
+    scale, mean, variance = n.operand(1).reshape(by_channel), *(n.constant(i).reshape(by_channel) for i in (3, 4))
     inverse = 1 / np.sqrt(variance + n.attr("epsilon", 1e-5))
     grad, normal = n.dy * (scale * inverse), (n.x - mean) * inverse
     yield 0, grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ _VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "Qua
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
+class Start:
     """A value at which gradients start."""
 
     name: str
@@ -38,7 +38,7 @@ class _Pass:
     """The sessions for inputs of one shape."""
 
     plan: Backward
-    starts: list[_Start]
+    starts: list[Start]
     shapes: dict[str, tuple[int, ...]]
     """Of the values that the backward model takes. They may depend on the data, too."""
     forward: InferenceSession
@@ -88,30 +88,52 @@ class Gradient:
         `seed` determines the random projections, one for each sample and output. Weights in `unsupported` are absent.
         Raises what ONNX Runtime raises if the model does not run on `feeds`.
         """
+        generator, signal = np.random.default_rng(seed), 0.0
+
+        def projections(starts: Sequence[Start], values: Mapping[str, Array]) -> dict[str, Array]:
+            nonlocal signal
+            found = {}
+            for start in starts:
+                v = centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
+                z = values[start.name].astype(np.float64)
+                if not (finite := np.isfinite(z)).all():
+                    z, v = np.where(finite, z, 0), np.where(finite, v, np.float32(0))
+                z = centred(z, start.classes)
+                power = float(np.square(z).sum())
+                if len(starts) > 1:
+                    samples = len(z) if z.ndim else 1
+                    v *= np.float32((samples / power) ** 0.5 if power > 0 else 0)
+                    power = samples if power > 0 else 0
+                signal += power
+                found[start.name] = v
+            return found
+
         given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-        now, values = self._forward(given)
+        return self.pulled_back(given, projections), signal
+
+    def pulled_back(
+        self,
+        feeds: Mapping[str, OrtValue],
+        cotangents: Callable[[Sequence[Start], Mapping[str, Array]], Mapping[str, Array]],
+    ) -> dict[str, Array]:
+        """Gradients by weight, as for `weights`, of the sum of every start's cotangent times its value.
+
+        Arguments:
+            feeds: inputs of the model. A weight that is an input as well as an initializer may be among them.
+            cotangents: gives one for each start, float32 of its shape, from the values of all starts.
+
+        Raises as `weights` does; none has a gradient where `cotangents` is not called.
+        """
+        now, values = self._forward(feeds)
         if isinstance(now, dict):
             self.unsupported = now
-            return {}, 0.0
+            return {}
         self.unsupported = now.plan.unsupported
+        found = cotangents(now.starts, {start.name: values[start.name].numpy() for start in now.starts})
         given = {name: values[name] for name in now.plan.fetched}
-        generator, signal = np.random.default_rng(seed), 0.0
-        for start in now.starts:
-            v = _centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
-            z = values[start.name].numpy().astype(np.float64)
-            if not (finite := np.isfinite(z)).all():
-                z, v = np.where(finite, z, 0), np.where(finite, v, np.float32(0))
-            z = _centred(z, start.classes)
-            power = float(np.square(z).sum())
-            if len(now.starts) > 1:
-                samples = len(z) if z.ndim else 1
-                v *= np.float32((samples / power) ** 0.5 if power > 0 else 0)
-                power = samples if power > 0 else 0
-            signal += power
-            if start.name in now.plan.cotangents:
-                given[cotangent(start.name)] = OrtValue.ortvalue_from_numpy(v)
-        found = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
-        return {name: value.numpy() for name, value in zip(now.plan.weights, found, strict=True)}, signal
+        given |= {cotangent(name): OrtValue.ortvalue_from_numpy(found[name]) for name in now.plan.cotangents}
+        run = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
+        return {name: value.numpy() for name, value in zip(now.plan.weights, run, strict=True)}
 
     def _forward(self, feeds: Mapping[str, OrtValue]) -> tuple[_Pass | dict[str, str], dict[str, OrtValue]]:
         """The sessions for these feeds, or why there are none, and the values that the backward model takes."""
@@ -177,13 +199,13 @@ class Gradient:
         del model
         return quiet_session(serialized)
 
-    def _starts(self, forward: Forward) -> list[_Start]:
+    def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""
-        found: dict[str, _Start] = {}
+        found: dict[str, Start] = {}
         for value in self._observed.values:
             name, classes = self._scores(value)
             if forward.types.get(name) in FLOATS and name not in forward.constants:
-                found.setdefault(name, _Start(name, forward.shapes[name], classes))
+                found.setdefault(name, Start(name, forward.shapes[name], classes))
         return list(found.values())
 
     def _scores(self, value: str) -> tuple[str, int | None]:
@@ -197,5 +219,6 @@ class Gradient:
         return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", -1 if node.opset >= 13 else 1)
 
 
-def _centred(array: Array, axis: int | None) -> Array:
+def centred(array: Array, axis: int | None) -> Array:
+    """The array less its mean along an axis of classes; the array itself if there is none."""
     return array if axis is None else array - array.mean(axis, keepdims=True, dtype=array.dtype)

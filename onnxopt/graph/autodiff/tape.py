@@ -251,6 +251,11 @@ class Node:
             raise NoGradient(f"its input {index} is not constant")
         return self.tape.forward.constants[self.inputs[index]]
 
+    def operand(self, index: int) -> Var | Array:
+        """An input: as a constant if it depends on no input of the model, else its value."""
+        found = self.tape.forward.constants.get(self.inputs[index])
+        return self.input(index) if found is None else found
+
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; strings as str."""
         value = self.attributes.get(name, default)

@@ -1,0 +1,29 @@
+"""An executed plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnxopt.encoding import Encoding
+from onnxopt.results.events import Event
+from onnxopt.spec.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An executed plan: everything that a file consists of."""
+
+    plan: Plan
+    inner: onnx.ModelProto
+    packed: bytes
+    """The container."""
+    encodings: dict[str, Encoding]
+    events: list[Event]
+    exported: onnx.ModelProto
+    """The inner model before its nodes lost their names."""
+    grids: dict[str, Encoding]
+    """By path of a weight that stays INT8 at run time, its integers and scales."""
+    rounded: frozenset[str]
+    """Layer outputs that the model rounds at run time."""

@@ -1,0 +1,66 @@
+"""How far the student's outputs are from the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxopt.encoding import Array
+from onnxopt.graph.autodiff.gradient import Start, centred
+
+_TEMPERATURE = np.float32(4)
+"""Of the probabilities in `Loss`."""
+
+
+class Loss:
+    """The distance of observed values, and its gradient. Each value counts relative to its power, a sample's mean.
+
+    The distance of values z from the teacher's t is their noise, ``|z - t|^2``, as `output_error` measures it: without
+    the mean over classes where only differences count.
+
+    Where `answers` count, the distance of scores is ``2 k T^2 KL(softmax(t / T) || softmax(z / T))`` for k classes at a
+    temperature T (Hinton et al. 2015). For large T this is the noise, so both have one price; a small T spares scores
+    that no answer depends on.
+    """
+
+    def __init__(self, answers: bool) -> None:
+        self._answers = answers
+        self._powers: dict[str, float] = {}
+
+    def learn(self, starts: Sequence[Start], samples: int, wanted: Sequence[Mapping[str, Array]]) -> None:
+        """Takes the powers of the teacher's values from some batches with this many samples."""
+        for start in starts:
+            powers = (_power(centred(one[start.name], self._axis(start))) for one in wanted)
+            self._powers[start.name] = sum(powers) / samples
+
+    def of(self, start: Start, values: Array, wanted: Array, samples: int) -> tuple[float, Array]:
+        """The distance of a batch of values, a sample's mean, and its gradient."""
+        scale, axis = samples * self._powers[start.name], self._axis(start)
+        if scale <= 0:
+            return 0.0, np.zeros(start.shape, np.float32)
+        z, t = values.astype(np.float32), wanted.astype(np.float32)
+        if self._answers and axis is not None:
+            log_p, log_q = (_log_softmax(one / _TEMPERATURE, axis) for one in (t, z))
+            p, factor = np.exp(log_p), 2 * start.shape[axis] * _TEMPERATURE
+            distance = float(factor * _TEMPERATURE * np.sum(p * (log_p - log_q), dtype=np.float64))
+            return distance / scale, (np.exp(log_q) - p) * np.float32(factor / scale)
+        noise = z - t
+        noise = centred(np.where(np.isfinite(noise), noise, np.float32(0)), axis)
+        return _power(noise) / scale, noise * np.float32(2 / scale)
+
+    def _axis(self, start: Start) -> int | None:
+        """The axis of the classes; None if a value has none, or its answers do not count."""
+        if start.classes is not None or not self._answers:
+            return start.classes
+        wide = [axis for axis, size in enumerate(start.shape) if axis and size > 1]
+        return wide[-1] if len(wide) in (1, 2) else None  # scores [n, classes] or [n, places, classes]
+
+
+def _log_softmax(scores: Array, axis: int) -> Array:
+    shifted = scores - scores.max(axis, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis, keepdims=True)))
+
+
+def _power(values: Array) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

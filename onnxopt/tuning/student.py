@@ -1,0 +1,116 @@
+"""Forward and backward of a model whose weights are inputs, towards the outputs of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnxruntime import OrtValue
+
+from onnxopt.calibration.chunks import any_batch, cut
+from onnxopt.data import Data, Pending, quiet_session
+from onnxopt.encoding import Array
+from onnxopt.graph import Gradient, expose
+from onnxopt.graph.autodiff.gradient import Start
+from onnxopt.tuning.loss import Loss
+
+_BATCH = 32
+"""Samples of an update: what a core's cache holds."""
+_KEPT = 2**28
+"""Largest size of the teacher's outputs to keep in memory, in bytes. The others are computed in every pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Some samples, and what the teacher makes of them."""
+
+    samples: int
+    feeds: Mapping[str, Array]
+    wanted: Mapping[str, Array]
+    """By observed value."""
+
+
+class Lessons:
+    """The training samples, in batches of at most `_BATCH`.
+
+    Raises OnnxoptError if the data cannot be read.
+    """
+
+    def __init__(self, data: Data, teacher: onnx.ModelProto, observed: Sequence[str]) -> None:
+        self._most = _BATCH if any_batch(teacher) else 0
+        self._parts: list[tuple[Pending, int]] = []
+        for pending in data.pending():
+            parts = -(-pending.size // self._most) if self._most else 1
+            self._parts += [(pending, part) for part in range(parts)]
+        self._session = quiet_session(expose(teacher, observed))
+        self._observed = list(observed)
+        self._kept: dict[int, dict[str, Array]] = {}
+        self._room = _KEPT
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: int) -> Lesson:
+        pending, part = self._parts[index]
+        parts = list(cut(pending.read(), self._most))
+        batch = parts[part % len(parts)]  # a batch that cannot be cut counts once for each part
+        wanted = self._kept.get(index)
+        if wanted is None:
+            found = self._session.run(self._observed, batch.feeds)
+            wanted = dict(zip(self._observed, found, strict=True))
+            self._room -= sum(array.nbytes for array in wanted.values())
+            if self._room >= 0:
+                self._kept[index] = wanted
+        return Lesson(batch.size, batch.feeds, wanted)
+
+
+class Student:
+    """A model whose weights `paths` are inputs, of which the `trained` ones have gradients.
+
+    Arguments:
+        model: normalised; changed.
+    """
+
+    def __init__(self, model: onnx.ModelProto, paths: Sequence[str], trained: Sequence[str], loss: Loss) -> None:
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        inputs = {value.name for value in model.graph.input}
+        model.graph.input.extend(
+            onnx.helper.make_tensor_value_info(path, tensors[path].data_type, list(tensors[path].dims))
+            for path in paths
+            if path not in inputs
+        )
+        self._types = {path: onnx.helper.tensor_dtype_to_np_dtype(tensors[path].data_type) for path in paths}
+        self._gradient, self._loss = Gradient(model, trained), loss
+
+    def survey(self, feeds: Mapping[str, Array], weights: Mapping[str, Array]) -> tuple[list[Start], dict[str, str]]:
+        """The values that are observed; and by path of a weight that no gradient reaches, why."""
+        found: list[Start] = []
+
+        def note(starts: Sequence[Start], values: Mapping[str, Array]) -> dict[str, Array]:
+            found.extend(starts)
+            return {start.name: np.zeros(start.shape, np.float32) for start in starts}
+
+        self._gradient.pulled_back(self._fed(feeds, weights), note)
+        return found, self._gradient.unsupported
+
+    def gradient(self, lesson: Lesson, weights: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
+        """The loss on a lesson, the mean over observed values, and its gradient by path."""
+        total = 0.0
+
+        def cotangents(starts: Sequence[Start], values: Mapping[str, Array]) -> dict[str, Array]:
+            nonlocal total
+            found = {}
+            for start in starts:
+                loss, cotangent = self._loss.of(start, values[start.name], lesson.wanted[start.name], lesson.samples)
+                total += loss / len(starts)
+                found[start.name] = cotangent / np.float32(len(starts))
+            return found
+
+        gradient = self._gradient.pulled_back(self._fed(lesson.feeds, weights), cotangents)
+        return total, gradient
+
+    def _fed(self, feeds: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, OrtValue]:
+        cast = {path: values.astype(self._types[path], copy=False) for path, values in weights.items()}
+        return {name: OrtValue.ortvalue_from_numpy(array) for name, array in {**feeds, **cast}.items()}
