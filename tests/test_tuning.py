@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending
 from onnxopt.encoding import Affine
+from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.optimizer import Adam
@@ -252,6 +254,17 @@ def test_impossible_requests_are_refused(
 def test_a_plan_is_refused(small: tuple[Path, Path]) -> None:
     with pytest.raises(OnnxoptError, match="a plan does not hold the values of tuned weights"):
         onnxopt.plan(small[0], Contract(error=0.2), small[1], tune="1epochs")
+
+
+def test_a_plan_of_tuned_weights_is_not_applied_without_their_values(small: tuple[Path, Path], tmp_path: Path) -> None:
+    plan = onnxopt.plan(small[0], Contract(error=0.2), small[1])
+    path = next(iter(plan.steps))
+    steps = {**plan.steps, path: Step.parse(f"{plan.steps[path]} > tuned")}
+    plan = replace(plan, steps=steps, values="0123")
+    assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(OnnxoptError, match="its values were tuned, and a plan does not hold them"):
+        onnxopt.apply(small[0], plan, tmp_path / "applied.onnx", small[1])
+    assert not (tmp_path / "applied.onnx").exists()
 
 
 @pytest.mark.parametrize(
