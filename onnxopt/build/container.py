@@ -23,8 +23,10 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.native import varint
 
 MAGIC = b"onnxopt\0"
-VERSIONS = 1, 2
-"""The second where something is smaller with it."""
+VERSIONS = 1, 2, 3
+"""A file says the first that has all it uses."""
+NEWER = {"adaptive": VERSIONS[2]}
+"""Codecs that the first version lacks, and the one that has them."""
 CHUNK = 1 << 20
 """Elements per coded chunk: large enough that tables cost next to nothing, small enough to keep every core busy."""
 
@@ -41,9 +43,10 @@ class _Record:
     relation: Relation | None = None
 
     @property
-    def new(self) -> bool:
-        """Whether version 1 of the format lacks it."""
-        return self.relation is not None or self.entry.dtype in native.EIGHT_BITS | native.PAIRED
+    def version(self) -> int:
+        """Of the format, at least."""
+        new = self.relation is not None or self.entry.dtype in native.EIGHT_BITS | native.PAIRED
+        return VERSIONS[1 if new else 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +56,13 @@ class _Coded:
     codec: str
     chunk_rows: int
     chunks: list[bytes]
+    version: int
+    """Of the format, at least."""
 
     @property
     def size(self) -> int:
         """Bytes."""
         return sum(map(len, self.chunks))
-
-    @property
-    def new(self) -> bool:
-        """Whether version 1 of the format lacks it."""
-        return self.codec == "lossless" and any(map(native.is_new, self.chunks))
 
 
 _Rows = Sequence[tuple[_Record, _Coded]]
@@ -109,9 +109,8 @@ def _forms(
 
     Yields what precedes the data, and the entries whose chunks are the data.
     """
-    known = not any(record.new or entry.new for record, entry in zip(records, coded, strict=True))
     rows = list(zip(records, coded, strict=True))
-    yield _head(VERSIONS[0 if known else 1], (model, b"", plan), rows, values_crc), rows
+    yield _head(VERSIONS[0], (model, b"", plan), rows, values_crc), rows
     spliced = splice(model, len(records))
     pieces = [_Record("", entry) for entry in spliced.entries]
     coded_pieces = [_code(piece, "smallest") for piece in pieces]
@@ -120,9 +119,13 @@ def _forms(
         yield _head(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc), rows
 
 
-def _head(version: int, inner: tuple[bytes, bytes, bytes], rows: _Rows, values_crc: int) -> bytes:
-    """The header and the metadata. `inner` is the model, its splices and the plan."""
+def _head(oldest: int, inner: tuple[bytes, bytes, bytes], rows: _Rows, values_crc: int) -> bytes:
+    """The header and the metadata, of version `oldest` or the first that has all that the entries use.
+
+    `inner` is the model, its splices and the plan.
+    """
     model, splices, plan = inner
+    version = max([oldest, *(max(record.version, entry.version) for record, entry in rows)])
     table = b"".join(itertools.starmap(_table_row, rows))
     size = sum(entry.size for _, entry in rows)
     sizes = [len(table), len(model), *([] if version == VERSIONS[0] else [len(splices)])]
@@ -184,22 +187,24 @@ def _code(record: _Record, prefer: str) -> _Coded:
 
 def _lossless(elements: Array, chunk_rows: int, inner: int) -> _Coded:
     """Elements bit for bit; all in one chunk where repeats that are far apart make that smaller."""
-    chunks = [native.encode_lossless(part, inner) for part in _parts(elements, chunk_rows)]
-    apart = _Coded("lossless", chunk_rows, chunks)
-    if len(chunks) == 1 or not native.repeats_far(elements, chunk_rows * elements.shape[1]):
+    apart = _streams([native.lossless_stream(part, inner) for part in _parts(elements, chunk_rows)], chunk_rows)
+    if len(apart.chunks) == 1 or not native.repeats_far(elements, chunk_rows * elements.shape[1]):
         return apart
-    return min(
-        apart, _Coded("lossless", len(elements), [native.encode_lossless(elements, inner)]), key=lambda one: one.size
-    )
+    return min(apart, _streams([native.lossless_stream(elements, inner)], len(elements)), key=lambda one: one.size)
+
+
+def _streams(streams: list[native.Stream], chunk_rows: int) -> _Coded:
+    return _Coded("lossless", chunk_rows, [one.data for one in streams], max(one.version for one in streams))
 
 
 def _integers(q: Array, chunk_rows: int, prefer: str) -> _Coded:
     first, *rest = _parts(q, chunk_rows)
     codec, data = native.encode(first, prefer=prefer)
     try:
-        return _Coded(codec, chunk_rows, [data, *(native.encode(part, codec)[1] for part in rest)])
+        chunks = [data, *(native.encode(part, codec)[1] for part in rest)]
     except OnnxoptError:  # the first chunk's codec cannot code a later chunk
-        return _Coded("bitpack", chunk_rows, [native.encode(part, "bitpack")[1] for part in _parts(q, chunk_rows)])
+        codec, chunks = "bitpack", [native.encode(part, "bitpack")[1] for part in _parts(q, chunk_rows)]
+    return _Coded(codec, chunk_rows, chunks, NEWER.get(codec, VERSIONS[0]))
 
 
 def _parts(matrix: Array, rows: int) -> list[Array]:

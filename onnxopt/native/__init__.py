@@ -13,12 +13,13 @@ from onnxopt.native._codecs import (
     decode_lossless,
     encode,
     encode_lossless,
+    lossless_stream,
 )
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
 from onnxopt.native._elements import EIGHT_BITS, PAIRED, SIXTEEN_BITS, file_bytes, paired
 from onnxopt.native._library import library_path, return_memory, set_simd, simd, version
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
-from onnxopt.native._repeats import is_new, repeats_far, varint
+from onnxopt.native._repeats import Stream, repeats_far, varint
 
 __all__ = [
     "CODECS",
@@ -31,14 +32,15 @@ __all__ = [
     "Container",
     "Entry",
     "QuantizerOptions",
+    "Stream",
     "decode",
     "decode_floats",
     "decode_lossless",
     "encode",
     "encode_lossless",
     "file_bytes",
-    "is_new",
     "library_path",
+    "lossless_stream",
     "paired",
     "prepared",
     "quantize",

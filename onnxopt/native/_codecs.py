@@ -68,20 +68,26 @@ def encode_lossless(values: Array, inner: int | None = None) -> bytes:
 
     `inner` is the last dimension of the tensor where that is not `cols`: structure may repeat along it.
     """
+    return lossless_stream(values, inner).data
+
+
+def lossless_stream(values: Array, inner: int | None = None) -> _repeats.Stream:
+    """The same, with the version of the container format that it needs."""
     values = np.ascontiguousarray(values)
     plain = _encode_single(values)
     columns = dict.fromkeys((values.shape[1], inner or values.shape[1]))
-    best = min(_repeats.streams(values, columns, _coded, _encode_single), key=len, default=plain)
-    return best if 100 * len(best) < 99 * len(plain) else plain  # it is decoded more slowly
+    found = _repeats.streams(values, columns, _coded, _encode_single)
+    best = min(found, key=lambda stream: len(stream.data), default=plain)
+    return best if 100 * len(best.data) < 99 * len(plain.data) else plain  # it is decoded more slowly
 
 
-def _encode_single(values: Array) -> bytes:
+def _encode_single(values: Array) -> _repeats.Stream:
     """The same without repeats."""
     rows, cols = values.shape
     data, size = c_void_p(), c_size_t()
     width = values.dtype.itemsize
-    check(library().onnxopt_encode_lossless(pointer(values), width, rows, cols, byref(data), byref(size)))
-    return take(data, size)
+    version = check(library().onnxopt_encode_lossless(pointer(values), width, rows, cols, byref(data), byref(size)))
+    return _repeats.Stream(take(data, size), version)
 
 
 def _coded(q: Array) -> bytes:

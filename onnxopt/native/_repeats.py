@@ -16,12 +16,27 @@ import numpy.typing as npt
 from onnxopt.errors import OnnxoptError
 from onnxopt.native._library import Array, path_of, pointer
 
-SPARSE, REPEATS, TRANSPOSED, ROTATED = 3, 4, 5, 6
+REPEATS, TRANSPOSED = 4, 5
+_VERSION = 2
+"""Of the container, which has these modes."""
 _SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
 """By bytes of an element: the shortest repeats to try. A short one pays where elements are dear, and costs where they
 are cheap: small integers, or a palette."""
 _FEW = 64
 """One element in so many: where fewer repeat, 1 % of the bytes is not worth the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Elements, lossless."""
+
+    data: bytes
+    version: int
+    """Of the container format, at least, that holds it."""
+
+    def behind(self, head: bytes) -> Stream:
+        """The rest of a stream in one of these modes."""
+        return Stream(head + self.data, max(self.version, _VERSION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +75,8 @@ def find(values: Array, shortest: int) -> Matches:
 
 
 def streams(
-    values: Array, columns: Iterable[int], coded: Callable[[Array], bytes], single: Callable[[Array], bytes]
-) -> Iterator[bytes]:
+    values: Array, columns: Iterable[int], coded: Callable[[Array], bytes], single: Callable[[Array], Stream]
+) -> Iterator[Stream]:
     """The forms in modes 4 and 5 of ``values[rows, cols]`` that are worth trying.
 
     Args:
@@ -77,10 +92,10 @@ def streams(
         if 1 < length < values.size:
             turned = np.ascontiguousarray(values.reshape(-1, length).T)
             for form in (*_repeating(turned.reshape(-1), coded, single), single(turned)):
-                yield bytes((TRANSPOSED,)) + varint(length) + form
+                yield form.behind(bytes((TRANSPOSED,)) + varint(length))
 
 
-def _repeating(flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], bytes]) -> Iterator[bytes]:
+def _repeating(flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], Stream]) -> Iterator[Stream]:
     """Mode 4; nothing where few elements repeat."""
     for shortest in _SHORTEST[flat.itemsize]:
         found = find(flat, shortest)
@@ -89,18 +104,7 @@ def _repeating(flat: Array, coded: Callable[[Array], bytes], single: Callable[[A
         rows = (found.gaps, found.lengths, found.distances, found.ways)
         matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
         stored = single(flat[found.stored(flat.size)].reshape(1, -1))
-        yield bytes((REPEATS,)) + varint(len(found.gaps)) + matches + stored
-
-
-def is_new(stream: bytes) -> bool:
-    """Whether a lossless stream has a mode that version 1 of the container lacks."""
-    if stream[0] != SPARSE:
-        return stream[0] > SPARSE
-    at, length, shift = 2, 0, 0  # behind the id of the marks' codec: their length, and then they
-    while stream[at] >= 0x80:
-        length |= (stream[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-    return stream[at + 1 + (length | stream[at] << shift)] > SPARSE
+        yield stored.behind(bytes((REPEATS,)) + varint(len(found.gaps)) + matches)
 
 
 def repeats_far(values: Array, chunk: int) -> bool:

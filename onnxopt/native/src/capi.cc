@@ -173,9 +173,10 @@ int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int pr
 int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols, uint8_t** out,
                             size_t* size) {
   return encoding([&] {
-    hand_over(onnxopt::lossless_encode(static_cast<const uint8_t*>(data), width, checked_shape(rows, cols)),
-              out, size);
-    return static_cast<int>(onnxopt::kLossless);
+    const onnxopt::LosslessStream stream =
+        onnxopt::lossless_encode(static_cast<const uint8_t*>(data), width, checked_shape(rows, cols));
+    hand_over(stream.bytes, out, size);
+    return stream.version;
   });
 }
 

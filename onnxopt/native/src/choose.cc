@@ -5,14 +5,18 @@
 namespace onnxopt {
 namespace {
 
-// Below so many integers nobody feels the context coder's decoding time, nor its encoding time above all.
+// Below so many integers nobody feels the adaptive codecs' decoding time.
 constexpr size_t kSmall = size_t{1} << 17;
-// Under kQuick larger matrices never get it: it takes 0.05 us an integer, and saves 0.1 % of most weights.
+// Below so many, `context`'s is as short as that of `adaptive`, and every reader knows it.
+constexpr size_t kTiny = size_t{1} << 10;
+// Under kQuick larger matrices never get them: they save 0.1 % of most weights.
 constexpr size_t kSmallQuick = size_t{1} << 12;
-// What the context coder must save on a larger matrix under kBalanced, in percent.
-constexpr size_t kWorthwhile = 2;
-// A larger matrix is given to the context coder only where it wins on this many integers.
-constexpr size_t kSample = size_t{1} << 16;
+// What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small and under
+// kQuick, where `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast. Under
+// kSmallest, nothing.
+constexpr size_t kWorthwhile = 1;
+// A larger matrix is given to them only where they win on this many integers.
+constexpr size_t kSample = size_t{1} << 16, kSampleOfSmall = size_t{1} << 14;
 
 // Is a, made dearer by `percent`, still cheaper than b?
 bool cheaper(size_t a, size_t percent, size_t b) { return uint64_t{a} * (100 + percent) < uint64_t{b} * 100; }
@@ -37,13 +41,14 @@ struct Candidates {
 // Deep Compression's format stores a gap with each nonzero: nothing to win where these are many.
 bool mostly_zero(const int32_t* q, size_t n) { return static_cast<size_t>(std::count(q, q + n, 0)) > n / 2; }
 
-// Whole rows from the middle, or a part of one row where it alone is long enough.
-bool context_wins_sample(const int32_t* q, Shape shape, const Codec& rival, size_t handicap) {
-  const bool long_rows = shape.cols > kSample;
-  const Shape sample{long_rows ? 1 : kSample / shape.cols, long_rows ? kSample : shape.cols};
+// On whole rows from the middle, or a part of one row where it alone is long enough.
+bool wins_sample(const Codec& codec, const int32_t* q, Shape shape, size_t size, const Codec& rival,
+                 size_t handicap) {
+  if (shape.size() <= size) return true;
+  const bool long_rows = shape.cols > size;
+  const Shape sample{long_rows ? 1 : size / shape.cols, long_rows ? size : shape.cols};
   const int32_t* middle = q + (shape.rows - sample.rows) / 2 * shape.cols;
-  const size_t context = codecs::context.encode(middle, sample).size();
-  return cheaper(context, handicap, rival.encode(middle, sample).size());
+  return cheaper(codec.encode(middle, sample).size(), handicap, rival.encode(middle, sample).size());
 }
 
 }  // namespace
@@ -52,20 +57,25 @@ Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
   const size_t n = shape.size();
   Candidates candidates{q, shape};
   for (const Codec* codec : all_codecs()) {
-    if (codec->id == codecs::context.id) continue;
+    if (codec->id == codecs::adaptive.id || codec->id == codecs::context.id) continue;
     if (codec->id == codecs::huffman.id && (prefer == Prefer::kFastest || !mostly_zero(q, n))) continue;
     candidates.offer(*codec);
   }
   // The context coder's every integer costs something, so its bytes are never refused.
+  if (candidates.any_refused) candidates.offer(codecs::context);
   if (prefer == Prefer::kFastest || (prefer == Prefer::kQuick && n > kSmallQuick)) {
-    if (candidates.any_refused) candidates.offer(codecs::context);
     return std::move(candidates.best);
   }
   const bool large = n >= kSmall;
-  const size_t handicap = large && prefer == Prefer::kBalanced && !candidates.any_refused ? kWorthwhile : 0;
-  const Codec& rival = *find_codec(candidates.best.codec);
-  if (!large || candidates.any_refused || context_wins_sample(q, shape, rival, handicap)) {
-    candidates.offer(codecs::context, handicap);
+  size_t handicap = 0;
+  for (const Codec* codec : {&codecs::adaptive, &codecs::context}) {
+    if (codec == &codecs::adaptive && n < kTiny) continue;
+    const bool slower = large || (n >= kTiny && (prefer == Prefer::kQuick || codec == &codecs::context));
+    if (slower && prefer != Prefer::kSmallest) handicap += kWorthwhile;
+    const Codec& rival = *find_codec(candidates.best.codec);
+    if (wins_sample(*codec, q, shape, large ? kSample : kSampleOfSmall, rival, handicap)) {
+      candidates.offer(*codec, handicap);
+    }
   }
   return std::move(candidates.best);
 }

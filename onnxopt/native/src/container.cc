@@ -16,7 +16,7 @@ namespace onnxopt {
 namespace {
 
 constexpr char kMagic[8] = {'o', 'n', 'n', 'x', 'o', 'p', 't', '\0'};
-constexpr uint16_t kOldest = 1, kNewest = 2;
+constexpr uint16_t kOldest = 1, kNewest = 3;
 constexpr size_t kHeaderSize = 52;
 constexpr size_t kMaxRank = 16;
 constexpr uint64_t kMaxInflation = 1032;          // deflate cannot expand by more
@@ -217,7 +217,8 @@ Entry read_entry(Reader& r, Reader& data, const std::vector<Entry>& before, uint
   if (e.axis >= e.dims.size()) fail("%s: axis %u is beyond its rank", quoted(e).c_str(), e.axis);
   set_matrix_view(e);
   e.codec = r.u8();
-  if (e.codec != kLossless && find_codec(e.codec) == nullptr) {
+  const bool newer = e.codec == codecs::adaptive.id && version < 3;
+  if (newer || (e.codec != kLossless && find_codec(e.codec) == nullptr)) {
     fail("%s: unknown codec %u: update onnxopt", quoted(e).c_str(), e.codec);
   }
   if (e.codec == kLossless && e.reconstruction != Reconstruction::kRaw) {

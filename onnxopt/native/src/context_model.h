@@ -6,34 +6,10 @@
 #include <algorithm>
 #include <array>
 
-#include "codec.h"
+#include "context_header.h"
 #include "range_coder.h"
 
 namespace onnxopt {
-
-// What the encoder tells the decoder before the first integer.
-struct ContextHeader {
-  unsigned scale = 0;     // mean magnitude of the nonzeros less 1: (4 + scale % 4) << scale / 4, in 1/256
-  unsigned nonzero = 0;   // their share: (2 * nonzero + 1) / 512
-  int32_t centre = 0;     // subtracted from every integer
-  unsigned distance = 1;  // of the second left neighbour: the kernel's width finds the weight one row above
-
-  static constexpr unsigned kMaxScale = 4 * 37;
-  uint64_t excess256() const { return uint64_t{4 + scale % 4} << scale / 4; }
-  uint64_t mean256() const { return ((excess256() + 256) * (2 * nonzero + 1)) >> 9; }
-};
-
-// kRate[n] = 2^15 / (n + 1.5): the weight of the newest of n + 1 observations (Krichevsky-Trofimov).
-constexpr int kRates = 257;
-inline constexpr std::array<int32_t, kRates> kRate = [] {
-  std::array<int32_t, kRates> rate{};
-  for (int n = 0; n < kRates; ++n) rate[static_cast<size_t>(n)] = (1 << 16) / (2 * n + 3);
-  return rate;
-}();
-
-inline int32_t step(int32_t delta, unsigned n) {
-  return static_cast<int32_t>((static_cast<int64_t>(delta) * kRate[n]) >> 15);
-}
 
 // Probability that a decision is 1, in 1/2^16: the mean of a fast and a slow running average, both exact at
 // the start.
@@ -101,23 +77,6 @@ struct Mixer {
   }
 };
 
-inline unsigned bit_length(uint64_t v) {
-  unsigned n = 0;
-  for (; v >= 256; v >>= 8) n += 8;
-  for (; v != 0; v >>= 1) ++n;
-  return n;
-}
-
-// log2(v) in 1/2^bits, linear between powers of two; v > 0.
-inline unsigned log2_of(uint32_t v, unsigned bits) {
-#if defined(__GNUC__)
-  const unsigned whole = 31u - static_cast<unsigned>(__builtin_clz(v));
-#else
-  const unsigned whole = bit_length(v) - 1;
-#endif
-  return (whole << bits) + static_cast<unsigned>((uint64_t{v} << bits >> whole) & ((1u << bits) - 1));
-}
-
 // Codes integers one by one in row-major order; Coder is a RangeEncoder or a RangeDecoder (which ignores the
 // value).
 class ContextModel {
@@ -144,12 +103,6 @@ class ContextModel {
     const unsigned out = coder.code(clamp_probability(static_cast<int32_t>(bit.p())), value);
     bit.update(out);
     return out;
-  }
-  // Running means of magnitudes, in 1/256.
-  static void follow(uint32_t& mean, uint32_t magnitude, unsigned n) {
-    mean = static_cast<uint32_t>(static_cast<int32_t>(mean) +
-                                 step(static_cast<int32_t>(magnitude << 8) - static_cast<int32_t>(mean), n));
-    mean += mean == 0;
   }
   template <class Coder>
   unsigned code_bucket(Coder& coder, Set& level, Set& local, unsigned bucket);
@@ -243,9 +196,9 @@ int32_t ContextModel::code(Coder& coder, size_t col, int32_t value) {
   left2_ = left_;
   left_ = seen;
   left_sign_ = sign;
-  follow(row_mean_, seen, row_seen_);
-  follow(here.mean, seen, column_seen_);
-  follow(mean_, seen, seen_);
+  follow(row_mean_, seen << 8, row_seen_);
+  follow(here.mean, seen << 8, column_seen_);
+  follow(mean_, seen << 8, seen_);
   row_seen_ += row_seen_ < kRowMemory;
   seen_ += seen_ < 256;
   here.magnitude = seen;

@@ -11,7 +11,9 @@ namespace {
 constexpr size_t kFewZeros = 64;  // one element in so many: below, 1 % of the bytes is not worth the time
 
 // [u8 codec][varint length][coded bytes]
-void write_coded(Writer& writer, const Coded& coded) {
+void write_coded(LosslessStream& out, const Coded& coded) {
+  if (coded.codec == codecs::adaptive.id) out.version = 3;
+  Writer writer(out.bytes);
   writer.u8(coded.codec);
   writer.varint(coded.bytes.size());
   writer.bytes({coded.bytes.data(), coded.bytes.size()});
@@ -26,9 +28,10 @@ bool looks_random(const std::vector<int32_t>& plane) {
   return sum < plane.size() / 256 + plane.size() / 4096 + 4;
 }
 
-void write_planes(Writer& writer, const uint8_t* data, size_t width, Shape shape) {
+void write_planes(LosslessStream& out, const uint8_t* data, size_t width, Shape shape) {
   const size_t n = shape.size();
   if (n == 0) return;
+  Writer writer(out.bytes);
   std::vector<int32_t> plane(n);
   for (size_t b = width; b-- > 0;) {
     for (size_t i = 0; i < n; ++i) {
@@ -37,7 +40,7 @@ void write_planes(Writer& writer, const uint8_t* data, size_t width, Shape shape
     Coded coded;
     if (!looks_random(plane)) coded = encode_best(plane.data(), shape, Prefer::kQuick);
     if (!coded.bytes.empty() && coded.bytes.size() + 4 < n) {
-      write_coded(writer, coded);
+      write_coded(out, coded);
     } else {
       writer.u8(kStored);
       for (size_t i = 0; i < n; ++i) writer.u8(static_cast<uint8_t>(plane[i]));
@@ -87,12 +90,12 @@ std::vector<uint64_t> distinct(const uint8_t* data, size_t width, size_t n) {
   return out;
 }
 
-void write_palette(Writer& writer, const std::vector<uint64_t>& table, const uint8_t* data, size_t width,
+void write_palette(LosslessStream& out, const std::vector<uint64_t>& table, const uint8_t* data, size_t width,
                    Shape shape) {
-  writer.varint(table.size());
+  Writer(out.bytes).varint(table.size());
   std::vector<uint8_t> elements(table.size() * width);
   for (size_t k = 0; k < table.size(); ++k) store(elements.data() + k * width, width, table[k]);
-  write_planes(writer, elements.data(), width, {1, table.size()});
+  write_planes(out, elements.data(), width, {1, table.size()});
   std::vector<int32_t> indices(shape.size());
   for (size_t i = 0; i < indices.size(); ++i) {
     const uint64_t key = order_key(load(data + i * width, width), width);
@@ -100,36 +103,35 @@ void write_palette(Writer& writer, const std::vector<uint64_t>& table, const uin
                                      [&](uint64_t v, uint64_t k) { return order_key(v, width) < k; });
     indices[i] = static_cast<int32_t>(at - table.begin());
   }
-  write_coded(writer, encode_best(indices.data(), shape, Prefer::kQuick));
+  write_coded(out, encode_best(indices.data(), shape, Prefer::kQuick));
 }
 
 // Modes 0 to 2, whichever is smallest.
-std::vector<uint8_t> encode_dense(const uint8_t* data, size_t width, Shape shape) {
+LosslessStream encode_dense(const uint8_t* data, size_t width, Shape shape) {
   const size_t n = shape.size();
-  std::vector<uint8_t> best;
+  LosslessStream best;
   const auto offer = [&](Mode mode, auto write) {
-    std::vector<uint8_t> out{static_cast<uint8_t>(mode)};
-    Writer writer(out);
-    write(writer);
-    if (best.empty() || out.size() < best.size()) best = std::move(out);
+    LosslessStream out{{static_cast<uint8_t>(mode)}, mode == Mode::kRotated ? 2 : 1};
+    write(out);
+    if (best.bytes.empty() || out.bytes.size() < best.bytes.size()) best = std::move(out);
   };
   if (n != 0) {
     const std::vector<int32_t> integers = as_integers(data, width, n);
     if (!integers.empty()) {
       offer(Mode::kIntegers,
-            [&](Writer& w) { write_coded(w, encode_best(integers.data(), shape, Prefer::kQuick)); });
+            [&](LosslessStream& out) { write_coded(out, encode_best(integers.data(), shape, Prefer::kQuick)); });
     }
     const std::vector<uint64_t> table = distinct(data, width, n);
     if (!table.empty())
-      offer(Mode::kPalette, [&](Writer& w) { write_palette(w, table, data, width, shape); });
-    if (!best.empty() && best.size() < n / 4 * width) return best;  // few distinct values: planes cannot win
+      offer(Mode::kPalette, [&](LosslessStream& out) { write_palette(out, table, data, width, shape); });
+    if (!best.bytes.empty() && best.bytes.size() < n / 4 * width) return best;  // few distinct values: planes cannot win
     if (width == 2) {
       const std::vector<int32_t> rotated = as_rotated(data, n);
       offer(Mode::kRotated,
-            [&](Writer& w) { write_coded(w, encode_best(rotated.data(), shape, Prefer::kQuick)); });
+            [&](LosslessStream& out) { write_coded(out, encode_best(rotated.data(), shape, Prefer::kQuick)); });
     }
   }
-  offer(Mode::kPlanes, [&](Writer& w) { write_planes(w, data, width, shape); });
+  offer(Mode::kPlanes, [&](LosslessStream& out) { write_planes(out, data, width, shape); });
   return best;
 }
 
@@ -152,30 +154,30 @@ std::vector<int32_t> marks_of_zeros(const uint8_t* data, size_t width, size_t n)
   return marks;
 }
 
-std::vector<uint8_t> encode_sparse(const std::vector<int32_t>& marks, const uint8_t* data, size_t width,
-                                   Shape shape) {
-  std::vector<uint8_t> out{static_cast<uint8_t>(Mode::kSparse)};
-  Writer writer(out);
-  write_coded(writer, encode_best(marks.data(), shape, Prefer::kQuick));
+LosslessStream encode_sparse(const std::vector<int32_t>& marks, const uint8_t* data, size_t width,
+                             Shape shape) {
+  LosslessStream out{{static_cast<uint8_t>(Mode::kSparse)}, 1};
+  write_coded(out, encode_best(marks.data(), shape, Prefer::kQuick));
   std::vector<uint8_t> others;
   for (size_t i = 0; i < marks.size(); ++i) {
     if (static_cast<Mark>(marks[i]) != Mark::kOther) continue;
     others.insert(others.end(), data + i * width, data + (i + 1) * width);
   }
-  const std::vector<uint8_t> coded = encode_dense(others.data(), width, {1, others.size() / width});
-  writer.bytes({coded.data(), coded.size()});
+  const LosslessStream coded = encode_dense(others.data(), width, {1, others.size() / width});
+  Writer(out.bytes).bytes({coded.bytes.data(), coded.bytes.size()});
+  out.version = std::max(out.version, coded.version);
   return out;
 }
 
 }  // namespace
 
-std::vector<uint8_t> lossless_encode(const uint8_t* data, size_t width, Shape shape) {
+LosslessStream lossless_encode(const uint8_t* data, size_t width, Shape shape) {
   check_width(width);
-  std::vector<uint8_t> best = encode_dense(data, width, shape);
+  LosslessStream best = encode_dense(data, width, shape);
   const std::vector<int32_t> marks = marks_of_zeros(data, width, shape.size());
   if (marks.empty()) return best;
-  std::vector<uint8_t> sparse = encode_sparse(marks, data, width, shape);
-  return sparse.size() < best.size() ? sparse : best;
+  LosslessStream sparse = encode_sparse(marks, data, width, shape);
+  return sparse.bytes.size() < best.bytes.size() ? sparse : best;
 }
 
 }  // namespace onnxopt

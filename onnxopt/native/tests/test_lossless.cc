@@ -24,7 +24,7 @@ bool refused_bytes(const std::vector<uint8_t>& coded, size_t width, Shape shape)
 }
 
 void check(const std::vector<uint8_t>& data, size_t width, Shape shape, size_t most) {
-  const std::vector<uint8_t> coded = lossless_encode(data.data(), width, shape);
+  const std::vector<uint8_t> coded = lossless_encode(data.data(), width, shape).bytes;
   CHECK(decoded_bytes(coded, width, shape) == data);
   CHECK(coded.size() <= most);
   CHECK(shape.size() / kMaxIntegersPerByte <= coded.size());

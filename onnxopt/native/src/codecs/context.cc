@@ -1,5 +1,4 @@
-// Context: [u8 scale][u8 nonzero][u8 distance | 16 * centred][svarint centre, if centred] then range-coded
-// decisions (context_model.h, docs/format/context.md).
+// Context: the header, then range-coded decisions (context_model.h, docs/format/context.md).
 #include <cstdlib>
 
 #include "choose.h"
@@ -21,15 +20,6 @@ int32_t logistic_at(int32_t odds) {  // odds in 1/256 within [-1536, 1536]; line
   const int32_t lo = kLogisticKnots[k], hi = kLogisticKnots[k + 1];
   const int32_t p = lo + (((hi - lo) * (x - 32 * k)) >> 5);
   return odds < 0 ? (1 << 16) - p : p;
-}
-
-// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the model
-// starts from. Returns theta^(2^j), j = 0.., in 1/2^32.
-std::array<uint64_t, 32> geometric_powers(uint64_t excess256) {
-  std::array<uint64_t, 32> power{};
-  power[0] = ((excess256 << 24) / (excess256 + 256)) << 8;
-  for (size_t j = 1; j < power.size(); ++j) power[j] = power[j - 1] * power[j - 1] >> 32;
-  return power;
 }
 
 // t / (1 + t)
@@ -94,67 +84,11 @@ void ContextModel::copy_plain(Set& set) {
 
 namespace {
 
-constexpr unsigned kCentred = 16;  // flag beside the distance
-
-uint64_t total_magnitude(const int32_t* q, size_t n, int32_t centre) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < n; ++i) sum += static_cast<uint64_t>(std::abs(int64_t{q[i]} - centre));
-  return sum;
-}
-
-// Zero, unless the integers lie around something else (unsigned tensors, indices).
-int32_t best_centre(const int32_t* q, size_t n) {
-  int64_t sum = 0;
-  for (size_t i = 0; i < n; ++i) sum += q[i];
-  const int64_t mean = sum / static_cast<int64_t>(n);
-  const auto centre = static_cast<int32_t>(mean);
-  return total_magnitude(q, n, centre) / 3 < total_magnitude(q, n, 0) / 4 ? centre : 0;
-}
-
-// The distance in 2..9 at which signs agree or disagree most: the width of a convolution's kernel, if any.
-unsigned best_distance(const int32_t* q, Shape shape, int32_t centre) {
-  constexpr size_t kEnough = size_t{1} << 16;
-  const auto sign = [&](size_t i) { return (q[i] > centre) - (q[i] < centre); };
-  const size_t rows = std::min(shape.rows, kEnough / std::max<size_t>(shape.cols, 1) + 1);
-  unsigned best = 1;
-  int64_t most = static_cast<int64_t>(std::min(rows * shape.cols, kEnough) / 64);
-  for (unsigned d = 2; d <= 9; ++d) {
-    int64_t agree = 0;
-    for (size_t r = 0; r < rows; ++r) {
-      const size_t end = (r + 1) * shape.cols;
-      for (size_t i = r * shape.cols + d; i < end; ++i) agree += int64_t{sign(i)} * sign(i - d);
-    }
-    if (std::abs(agree) > most) {
-      most = std::abs(agree);
-      best = d;
-    }
-  }
-  return best;
-}
-
-ContextHeader make_header(const int32_t* q, Shape shape) {
-  ContextHeader header;
-  const size_t n = shape.size();
-  if (n == 0) return header;
-  header.centre = best_centre(q, n);
-  header.distance = best_distance(q, shape, header.centre);
-  const auto nonzeros = n - static_cast<size_t>(std::count(q, q + n, header.centre));
-  header.nonzero = static_cast<unsigned>(std::min<uint64_t>(uint64_t{nonzeros} * 256 / n, 255));
-  if (nonzeros == 0) return header;
-  const uint64_t excess = total_magnitude(q, n, header.centre) - nonzeros;
-  const uint64_t excess256 = excess / nonzeros * 256 + excess % nonzeros * 256 / nonzeros;
-  while (header.scale < ContextHeader::kMaxScale && header.excess256() < excess256) ++header.scale;
-  return header;
-}
-
 std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
-  const ContextHeader header = make_header(q, shape);
+  const ContextHeader header = ContextHeader::of(q, shape);
   std::vector<uint8_t> out;
   Writer writer(out);
-  writer.u8(static_cast<uint8_t>(header.scale));
-  writer.u8(static_cast<uint8_t>(header.nonzero));
-  writer.u8(static_cast<uint8_t>(header.distance | (header.centre != 0 ? kCentred : 0)));
-  if (header.centre != 0) writer.svarint(header.centre);
+  header.write(writer);
   RangeEncoder coder(out);
   ContextModel model(shape, header);
   for (size_t r = 0; r < shape.rows; ++r) {
@@ -165,27 +99,9 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   return out;
 }
 
-ContextHeader read_header(Reader& reader) {
-  ContextHeader header;
-  header.scale = reader.u8();
-  if (header.scale > ContextHeader::kMaxScale) {
-    fail("context: scale %u, at most %u expected", header.scale, ContextHeader::kMaxScale);
-  }
-  header.nonzero = reader.u8();
-  const unsigned second = reader.u8();
-  header.distance = second & (kCentred - 1);
-  if (header.distance == 0 || second >= 2 * kCentred) fail("context: distance or flags out of range");
-  if (second & kCentred) {
-    const int64_t centre = reader.svarint();
-    if (centre < INT32_MIN || centre > INT32_MAX) fail("context: centre is not a 32-bit integer");
-    header.centre = static_cast<int32_t>(centre);
-  }
-  return header;
-}
-
 void decode(Bytes in, Shape shape, Sink& sink) {
   Reader reader(in);
-  const ContextHeader header = read_header(reader);
+  const ContextHeader header = ContextHeader::read(reader, "context", 0);
   if (shape.size() / kMaxIntegersPerByte > in.size) {
     fail("context: %zu bytes cannot hold %zu integers", in.size, shape.size());
   }

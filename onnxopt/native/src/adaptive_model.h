@@ -1,0 +1,231 @@
+// The model of codec 6, adaptive: how likely each token of an integer is, learnt from the integers before it.
+// docs/format/adaptive.md states the same byte for byte. Integer arithmetic only, so every machine agrees.
+//
+// There is no branch on what is decoded but for escapes: the bits of weights are hard to predict.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "context_header.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace onnxopt {
+
+constexpr unsigned kTokens = 16;
+constexpr unsigned kEscape = kTokens - 1;
+constexpr unsigned kTokenBits = 15, kSignBits = 16;  // of their probabilities
+
+// Token t stands for the magnitudes first[t] .. first[t] + 2^bits[t] - 1: below 2^(detail + 1) each has its
+// own, then each octave has 2^detail. kEscape stands for all others.
+struct TokenMap {
+  std::array<uint16_t, kTokens> first{};
+  std::array<uint8_t, kTokens> bits{};
+
+  explicit TokenMap(unsigned detail) {
+    for (unsigned t = 1; t < kTokens; ++t) {
+      first[t] = static_cast<uint16_t>(first[t - 1] + (1U << bits[t - 1]));
+      const unsigned width = bit_length(first[t]);
+      bits[t] = static_cast<uint8_t>(t == kEscape || width <= detail + 1 ? 0 : width - 1 - detail);
+    }
+  }
+};
+
+// Shares of tokens are in 1/2^15. None is ever free: each keeps kFloor, so that an integer costs at least
+// 1/168 bit.
+constexpr int kFloor = 9, kFree = (1 << kTokenBits) - kFloor * static_cast<int>(kTokens);
+
+// The shares of the tokens below t where `token` is certain: [token][t].
+inline constexpr auto kCertain = [] {
+  std::array<std::array<uint16_t, kTokens>, kTokens> out{};
+  for (unsigned token = 0; token < kTokens; ++token) {
+    for (unsigned t = 0; t < kTokens; ++t)
+      out[token][t] = static_cast<uint16_t>(kFloor * static_cast<int>(t) + (t > token ? kFree : 0));
+  }
+  return out;
+}();
+
+// Running means of shares, whose rate falls from 1/8 to 1/128; below[t] is the share of the tokens below t.
+struct alignas(16) Tokens {
+  std::array<uint16_t, kTokens + 1> below;
+  uint16_t seen = 0;  // 0: not used yet
+
+  static constexpr unsigned kMemory = 85;
+
+  void update(unsigned token) {
+    const unsigned shift = bit_length((3U * seen + 3U) >> 1) - 1;
+    const uint16_t* target = kCertain[token].data();
+    const int half = 1 << shift >> 1;
+#if defined(__SSE2__)
+    const __m128i rounding = _mm_set1_epi16(static_cast<int16_t>(half));
+    const __m128i count = _mm_cvtsi32_si128(static_cast<int>(shift));
+    for (unsigned t = 0; t < kTokens; t += 8) {
+      const __m128i was = load8(below.data() + t);
+      const __m128i difference = _mm_add_epi16(_mm_sub_epi16(load8(target + t), was), rounding);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(below.data() + t),
+                       _mm_add_epi16(was, _mm_sra_epi16(difference, count)));
+    }
+#else
+    for (unsigned t = 0; t < kTokens; ++t) {
+      const auto difference = static_cast<int16_t>(target[t] - below[t] + half);
+      below[t] = static_cast<uint16_t>(below[t] + (difference >> shift));
+    }
+#endif
+    seen = static_cast<uint16_t>(seen + (seen < kMemory));
+  }
+
+#if defined(__SSE2__)
+  static __m128i load8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+#endif
+};
+
+// The share of the tokens below t in the mean of both.
+inline uint32_t mean_below(const Tokens& a, const Tokens& b, unsigned t) {
+  return (uint32_t{a.below[t]} + b.below[t]) >> 1;
+}
+
+// The token in whose share of that mean the number lies.
+inline unsigned token_at(const Tokens& a, const Tokens& b, uint32_t at) {
+#if defined(__SSE2__)
+  const __m128i wanted = _mm_set1_epi16(static_cast<int16_t>(at));
+  const auto beyond = [&](unsigned t) {  // of eight tokens from t on: which lie behind
+    const __m128i sum = _mm_add_epi16(Tokens::load8(a.below.data() + t), Tokens::load8(b.below.data() + t));
+    return _mm_cmpgt_epi16(_mm_srli_epi16(sum, 1), wanted);
+  };
+  const int behind = _mm_movemask_epi8(_mm_packs_epi16(beyond(0), beyond(8)));
+  return bit_length(0xffffU & ~static_cast<unsigned>(behind)) - 1;
+#else
+  unsigned found = 0;
+  for (unsigned t = 1; t < kTokens; ++t) found += mean_below(a, b, t) <= at;
+  return found;
+#endif
+}
+
+// Codes integers one by one in row-major order. Coder has
+//   bool kEncodes;
+//   unsigned token(const Tokens& a, const Tokens& b, unsigned token), at the mean of both shares;
+//   unsigned sign(uint32_t p, unsigned negative), p in 1/2^16 and 2^16 where it is certainly 1;
+//   uint32_t bits(unsigned count, uint32_t bits), as they are;
+// a decoder ignores what is to be coded, and all return it.
+class AdaptiveModel {
+ public:
+  AdaptiveModel(Shape shape, const ContextHeader& header);
+
+  void start_row();
+  template <class Coder>
+  int32_t code(Coder& coder, size_t col, int32_t value);
+
+ private:
+  static constexpr unsigned kLevels = 48;           // of expected magnitude: half octaves
+  static constexpr unsigned kLocals = 32;           // of the neighbours' magnitude: half octaves
+  static constexpr uint32_t kMagnitude = 1U << 16;  // contexts see no larger ones
+  // What running means remember: those of a row and of a column, integers; that of the matrix, rows.
+  static constexpr unsigned kRowMemory = 64, kColumnMemory = 32, kRowsMemory = 4;
+  static constexpr uint16_t kConfidence = 6;  // observations that a first guess is worth
+  static constexpr unsigned kSignContexts = 27, kNoSign = kSignContexts;
+
+  struct Sign {
+    uint32_t p = 1U << (kSignBits - 1);  // of a negative one, in 1/2^16
+    unsigned seen = 2;
+
+    static constexpr int32_t kFloor = 192;
+
+    void update(unsigned negative) {
+      const auto now = static_cast<int32_t>(p);
+      const int32_t next = now + step(static_cast<int32_t>(negative << kSignBits) - now, seen);
+      p = static_cast<uint32_t>(std::clamp(next, kFloor, (1 << kSignBits) - kFloor));
+      seen += seen < kRates - 1;
+    }
+  };
+  struct Column {
+    uint32_t mean;
+    uint32_t magnitude;  // of the newest integer in this column
+    unsigned sign;       // 0: that integer was zero, 1: positive, 2: negative
+  };
+
+  unsigned token_of(uint32_t magnitude) const {
+    return static_cast<unsigned>(std::upper_bound(map_.first.begin(), map_.first.end(), magnitude) -
+                                 map_.first.begin() - 1);
+  }
+  // Where tokens are counted for the first time: as in their other context, where that is in use.
+  void start(Tokens& tokens, const Tokens& other) const {
+    if (tokens.seen != 0) return;
+    tokens = other.seen != 0 ? other : start_;
+    tokens.seen = std::min(tokens.seen, kConfidence);
+  }
+  template <class Coder>
+  uint32_t code_escaped(Coder& coder, uint32_t magnitude);
+
+  ContextHeader header_;
+  TokenMap map_;
+  Tokens start_;
+  std::array<Tokens, kLevels> level_{};
+  std::array<Tokens, kLocals> local_{};
+  std::array<Sign, kSignContexts + 1> sign_;  // the last: of zero, which counts as negative
+  std::vector<Column> columns_;
+  uint32_t left_ = 0, left2_ = 0;
+  unsigned left_sign_ = 0;
+  uint32_t mean_, row_mean_ = 0, row_mean_before_ = 0;  // of the matrix, the row, the row without its newest
+  unsigned rows_ = 0, row_seen_ = 0, column_seen_ = 3;
+  int base_ = 0;  // log2 of the mean when the row began
+};
+
+// [5 bits n][n bits]: what the magnitude is beyond the last token, and 1, without its leading bit.
+template <class Coder>
+uint32_t AdaptiveModel::code_escaped(Coder& coder, uint32_t magnitude) {
+  const uint32_t first = map_.first[kEscape];
+  const uint32_t beyond = magnitude - first + 1;
+  const unsigned width = coder.bits(5, bit_length(beyond) - 1);
+  const uint32_t leading = 1U << width;
+  return first - 1 + (leading | coder.bits(width, beyond & (leading - 1)));
+}
+
+template <class Coder>
+int32_t AdaptiveModel::code(Coder& coder, size_t col, int32_t value) {
+  Column& here = columns_[col];
+  const Column far =
+      col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
+  const int energy =
+      static_cast<int>(log2_of(uint64_t{row_mean_before_} * here.mean, 1)) - base_;
+  const uint32_t near = 2 * left_ + left2_ + 2 * here.magnitude + far.magnitude;
+  Tokens& level = level_[static_cast<unsigned>(std::clamp(energy, 0, static_cast<int>(kLevels) - 1))];
+  Tokens& local = local_[std::min(log2_of(near + 1, 1), kLocals - 1)];
+  start(level, local);
+  start(local, level);
+
+  const uint32_t centred = static_cast<uint32_t>(value) - static_cast<uint32_t>(header_.centre);
+  const unsigned negative = centred >> 31;
+  const uint32_t magnitude = negative ? 0U - centred : centred;
+  const unsigned token = coder.token(level, local, Coder::kEncodes ? token_of(magnitude) : 0);
+  level.update(token);
+  local.update(token);
+
+  const unsigned nonzero = 0U - static_cast<unsigned>(token != 0);  // all ones, or none
+  Sign& sign = sign_[((left_sign_ + 3 * here.sign + 9 * far.sign) & nonzero) + (kNoSign & ~nonzero)];
+  const unsigned minus = coder.sign(sign.p, negative | (token == 0));
+  sign.update(minus);
+  sign_[kNoSign].p = 1U << kSignBits;
+
+  const unsigned bits = map_.bits[token];
+  uint32_t seen = map_.first[token] + (1U << bits >> 1);
+  uint32_t out = map_.first[token] + coder.bits(bits, magnitude - map_.first[token]);
+  if (token == kEscape) {
+    out = code_escaped(coder, magnitude);
+    seen = std::min(out, kMagnitude);
+  }
+  left2_ = left_;
+  left_ = seen;
+  left_sign_ = (1 + minus) & nonzero;
+  row_mean_before_ = row_mean_;
+  follow(row_mean_, seen << 8, row_seen_);
+  follow(here.mean, seen << 8, column_seen_);
+  row_seen_ += row_seen_ < kRowMemory;
+  here.magnitude = seen;
+  here.sign = left_sign_;
+  return static_cast<int32_t>(((out ^ (0U - minus)) + minus) + static_cast<uint32_t>(header_.centre));
+}
+
+}  // namespace onnxopt
