@@ -7,6 +7,7 @@ from onnxopt.errors import OnnxoptError
 
 native = pytest.importorskip("onnxopt.native")
 
+import adaptive  # noqa: E402
 import bitpack  # noqa: E402
 import context  # noqa: E402
 import huffman  # noqa: E402
@@ -19,9 +20,15 @@ INSIDE = {
     2: huffman.decode,
     3: rans.decode,
     4: context.decode,
+    6: adaptive.decode,
 }
 """By codec, what decodes the matrices inside lossless elements."""
-DECODERS = {"bitpack": bitpack.decode, "huffman": huffman.decode, "context": context.decode}
+DECODERS = {
+    "bitpack": bitpack.decode,
+    "huffman": huffman.decode,
+    "context": context.decode,
+    "adaptive": adaptive.decode,
+}
 CASES = {
     "dense": lambda rng, shape, s: rng.normal(0, s, shape),
     "sparse": lambda rng, shape, s: rng.normal(0, s, shape) * (rng.random(shape) < 0.1),

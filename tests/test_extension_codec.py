@@ -51,7 +51,10 @@ def run_tests(folder: Path, *arguments: str | Path) -> None:
 
 def test_python_learns_of_it_from_the_library(extended: Path) -> None:
     said = run(extended, sys.executable, "-c", "from onnxopt import native; print(dict(native.CODECS))")
-    assert said == "{'raw': 0, 'bitpack': 1, 'huffman': 2, 'rans': 3, 'context': 4, 'lossless': 5, 'adaptive': 6, 'toy': 200}\n"
+    assert (
+        said
+        == "{'raw': 0, 'bitpack': 1, 'huffman': 2, 'rans': 3, 'context': 4, 'lossless': 5, 'adaptive': 6, 'toy': 200}\n"
+    )
 
 
 def test_the_contract_holds(extended: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from struct import unpack
+from struct import pack, unpack
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from golden import values
 
 from onnxopt import native
 from onnxopt.build import container
+from onnxopt.errors import ContainerError
 
 NAMES = sorted(values.files())
 CONTAINERS = {
     "container": (1, values.MODEL, values.encodings()),
     "container2": (2, values.model2(), values.encodings2()),
     "container2.small": (2, values.MODEL, values.encodings_small()),
+    "container3": (3, values.MODEL, values.encodings3()),
 }
 """By file: the format's version, the model inside, and the weights."""
 
@@ -73,6 +75,24 @@ def test_what_version_2_adds_is_in_its_file() -> None:
         how = {entry.name: entry.reconstruction for entry in stored.entries}
         assert [name for name, what in how.items() if what == "relative"] == ["head", "again", "scaled"]
         assert sum(entry.hidden for entry in stored.entries) == 2  # the model's integers, and its floats
+
+
+def test_what_version_3_adds_is_in_its_file() -> None:
+    with native.Container(_stored("container3")) as stored:
+        assert {entry.name: entry.codec for entry in stored.entries if entry.name} == {
+            "weight": "adaptive",
+            "lossless": "lossless",
+        }
+    assert native.lossless_stream(values.encodings3()["lossless"].values()).version == 3
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_a_container_with_codec_6_is_refused_where_its_version_lacks_it(version: int) -> None:
+    data = bytearray(_stored("container3"))
+    data[8] = version
+    data[48:52] = pack("<I", zlib.crc32(data[:48]))
+    with pytest.raises(ContainerError, match="update onnxopt"):
+        native.Container(bytes(data))
 
 
 def _parts(data: bytes) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from struct import pack
 
 FLOAT, UINT8, INT8, INT16, INT32, INT64, STRING, BOOL, FLOAT8, INT4 = 1, 2, 3, 5, 6, 7, 8, 9, 17, 22
-RAW, BITPACK, HUFFMAN, RANS, CONTEXT, LOSSLESS = range(6)
+RAW, BITPACK, HUFFMAN, RANS, CONTEXT, LOSSLESS, ADAPTIVE = range(7)
 NONE, SCALES, TABLE, RELATIVE = range(4)
 TOO_MANY = 1 << 60
 
@@ -107,7 +107,7 @@ class Box:
         model = self.model or inner_model()
         meta = varint(len(table) if self.table_size is None else self.table_size)
         meta += varint(len(model) if self.model_size is None else self.model_size)
-        meta += varint(len(self.splices)) if self.version == 2 else b""
+        meta += varint(len(self.splices)) if self.version >= 2 else b""
         meta += table + model + self.splices + b"{}"
         meta = meta if self.meta is None else self.meta
         packed = stored(meta) if self.packed is None else self.packed

@@ -7,6 +7,7 @@ from dataclasses import replace
 from struct import pack
 
 from building import (
+    ADAPTIVE,
     BITPACK,
     CONTEXT,
     HUFFMAN,
@@ -208,6 +209,17 @@ def codecs() -> Iterator[Lie]:
     yield "context_header", coded(CONTEXT, b"\0"), "a header cut short", "truncated"
     yield "context_early_end", coded(CONTEXT, b"\x94\xff\x01\x7f"), "decisions that end too soon", "truncated"
     yield "context_left", coded(CONTEXT, b"\0\0\x01" + bytes(60)), "bytes after the last decision", "left over"
+
+    def adaptive(stream: bytes, version: int = 3) -> Box:
+        return replace(coded(ADAPTIVE, stream), version=version)
+
+    head = b"\0\0\1"
+    yield "adaptive_old", adaptive(head + b"\0", version=2), "a codec that its version lacks", "unknown codec 6"
+    yield "adaptive_flags", adaptive(b"\0\0\x81\0"), "a reserved bit", "flags"
+    yield "adaptive_length", adaptive(head + varint(TOO_MANY)), "a stream of 2^60 bytes", "truncated"
+    yield "adaptive_words", adaptive(head + varint(53) + bytes(53)), "more words than integers", "does not end"
+    yield "adaptive_state", adaptive(head + b"\x08" + b"\x7f" * 8), "a state that codes more integers", "does not end"
+    yield "adaptive_plain", adaptive(head + b"\0\0"), "plain bits that nothing asks for", "8 are there"
 
     def lossless(stream: bytes, dims: tuple[int, ...] = (2, 3)) -> Box:
         return coded(LOSSLESS, stream, dims)

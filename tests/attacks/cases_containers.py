@@ -30,7 +30,7 @@ from building import (
 
 def headers() -> Iterator[Lie]:
     yield "header_magic", Box(magic=b"onnxopt\1"), "another magic", "not an onnxopt container"
-    yield "header_version", Box(version=3), "a version from the future", "version 3"
+    yield "header_version", Box(version=4), "a version from the future", "version 4"
     yield "header_version_zero", Box(version=0), "no version", "version 0"
     yield "header_flags", Box(flags=0x8000), "a flag from the future", "unknown flags"
     yield "header_checksum", Box(header_crc=1), "the header's checksum", "header: checksum"

@@ -18,8 +18,8 @@ from onnxopt.build import container
 from onnxopt.encoding import Affine, Codebook, Encoding, Raw
 
 HERE = Path(__file__).parent
-INTEGER_CODECS = ("raw", "bitpack", "huffman", "rans", "context")
-"""The codecs that have golden files: those of the format's version 1."""
+INTEGER_CODECS = ("raw", "bitpack", "huffman", "rans", "context", "adaptive")
+"""The codecs that have golden files: those of the format's version 1, and that of version 3."""
 MODEL, PLAN = b"a golden model", '{"golden": true}'
 
 
@@ -106,6 +106,17 @@ def encodings_small() -> dict[str, Encoding]:
     }
 
 
+def encodings3() -> dict[str, Encoding]:
+    """What the golden container of version 3 holds: weights in codec 6, as integers and inside lossless elements."""
+    q = bell(40, 96, 15) % 9 - 4
+    mantissas = (numbers(q.size, 16) >> np.uint64(41)).astype(np.uint32).reshape(q.shape)
+    floats = ((120 + q).astype(np.uint32) << np.uint32(23) | mantissas).view(np.float32)
+    return {
+        "weight": Affine(q, np.arange(-40, 0, dtype=np.int16), 0, np.dtype(np.float32)),
+        "lossless": Raw(floats),
+    }
+
+
 def encodings() -> dict[str, Encoding]:
     """What the golden container holds: every encoding."""
     q = bell(12, 36, 6)
@@ -126,7 +137,8 @@ def files() -> dict[str, bytes]:
     out |= {f"lossless.{name}": native.encode_lossless(values) for name, values in (elements() | newer()).items()}
     out["container"] = container.write(MODEL, encodings(), PLAN)
     out["container2"] = container.write(model2(), encodings2(), PLAN)
-    return out | {"container2.small": container.write(MODEL, encodings_small(), PLAN)}
+    out["container2.small"] = container.write(MODEL, encodings_small(), PLAN)
+    return out | {"container3": container.write(MODEL, encodings3(), PLAN)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from onnxopt import native
 from onnxopt.errors import OnnxoptError
 
 INSTRUCTIONS = ("scalar", "avx2", "avx512", "neon")
-DECODED = ("bitpack", "huffman", "rans", "context")
+DECODED = ("bitpack", "huffman", "rans", "adaptive", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def speeds(q: npt.NDArray[np.int32], repeats: int) -> dict[str, Speed]:
             assert decode().tobytes() == wanted, f"{codec} with {instructions} gives other values"
             tasks[f"decode {codec}, {instructions}" if codec in ("rans", "bitpack") else f"decode {codec}"] = decode
     tasks["encode rans"] = lambda: native.encode(q, "rans")
+    tasks["encode adaptive"] = lambda: native.encode(q, "adaptive")
     tasks["encode context"] = lambda: native.encode(q, "context")
     tasks["encode, the writer's choice"] = lambda: native.encode(q)
     seconds: dict[str, list[float]] = {name: [] for name in tasks}

@@ -3,8 +3,7 @@
 //   0 .. 4   [u8 rows][u16 cols] then a stream of the integer codec with this id
 //   5        [u8 rows][u16 cols][u8 log2 of the element's bytes] then a lossless stream
 //   6        [u8 entries][u16 n] then n bytes of metadata, not deflated, then data: packed into a container
-//   of
-//            version 2
+//            of version 3
 //   7        [u8 id] then as 0 .. 4, a stream of any integer codec
 //   others   a compressed .onnx file or a bare container, as it is
 //
@@ -103,7 +102,7 @@ std::vector<uint8_t> container_of(uint32_t entries, Bytes meta, Bytes data) {
   std::vector<uint8_t> out;
   onnxopt::Writer w(out);
   w.bytes({reinterpret_cast<const uint8_t*>("onnxopt\0"), 8});
-  w.u16(2);
+  w.u16(3);
   w.u16(0);
   w.u32(entries);
   w.u64(packed.size());

@@ -162,7 +162,7 @@ def every_container(rng: np.random.Generator) -> bytes:
     meta = _meta(table, _inner().SerializeToString()) + b"{}"
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = deflate.compress(meta) + deflate.flush()
-    header = container.MAGIC + pack("<HHIQQQ", 2, 0, count, len(packed), len(meta), len(data))
+    header = container.MAGIC + pack("<HHIQQQ", 3, 0, count, len(packed), len(meta), len(data))
     header += pack("<II", zlib.crc32(packed), 0)
     return header + pack("<I", zlib.crc32(header)) + packed + data
 

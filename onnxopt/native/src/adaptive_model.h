@@ -188,8 +188,7 @@ int32_t AdaptiveModel::code(Coder& coder, size_t col, int32_t value) {
   Column& here = columns_[col];
   const Column far =
       col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
-  const int energy =
-      static_cast<int>(log2_of(uint64_t{row_mean_before_} * here.mean, 1)) - base_;
+  const int energy = static_cast<int>(log2_of(uint64_t{row_mean_before_} * here.mean, 1)) - base_;
   const uint32_t near = 2 * left_ + left2_ + 2 * here.magnitude + far.magnitude;
   Tokens& level = level_[static_cast<unsigned>(std::clamp(energy, 0, static_cast<int>(kLevels) - 1))];
   Tokens& local = local_[std::min(log2_of(near + 1, 1), kLocals - 1)];

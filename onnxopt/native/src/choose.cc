@@ -11,9 +11,9 @@ constexpr size_t kSmall = size_t{1} << 17;
 constexpr size_t kTiny = size_t{1} << 10;
 // Under kQuick larger matrices never get them: they save 0.1 % of most weights.
 constexpr size_t kSmallQuick = size_t{1} << 12;
-// What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small and under
-// kQuick, where `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast. Under
-// kSmallest, nothing.
+// What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small and
+// under kQuick, where `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast.
+// Under kSmallest, nothing.
 constexpr size_t kWorthwhile = 1;
 // A larger matrix is given to them only where they win on this many integers.
 constexpr size_t kSample = size_t{1} << 16, kSampleOfSmall = size_t{1} << 14;

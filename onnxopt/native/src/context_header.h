@@ -26,8 +26,8 @@ struct ContextHeader {
   static ContextHeader read(Reader& reader, const char* codec, unsigned max_detail);
 };
 
-// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the models
-// start from. Returns theta^(2^j), j = 0.., in 1/2^32.
+// Nonzero magnitudes as if geometric, P(m >= k + 1 | m >= k) = theta = excess / (excess + 1): where the
+// models start from. Returns theta^(2^j), j = 0.., in 1/2^32.
 std::array<uint64_t, 32> geometric_powers(uint64_t excess256);
 
 inline unsigned bit_length(uint64_t v) {

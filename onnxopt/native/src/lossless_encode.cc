@@ -118,17 +118,20 @@ LosslessStream encode_dense(const uint8_t* data, size_t width, Shape shape) {
   if (n != 0) {
     const std::vector<int32_t> integers = as_integers(data, width, n);
     if (!integers.empty()) {
-      offer(Mode::kIntegers,
-            [&](LosslessStream& out) { write_coded(out, encode_best(integers.data(), shape, Prefer::kQuick)); });
+      offer(Mode::kIntegers, [&](LosslessStream& out) {
+        write_coded(out, encode_best(integers.data(), shape, Prefer::kQuick));
+      });
     }
     const std::vector<uint64_t> table = distinct(data, width, n);
     if (!table.empty())
       offer(Mode::kPalette, [&](LosslessStream& out) { write_palette(out, table, data, width, shape); });
-    if (!best.bytes.empty() && best.bytes.size() < n / 4 * width) return best;  // few distinct values: planes cannot win
+    if (!best.bytes.empty() && best.bytes.size() < n / 4 * width)
+      return best;  // few distinct values: planes cannot win
     if (width == 2) {
       const std::vector<int32_t> rotated = as_rotated(data, n);
-      offer(Mode::kRotated,
-            [&](LosslessStream& out) { write_coded(out, encode_best(rotated.data(), shape, Prefer::kQuick)); });
+      offer(Mode::kRotated, [&](LosslessStream& out) {
+        write_coded(out, encode_best(rotated.data(), shape, Prefer::kQuick));
+      });
     }
   }
   offer(Mode::kPlanes, [&](LosslessStream& out) { write_planes(out, data, width, shape); });

@@ -194,7 +194,7 @@ File put_together(const Parts& parts) {
   block.u16(static_cast<uint16_t>(~parts.meta.size()));
   block.bytes(view(parts.meta));
   w.bytes({reinterpret_cast<const uint8_t*>("onnxopt\0"), 8});
-  w.u32(2);  // the version; no flags
+  w.u32(3);  // the version; no flags
   w.u32(parts.entries);
   w.u64(packed.size());
   w.u64(parts.meta.size());

@@ -138,7 +138,9 @@ class Decoder {
 
   uint32_t bits(unsigned count, uint32_t = 0) {
     const uint8_t* p = data_ + words_end_ + std::min(plain_at_, plain_bits_) / 8;
-    const uint64_t window = (p[0] | uint64_t{p[1]} << 8 | uint64_t{p[2]} << 16 | uint64_t{p[3]} << 24 | uint64_t{p[4]} << 32) >> (plain_at_ % 8);
+    const uint64_t window =
+        (p[0] | uint64_t{p[1]} << 8 | uint64_t{p[2]} << 16 | uint64_t{p[3]} << 24 | uint64_t{p[4]} << 32) >>
+        (plain_at_ % 8);
     plain_at_ += count;
     return static_cast<uint32_t>(window) & ((1U << count) - 1);
   }

@@ -1,0 +1,11 @@
+#include "test_codec.h"
+
+using namespace onnxopt;
+
+int main() {
+  check_golden(codecs::adaptive, {2, 5}, {0, 3, -1, 0, 0, 0, 7, 0, -20, 0},
+               {0x23, 0x66, 0x42, 0x05, 0x04, 0x3b, 0x74, 0x6f, 0x3e, 0x00});
+  check_golden(codecs::adaptive, {3, 3}, {-1, 2, -1, 1, -3, 1, 0, 1, 0},
+               {0x13, 0xc7, 0x62, 0x05, 0x2b, 0x5a, 0xe9, 0x92, 0x0b});
+  check_golden(codecs::adaptive, {0, 4}, {}, {0x00, 0x00, 0x61, 0x00});
+}
