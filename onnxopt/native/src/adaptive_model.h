@@ -50,7 +50,7 @@ inline constexpr auto kCertain = [] {
 
 // Running means of shares, whose rate falls from 1/8 to 1/128; below[t] is the share of the tokens below t.
 struct alignas(16) Tokens {
-  std::array<uint16_t, kTokens + 1> below;
+  std::array<uint16_t, kTokens + 1> below{};
   uint16_t seen = 0;  // 0: not used yet
 
   static constexpr unsigned kMemory = 85;

@@ -86,7 +86,7 @@ void check_zeros(Random& random, double share, double negative) {
   });
   const double apart = entropy({negatives, s.size() - others.size() - negatives, others.size()}) / 8;
   const auto* bytes = reinterpret_cast<const uint8_t*>(others.data());
-  const size_t rest = lossless_encode(bytes, sizeof(T), {1, others.size()}).size();
+  const size_t rest = lossless_encode(bytes, sizeof(T), {1, others.size()}).bytes.size();
   check_all(values, s,
             (1.02 * apart + static_cast<double>(rest)) / static_cast<double>(s.size() * sizeof(T)));
 }

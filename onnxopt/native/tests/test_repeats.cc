@@ -47,7 +47,8 @@ std::vector<T> decoded(const Stream& stream, Shape shape) {
 
 template <class T>
 Stream single(const std::vector<T>& values) {
-  return lossless_encode(reinterpret_cast<const uint8_t*>(values.data()), sizeof(T), {1, values.size()});
+  return lossless_encode(reinterpret_cast<const uint8_t*>(values.data()), sizeof(T), {1, values.size()})
+      .bytes;
 }
 
 template <class T>

@@ -20,7 +20,7 @@ AdaptiveModel::AdaptiveModel(Shape shape, const ContextHeader& header)
       if (steps >> j & 1) beyond = beyond * power[j] >> 32;
     }
     const uint64_t below = ((uint64_t{1} << 32) - beyond) * kFree >> 32;
-    start_.below[t] = static_cast<uint16_t>(below + kFloor * t);
+    start_.below[t] = static_cast<uint16_t>(below + uint64_t{kFloor} * t);
   }
   start_.below[0] = 0;
   start_.below[kTokens] = 1U << kTokenBits;
