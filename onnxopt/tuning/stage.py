@@ -27,8 +27,11 @@ from onnxopt.tuning.trainee import Trainee
 
 _ROUNDS = 4
 """Slopes to tune at, at most."""
-_FINER, _NOISIER, _COARSER = 0.5, 2.0, 3.0
-"""The first slope over that of the search, where the contract bounds the size, the noise or the drop."""
+_FINER, _NOISIER, _COARSER = 0.5, 2.0, 16.0
+"""The first slope over that of the search, where the contract bounds the size, the noise or the drop. Training brings
+answers back at steps so coarse that most integers are 0; with finer ones, few weights become 0 that were not before."""
+_STRIDE = 2.0
+"""Factor between slopes until both sides of the bound are known."""
 _NARROW = 1.15
 """Ratio of slopes between which there is nothing to find."""
 _ENOUGH, _SLACK = 3, 2.5
@@ -103,10 +106,11 @@ class _Rounds:
         if self._size is not None:
             slope.meet_size(self._measure, start * _FINER, self._size, Pace(rounds, _ENOUGH, slack=_SLACK))
             return
-        low, high, stride = start, inf, _COARSER if self._contract.promise else _NOISIER
+        low, high = start, inf
+        at = start * (_COARSER if self._contract.promise else _NOISIER)
         while len(self._done) < rounds and high / low > _NARROW:
-            at = low * stride if high == inf else sqrt(low * high)
             low, high = (at, high) if self._is_met(self._measure(at)) else (low, at)
+            at = low * _STRIDE if high == inf else max(sqrt(low * high), high / _STRIDE)
 
     def _measure(self, at: float) -> Trial:
         """Tunes at a slope, and measures the file."""
