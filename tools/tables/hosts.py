@@ -93,7 +93,7 @@ def python(case: Case) -> list[str]:
 def c(case: Case) -> list[str]:
     """The example in C."""
     program = _compiled(case, "cc", "run_model.c", "-ldl")
-    ways = {"registered": native.library_path(), "linked in": "linked"}
+    ways: dict[str, str | Path] = {"registered": native.library_path(), "linked in": "linked"}
     for argument in ways.values():
         case.check_printed(program, _runtime(), case.model, argument)
     case.check_printed(program, _runtime(), case.model)
@@ -119,7 +119,7 @@ def node(case: Case) -> list[str]:
     feeds = {name: {"data": x.ravel().tolist(), "dims": x.shape} for name, x in case.feeds.items()}
     ways = ["onnxruntime-node", "onnxruntime-web"]
     for way in ways:
-        command = ["node", "--input-type=module", "-e", RUN_IN_NODE, way, case.model, json.dumps(feeds)]
+        command = ["node", "--input-type=module", "-e", RUN_IN_NODE, way, str(case.model), json.dumps(feeds)]
         printed = subprocess.run(command, cwd=WEB, capture_output=True, text=True, check=True).stdout
         case.check([np.array(output, np.float32) for output in json.loads(printed)])
     return [f"`{way}`" for way in ways]

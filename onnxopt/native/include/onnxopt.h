@@ -99,8 +99,8 @@ ONNXOPT_EXPORT int onnxopt_decode(const onnxopt_container* container, void* cons
  * the caller: onnxopt_free it. Returns the codec's id, negative on failure. */
 ONNXOPT_EXPORT int onnxopt_encode(const int32_t* q, size_t rows, size_t cols, int codec, int prefer,
                                   uint8_t** out, size_t* size);
-/* The same for elements of `width` bytes, lossless, in every mode but those of repeats. Returns the version of
- * the container format that holds these bytes (1, 2 or 3), negative on failure. */
+/* The same for elements of `width` bytes, lossless, in every mode but those of repeats. Returns the version
+ * of the container format that holds these bytes (1, 2 or 3), negative on failure. */
 ONNXOPT_EXPORT int onnxopt_encode_lossless(const void* data, size_t width, size_t rows, size_t cols,
                                            uint8_t** out, size_t* size);
 /* Decodes into q[rows, cols] on one thread. */
