@@ -134,3 +134,11 @@ def test_steps_are_nearest_in_ratio() -> None:
     ratio = step_of(nearest_log_step(wished)) / wished
     assert ratio.max() <= 2 ** (1 / 8) * 1.0001
     assert ratio.min() >= 2 ** (-1 / 8) * 0.9999
+
+
+def test_zeros_behind_the_first_chunk_are_no_bomb() -> None:
+    q = np.zeros((2560, 1024), np.int32)
+    q[:1024] = np.rint(np.random.default_rng(0).normal(0, 2, (1024, 1024)))
+    data = container.write(b"model", {"w": Affine(q, np.zeros(2560, np.int16), 0, np.dtype(np.float32))}, "{}")
+    with native.Container(data) as stored:
+        assert (stored.decode()["w"] == q).all()

@@ -27,6 +27,8 @@ VERSIONS = 1, 2, 3
 """A file says the first that has all it uses."""
 NEWER = {"adaptive": VERSIONS[2]}
 """Codecs that the first version lacks, and the one that has them."""
+MOST = 2048
+"""Elements for each byte of a chunk: of more, readers refuse it."""
 CHUNK = 1 << 20
 """Elements per coded chunk: large enough that tables cost next to nothing, small enough to keep every core busy."""
 
@@ -198,12 +200,15 @@ def _streams(streams: list[native.Stream], chunk_rows: int) -> _Coded:
 
 
 def _integers(q: Array, chunk_rows: int, prefer: str) -> _Coded:
-    first, *rest = _parts(q, chunk_rows)
-    codec, data = native.encode(first, prefer=prefer)
+    parts = _parts(q, chunk_rows)
+    codec, data = native.encode(parts[0], prefer=prefer)
     try:
-        chunks = [data, *(native.encode(part, codec)[1] for part in rest)]
-    except OnnxoptError:  # the first chunk's codec cannot code a later chunk
-        codec, chunks = "bitpack", [native.encode(part, "bitpack")[1] for part in _parts(q, chunk_rows)]
+        chunks = [data, *(native.encode(part, codec)[1] for part in parts[1:])]
+        held = all(len(chunk) * MOST >= part.size for chunk, part in zip(chunks, parts, strict=True))
+    except OnnxoptError:
+        held = False
+    if not held:  # the first chunk's codec cannot code a later chunk; this one can
+        codec, chunks = "context", [native.encode(part, "context")[1] for part in parts]
     return _Coded(codec, chunk_rows, chunks, NEWER.get(codec, VERSIONS[0]))
 
 

@@ -34,8 +34,8 @@ struct TokenMap {
   }
 };
 
-// Shares of tokens are in 1/2^15. None is ever free: each keeps kFloor, so that an integer costs at least
-// 1/168 bit.
+// Shares of tokens are in 1/2^15. None is ever free: each keeps kFloor, so that no surprise costs
+// more than 12 bits.
 constexpr int kFloor = 9, kFree = (1 << kTokenBits) - kFloor * static_cast<int>(kTokens);
 
 // The shares of the tokens below t where `token` is certain: [token][t].

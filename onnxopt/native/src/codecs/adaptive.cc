@@ -193,6 +193,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   Writer writer(out);
   header.write(writer);
   coder.finish(writer);
+  // Zeros at the end leave the first state, 0, as it is: they can be too many for their bytes.
+  if (shape.size() / kMaxIntegersPerByte > out.size()) out.clear();
   return out;
 }
 
