@@ -8,6 +8,7 @@ with one table can be smaller, even if that table costs nothing.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -157,7 +158,7 @@ def model_sizes(path: Path, settings: Sequence[Setting]) -> dict[Setting, Size]:
 
 def speed_inputs() -> dict[str, Integers]:
     """Integers to measure speeds on, one chunk each."""
-    normal = np.rint(np.random.default_rng(0).normal(0, 16 / np.sqrt(2 * np.pi * np.e), (1024, 1024))).astype(np.int32)
+    normal = np.rint(np.random.default_rng(0).normal(0, 16 / np.sqrt(2 * np.pi * math.e), (1024, 1024))).astype(np.int32)
     found = {"normal, 4 bits of entropy": normal}
     source = realdata.MODELS / "resnet50v2_imagenette.onnx"
     if source.is_file():
