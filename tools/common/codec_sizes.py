@@ -158,7 +158,8 @@ def model_sizes(path: Path, settings: Sequence[Setting]) -> dict[Setting, Size]:
 
 def speed_inputs() -> dict[str, Integers]:
     """Integers to measure speeds on, one chunk each."""
-    normal = np.rint(np.random.default_rng(0).normal(0, 16 / np.sqrt(2 * np.pi * math.e), (1024, 1024))).astype(np.int32)
+    scale = 16 / math.sqrt(2 * math.pi * math.e)
+    normal = np.rint(np.random.default_rng(0).normal(0, scale, (1024, 1024))).astype(np.int32)
     found = {"normal, 4 bits of entropy": normal}
     source = realdata.MODELS / "resnet50v2_imagenette.onnx"
     if source.is_file():
