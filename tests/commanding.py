@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import onnx
+
 from onnxopt import cli
 
 
@@ -19,6 +21,13 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def unstamped(file: Path) -> bytes:
+    """A model's bytes without what says which request made it."""
+    model = onnx.load(file)
+    del model.metadata_props[:]
+    return model.SerializeToString(deterministic=True)
 
 
 def run(*words: object, cwd: Path | None = None) -> Done:

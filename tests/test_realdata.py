@@ -129,7 +129,7 @@ def test_a_ratio_on_training_images_costs_little_on_the_test_part(model: str, ra
 @pytest.mark.parametrize(("model", "most_drop", "least_ratio"), [("lenet5", 0.2, 10), ("resnet20", 0.5, 8)])
 def test_a_drop_is_kept_on_the_test_part(model: str, most_drop: float, least_ratio: float) -> None:
     """On as few images as these, a drop has a standard error: that of the square root of so many other answers."""
-    run = fresh(runs.optimize, model, Contract(max_drop=most_drop), 4000, SOME)
+    run = fresh(runs.optimize, model, Contract(max_drop=most_drop), 2000, SOME)
     assert not run.refused
     assert run.metric is not None
     error = 100 * (2 * most_drop / 100 / SOME) ** 0.5

@@ -199,11 +199,16 @@ def test_widths_are_searched_apart_and_for_each_weight(widths: Recipe, tmp_path:
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "contract", "ratio", "zeros"),
-    [("deep-compression", Contract(target_ratio=20), 20, 0.0), ("hierarchical", Contract(max_drop=1), 10, 0.75)],
+    ("name", "contract", "ratio", "zeros", "lost"),
+    [
+        ("deep-compression", Contract(target_ratio=20), 20, 0.0, 0.3),
+        ("hierarchical", Contract(max_drop=1), 10, 0.75, 0.5),
+    ],
 )
-def test_lenet5_without_training(name: str, contract: Contract, ratio: float, zeros: float, tmp_path: Path) -> None:
-    """So much smaller, or so many weights gone, within 0.3 points on the whole test part."""
+def test_lenet5_without_training(
+    name: str, contract: Contract, ratio: float, zeros: float, lost: float, tmp_path: Path
+) -> None:
+    """So much smaller, and so many weights gone, with so few points lost on the whole test part."""
     small, task, source = tmp_path / "small.onnx", realdata.TASKS["lenet5"], realdata.path_of("lenet5")
     data, few = task.batches("train", 16_000, labelled=True), task.batches("train", 32, labelled=True)
     result = onnxopt.optimize(source, small, contract, data, evaluation=few, recipe=Recipe.open(name),
@@ -214,4 +219,4 @@ def test_lenet5_without_training(name: str, contract: Contract, ratio: float, ze
                      (realdata.plain_session(source), realdata.registered_session(small)))  # fmt: skip
     assert result.bytes_before / result.bytes_after >= ratio
     assert gone >= zeros
-    assert before - after <= 0.3
+    assert before - after <= lost

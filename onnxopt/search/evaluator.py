@@ -17,7 +17,7 @@ from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
 from onnxopt.search.blends import Blends
 from onnxopt.search.identity import first_difference
-from onnxopt.search.scores import Scores
+from onnxopt.search.scores import Drop, Scores
 from onnxopt.spec.promise import Promise
 
 _KEPT = 2**28
@@ -79,6 +79,8 @@ class Evaluator:
     Arguments:
         session: the original, which has the hidden values of `observed` as outputs behind its own.
         observed: the values whose differences count; by default, all outputs.
+        counted: whether a drop is expected as it is counted. Else the outputs are taken to differ by noise, and it is
+            expected from that.
 
     Raises OnnxoptError if the metric does not fit the outputs or labels, and the runtime's error if the model does not
     run.
@@ -90,8 +92,9 @@ class Evaluator:
         data: Data,
         metric: Metric | None = None,
         observed: Observed | None = None,
+        counted: bool = False,
     ) -> None:
-        self._session, self._data, self._metric = session, data, metric
+        self._session, self._data, self._metric, self._counted = session, data, metric, counted
         self._hidden = observed.hidden if observed else ()
         every = [value.name for value in session.get_outputs()]
         self._names = every[: len(every) - len(self._hidden)]
@@ -172,15 +175,18 @@ class Evaluator:
         compared = Comparison(self.samples, error, None, None, None, agreement=same, rows=as_many_rows)
         if score is None or self._before is None:
             return compared
-        found = self._before.drop_to(score, noise.of_new_samples())
+        found = self._expected(self._before.drop_to(score, noise.of_new_samples()))
         if self._blends:
-            run = partial(self._answers, session)
-            mixed = self._blends.drop_to(run, self._read(), noise.of_new_samples())
+            mixed = self._blends.drop_to(partial(self._answers, session), self._read(), noise.of_new_samples())
+            mixed = self._expected(mixed)
             found = replace(found, likely=mixed.likely, uncertainty=mixed.uncertainty)
         return replace(
             compared, before=self.before, after=score.value(), drop=found.drop, likely=found.likely,
             uncertainty=found.uncertainty, spread=found.spread, margins=found.margins,
         )  # fmt: skip
+
+    def _expected(self, found: Drop) -> Drop:
+        return replace(found, likely=max(found.drop, 0.0), uncertainty=found.spread) if self._counted else found
 
     def outlook(self, promise: Promise) -> str:
         """What these samples can tell of the drop that a contract allows; empty where that is not known before."""

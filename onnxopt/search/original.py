@@ -79,6 +79,8 @@ class Original:
     """The values of the original at which differences are measured."""
     open_observing: Callable[[], onnxruntime.InferenceSession]
     """Opens a session that gives the hidden ones of them behind the outputs; called if there are any."""
+    counted: bool = False
+    """Whether drops are expected as they are counted; see `Evaluator`."""
 
     @cached_property
     def observing(self) -> onnxruntime.InferenceSession:
@@ -88,7 +90,7 @@ class Original:
     @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return evaluator_of(self.observing, self.parts.validation, self.metric, self.observed)
+        return evaluator_of(self.observing, self.parts.validation, self.metric, self.observed, self.counted)
 
     @cached_property
     def noise(self) -> Evaluator:
@@ -102,4 +104,4 @@ class Original:
         """Compares the finished file, once."""
         if self.parts.check is self.parts.validation:
             return self.validation
-        return evaluator_of(self.observing, self.parts.check, self.metric, self.observed)
+        return evaluator_of(self.observing, self.parts.check, self.metric, self.observed, self.counted)

@@ -24,8 +24,9 @@ class WorstLaw(Evaluator):
         data: Data,
         metric: Metric | None = None,
         observed: Observed | None = None,
+        counted: bool = False,
     ) -> None:
-        self._each = [Evaluator(session, law, metric, observed) for law in data.by_law]
+        self._each = [Evaluator(session, law, metric, observed, counted) for law in data.by_law]
         self.samples = sum(one.samples for one in self._each)
         self.before = self._each[0].before
         self.measurable = any(one.measurable for one in self._each)
@@ -75,8 +76,12 @@ def _drop(found: Comparison) -> float:
 
 
 def evaluator_of(
-    session: onnxruntime.InferenceSession, data: Data, metric: Metric | None = None, observed: Observed | None = None
+    session: onnxruntime.InferenceSession,
+    data: Data,
+    metric: Metric | None = None,
+    observed: Observed | None = None,
+    counted: bool = False,
 ) -> Evaluator:
     """The evaluator for data of one kind, or of several laws. Arguments are those of `Evaluator`."""
     kind = WorstLaw if data.laws else Evaluator
-    return kind(session, data, metric, observed)
+    return kind(session, data, metric, observed, counted)

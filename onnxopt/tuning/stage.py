@@ -53,13 +53,16 @@ def tuned(decided: Decided) -> Iterator[Decided]:
 
 
 def _held_out(original: Original, data: Spec | None) -> Original:
-    """The original with all of the samples that are not held back to train on, and the others to compare files on."""
+    """The original with all of the samples that are not held back to train on, and the others to compare files on.
+
+    Training changes scores by much, but not by chance, so what a file loses is counted.
+    """
     assert data is not None  # since `Request.checked`
     training, held = split(open_data(data, original.session), HELD_BACK)
     validation, check = held.take(VALIDATION), original.parts.check
     if check is original.parts.validation:
         check = validation
-    return replace(original, parts=Parts(training, validation, check))
+    return replace(original, parts=Parts(training, validation, check), counted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class _Rounds:
         size, found = work.try_plan(plan, self._original.validation)
         trial = trial_of(at, size, found)
         self._done.append(_Round(work, plan, trial))
+        lost = "" if trial.drop is None else f", drop {trial.likely:.3g} +- {trial.uncertainty:.2g}"
+        advance(f"{size:,} bytes, noise {slope.noise(trial):.3g}{lost}: {'kept' if self._is_met(trial) else 'missed'}")
         return trial
 
     def _best(self) -> _Round | None:

@@ -1,7 +1,7 @@
-"""onnxopt beside what people would use instead, on models of four kinds: bytes, answers, and time, in one run.
+"""onnxopt beside what people would use instead, on models of four kinds: bytes and answers, in one run.
 
 Every tool has its default settings, with scales per channel where it has a choice, and those that take data have the
-same samples. No sample that answers are counted on was given to any of them. The machine must be idle for the times.
+same samples. No sample that answers are counted on was given to any of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from common import realdata, speech, static_int8
 from common.control import quantized
 from common.kept import ONNXOPT, RUNTIME
 from common.packaged import ENCODER, encoded, other_sentences, packaged, sentences
-from common.pages import machine, markdown
-from onnxopt.measure.benchmark import SpeedRatio
-from onnxopt.measure.benchmark.ratio import time_ratios
+from common.pages import markdown
 from tables import CannotMeasureError, Scope, Table
 
 Feeds = dict[str, Any]
@@ -34,8 +31,6 @@ MODELS = ("resnet56", "squeezenet1.1", "mobilenet_v2", "mobilefacenet", "silero_
 """Those of tasks and of speech; the encoder of sentences comes from a package."""
 SAMPLES, SENTENCES = 300, 1000
 """Given to the tools that take data; of the encoder, those that answers are counted on."""
-SECONDS = 60.0
-"""For the times of one model, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,8 @@ class Tool:
     data: bool
     runs: str
     """What runs the file."""
-    timed: bool = True
+    packed: bool = False
+    """Whether the file has to be unpacked before it runs."""
 
 
 def source(model: str) -> Path:
@@ -109,7 +105,7 @@ TOOLS = (
     Tool("`quantize_dynamic`", _dynamic, False, "ONNX Runtime"),
     Tool("`quantize_static`", _static, True, "ONNX Runtime"),
     Tool("MatMulNBits, 4 bits", _blocks, False, "ONNX Runtime"),
-    Tool("int8, zstd -19", _packed, False, "once unpacked", timed=False),
+    Tool("int8, zstd -19", _packed, False, "once unpacked", packed=True),
     Tool("**onnxopt**", _alone, False, "with our library"),
     Tool("**onnxopt `--data`**", _with_data, True, "with our library"),
 )
@@ -121,7 +117,6 @@ class Cell:
 
     ratio: float
     answers: str
-    time: SpeedRatio | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +157,16 @@ def made(model: str, tool: Tool) -> Path | None:
     return file if file.stat().st_size < 0.9 * source(model).stat().st_size else None
 
 
-def times(model: str, *files: Path) -> list[SpeedRatio]:
-    """Latency of each file over the source's, on single samples, in turns."""
-    return time_ratios(files, source(model), list(islice(given(model), 8)), SECONDS, lambda share: None)
-
-
 def row(model: str) -> Row:
     """One model through all tools."""
     files = [made(model, tool) for tool in TOOLS]
-    racing = [file for file, tool in zip(files, TOOLS, strict=True) if file and tool.timed]
-    ratios = dict(zip(racing, RUNTIME.once(times, model, *racing), strict=True))
     cells, size = list[Cell | None](), source(model).stat().st_size
     for file, tool in zip(files, TOOLS, strict=True):
         if file is None:
             cells.append(None)
             continue
-        run = file if tool.timed else RUNTIME.made(_unpacked, model)
-        cells.append(Cell(size / file.stat().st_size, RUNTIME.once(answers, model, run), ratios.get(file)))
+        run = RUNTIME.made(_unpacked, model) if tool.packed else file
+        cells.append(Cell(size / file.stat().st_size, RUNTIME.once(answers, model, run)))
     return Row(model, size, RUNTIME.once(answers, model, source(model)), tuple(cells))
 
 
@@ -193,14 +181,13 @@ def render(rows: Sequence[Row]) -> str:
     lines.append(["needs data", "", *("yes" if tool.data else "no" for tool in TOOLS)])
     lines.append(["runs in", "ONNX Runtime", *(tool.runs for tool in TOOLS)])
     table = markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
-    return f"{table}\n\n{machine()}, two threads, one sample at a time."
+    return table
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    time = f", {cell.time.ratio:.2f} of the time" if cell.time and cell.time.significant else ""
-    return f"**{cell.ratio:.1f}x**, {cell.answers}{time}"
+    return f"**{cell.ratio:.1f}x**, {cell.answers}"
 
 
 HEADLINES = ("squeezenet1.1", "silero_half", ENCODER)

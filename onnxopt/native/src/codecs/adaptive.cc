@@ -150,7 +150,8 @@ class Decoder {
     if (plain_at_ > plain_bits_ || plain_bits_ - plain_at_ >= 8) {
       fail("adaptive: %" PRIu64 " bits were read, %" PRIu64 " are there", plain_at_, plain_bits_);
     }
-    if (plain_at_ != plain_bits_ && bytes_[words_end_ + plain_at_ / 8] >> plain_at_ % 8 != 0) {
+    if (plain_at_ != plain_bits_ &&
+        bytes_[static_cast<size_t>(words_end_ + plain_at_ / 8)] >> plain_at_ % 8 != 0) {
       fail("adaptive: padding bits are not zero");
     }
   }
