@@ -180,8 +180,7 @@ def render(rows: Sequence[Row]) -> str:
     lines = [[row.model, f"{row.size / 1e6:.1f} MB, {row.answers}", *map(_cell, row.cells)] for row in rows]
     lines.append(["needs data", "", *("yes" if tool.data else "no" for tool in TOOLS)])
     lines.append(["runs in", "ONNX Runtime", *(tool.runs for tool in TOOLS)])
-    table = markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
-    return table
+    return markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
 
 
 def _cell(cell: Cell | None) -> str:
