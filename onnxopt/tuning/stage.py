@@ -83,7 +83,8 @@ class _Rounds:
         self._budget = Budget(limit, _ROUNDS)
         metric = contract.measure()
         loss = Loss(metric is not None and metric.is_accuracy)
-        self._trainee = Trainee(decided.work, original.parts.calibration, self._budget, loss)
+        by_heart = original.validation.memorised
+        self._trainee = Trainee(decided.work, original.parts.calibration, self._budget, loss, by_heart)
         self._size = contract.size(decided.work.bytes_before)
         self._done: list[_Round] = []
         for path, reason in self._trainee.frozen.items():

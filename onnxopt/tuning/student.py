@@ -14,6 +14,7 @@ from onnxopt.data import Data, Pending, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Gradient, expose
 from onnxopt.graph.autodiff.gradient import Start
+from onnxopt.search.blends import blended
 from onnxopt.tuning.loss import Loss
 
 _BATCH = 32
@@ -35,15 +36,20 @@ class Lesson:
 class Lessons:
     """The training samples, in batches of at most `_BATCH`.
 
+    Arguments:
+        blends: whether the blends of the samples are lessons, too. Where the teacher knows the samples by heart, its
+            outputs there say little of what it makes of others (mixup, Zhang et al. 2018).
+
     Raises OnnxoptError if the data cannot be read.
     """
 
-    def __init__(self, data: Data, teacher: onnx.ModelProto, observed: Sequence[str]) -> None:
+    def __init__(self, data: Data, teacher: onnx.ModelProto, observed: Sequence[str], blends: bool = False) -> None:
         self._most = _BATCH if any_batch(teacher) else 0
-        self._parts: list[tuple[Pending, int]] = []
+        self._parts: list[tuple[Pending, int, bool]] = []
         for pending in data.pending():
             parts = -(-pending.size // self._most) if self._most else 1
-            self._parts += [(pending, part) for part in range(parts)]
+            kinds = (False, True) if blends else (False,)
+            self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
         self._session = quiet_session(expose(teacher, observed))
         self._observed = list(observed)
         self._kept: dict[int, dict[str, Array]] = {}
@@ -53,9 +59,10 @@ class Lessons:
         return len(self._parts)
 
     def __getitem__(self, index: int) -> Lesson:
-        pending, part = self._parts[index]
+        pending, part, blend = self._parts[index]
         parts = list(cut(pending.read(), self._most))
         batch = parts[part % len(parts)]  # a batch that cannot be cut counts once for each part
+        batch = (blended(batch) if blend else None) or batch
         wanted = self._kept.get(index)
         if wanted is None:
             found = self._session.run(self._observed, batch.feeds)

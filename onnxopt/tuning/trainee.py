@@ -31,10 +31,13 @@ class Trainee:
     Others keep what their steps give: those that the user's rules decide on, and those that no gradient reaches, which
     `frozen` names.
 
+    Arguments:
+        blends: see `Lessons`.
+
     Raises OnnxoptError if no gradient reaches any, or the data cannot be read.
     """
 
-    def __init__(self, work: Workspace, data: Data, budget: Budget, loss: Loss) -> None:
+    def __init__(self, work: Workspace, data: Data, budget: Budget, loss: Loss, blends: bool) -> None:
         self._work, self._budget = work, budget
         work.graph.reset()
         steps, linears = work.plan(1.0, work.request.overrides).steps, work.graph.linears()
@@ -53,7 +56,7 @@ class Trainee:
         if not self.frozen.keys() < set(trained):
             raise OnnxoptError(f"{work.name}: no weight can be tuned: {next(iter(self.frozen.values()), 'it has none')}"
                                "; leave --tune out")  # fmt: skip
-        self._lessons = Lessons(data, work.origin.graph.model, [start.name for start in starts])
+        self._lessons = Lessons(data, work.origin.graph.model, [start.name for start in starts], blends)
         few = [self._lessons[index] for index in range(min(_POWER, len(self._lessons)))]
         loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
 
