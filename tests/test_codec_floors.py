@@ -36,10 +36,14 @@ def file(model: str) -> Path:
     return realdata.MODELS / f"{model}.onnx"
 
 
+FOR_SPEED = 0.005
+"""What a codec that decodes faster may cost, as a share of the entropy."""
+
+
 @pytest.mark.parametrize("model", ["resnet20", "mobilenet_v1_0.25", "squeezenet1.0", "dtln2_lstm"])
 def test_the_writers_choice_is_below_order_0(model: str) -> None:
     for setting, size in codec_sizes.model_sizes(file(model), DENSE + SPARSE).items():
-        assert size.ratio <= goal(model), setting
+        assert size.ratio <= goal(model) + FOR_SPEED, setting
         assert size.rans <= RANS_GOAL, setting
 
 
