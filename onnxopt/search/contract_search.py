@@ -251,8 +251,9 @@ class _Run:
             return "what the statistics promise" if self._recipe is None and self._begin is None else "to begin with"
         last, allowed = self._trials[-1], self._contract
         if last.drop is not None and allowed.max_drop is not None:
-            likely = last.drop if last.likely is None else last.likely
-            return f"the last one drops by {likely:.3g} +- {last.uncertainty:.2g}, {allowed.max_drop:g} is allowed"
+            counts = last.likely is None or not allowed.max_drop  # what decides: see `Promise.safe`
+            drop, error = (last.drop, last.spread) if counts else (last.likely, last.uncertainty)
+            return f"the last one drops by {drop:.3g} +- {error:.2g}, {allowed.max_drop:g} is allowed"
         if last.error is not None and allowed.error is not None:
             return f"the last one left noise {last.error:.3g}, {allowed.error:g} is allowed"
         return f"the last one has {last.size} bytes, {allowed.size(self._subject.bytes_before)} are allowed"
