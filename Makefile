@@ -2,6 +2,7 @@
 # make test    everything that CI runs
 # make check   format, lint, types, import rules, tests, native tests under sanitizers
 # make tables  list the tables of README.md and docs/; `make tables NAMES='models codecs'`: measure and write them
+# make site    the documentation site, in build/site
 # make fuzz    fuzz the native reader for ten minutes (needs clang)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/
             onnxopt/native/fuzz onnxopt/native/examples onnxopt/native/web/web.cc tests/toys -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test check lint native-test pytest pytest-all tables engine fuzz clean
+.PHONY: demo test check lint native-test pytest pytest-all tables engine site fuzz clean
 
 demo: build/installed
 	mkdir -p build/demo
@@ -70,6 +71,9 @@ tables: build/installed
 # Rewrites docs/engine.md, tables and figures: an hour of searches and whole test parts.
 engine: build/installed
 	$(BIN)/python tools docs/engine.md
+
+site: build/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz: build/installed
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \

@@ -154,8 +154,8 @@ PACKAGE = "npm package `onnxopt-web`"
 HOSTS = (
     Host("[Python](#python)", f"{REGISTERS}, or `onnxopt.load`", python),
     Host("[C](#c)", f"{REGISTERS}, or links it", c),
-    Host("[C++](#c-1)", f"{REGISTERS}, or links it", cxx),
-    Host("[C#](#c-2)", REGISTERS),
+    Host("[C++](#c-programs)", f"{REGISTERS}, or links it", cxx),
+    Host("[C#](#c-and-net)", REGISTERS),
     Host("[Java, Kotlin](#java-and-android)", REGISTERS),
     Host("[Rust](#rust)", REGISTERS),
     Host("[Android](#java-and-android)", REGISTERS),
