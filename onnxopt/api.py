@@ -17,8 +17,8 @@ from onnxopt.build.workspace import Workspace
 from onnxopt.build.write_checked import Decided, write_checked, write_copy
 from onnxopt.data import Spec, custom_ops
 from onnxopt.errors import Missed, OnnxoptError, Unsound
-from onnxopt.files import writing
-from onnxopt.graph import STAMP, Source, is_compressed, mostly_integers, read
+from onnxopt.files import Folder, writing
+from onnxopt.graph import STAMP, Model, Source, is_compressed, mostly_integers, on_disk, read
 from onnxopt.request import BuildOptions, Options, Request
 from onnxopt.results.result import Result
 from onnxopt.results.strategy import StrategyReport
@@ -30,8 +30,6 @@ from onnxopt.strategies.baseline import Baseline, calibrate, compared
 from onnxopt.strategies.pursue import Pursued, attempts, pursue, report
 from onnxopt.tuning import tuned
 
-Model = str | os.PathLike[str]
-
 _ANOTHER = "another strategy saves more time"
 _MISSED = "the finished file misses the contract"
 _OUTPUT = "the output"
@@ -39,33 +37,48 @@ _OUTPUT = "the output"
 
 def optimize(
     model: Model,
-    output: Model,
+    output: str | os.PathLike[str] | None = None,
     contract: Contract | None = None,
     data: Spec | None = None,
     **options: Unpack[Options],
 ) -> Result:
-    """Compresses the model at `model` into the file `output`: the smallest file that the contract allows.
+    """Compresses a model: the smallest file that the contract allows.
 
     Arguments:
-        model: path of an ONNX file.
-        output: path of the file to write; written whole or not at all.
-        contract: bounds to meet; by default, a bound on the noise in the outputs.
-        data: inputs similar to those in use; by default, synthetic inputs.
+        model: path of an ONNX file, an `onnx.ModelProto` or an `onnx_ir.Model`.
+        output: path of the file to write, whole or not at all. Without one, the file lives as long as the result, whose
+            `save` copies it.
+        contract: bounds to meet; by default, a bound on the noise in the outputs. Its fields can be given as keywords
+            instead, as `max_drop` in the example.
+        data: inputs similar to those in use: arrays by the names of inputs, with or without `labels`, or a path or a
+            function as `--data` takes it. By default, synthetic inputs.
         options: further fields of `Request`; see there.
 
     A model that would not compute the same when it is quantized is written lossless, and one that cannot be rewritten
     at all is copied, unless the size or the form of the file is asked for. A model for which no setting keeps the
     default bound is written lossless as well. `Result.left_out` then says why.
 
+    >>> result = optimize("digits.onnx", data="train.npz", max_drop=0.5)
+    >>> result.status, result.bytes_before // result.bytes_after >= 10
+    ('met', True)
+    >>> result.save("small.onnx").name
+    'small.onnx'
+    >>> result.report("report.html")[:15]
+    '<!DOCTYPE html>'
+
     Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read or
     loaded, or the result cannot be written or run.
     """
-    output, request = Path(output), Request.of(contract, data, options)
-    with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        source = _plain(model)
+    request = Request.of(contract, data, options)
+    path, folder = on_disk(model)
+    if output is None:
+        folder = folder or Folder()
+        output = folder.path / f"{path.stem}.small.onnx"
+    with custom_ops(request.custom_ops), writing({_OUTPUT: Path(output)}):
+        source = _plain(path)
         if request.stamp:
             source.model.metadata_props.add(key=STAMP, value=request.stamp)  # outputs have their source's metadata
-        return _optimized(source, request, output)
+        return replace(_optimized(source, request, Path(output)), folder=folder)
 
 
 def _optimized(source: Source, request: Request, output: Path) -> Result:
@@ -99,8 +112,9 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
     request = Request.of(contract, data, options)
     if request.tune is not None:
         raise OnnxoptError("a plan does not hold the values of tuned weights; `onnxopt optimize --tune` writes a file")
+    path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        source = _plain(model)
+        source = _plain(path)
         if request.lossless:
             return Plan(source.sha256)
         with prepare(source, request) as work:
@@ -111,20 +125,27 @@ def stamp(model: Model, contract: Contract | None = None, data: Spec | None = No
           ) -> Stamp:  # fmt: skip
     """The digests of a request and its inputs, without carrying it out. Arguments and errors are as for `optimize`."""
     request = Request.of(contract, data, options)
+    path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        return Stamp.of(_plain(model), request)
+        return Stamp.of(_plain(path), request)
 
 
-def apply(model: Model, plan: Plan, output: Model, data: Spec | None = None, **options: Unpack[BuildOptions]) -> Result:
+def apply(
+    model: Model,
+    plan: Plan,
+    output: str | os.PathLike[str],
+    data: Spec | None = None,
+    **options: Unpack[BuildOptions],
+) -> Result:
     """Executes a plan from `plan`, which may have been edited by hand.
 
     Arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the same
     data.
     """
-    output = Path(output)
+    output, (path, folder) = Path(output), on_disk(model)
     request = Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort})
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        return _applied(_plain(model), plan, request, output)
+        return replace(_applied(_plain(path), plan, request, output), folder=folder)
 
 
 def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Result:
@@ -260,9 +281,9 @@ def _bounds(request: Request) -> Contract | None:
     return request.contract if request.contract.bounded else None
 
 
-def _plain(model: Model) -> Source:
+def _plain(path: Path) -> Source:
     native.return_memory()
-    source = read(model)
+    source = read(path)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")
     runtime.check_custom_ops(source)

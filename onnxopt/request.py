@@ -23,6 +23,7 @@ from onnxopt.spec.tuning import Tuning
 MAX_RAM = 2**29
 """Default memory limit for statistics, in bytes."""
 _ACTIVATIONS = (8, 16)
+_BOUNDS = tuple(one.name for one in fields(Contract))
 
 
 def _quiet(what: str, share: float) -> None:
@@ -38,8 +39,19 @@ class BuildOptions(TypedDict, total=False):
     custom_ops: Sequence[str | os.PathLike[str]]
 
 
-class Options(BuildOptions, total=False):
-    """Fields of `Request` that `optimize` and `plan` accept as keywords."""
+class Bounds(TypedDict, total=False):
+    """Fields of `Contract` as keywords, instead of a contract."""
+
+    max_drop: float | None
+    target_size: int | None
+    target_ratio: float | None
+    error: float | None
+    metric: str
+    confidence: float
+
+
+class Options(BuildOptions, Bounds, total=False):
+    """What `optimize` and `plan` accept as keywords: fields of `Contract` and of `Request`."""
 
     evaluation: Spec | None
     lossless: bool
@@ -178,8 +190,11 @@ class Request:
     @classmethod
     def of(cls, contract: Contract | None, data: Spec | None, options: Mapping[str, Any]) -> Request:
         """The request for the arguments of a call. Raises TypeError for an unknown option, otherwise as `checked`."""
-        known = {one.name for one in fields(cls)} - {"contract", "data", "started"}
+        known = {one.name for one in fields(cls)} - {"contract", "data", "started"} | set(_BOUNDS)
         if unknown := [name for name in options if name not in known]:
             raise TypeError(f"there is no option {unknown[0]!r}; there is {', '.join(sorted(known))}")
         given = {name: value for name, value in options.items() if value is not None}
-        return cls(contract=contract or Contract(), data=data, **given).checked()
+        bounds = {name: given.pop(name) for name in _BOUNDS if name in given}
+        if contract is not None and bounds:
+            raise OnnxoptError(f"the contract and {next(iter(bounds))} both say what to keep; give one of them")
+        return cls(contract=contract or Contract(**bounds), data=data, **given).checked()

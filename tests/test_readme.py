@@ -6,6 +6,7 @@ import html
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from builders import mlp
@@ -13,6 +14,7 @@ from commanding import run
 
 import onnxopt
 from tables import sessions
+from train_digits import split
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
@@ -78,6 +80,16 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(README.partition("```python\n")[2].partition("```")[0], names)
     assert names["session"].get_outputs()[0].name == "y"  # type: ignore[attr-defined]
+
+
+def test_the_guides_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.onnx").write_bytes((ROOT / "models" / "digits.onnx").read_bytes())
+    images, labels, _, _ = split()
+    np.savez(tmp_path / "train.npz", input=images[:300], labels=labels[:300])
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)[::-1]:
+        exec(block, {})
+    assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\| `onnxopt (\w+)", GUIDE, re.MULTILINE))

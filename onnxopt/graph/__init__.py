@@ -4,6 +4,7 @@ from onnxopt.graph.autodiff import Gradient
 from onnxopt.graph.constants import mostly_integers
 from onnxopt.graph.describe import Users
 from onnxopt.graph.functions import foreign_domains, inline
+from onnxopt.graph.given import Model, on_disk
 from onnxopt.graph.graph import Graph, Site
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
@@ -35,6 +36,7 @@ __all__ = [
     "Graph",
     "Kernel",
     "Linear",
+    "Model",
     "Neighbours",
     "Partwise",
     "QdqSupport",
@@ -66,6 +68,7 @@ __all__ = [
     "normalise",
     "observe",
     "of_unsure_shape",
+    "on_disk",
     "parameters",
     "payload",
     "raise_opset",

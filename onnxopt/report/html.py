@@ -8,8 +8,10 @@ from typing import Any
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import read_text
+from onnxopt.report.json import plain
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
+from onnxopt.results.result import Result
 from onnxopt.spec.documents import parse_json
 
 _SCHEMA = 2
@@ -27,6 +29,11 @@ def read(path: Path) -> dict[str, Any]:
     except OnnxoptError as error:
         raise OnnxoptError(f"{path}: {error}") from error
     return dict(result)
+
+
+def of(result: Result) -> str:
+    """The page of a result."""
+    return render(plain(result))
 
 
 def render(result: Mapping[str, Any]) -> str:

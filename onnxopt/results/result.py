@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import os
+import shutil
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from onnxopt.files import Folder, write_atomically
 from onnxopt.results.events import Chain, Event
 from onnxopt.results.strategy import StrategyReport
 from onnxopt.search.evaluator import Comparison
@@ -67,9 +72,9 @@ class Stage:
     """Comparison on the data of the check; None if there was no check."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
-    """The result of `optimize` or `apply`. docs/result.md describes it as JSON."""
+    """The result of `optimize` or `apply`. docs/result.md describes it as JSON. Notebooks show its HTML page."""
 
     schema: int = field(default=2, init=False)
     """Version of the JSON; increases when a field changes its meaning or is removed."""
@@ -138,6 +143,8 @@ class Result:
     """Benchmark of source and output on this machine, as from `onnxopt benchmark --json`; None if it was not requested,
     the output is a copy, or `not_benchmarked` says why."""
     not_benchmarked: str = ""
+    folder: Folder | None = field(default=None, compare=False, metadata={"shown": False})
+    """Holds the files that have no place of their own, as long as the result lives; None if there are none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", self._status())
@@ -151,6 +158,33 @@ class Result:
         if found is None or not found.measured or (found.error is None and self.not_calibrated):
             return "not_measured"
         return "met"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Copies the compressed model to `path`, whole or not at all. Raises OnnxoptError if that is impossible."""
+        path = Path(path)
+        beside = [file for file in self.output.parent.glob(f"{self.output.name}.*") if file.is_file()]
+        with write_atomically(path) as temporary:
+            shutil.copyfile(self.output, temporary)
+            for file in beside if self.output.stat().st_size < self.bytes_after else ():
+                shutil.copyfile(file, temporary.with_name(file.name))
+        return path
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The HTML page of this result, which `--report` writes; also written to `path` if one is given."""
+        page = str(import_module("onnxopt.report.html").of(self))  # a room above this one, as a user's call starts it
+        if path is not None:
+            with write_atomically(path) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        return page
+
+    def __repr__(self) -> str:
+        ratio = self.bytes_before / self.bytes_after
+        return f"Result({str(self.output)!r}, {self.status}, {ratio:.2f}x smaller, {self.bytes_after} bytes)"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that a notebook's styles and the page's do not mix."""
+        page = html.escape(self.report())
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0" title="onnxopt"></iframe>'
 
     def strategy(self, name: str) -> StrategyReport | None:
         """The report of one strategy; None if it was not requested or did not apply to the model."""

@@ -44,6 +44,9 @@ def load(
             their library is registered.
         providers: as for `onnxruntime.InferenceSession`.
 
+    >>> load("small.onnx").get_inputs()[0].name
+    'input'
+
     Raises ContainerError if the file is damaged, OnnxoptError if the installed onnxruntime cannot run it.
     """
     return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
