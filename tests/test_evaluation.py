@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from builders import cnn, mlp
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from scoring import check_against_sklearn
 
 import onnxopt
@@ -133,6 +133,31 @@ def test_other_types_and_names_of_inputs_are_served(tmp_path: Path) -> None:
     deviation = evaluate([tmp_path / "plain.onnx", tmp_path / "half.onnx"], tmp_path / "x.npy").models[1].deviation
     assert deviation is not None
     assert 0 < deviation.noise < 0.01
+
+
+@pytest.mark.parametrize(("ends", "vectors"), [("LpNormalization", True), ("Tanh", True), ("Softmax", False)])
+def test_embeddings_are_compared_by_cosine_and_are_no_scores(tmp_path: Path, ends: str, vectors: bool) -> None:
+    for seed in (0, 1):
+        weights = np.random.default_rng(0).normal(size=(16, 8)) + 0.02 * seed * np.eye(16, 8)
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node(ends, ["h"], ["n"], axis=-1),
+                 helper.make_node("Div", ["n", "k"], ["y"])]  # fmt: skip
+        if ends == "Tanh":
+            del nodes[1].attribute[:]
+        x, y = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 16), ("y", 8))
+        )
+        tensors = [
+            numpy_helper.from_array(weights.astype(np.float32), "w"),
+            numpy_helper.from_array(np.float32(2), "k"),
+        ]
+        graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+                  tmp_path / f"{seed}.onnx")  # fmt: skip
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32))
+    deviation = evaluate([tmp_path / "0.onnx", tmp_path / "1.onnx"], tmp_path / "x.npy").models[1].deviation
+    assert deviation is not None
+    assert (deviation.cosine is not None) == (deviation.agreement is None) == vectors
+    assert deviation.cosine is None or 0.9 < deviation.cosine < 1
 
 
 def test_without_scores_only_the_error_is_measured(tmp_path: Path, type_: Callable[..., tuple[int, str, str]]) -> None:

@@ -18,7 +18,7 @@ def embeddings(outputs: Outputs, reference: Outputs, batch: Batch, metric: str) 
 
     Raises OnnxoptError, which names the `metric`, where there is no such output, or the mask is not one of its tokens.
     """
-    i = next((i for i, output in enumerate(reference) if _holds_vectors(output)), None)
+    i = find_vectors(reference)
     if i is None:
         raise OnnxoptError(f"{metric}: needs an output of embeddings [samples, width] or [samples, tokens, width], the "
                            f"model has {shapes(reference)}; --metric mse takes any")  # fmt: skip
@@ -29,6 +29,11 @@ def embeddings(outputs: Outputs, reference: Outputs, batch: Batch, metric: str) 
         raise OnnxoptError(f"{metric}: the output of embeddings is {shapes([reference[i]])}, expected one vector for "
                            f"each token of the attention mask {list(mask.shape)}; --metric mse takes any")  # fmt: skip
     return _pooled(outputs[i], mask), _pooled(reference[i], mask)
+
+
+def find_vectors(outputs: Outputs) -> int | None:
+    """Index of the first output that may hold embeddings; None where there is none."""
+    return next((i for i, output in enumerate(outputs) if _holds_vectors(output)), None)
 
 
 def attention_mask(batch: Batch) -> Array | None:

@@ -27,13 +27,13 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
         _say(console, "shares in %; precision, recall, F1: macro averages over the classes")
     if others := found.models[1:]:
         _say(console, f"\nagainst {_name(first, found)}:")
-        _print_table(console, ("model", "same top-1", "95 %", "KL in nats", "noise/signal", "same labels"),
+        _print_table(console, ("model", "same top-1", "95 %", "KL in nats", "cosine", "noise/signal", "same labels"),
                      [_deviation(model, _name(model, found)) for model in others])  # fmt: skip
         tested = [_test(m.deviation.paired, _name(m, found)) for m in others if m.deviation and m.deviation.paired]
         if tested:
             _say(console, "top-1 in points, the same samples:")
             _print_table(console, ("model", "top-1", "95 %", "p", ""), tested)
-        if all(m.deviation and m.deviation.agreement is None for m in others):
+        if all(m.deviation and m.deviation.agreement is None and m.deviation.cosine is None for m in others):
             _say(console, "no output of scores [samples, classes]: only differences between the outputs are measured")
     elif first.classification is None:
         _say(console, "no output of scores [samples, classes]: labels are not used")
@@ -66,7 +66,9 @@ def _deviation(model: Evaluated, name: str) -> list[str]:
     divergence = "" if d.divergence is None else f"{d.divergence:.2g}"
     same = "" if d.agreement is None else _percent(d.agreement.value)
     noise = "" if d.noise is None else f"{d.noise:.3f}"
-    return [name, same, _interval(d.agreement), divergence, noise, "" if d.labels is None else _percent(d.labels)]
+    cosine = "" if d.cosine is None else f"{d.cosine:.5f}"
+    labels = "" if d.labels is None else _percent(d.labels)
+    return [name, same, _interval(d.agreement), divergence, cosine, noise, labels]
 
 
 def _test(test: McNemar, name: str) -> list[str]:

@@ -15,13 +15,17 @@ from onnxopt import runtime
 from onnxopt.data import Array, Batch, Spec, open_data
 from onnxopt.data.inputs import inputs_of, known
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import read
+from onnxopt.graph import is_compressed, read
+from onnxopt.graph.inspect.vectors import gives_vectors
 from onnxopt.measure.evaluation.classification import NO_ANSWER, Classification, Counts, answers
 from onnxopt.measure.evaluation.intervals import Estimate, McNemar, paired, share
 from onnxopt.metrics import Outputs
 from onnxopt.metrics.class_scores import class_labels, find_scores, rows
+from onnxopt.metrics.cosine import Cosine
 from onnxopt.metrics.kl import Divergence
 from onnxopt.metrics.output_error import agreement, output_error
+from onnxopt.metrics.pooled import find_vectors
+from onnxopt.runtime.archive import decompress
 
 Progress = Callable[[str, float], None]
 
@@ -41,6 +45,9 @@ class Deviation:
     """Share of the integers, truth values and texts that are the same, 0 to 1; None if there are none."""
     paired: McNemar | None
     """Whether it is right more or less often; None without labels."""
+    cosine: float | None = None
+    """Of embeddings with those of the first model, mean over the samples; None where the outputs are scores of classes,
+    or have labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,8 @@ def evaluate(
         samples += batch.size
         labelled += 0 if batch.labels is None else batch.size
         reference = first.run(batch.feeds)
-        i = find_scores(reference)
+        vectors = batch.labels is None and first.gives_vectors(reference)
+        i = None if vectors else find_scores(reference)
         labels = None
         if i is not None and batch.labels is not None:
             labels = class_labels(batch.labels, rows(reference[i]).shape, stream.name)
@@ -113,7 +121,7 @@ def evaluate(
             outputs = reference if model is first else model.run(batch.feeds)
             if i is not None and rows(outputs[i]).shape != rows(reference[i]).shape:
                 raise _incomparable(model.path, outputs[i].shape, first.path, reference[i].shape)
-            model.tally.add(outputs, reference, replace(batch, labels=labels, samples=batch.size))
+            model.tally.add(outputs, reference, replace(batch, labels=labels, samples=batch.size), i, vectors)
     if not samples:
         raise OnnxoptError(f"{stream.name}: there are no samples to evaluate on")
     return Evaluation(stream.name, samples, labelled, tuple(model.result(model is first) for model in opened))
@@ -127,6 +135,7 @@ class _Model:
         self.name = str(path) if first is None else f"{path}, given the data of {first.path}"
         self.session = runtime.load_checked(path)
         self._inputs = inputs_of(self.session)
+        self._vectors = dict[int, bool]()
         self.tally = _Tally()
         if first is not None:
             self._check_outputs(first)
@@ -149,6 +158,17 @@ class _Model:
         self.seconds += time.perf_counter() - started
         return list(outputs)
 
+    def gives_vectors(self, outputs: Outputs) -> bool:
+        """Whether these outputs of the model are embeddings, and no scores of classes."""
+        i = find_vectors(outputs)
+        if i is None:
+            return False
+        if i not in self._vectors:
+            model = read(self.path).model
+            plain = decompress(self.path) if is_compressed(model) else model
+            self._vectors[i] = gives_vectors(plain, plain.graph.output[i].name)
+        return self._vectors[i]
+
     def result(self, is_first: bool) -> Evaluated:
         classification = self.tally.counts.result()
         return Evaluated(self.path, self.size, self.seconds, classification,
@@ -167,13 +187,19 @@ class _Tally:
     def __init__(self) -> None:
         self.counts = Counts()
         self._divergence: Divergence | None = None
+        self._cosine = Cosine()
         self._samples, self._power = 0, 0.0
         self._labels, self._equal = 0, 0.0
         self._answers, self._same = 0, 0
         self._labelled, self._lost, self._won = 0, 0, 0
 
-    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
-        """Adds one batch, whose labels are classes, or None if the outputs are not scores."""
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch, i: int | None, vectors: bool) -> None:
+        """Adds one batch, whose labels are classes, or None if the outputs are not scores.
+
+        Arguments:
+            i: index of the output of scores; None without.
+            vectors: whether there are embeddings instead.
+        """
         labels, size = batch.labels, batch.size
         error = output_error(reference, outputs)
         if error is not None:
@@ -183,7 +209,8 @@ class _Tally:
         if equal is not None:
             self._equal += equal * size
             self._labels += size
-        i = find_scores(reference)
+        if vectors:
+            self._cosine.add(outputs, reference, batch)
         if i is None:
             return
         wanted, got = rows(reference[i]), rows(outputs[i])
@@ -206,6 +233,7 @@ class _Tally:
             agreement=share(self._same, self._answers) if self._answers else None,
             divergence=self._divergence.value() if self._divergence else None,
             paired=paired(self._lost, self._won, self._labelled) if self._labelled else None,
+            cosine=self._cosine.value() / 100 if len(self._cosine.per_sample()) else None,
         )
 
 
