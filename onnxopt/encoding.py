@@ -28,6 +28,8 @@ STORABLE = PAIRED | EIGHT_BITS | SIXTEEN_BITS | frozenset(
 )  # fmt: skip
 """Element types that an entry may have."""
 
+_PIECE = 1 << 20
+"""Elements that are compared at a time."""
 _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
 
 
@@ -283,7 +285,10 @@ class Blockwise(Encoding):
 
 
 def relative_error(wanted: Array, got: Array) -> float:
-    """Root mean square of the difference over root mean square of `wanted`, in float64."""
-    wanted, got = wanted.astype(np.float64), got.astype(np.float64)
-    power, noise = float(np.square(wanted).mean()), float(np.square(got - wanted).mean())
+    """Root mean square of the difference over root mean square of `wanted`, in float64, piece by piece."""
+    power, noise, a, b = 0.0, 0.0, wanted.reshape(-1), got.reshape(-1)
+    for at in range(0, a.size, _PIECE):
+        piece = a[at : at + _PIECE].astype(np.float64)
+        difference = b[at : at + _PIECE].astype(np.float64) - piece
+        power, noise = power + float(piece @ piece), noise + float(difference @ difference)
     return (noise / power) ** 0.5 if power > 0 else float(noise > 0)

@@ -29,7 +29,7 @@ def candidates(graph: Graph, sites: Sequence[Site], statistics: Statistics) -> l
     """The search's candidates, from statistics alone."""
     found = []
     for site in sites:
-        values = graph.values(site.path).astype(np.float64)
+        values = graph.values(site.path)
         power = output_power(values, statistics.of(site, values))
         if np.isfinite(power) and power > 0:
             found.append(Candidate(site.path, site.elements, power / site.elements))

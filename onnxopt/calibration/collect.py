@@ -59,7 +59,7 @@ class Statistics:
         """
         relative = self._gains.get(site.path, 1.0)
         if self._cache is None or site.path not in self._uses:
-            power = float(np.square(weight.astype(np.float64)).sum())
+            power = float(np.square(weight, dtype=np.float64).sum())
             return Stats(relative / power if power else 1.0, row_noise=self._row_noise)
         stored = self._cache.get(key(site.path))
         if stored is None:

@@ -99,7 +99,7 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
     for site in missing:
         if gains[site.path] > 0:
             stored = cache.get(key(site.path)) if site.path in uses else None
-            layer = float(stored["signal"] if stored else np.square(graph.values(site.path).astype(np.float64)).sum())
+            layer = float(stored["signal"] if stored else np.square(graph.values(site.path), dtype=np.float64).sum())
             cache.put(f"{key(site.path)}-gain", gain=gains[site.path] * layer)
 
 

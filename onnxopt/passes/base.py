@@ -36,7 +36,7 @@ def finite(values: Array, any_size: bool = False) -> Floats:
         raise Skip("holds infinities or NaNs")
     if not w.any():
         raise Skip("all zeros")
-    largest, (low, high) = np.abs(w).max(), _RANGE
+    largest, (low, high) = max(w.max(), -w.min()), _RANGE
     if not any_size and not low <= largest <= high:
         raise Skip(f"its largest element is {largest:.3g}, expected {low:g} to {high:g}")
     return w
@@ -54,8 +54,9 @@ def channel_rms(w: Floats, channel: int | None) -> Floats:
     At least `_LEAST_RMS`, so that a dead channel costs nothing.
     """
     others = None if channel is None else tuple(a for a in range(w.ndim) if a != channel)
-    power = np.atleast_1d(np.square(w).mean(axis=others))
-    return np.asarray(np.maximum(np.sqrt(power / np.square(w).mean()), _LEAST_RMS))
+    squares = np.square(w)
+    power = np.atleast_1d(squares.mean(axis=others))
+    return np.asarray(np.maximum(np.sqrt(power / squares.mean()), _LEAST_RMS))
 
 
 def matrix(values: Array, site: Site, stats: Stats) -> Array:

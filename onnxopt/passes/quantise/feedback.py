@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -84,7 +84,8 @@ class Feedback(Pass):
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
-        correct_bias(graph, w - q * step[..., None], stats, about_mean=True)
+        if stats.linear is not None:  # what follows is as large as the weight, twice
+            correct_bias(graph, w - q * step[..., None], stats, about_mean=True)
         graph.store(site.path, _leaf(q, k, values, site, stats))
         return ()
 
@@ -113,7 +114,7 @@ class Feedback(Pass):
             # Without input statistics: a compromise between one common step, which loses weak channels that the next
             # layer amplifies, and proportional steps, which waste bits on them.
             step = step * np.sqrt(channel_rms(w, 1))
-        largest, coarsest = np.abs(w).max(2), _coarsest(w, site, stats.row_noise)
+        largest, coarsest = np.maximum(w.max(2), -w.min(2)), _coarsest(w, site, stats.row_noise)
         if site.axis is not None and site.shape[site.axis] != groups * outputs:  # groups share scales
             step = np.broadcast_to(np.exp(np.log(step).mean(0)), step.shape)
             largest = np.broadcast_to(largest.max(0), step.shape)
@@ -129,10 +130,12 @@ def _coarsest(w: Floats, site: Site, noise: float) -> Floats:
 
     A vector holds one number for each output: its noise is that of its outputs, and it has few elements.
     """
+    if noise == inf:
+        return np.full(w.shape[:2], inf)
     if site.axis is None:
         noise = noise * _VECTOR
     power = np.square(w).mean(2)
-    return np.where(power > 0, noise * np.sqrt(12 * np.maximum(power, _TINY)), np.inf)
+    return np.where(power > 0, noise * np.sqrt(12 * np.maximum(power, _TINY)), inf)
 
 
 def _leaf(q: npt.NDArray[np.int32], k: npt.NDArray[np.int16], values: Array, site: Site, stats: Stats) -> Affine:
