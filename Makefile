@@ -3,6 +3,7 @@
 # make check   format, lint, types, import rules, tests, native tests under sanitizers
 # make tables  list the tables of README.md and docs/; `make tables NAMES='models codecs'`: measure and write them
 # make site    the documentation site, in build/site
+# make release  sdist and wheel in dist/, installed and tried in clean environments
 # make fuzz    fuzz the native reader for ten minutes (needs clang)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ NATIVE := $(shell find onnxopt/native/include onnxopt/native/src onnxopt/native/
             onnxopt/native/fuzz onnxopt/native/examples onnxopt/native/web/web.cc tests/toys -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test check lint native-test pytest pytest-all tables engine site fuzz clean
+.PHONY: demo test check lint native-test pytest pytest-all tables engine site release fuzz clean
 
 demo: build/installed
 	mkdir -p build/demo
@@ -74,6 +75,11 @@ engine: build/installed
 
 site: build/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release: build/installed-dev
+	rm -rf dist
+	ONNXOPT_DIST=dist $(BIN)/pytest -m slow tests/test_package.py
+	ls -l dist
 
 fuzz: build/installed
 	CC=clang CXX=clang++ cmake -S onnxopt/native -B build/fuzz -DONNXOPT_FUZZ=ON \

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -33,6 +35,12 @@ class Missed(OnnxoptError):
     def reason(self) -> str:
         """Why, for reports: the text without the file's name, and without what the user could do."""
         return str(self).partition(": ")[2].partition("; nothing was written")[0]
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Of what is known, what a word that is not may have meant, as the end of a sentence; empty if nothing is near."""
+    near = get_close_matches(word, list(known), 1, 0.7)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -141,3 +141,32 @@ def test_the_installed_command_works(source: Path) -> None:
     assert not done.stderr
     done = subprocess.run([installed, "verify", source], capture_output=True, text=True, check=False)
     refused(Done(done.returncode, done.stdout, done.stderr), "plain ONNX model")
+
+
+def test_alone_it_shows_the_commands_to_start_with() -> None:
+    done = run()
+    assert done.returncode == 0
+    assert [word for word in ("optimize", "evaluate", "benchmark") if f"  onnxopt {word} model.onnx" in done.stdout]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("begun", "ends"), [("opt", "optimize"), ("optimize --max-d", "--max-drop"),
+                                             ("optimize --metric to", "top1")])  # fmt: skip
+def test_shells_complete_commands_options_and_values(begun: str, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_ONNXOPT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"onnxopt {begun}")
+    monkeypatch.setenv("COMP_CWORD", str(len(begun.split())))
+    assert ends in run().stdout.split()
+
+
+@pytest.mark.parametrize(("words", "near"), [
+    (["--metric", "topp1", "--max-drop", "1"], "did you mean top1?"),
+    (["--recipe", "deep-compresion"], "did you mean deep-compression?"),
+    (["--for", "speed", "--device", "cpu-arn"], "did you mean cpu-arm?"),
+    (["--data", "trian.npz"], "did you mean train.npz?"),
+])  # fmt: skip
+def test_an_error_names_what_is_nearest(words: list[str], near: str, tmp_path: Path) -> None:
+    onnx.save(mlp(), tmp_path / "model.onnx")
+    (tmp_path / "train.npz").touch()
+    refused(run("optimize", "model.onnx", "-o", "small.onnx", *words, cwd=tmp_path), near)
+    refused(run("optimize", "modle.onnx", "-o", "small.onnx", cwd=tmp_path), "did you mean model.onnx?")

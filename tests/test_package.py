@@ -6,15 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxopt
 from onnxopt import native
+from train_digits import split
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = ("linux-vdso", "libstdc++", "libm.", "libgcc_s", "libc.", "libpthread", "ld-linux")
@@ -42,8 +43,9 @@ def test_the_public_names_are_there() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a source distribution, and with the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("dist")
+    """A folder with a source distribution, and with the wheel that was built from it; `make release` names it."""
+    given = os.environ.get("ONNXOPT_DIST")
+    folder = Path(given).absolute() if given else tmp_path_factory.mktemp("dist")
     said(sys.executable, "-m", "build", "--outdir", folder, "-C", "cmake.build-type=Plain", ROOT)
     return folder
 
@@ -75,14 +77,25 @@ def test_the_wheel_has_what_it_needs_and_no_more(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_needs_no_compiler(built: Path, tmp_path: Path) -> None:
-    """In an environment of its own, with nothing else to be found on the path."""
+def test_an_installed_wheel_passes_the_readmes_session_without_a_compiler(built: Path, tmp_path: Path) -> None:
+    """As pipx runs it, in an environment of its own, with nothing else to be found on the path."""
     (wheel,) = built.glob("*.whl")
-    venv.create(tmp_path / "venv", with_pip=True)
-    programs = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment["PATH"] = str(programs)
-    here: dict[str, Any] = {"cwd": tmp_path, "env": environment}
-    said(programs / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:", wheel, **here)
-    said(programs / "onnxopt", "optimize", ROOT / "models" / "digits.onnx", "-o", "small.onnx", **here)
-    assert "small.onnx" in said(programs / "onnxopt", "verify", "small.onnx", **here)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP"))}
+    environment |= {"PATH": str(tmp_path), "PIPX_HOME": str(tmp_path / "pipx"), "HOME": str(tmp_path)}
+    here: dict[str, Any] = {"cwd": tmp_path, "env": environment | {"PIP_ONLY_BINARY": ":all:"}}
+
+    def onnxopt_(*words: str | Path) -> str:
+        return said(sys.executable, "-m", "pipx", "run", "--spec", wheel, "onnxopt", *words, **here)
+
+    assert "optimize" in onnxopt_("--help")
+    shutil.copy(ROOT / "models" / "digits.onnx", tmp_path / "model.onnx")
+    images, labels, others, theirs = split()
+    np.savez(tmp_path / "train.npz", input=images[:300], labels=labels[:300])
+    np.savez(tmp_path / "test.npz", input=others, labels=theirs)
+    assert "smaller than fp32" in onnxopt_("optimize", "model.onnx", "-o", "small.onnx", "--data", "train.npz")
+    assert "identical" in onnxopt_("verify", "small.onnx")
+    onnxopt_("decompress", "small.onnx", "-o", "plain.onnx")
+    assert "no significant difference" in onnxopt_("evaluate", "model.onnx", "small.onnx", "--data", "test.npz")
+    (python,) = (tmp_path / "pipx").rglob("bin/python")
+    example = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    said(python, "-c", f"{example}\nassert session.get_outputs()", **here)

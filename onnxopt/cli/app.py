@@ -21,19 +21,31 @@ from onnxopt.report.text import size
 
 app = typer.Typer(
     help="Makes ONNX models small: compressed weights that run in stock ONNX Runtime.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 _WIDTH = 80
 
 
+_START = """\
+onnxopt makes ONNX models small. Three commands to start with:
+
+  onnxopt optimize model.onnx -o small.onnx --data train.npz
+      writes the smallest file; --max-drop 0.5 bounds what it loses
+  onnxopt evaluate model.onnx small.onnx --data test.npz
+      says what it cost, and whether that is significant
+  onnxopt benchmark model.onnx small.onnx
+      latency, load time and memory, side by side
+
+DATA is arrays, images, texts or audio like those in use; optimize works without
+it. `onnxopt --help` lists all commands, `onnxopt optimize --help` all options."""
+
+
 @app.callback(invoke_without_command=True)
-def _version(
+def _alone(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
-    if version:
-        print(onnxopt.__version__)
+    if version or ctx.invoked_subcommand is None:
+        print(onnxopt.__version__ if version else _START)
         raise typer.Exit
 
 

@@ -25,7 +25,7 @@ def command() -> None:
         onnxruntime.set_default_logger_severity(4)  # errors are raised and shown as one line
         with signals_interrupt() as arrived, results_alone():
             _check_words(sys.argv[1:])
-            app()
+            app(prog_name="onnxopt")
     except OnnxoptError as error:
         say(f"onnxopt: {error}")
         sys.exit(error.exit_code)

@@ -48,7 +48,7 @@ from onnxopt.studies.batch import Job
 _SECONDS = 20.0
 """Longest time for the latencies of each model in a report: enough for the processes that a verdict needs."""
 
-Models = Annotated[list[Path], argument(metavar="MODEL...", help="ONNX models.")]
+Models = Annotated[list[Path], argument(metavar="MODEL", help="ONNX models.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="What `onnxopt plan` wrote.", show_default=False)]
 PlanOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The plan file; standard output if not given.")]
 

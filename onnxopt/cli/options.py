@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -28,6 +29,13 @@ from onnxopt.spec.target import TARGETS
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 argument, option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
+
+
+def among(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """What shells complete the value of an option from."""
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
 hidden = partial(typer.Option, hidden=True, show_default=False)
 """Declares the old name of an option, which still works."""
 
@@ -52,7 +60,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each step and its reason to standard error.")]
 LogJson = Annotated[Path | None, option("--log-json", metavar="FILE", help="Append JSON Lines: phase, share, seconds, "
                                         "peak memory, bytes; - is standard error.")]  # fmt: skip
-Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.")]
+Metric = Annotated[str, typer.Option("--metric", help=f"{metrics.CHOICES}.", autocompletion=among(metrics.METRICS))]
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ class Preparing:
     """Options for turning images, texts and audio into inputs."""
 
     preprocess: Annotated[
-        str | None, option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.")
-    ] = None  # fmt: skip
+        str | None,
+        option(help=f"For images: {', '.join(PRESETS)}, or package.module:function.", autocompletion=among(PRESETS)),
+    ] = None
     mean: Annotated[str | None, option(help="For images: mean of pixels in 0..1, one number or one per channel.")] = (
         None
     )
@@ -138,7 +147,10 @@ class Decisions:
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every weight bit for bit.")] = False
     recipe: Annotated[
         str | None,
-        option(help=f"Use a published system instead of the search: {', '.join(recipes.names())}, or a .toml file."),
+        option(
+            help=f"Use a published system instead of the search: {', '.join(recipes.names())}, or a .toml file.",
+            autocompletion=among(recipes.names()),
+        ),
     ] = None
     effort: Annotated[
         Effort,
@@ -156,7 +168,11 @@ class Decisions:
         int | None, option(help="8 or 16: run every supported layer in INT8, with activations of this many bits.")
     ] = None
     device: Annotated[
-        str | None, option(help=f"Device whose INT8 kernels to target: {', '.join(TARGETS)}; by default, this machine.")
+        str | None,
+        option(
+            help=f"Device whose INT8 kernels to target: {', '.join(TARGETS)}; by default, this machine.",
+            autocompletion=among(TARGETS),
+        ),
     ] = None
     target: Annotated[str | None, hidden("--target")] = None
     overrides: Annotated[Path | None, option("--overrides", help="TOML file with rules for single weights.")] = None

@@ -13,7 +13,7 @@ from PIL import Image
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.inputs import Input, known
 from onnxopt.data.random import Array
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 
 Hook = Callable[[Image.Image], Any]
 
@@ -152,7 +152,8 @@ def _scale(
                            "--preprocess mypackage.mymodule:function makes the input of an image")  # fmt: skip
     if (preset is None) is not stated or (preset is not None and preset not in PRESETS):
         raise OnnxoptError(f"{source}: say how pixels become the model's input: --preprocess with one of "
-                           f"{', '.join(PRESETS)} or mypackage.mymodule:function; or --mean and --std")  # fmt: skip
+                           f"{', '.join(PRESETS)} or mypackage.mymodule:function; or --mean and --std"
+                           f"{'' if preset is None else meant(preset, PRESETS)}")  # fmt: skip
     if preset is not None:
         means, stds, blue_first = PRESETS[preset]
     else:

@@ -12,6 +12,7 @@ from onnxopt.data.preprocess import Hook, ImageOptions
 from onnxopt.data.readers import Options, Spec, path_of, readers
 from onnxopt.data.stream import Data
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import near
 
 _MISPLACED = {
     "images": "only a folder of images is prepared; leave preprocess, mean, std, layout and size out",
@@ -51,7 +52,7 @@ def open_data(
         path = path_of(spec)
         *others, last = (one.reads for one in known)
         raise OnnxoptError(f"{spec}: {'is no data' if path and path.exists() else 'no such file'}; expected "
-                           f"{', '.join(others)}, or {last}")  # fmt: skip
+                           f"{', '.join(others)}, or {last}{'' if path is None else near(path)}")  # fmt: skip
     given = {"images": images.given, "tokenizer": tokenizer is not None, "sample_rate": sample_rate is not None}
     misplaced = next((name for name, is_given in given.items() if is_given and name != reader.takes), None)
     if misplaced:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.files.writing import announced, kind_of
 
 
@@ -20,13 +20,21 @@ def reading(files: Iterable[Path]) -> None:
             reason = error.strerror or str(error)
             if file.is_symlink():
                 reason = f"it is a link to {file.readlink()}: {reason}"
-            raise OnnxoptError(f"{file}: cannot be read: {reason}") from error
+            raise OnnxoptError(f"{file}: cannot be read: {reason}{near(file)}") from error
         if kind := kind_of(found.st_mode):
             raise OnnxoptError(f"{file}: is {kind}, expected a file")
         for output, place in outputs:
             if os.path.samestat(found, place):
                 raise OnnxoptError(f"{output.path}: {output.name} would overwrite {file}, which is read; name another "
                                    "file")  # fmt: skip
+
+
+def near(path: Path) -> str:
+    """What a path that does not exist may have meant, as the end of a sentence; empty if nothing is near."""
+    try:
+        return "" if path.exists() else meant(path.name, (other.name for other in path.parent.iterdir()))
+    except OSError:
+        return ""
 
 
 def read_text(path: Path) -> str:

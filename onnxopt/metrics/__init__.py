@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from onnxopt.data import is_hook, load_hook, name_of
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.metrics.base import Metric, Outputs, Score
 from onnxopt.metrics.custom import of_function
 
@@ -37,7 +37,7 @@ def open_metric(spec: str | Callable[..., float]) -> Metric:
         return of_function(spec, load_hook(spec))
     if spec not in METRICS:
         raise OnnxoptError(f"no metric is called {spec!r}; there are {', '.join(METRICS)}, and functions as in "
-                           "mypackage.mydata:score")  # fmt: skip
+                           f"mypackage.mydata:score{meant(spec, METRICS)}")  # fmt: skip
     return METRICS[spec]
 
 

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Target:
         """The target of this name, or without one this machine's. Raises OnnxoptError where there is none."""
         name = name or _here()
         if name not in TARGETS:
-            raise OnnxoptError(f"--device is {name!r}, expected {', '.join(TARGETS)}")
+            raise OnnxoptError(f"--device is {name!r}, expected {', '.join(TARGETS)}{meant(name, TARGETS)}")
         return TARGETS[name]
 
 

@@ -1,4 +1,4 @@
-"""onnxopt beside what people would use instead, on models of four kinds: bytes and answers, in one run.
+"""onnxopt beside what people would use instead, on models of four kinds: bytes, answers and time, in one run.
 
 Every tool has its default settings, with scales per channel where it has a choice, and those that take data have the
 same samples. No sample that answers are counted on was given to any of them.
@@ -6,14 +6,17 @@ same samples. No sample that answers are counted on was given to any of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import zstandard
 from onnxruntime import quantization
 
@@ -31,6 +34,8 @@ MODELS = ("resnet56", "squeezenet1.1", "mobilenet_v2", "mobilefacenet", "silero_
 """Those of tasks and of speech; the encoder of sentences comes from a package."""
 SAMPLES, SENTENCES = 300, 1000
 """Given to the tools that take data; of the encoder, those that answers are counted on."""
+ROUNDS, BLOCK = 15, 0.1
+"""In turns, each file runs so often for so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,8 @@ class Cell:
 
     ratio: float
     answers: str
+    speed: float
+    """The source's time over the file's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,26 @@ def answers(model: str, file: Path) -> str:
     return f"{100 * float(np.mean(a == b)):.1f} %"
 
 
+def speeds(model: str, files: tuple[Path, ...]) -> list[float]:
+    """The time of the model's file over that of each of these: one thread, one sample, all files in turns."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = [onnxopt.load(file, options) for file in (source(model), *files)]
+    feed = given(model)[0]
+    counts = [max(1, round(BLOCK / min(_seconds(session, feed, 1) for _ in range(3)))) for session in sessions]
+    rounds = [
+        [_seconds(session, feed, count) for session, count in zip(sessions, counts, strict=True)] for _ in range(ROUNDS)
+    ]
+    return [median(times[0] / times[i] for times in rounds) for i in range(1, len(sessions))]
+
+
+def _seconds(session: onnxruntime.InferenceSession, feed: Feeds, count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        session.run(None, feed)
+    return (time.perf_counter() - started) / count
+
+
 def made(model: str, tool: Tool) -> Path | None:
     """The file, kept; None where the tool fails, or writes one that is hardly smaller."""
     kept = ONNXOPT if tool.make in (_alone, _with_data) else RUNTIME
@@ -159,15 +186,15 @@ def made(model: str, tool: Tool) -> Path | None:
 
 def row(model: str) -> Row:
     """One model through all tools."""
-    files = [made(model, tool) for tool in TOOLS]
-    cells, size = list[Cell | None](), source(model).stat().st_size
-    for file, tool in zip(files, TOOLS, strict=True):
-        if file is None:
-            cells.append(None)
-            continue
-        run = RUNTIME.made(_unpacked, model) if tool.packed else file
-        cells.append(Cell(size / file.stat().st_size, RUNTIME.once(answers, model, run)))
-    return Row(model, size, RUNTIME.once(answers, model, source(model)), tuple(cells))
+    files = {tool: file for tool in TOOLS if (file := made(model, tool)) is not None}
+    runs = {tool: RUNTIME.made(_unpacked, model) if tool.packed else file for tool, file in files.items()}
+    times = dict(zip(runs, RUNTIME.once(speeds, model, tuple(runs.values())), strict=True))
+    size = source(model).stat().st_size
+    cells = {
+        tool: Cell(size / file.stat().st_size, RUNTIME.once(answers, model, runs[tool]), times[tool])
+        for tool, file in files.items()
+    }
+    return Row(model, size, RUNTIME.once(answers, model, source(model)), tuple(map(cells.get, TOOLS)))
 
 
 def measure(scope: Scope) -> list[Row]:
@@ -186,7 +213,7 @@ def render(rows: Sequence[Row]) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    return f"**{cell.ratio:.1f}x**, {cell.answers}"
+    return f"**{cell.ratio:.1f}x**, {cell.answers}, {cell.speed:.2f}x"
 
 
 HEADLINES = ("squeezenet1.1", "silero_half", ENCODER)

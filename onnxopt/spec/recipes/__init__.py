@@ -27,7 +27,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.files import reading
 from onnxopt.spec.documents import parse_toml
 from onnxopt.spec.overrides import Overrides
@@ -69,7 +69,7 @@ class Recipe:
             text = (Path(name) if name.endswith(".toml") else _FILES / f"{name}.toml").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise OnnxoptError(
-                f"--recipe is {name!r}, expected {', '.join(names())}, or a readable .toml file"
+                f"--recipe is {name!r}, expected {', '.join(names())}, or a readable .toml file{meant(name, names())}"
             ) from error
         try:
             document = parse_toml(text)
