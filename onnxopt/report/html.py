@@ -11,6 +11,7 @@ from onnxopt.files import read_text
 from onnxopt.report.json import plain
 from onnxopt.report.pages import fragment, page
 from onnxopt.report.sections import SECTIONS
+from onnxopt.report.story import story
 from onnxopt.results.result import Result
 from onnxopt.spec.documents import parse_json
 
@@ -78,6 +79,7 @@ def _header(result: Mapping[str, Any]) -> dict[str, Any]:
         "name": PurePath(result["source"]).name,
         "found": result["check"]["found"] if result["check"] else None,
         "verdict": _verdict(result),
+        "story": story(result),
         "latencies": [model["latency"] for model in benchmark.get("models", ())],
         "paired": next(iter(benchmark.get("paired") or []), None),
     }
