@@ -251,7 +251,7 @@ def _is_small_lossless(decided: Decided) -> bool:
     source, request = decided.work.source, decided.work.request
     if decided.kept is None or request.demanding or request.goal or not mostly_integers(source.model):
         return False
-    with prepare(source, replace(request, lossless=True)) as work:
+    with prepare(source, replace(request, lossless=True)).sharing(decided.work) as work:
         size, _ = work.try_plan(Plan(source.sha256), None)
     return size <= decided.kept.size
 
@@ -269,7 +269,9 @@ def _lossless(
     try:
         with prepare(source, request) as work:
             plan = Plan(source.sha256)
-            lossless = Decided(work, plan) if decided is None else replace(decided, work=work, plan=plan, kept=None)
+            lossless = Decided(work, plan)
+            if decided is not None:
+                lossless = replace(decided, work=work.sharing(decided.work), plan=plan, kept=None)
             return write_checked(replace(lossless, left_out=left_out), output)
     except Unsound as error:
         before = {what: reason for what, reason in left_out.items() if reason != error.reason}

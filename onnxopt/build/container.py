@@ -5,6 +5,7 @@ The reader is native (`onnxopt.native.Container`) and serves both Python and dev
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,6 +69,8 @@ class _Coded:
 
 
 _Rows = Sequence[tuple[_Record, _Coded]]
+Known = dict[tuple[object, ...], _Coded]
+"""Chunks of elements that are stored as they are, by what decides on them: trials of one model have most in common."""
 
 
 def write(
@@ -76,6 +79,7 @@ def write(
     plan: str,
     prefer: str = "balanced",
     advance: Callable[[str], None] | None = None,
+    known: Known | None = None,
 ) -> bytes:
     """Writes the container of an inner model, its weights and the plan that produced them.
 
@@ -85,10 +89,11 @@ def write(
         plan: JSON, kept verbatim.
         prefer: what codec selection favours, one of `native.PREFERENCES`.
         advance: called with the name of each stored weight after coding.
+        known: of earlier containers; this one adds its own.
     """
-    records = list(_records(weights))
+    records, known = list(_records(weights)), {} if known is None else known
     with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(_code, record, prefer) for record in records]
+        futures = [pool.submit(_code, record, prefer, known) for record in records]
         coded = []
         for record, future in zip(records, futures, strict=True):
             coded.append(future.result())
@@ -115,7 +120,7 @@ def _forms(
     yield _head(VERSIONS[0], (model, b"", plan), rows, values_crc), rows
     spliced = splice(model, len(records))
     pieces = [_Record("", entry) for entry in spliced.entries]
-    coded_pieces = [_code(piece, "smallest") for piece in pieces]
+    coded_pieces = [_code(piece, "smallest", {}) for piece in pieces]
     if pieces and all(acceptable(piece.entry, one.size) for piece, one in zip(pieces, coded_pieces, strict=True)):
         rows = [*rows, *zip(pieces, coded_pieces, strict=True)]
         yield _head(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc), rows
@@ -169,7 +174,19 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
         count += 1
 
 
-def _code(record: _Record, prefer: str) -> _Coded:
+def _code(record: _Record, prefer: str, known: Known) -> _Coded:
+    """`_chosen`, unless it is known."""
+    entry = record.entry
+    if entry.reconstruction or not record.name:
+        return _chosen(record, prefer)
+    digest = hashlib.sha256(entry.matrix.view(np.uint8)).digest()
+    asked = digest, entry.dtype, entry.elements.dtype, entry.elements.shape, entry.axis, entry.dims, prefer
+    if asked not in known:
+        known[asked] = _chosen(record, prefer)
+    return known[asked]
+
+
+def _chosen(record: _Record, prefer: str) -> _Coded:
     """The codec selected for one entry, its rows per chunk, and its coded chunks."""
     entry = record.entry
     elements = entry.matrix

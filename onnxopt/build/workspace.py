@@ -71,6 +71,8 @@ class _Shared:
     """Statistics caches, by key."""
     latest: Workspace | None = None
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
+    coded: container.Known = field(default_factory=dict)
+    """What earlier containers of this model hold as it is."""
     built: tuple[Graph, Built] | None = None
     """What a fast run tried last, and of which graph, so as not to build it again. It is as large as the model."""
     blas: threadpool_limits | None = None
@@ -153,6 +155,10 @@ class Workspace:
     def with_tuned(self, values: Mapping[str, Encoding]) -> Workspace:
         """This workspace with tuned weights, by path, for plans whose steps end in `tuned`."""
         return replace(self, tuned=values, _measured=self._measured or self)
+
+    def sharing(self, other: Workspace) -> Workspace:
+        """This workspace, which need not code again what another one's containers hold."""
+        return replace(self, _shared=replace(self._shared, coded=other._shared.coded))
 
     @property
     def origin(self) -> Workspace:
@@ -277,7 +283,7 @@ class Workspace:
         grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
-        packed = container.write(model, encodings, plan.to_json(), self.request.decode, step)
+        packed = container.write(model, encodings, plan.to_json(), self.request.decode, step, self._shared.coded)
         return Built(plan, inner, packed, encodings, events, exported, grids, frozenset(self.graph.quantized))
 
     def try_plan(
