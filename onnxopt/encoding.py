@@ -29,7 +29,7 @@ STORABLE = PAIRED | EIGHT_BITS | SIXTEEN_BITS | frozenset(
 """Element types that an entry may have."""
 
 _PIECE = 1 << 20
-"""Elements that are compared at a time."""
+"""Elements of which there are copies in float64."""
 _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
 
 
@@ -284,11 +284,16 @@ class Blockwise(Encoding):
         return Codebook(index.ravel().astype(np.int32), step_of(used) * np.float32(factor))
 
 
+def square_sum(values: Array) -> float:
+    """Sum of squares in float64, piece by piece: a copy of a large table would be twice as large as the table."""
+    flat = values.reshape(-1)
+    pieces = (flat[at : at + _PIECE].astype(np.float64) for at in range(0, flat.size, _PIECE))
+    return float(sum(np.square(piece).sum() for piece in pieces))
+
+
 def relative_error(wanted: Array, got: Array) -> float:
-    """Root mean square of the difference over root mean square of `wanted`, in float64, piece by piece."""
-    power, noise, a, b = 0.0, 0.0, wanted.reshape(-1), got.reshape(-1)
+    """Root mean square of the difference over root mean square of `wanted`, in float64."""
+    signal, noise, a, b = square_sum(wanted), 0.0, wanted.reshape(-1), got.reshape(-1)
     for at in range(0, a.size, _PIECE):
-        piece = a[at : at + _PIECE].astype(np.float64)
-        difference = b[at : at + _PIECE].astype(np.float64) - piece
-        power, noise = power + float(piece @ piece), noise + float(difference @ difference)
-    return (noise / power) ** 0.5 if power > 0 else float(noise > 0)
+        noise += square_sum(b[at : at + _PIECE].astype(np.float64) - a[at : at + _PIECE])
+    return (noise / signal) ** 0.5 if signal > 0 else float(noise > 0)

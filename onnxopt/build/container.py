@@ -179,7 +179,7 @@ def _code(record: _Record, prefer: str, known: Known) -> _Coded:
     entry = record.entry
     if entry.reconstruction or not record.name:
         return _chosen(record, prefer)
-    digest = hashlib.sha256(entry.matrix.view(np.uint8)).digest()
+    digest = hashlib.sha256(entry.matrix.view(np.uint8).data).digest()
     asked = digest, entry.dtype, entry.elements.dtype, entry.elements.shape, entry.axis, entry.dims, prefer
     if asked not in known:
         known[asked] = _chosen(record, prefer)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Array
+from onnxopt.encoding import Array, square_sum
 from onnxopt.graph import Graph, Site, is_for_value
 from onnxopt.passes import STRUCTURAL, Pass
 from onnxopt.passes.quantise.feedback import Feedback
@@ -40,7 +40,7 @@ def output_power(values: Array, stats: Stats) -> float:
     """Share of the model's output power that the weight contributes, to first order."""
     if stats.moments is not None:
         return stats.signal * stats.gain
-    return float(np.square(values, dtype=np.float64).sum() * stats.gain)
+    return square_sum(values) * stats.gain
 
 
 def quantizing_steps(sites: Sequence[Site], slope: float, overrides: Overrides) -> dict[str, Step]:

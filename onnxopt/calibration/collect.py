@@ -19,7 +19,7 @@ from onnxopt.calibration.moments import is_measured, key, measure_moments, momen
 from onnxopt.calibration.stats import Moments, Stats, peaks
 from onnxopt.calibration.targets import Targets
 from onnxopt.data import ROW_NOISE, Data, by_law, quiet_session
-from onnxopt.encoding import Array
+from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Linear, Partwise, Site, expose
 
@@ -59,8 +59,8 @@ class Statistics:
         """
         relative = self._gains.get(site.path, 1.0)
         if self._cache is None or site.path not in self._uses:
-            power = float(np.square(weight, dtype=np.float64).sum())
-            return Stats(relative / power if power else 1.0, row_noise=self._row_noise)
+            own = square_sum(weight)
+            return Stats(relative / own if own else 1.0, row_noise=self._row_noise)
         stored = self._cache.get(key(site.path))
         if stored is None:
             raise OnnxoptError(f"{self._cache}: the statistics of {site.path} are gone; run again")

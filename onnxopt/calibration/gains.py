@@ -10,11 +10,13 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
 from onnxopt.calibration.moments import NOISE, key, white_noise
 from onnxopt.calibration.stats import Probe
-from onnxopt.encoding import Array
+from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Gradient, Graph, Linear, Site
 
 Uses = Mapping[str, tuple[Linear, ...]]
+
+_Shape = tuple[tuple[int, ...], ...]
 
 _CHUNK = 8
 """Most samples in a chunk for gradients: in a small chunk fewer samples meet with random signs."""
@@ -83,11 +85,14 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
         return
     gradient = Gradient(graph.model, _weights_and_biases(uses, missing))
     most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
-    laws, use = Chunks(chunks.data, most).by_law(), chunks.use
+    laws, use, last = Chunks(chunks.data, most).by_law(), chunks.use, None
     gains = dict.fromkeys((site.path for site in missing), 0.0)
     for law in laws:
         noise, signal = dict.fromkeys(gains, 0.0), 0.0
-        for seed, feeds in enumerate(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws)))):
+        for seed, feeds in _in_turns(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws)))):
+            if _shape(feeds) != last:
+                gradient.forget()
+            last = _shape(feeds)
             gradients, power = gradient.weights(feeds, seed)
             signal += power
             for path in gradients.keys() & noise.keys():
@@ -99,21 +104,36 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
     for site in missing:
         if gains[site.path] > 0:
             stored = cache.get(key(site.path)) if site.path in uses else None
-            layer = float(stored["signal"] if stored else np.square(graph.values(site.path), dtype=np.float64).sum())
+            layer = float(stored["signal"] if stored else square_sum(graph.values(site.path)))
             cache.put(f"{key(site.path)}-gain", gain=gains[site.path] * layer)
 
 
 def _alike(feeds: Iterator[dict[str, Array]], most: int) -> Iterator[dict[str, Array]]:
     """At most `most` feeds, of few different shapes: each takes sessions of its own, which hold all weights."""
-    shapes: set[tuple[tuple[int, ...], ...]] = set()
+    shapes = set[_Shape]()
     for one in feeds:
-        shape = tuple(array.shape for array in one.values())
-        if len(shapes) < _SHAPES or shape in shapes:
-            shapes.add(shape)
+        if len(shapes) < _SHAPES or _shape(one) in shapes:
+            shapes.add(_shape(one))
             yield one
             most -= 1
         if most == 0:
             return
+
+
+def _in_turns(feeds: Iterator[dict[str, Array]]) -> Iterator[tuple[int, dict[str, Array]]]:
+    """The feeds with their numbers, those of the first one's shape first: then no sessions of two shapes are open."""
+    first, others = None, list[tuple[int, dict[str, Array]]]()
+    for index, one in enumerate(feeds):
+        first = first or _shape(one)
+        if _shape(one) == first:
+            yield index, one
+        else:
+            others.append((index, one))
+    yield from others
+
+
+def _shape(feeds: Mapping[str, Array]) -> _Shape:
+    return tuple(array.shape for array in feeds.values())
 
 
 def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[str, Array], cache: Cache) -> float:
@@ -123,7 +143,7 @@ def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[
     """
     stored = cache.get(key(path)) if linears else None
     if stored is None or linears is None:
-        return float(np.square(gradients[path], dtype=np.float64).mean())
+        return square_sum(gradients[path]) / max(1, gradients[path].size)
     rows = linears[0].matrix(gradients[path])
     bias = linears[0].bias
     if bias is not None and bias in gradients and len(linears) == 1:

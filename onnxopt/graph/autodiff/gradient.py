@@ -15,6 +15,7 @@ from onnxopt.data import quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
+from onnxopt.graph.inspect.expose import with_outputs
 from onnxopt.graph.inspect.observe import observe
 
 _PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
@@ -56,9 +57,9 @@ class Gradient:
     skipped: z is its input. For the scores before a Softmax or an ArgMax, v has mean 0 over classes: a common shift
     changes nothing. Positions that are infinite or NaN do not count.
 
-    For each shape of inputs a backward model is built from the rules in this package, and kept. If an operator has no
-    rule, weights before it have no gradient, not even that of other paths, which would say too little. All activations
-    of a batch are in memory, so keep batches small.
+    For each shape of inputs a backward model is built from the rules in this package, and kept until `forget`. If an
+    operator has no rule, weights before it have no gradient, not even that of other paths, which would say too little.
+    All activations of a batch are in memory, so keep batches small.
 
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.
@@ -135,6 +136,10 @@ class Gradient:
         run = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
         return {name: value.numpy() for name, value in zip(now.plan.weights, run, strict=True)}
 
+    def forget(self) -> None:
+        """Closes the sessions, which hold all weights for each shape of inputs."""
+        self._passes.clear()
+
     def _forward(self, feeds: Mapping[str, OrtValue]) -> tuple[_Pass | dict[str, str], dict[str, OrtValue]]:
         """The sessions for these feeds, or why there are none, and the values that the backward model takes."""
         key = tuple((name, *value.shape()) for name, value in sorted(feeds.items()))
@@ -190,14 +195,9 @@ class Gradient:
 
     def _session(self, names: Iterable[str]) -> InferenceSession:
         """A session of the model with these values as further outputs."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        there = {output.name for output in model.graph.output}
-        for name in sorted(self._producers.keys() & set(names) - there):
-            model.graph.output.add(name=name)
-        serialized = model.SerializeToString()
-        del model
-        return quiet_session(serialized)
+        there = list(self._model.graph.output)
+        more = sorted(self._producers.keys() & set(names) - {output.name for output in there})
+        return quiet_session(with_outputs(self._model, [*there, *(onnx.ValueInfoProto(name=name) for name in more)]))
 
     def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""

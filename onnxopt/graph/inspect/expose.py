@@ -16,12 +16,26 @@ _SMALL = 4096
 
 def expose(model: onnx.ModelProto, values: Sequence[str], more: Sequence[NodeProto] = ()) -> bytes:
     """The model, serialized, whose outputs are these values of its main graph or of the nodes `more`."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.node.extend(more)
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
-    return bytes(copy.SerializeToString())
+    return with_outputs(model, [onnx.ValueInfoProto(name=value) for value in values], more)
+
+
+def with_outputs(
+    model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], more: Sequence[NodeProto] = ()
+) -> bytes:
+    """The model, serialized, with other outputs and with the nodes `more`.
+
+    The model has them for that moment, as a copy would hold all weights once more.
+    """
+    graph, before = model.graph, onnx.GraphProto(output=model.graph.output)
+    count = len(graph.node)
+    try:
+        graph.node.extend(more)
+        del graph.output[:]
+        graph.output.extend(outputs)
+        return bytes(model.SerializeToString())
+    finally:
+        del graph.node[count:], graph.output[:]
+        graph.output.extend(before.output)
 
 
 def runtime_types(model: onnx.ModelProto, values: Sequence[str]) -> dict[str, onnx.TypeProto | None]:
