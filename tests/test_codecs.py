@@ -71,6 +71,19 @@ def test_the_choice_always_finds_a_codec(prefer: str, q: np.ndarray[tuple[int, i
     assert (native.decode(codec, data, *q.shape) == q).all()
 
 
+@pytest.mark.parametrize("place", [None, 5, -1])
+def test_a_matrix_of_zeros_is_no_bomb_and_decodes_fast(place: int | None) -> None:
+    """Fillers take the bytes that a reader asks for; the smallest form takes fewer, and a hundred times as long."""
+    q = np.zeros((64, 4096), np.int32)
+    if place is not None:
+        q.flat[place] = 3
+    for prefer, wanted in (("balanced", "huffman"), ("fastest", "huffman"), ("smallest", "context")):
+        codec, data = native.encode(q, prefer=prefer)
+        assert codec == wanted
+        assert len(data) >= q.size / 2048
+        assert np.array_equal(native.decode(codec, data, *q.shape), q)
+
+
 @pytest.mark.parametrize("codec", INTEGER_CODECS)
 def test_every_truncation_is_refused(codec: str) -> None:
     q = gaussian(20, 30, 3)

@@ -15,6 +15,8 @@ constexpr size_t kSmallQuick = size_t{1} << 12;
 // under kQuick, where `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast.
 // Under kSmallest, nothing.
 constexpr size_t kWorthwhile = 1;
+// The same of `context` on a matrix that takes next to nothing: others decode it a hundred times as fast.
+constexpr size_t kNextToNothing = 200;
 // A larger matrix is given to them only where they win on this many integers.
 constexpr size_t kSample = size_t{1} << 16, kSampleOfSmall = size_t{1} << 14;
 
@@ -61,8 +63,12 @@ Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
     if (codec->id == codecs::huffman.id && (prefer == Prefer::kFastest || !mostly_zero(q, n))) continue;
     candidates.offer(*codec);
   }
-  // The context coder's every integer costs something, so its bytes are never refused.
-  if (candidates.any_refused) candidates.offer(codecs::context);
+  if (candidates.any_refused) {
+    // The context coder never is, as its every integer costs something; nor is the other where most are zero.
+    if (prefer == Prefer::kFastest) candidates.offer(codecs::huffman);
+    candidates.offer(codecs::context, prefer == Prefer::kSmallest ? 0 : kNextToNothing);
+    return std::move(candidates.best);
+  }
   if (prefer == Prefer::kFastest || (prefer == Prefer::kQuick && n > kSmallQuick)) {
     return std::move(candidates.best);
   }

@@ -15,16 +15,30 @@ class PlaneSink : public Sink {
   PlaneSink(uint8_t* out, size_t width) : out_(out), width_(width) {}
   void put(size_t first, const int32_t* q, size_t n) override {
     uint8_t* p = out_ + first * width_;
+    uint32_t all = 0;
     for (size_t i = 0; i < n; ++i, p += width_) {
-      if (q[i] < 0 || q[i] > 255) fail("lossless: %d in a plane of bytes", q[i]);
+      all |= static_cast<uint32_t>(q[i]);
       *p = static_cast<uint8_t>(q[i]);
     }
+    if (all <= 255) return;
+    const int32_t* wrong = std::find_if(q, q + n, [](int32_t v) { return v < 0 || v > 255; });
+    fail("lossless: %d in a plane of bytes", *wrong);
   }
 
  private:
   uint8_t* out_;
   size_t width_;
 };
+
+template <class Word>
+void turn_right(uint8_t* out, size_t n) {
+  for (size_t i = 0; i < n; ++i, out += sizeof(Word)) {
+    Word v;
+    std::memcpy(&v, out, sizeof v);
+    v = static_cast<Word>(v >> 1 | v << (8 * sizeof v - 1));
+    std::memcpy(out, &v, sizeof v);
+  }
+}
 
 void read_planes(Reader& reader, size_t width, Shape shape, uint8_t* out) {
   const size_t n = shape.size();
@@ -39,9 +53,9 @@ void read_planes(Reader& reader, size_t width, Shape shape, uint8_t* out) {
       read_coded(reader, id, shape, sink);
     }
   }
-  if (width == 1) return;
-  for (size_t i = 0; i < n; ++i)
-    store(out + i * width, width, rotate_right(load(out + i * width, width), width));
+  if (width == 2) return turn_right<uint16_t>(out, n);
+  if (width == 4) return turn_right<uint32_t>(out, n);
+  if (width == 8) turn_right<uint64_t>(out, n);
 }
 
 class IntegerSink : public Sink {

@@ -25,6 +25,7 @@ int main() {
   Random random(3);
   check(matrix("large", 600, 1000, [&] { return std::rint(3 * random.gaussian()); }));
   check(matrix("large, one value", 600, 1000, [] { return 5; }));
+  check(matrix("large, zeros", 600, 1000, [] { return 0; }));
   check(matrix("large, sparse", 600, 1000,
                [&] { return random.uniform() < 0.95 ? 0 : std::rint(4 * random.laplace()); }));
 }

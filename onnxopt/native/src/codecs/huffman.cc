@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "choose.h"
 #include "huffman_code.h"
 
 namespace onnxopt {
@@ -17,7 +18,8 @@ struct Tokens {
   std::vector<int32_t> values;
 };
 
-Tokens tokenize(const int32_t* q, size_t n, unsigned bits) {
+// With fillers for so many zeros at the end.
+Tokens tokenize(const int32_t* q, size_t n, unsigned bits, size_t zeros) {
   const size_t full = size_t{1} << bits;
   Tokens out;
   size_t gap = 0;
@@ -34,6 +36,8 @@ Tokens tokenize(const int32_t* q, size_t n, unsigned bits) {
     out.values.push_back(q[i]);
     gap = 0;
   }
+  out.gaps.resize(out.gaps.size() + zeros / full, static_cast<uint8_t>(full - 1));
+  out.values.resize(out.gaps.size());
   return out;
 }
 
@@ -87,9 +91,11 @@ Histogram count_values(const int32_t* q, size_t n) {
 }
 
 // Gaps before each nonzero, as counts: the lists for every `bits` follow from it.
-Codes plan(const Histogram& values, const std::vector<size_t>& gaps, unsigned bits) {
+Codes plan(const Histogram& values, const std::vector<size_t>& gaps, unsigned bits, size_t zeros = 0) {
   const size_t full = size_t{1} << bits;
   std::vector<uint64_t> gap_counts(full), counts = values.counts;
+  counts[values.zero] += zeros / full;
+  gap_counts[full - 1] += zeros / full;
   for (const size_t gap : gaps) {
     counts[values.zero] += gap / full;
     gap_counts[full - 1] += gap / full;
@@ -109,7 +115,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   const Histogram values = count_values(q, n);
   if (values.values.empty()) return out;
   std::vector<size_t> gaps;
-  for (size_t i = 0, last = 0; i < n; ++i) {
+  size_t last = 0, zeros = 0;
+  for (size_t i = 0; i < n; ++i) {
     if (q[i] == 0) continue;
     gaps.push_back(i - last);
     last = i + 1;
@@ -120,7 +127,12 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
     Codes other = plan(values, gaps, b);
     if (other.bits < codes.bits) codes = std::move(other), bits = b;
   }
-  const Tokens tokens = tokenize(q, n, bits);
+  if (codes.bits / 8 < n / kMaxIntegersPerByte) {  // a bomb: then the zeros at the end take a few bits, too
+    zeros = n - last;
+    bits = kMaxGapBits;
+    codes = plan(values, gaps, bits, zeros);
+  }
+  const Tokens tokens = tokenize(q, n, bits, zeros);
   Writer writer(out);
   writer.u8(static_cast<uint8_t>(bits));
   writer.varint(tokens.values.size());
