@@ -6,6 +6,11 @@ include(CMakePackageConfigHelpers)
 add_library(onnxopt_static STATIC ${CORE})
 target_link_libraries(onnxopt_static PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
 set_target_properties(onnxopt_static PROPERTIES EXPORT_NAME static)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "Release")
+  # What only this version of the compiler could link.
+  add_custom_command(TARGET onnxopt_static POST_BUILD
+                     COMMAND ${CMAKE_STRIP} -g -R .gnu.lto_* -R .gnu.debuglto_* -N __gnu_lto_v1 $<TARGET_FILE:onnxopt_static>)
+endif()
 if(NOT WIN32)  # where the shared library's import library has this name
   set_target_properties(onnxopt_static PROPERTIES OUTPUT_NAME onnxopt)
 endif()
