@@ -22,6 +22,8 @@ Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
 _FIRST_SHARING = (1, 23)
 """Older wheels do not share their environment, so a registered library cannot create a session in it."""
+RESIDENCE = "onnxopt.residence"
+"""The config entry for where weights are: ``loaded``, ``streamed``, or ``streamed:64MiB``."""
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf's limit."""
 
@@ -37,11 +39,11 @@ def load(
 
     Arguments:
         model: a file or its content.
-        sess_options: not changed, so they can serve any number of sessions. ONNX Runtime takes decoded weights without
-            a copy only through options that suit no other session. So if options are given, the weights are copied
-            once more while the session is created, and must be below 2 GB. Without them, `set_providers` of the
-            session fails, as its weights are freed by then. A model with custom operators needs options with which
-            their library is registered.
+        sess_options: they can serve any number of sessions. ONNX Runtime takes decoded weights without a copy only
+            through options that suit no other session. So if options are given, the weights are copied once more
+            while the session is created, and must be below 2 GB. Without them, `set_providers` of the session fails,
+            as its weights are freed by then. A model with custom operators needs options with which their library is
+            registered. With the config entry ``onnxopt.residence``, weights stay compressed in memory.
         providers: as for `onnxruntime.InferenceSession`.
 
     >>> load("small.onnx").get_inputs()[0].name
@@ -77,8 +79,9 @@ def _created(
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if not is_compressed(outer):
         return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
-    if not is_only_wrapped(outer):
-        # The outer graph has nodes for sequences or maps, or returns an input: it has to run.
+    if not is_only_wrapped(outer) or _has_residence(sess_options):
+        # The outer graph has nodes for sequences or maps, or returns an input: it has to run. It also holds the
+        # container, from which weights may be decoded in every run.
         del outer
         _check_shares()
         options = sess_options or session_options(spinning)
@@ -196,6 +199,13 @@ def _is_compressed(source: str | bytes) -> bool:
         with Path(source).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(PAYLOAD.encode()) >= 0
     except (OSError, ValueError):  # missing or empty: ONNX Runtime has the better message
+        return False
+
+
+def _has_residence(sess_options: onnxruntime.SessionOptions | None) -> bool:
+    try:
+        return sess_options is not None and bool(sess_options.get_session_config_entry(RESIDENCE))
+    except RuntimeError:  # there is none
         return False
 
 

@@ -19,6 +19,7 @@
 #include "lossless.h"
 #include "onnx_file.h"
 #include "simd.h"
+#include "streamed.h"
 
 namespace {
 
@@ -70,8 +71,18 @@ Values elements(Bytes in, size_t width, Shape shape) {
   return out;
 }
 
+// Reads the inner model as the loader does that streams its weights.
+void rewrite(const Container& container) {
+  try {
+    const std::shared_ptr<const Container> borrowed(std::shared_ptr<void>(), &container);
+    std::ignore = onnxopt::Streamed(borrowed, 0, 1).model();
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
+  }
+}
+
 Values weights(Bytes file) {
   const Container container(onnxopt::find_container(file));
+  rewrite(container);
   uint64_t total = 0;
   for (const Entry& e : container.entries()) {
     if (e.size > kMostDecoded || (total += e.size) > kMostDecoded) return std::nullopt;

@@ -6,6 +6,7 @@
 
 #include "memory.h"
 #include "onnx_file.h"
+#include "protobuf.h"
 
 namespace onnxopt {
 namespace {
@@ -15,32 +16,27 @@ constexpr const char* kReleaseDomain = "onnxopt.loader";
 constexpr const char* kReleaseName = "Release";
 constexpr size_t kProbeSize = 1024;  // more than the runtime would keep elsewhere than large tensors
 
-// A length-delimited protobuf field, shorter than 128 bytes.
-std::string field(unsigned number, const std::string& value) {
-  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(value.size())} + value;
-}
-
 // A name that the model does not have.
 std::string free_name(const std::string& model, std::string name) {
   while (model.find(name) != std::string::npos && name.size() < 32) name += '+';
   return name;
 }
 
-// What has to follow a serialized ModelProto so that its graph ends with the node.
-std::string release_node(const std::string& model, const std::string& probe) {
+// Appends what makes the model's graph end with the node.
+void append_release_node(std::string& model, const std::string& probe) {
   // Protobuf messages merge when they are concatenated: ModelProto's opset_import = 8 gets one more, and its
   // graph = 7 one more initializer = 5, with dims = 1, data_type = 2, name = 8, external_data = 13 and
   // data_location = 14, and one more node = 1, with input = 1, output = 2, op_type = 4 and domain = 7. It has
   // an output because ONNX Runtime drops nodes that have none.
-  const std::string node = field(1, probe) + field(2, free_name(model, "onnxopt.released")) +
-                           field(4, kReleaseName) + field(7, kReleaseDomain);
-  const std::string dims{1 << 3, static_cast<char>(kProbeSize % 128 | 128), kProbeSize / 128};
-  const std::string type{2 << 3, ort::kUint8};
-  const std::string external{14 << 3, 1};
-  const std::string tensor =
-      dims + type + field(8, probe) + field(13, field(1, "location") + field(2, "onnxopt")) + external;
-  const std::string opset = field(1, kReleaseDomain) + std::string{2 << 3, 1};
-  return field(8, opset) + field(7, field(5, tensor)) + field(7, field(1, node));
+  Message node;
+  node.add(1, probe).add(2, free_name(model, "onnxopt.released")).add(4, kReleaseName).add(7, kReleaseDomain);
+  Message external;
+  external.add(1, "location").add(2, "onnxopt");
+  Message tensor;
+  tensor.add(1, kProbeSize).add(2, ort::kUint8).add(8, probe).add(13, external).add(14, 1);
+  model += Message()
+               .add(8, Message().add(1, kReleaseDomain).add(2, 1))
+               .add(7, Message().add(5, tensor).add(1, node));
 }
 
 struct Prepared {
@@ -97,26 +93,30 @@ Bytes bytes_of(const Runtime& runtime, const OrtValue* uint8_tensor) {
   return {static_cast<const uint8_t*>(data), size};
 }
 
-InnerModel::InnerModel(const Container& container, unsigned threads, bool with_node)
-    : model_(container.model()) {
+InnerModel::InnerModel(const Container& container, unsigned threads, bool with_node, const Streamed* streamed)
+    : model_(streamed == nullptr ? container.model() : streamed->model()) {
   const std::vector<Entry>& entries = container.entries();
   size_t total = 0;
-  for (const Entry& e : entries) {
-    if (e.hidden) continue;
+  const auto is_loaded = [&](size_t i) {
+    return !entries[i].hidden && (streamed == nullptr || !streamed->has(i));
+  };
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (!is_loaded(i)) continue;
+    const Entry& e = entries[i];
     if (e.size > PTRDIFF_MAX - kAlignment - total) fail("the weights do not fit this machine's memory");
     weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), total, e.size});
     total += (e.size + kAlignment - 1) / kAlignment * kAlignment;
   }
   if (with_node) {
     weights_.push_back({free_name(model_, "onnxopt.probe"), {kProbeSize}, ort::kUint8, total, kProbeSize});
-    model_ += release_node(model_, weights_.back().name);
+    append_release_node(model_, weights_.back().name);
     total += kProbeSize;
   }
   buffer_.reset(new uint8_t[std::max<size_t>(total, 1)]);
   std::vector<void*> out(entries.size());
   size_t next = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
-    if (!entries[i].hidden) out[i] = buffer_.get() + weights_[next++].offset;
+    if (is_loaded(i)) out[i] = buffer_.get() + weights_[next++].offset;
   }
   container.decode(out, threads);
 }
@@ -196,15 +196,18 @@ void ReleaseOp::finish() {
 }
 
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
-                                 InnerModel model) {
+                                 InnerModel model, std::unique_ptr<Streamed> streamed) {
   InnerSessionParts parts{std::make_unique<ReleaseOp>(runtime, model, options),
+                          std::move(streamed),
                           {nullptr, runtime.api.ReleaseSession()},
                           !has_control_flow(model.bytes()) && !has_foreign_operators(model.bytes())};
+  if (parts.streamed != nullptr) parts.streamed->add_to(runtime, options);
   OrtSession* session = nullptr;
   runtime.check(runtime.api.CreateSessionFromArray()(env, model.model().data(), model.model().size(), options,
                                                      &session));
   parts.session.reset(session);
   parts.release->finish();
+  if (parts.streamed != nullptr) parts.streamed->finish();
   return parts;
 }
 

@@ -7,15 +7,17 @@
 
 #include "container.h"
 #include "ort_runtime.h"
+#include "streamed.h"
 
 namespace onnxopt {
 
 // The inner model with its weights decoded, beside each other in one buffer. Needs the container no more.
 class InnerModel {
  public:
-  // threads = 0: one per core. Without its Release node the model has nothing that needs the CPU. Throws
-  // Error.
-  InnerModel(const Container& container, unsigned threads, bool with_node = true);
+  // threads = 0: one per core. Without its Release node the model has nothing that needs the CPU. `streamed`
+  // are weights of the container that are not decoded here. Throws Error.
+  InnerModel(const Container& container, unsigned threads, bool with_node = true,
+             const Streamed* streamed = nullptr);
 
   struct Weight {
     std::string name;
@@ -77,6 +79,7 @@ class ReleaseOp {
 // A session and what must outlive it.
 struct InnerSessionParts {
   std::unique_ptr<ReleaseOp> release;
+  std::unique_ptr<Streamed> streamed;  // null where all weights are loaded
   Owned<OrtSession> session;
   // Whether the shapes of outputs follow from the shapes of inputs, as far as the runtime knows them. They
   // may not where it believed the declarations of a body, or a custom operator.
@@ -86,7 +89,7 @@ struct InnerSessionParts {
 // Creates the session with `options`, to which it adds the weights; they are freed before
 // this returns, unless the session uses them where they are.
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
-                                 InnerModel model);
+                                 InnerModel model, std::unique_ptr<Streamed> streamed = nullptr);
 
 // For a session that someone else creates: see onnxopt_prepare. Throws Error.
 uint64_t prepare(const Container& container, unsigned threads, Bytes& model);

@@ -76,7 +76,12 @@ Settings::Settings(const Runtime& runtime, const OrtSessionOptions* options)
       // In ONNX Runtime's own format tensors may lie in the caller's memory.
       keep_container(flag(runtime, options, "onnxopt.keep_container") ||
                      flag(runtime, options, "session.use_ort_model_bytes_for_initializers")),
-      may_use_cpu(!flag(runtime, options, "session.disable_cpu_ep_fallback")) {}
+      may_use_cpu(!flag(runtime, options, "session.disable_cpu_ep_fallback")),
+      residence(config_entry(runtime, options, "onnxopt.residence")) {
+  if (residence.streamed && !may_use_cpu) {
+    fail("onnxopt.residence is streamed, which decodes on the CPU, and session.disable_cpu_ep_fallback is 1");
+  }
+}
 
 void Settings::apply(const Runtime& runtime, OrtSessionOptions* options) const {
   const ort::Api& api = runtime.api;

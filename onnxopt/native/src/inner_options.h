@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ort_runtime.h"
+#include "streamed.h"
 
 namespace onnxopt {
 
@@ -20,6 +21,7 @@ struct Settings {
   int level = -1;
   bool keep_container = false;  // else its pages are given back once it is decoded
   bool may_use_cpu = true;      // false: session.disable_cpu_ep_fallback
+  Residence residence{""};
 
   // Throws Error where an entry has no meaning.
   Settings(const Runtime& runtime, const OrtSessionOptions* options);

@@ -139,7 +139,8 @@ Payload find_payload(Bytes file) {
 }
 
 bool has_foreign_operators(Bytes model) {
-  constexpr std::string_view kKnown[] = {"ai.onnx", "ai.onnx.ml", "ai.onnx.training", "onnxopt.loader"};
+  constexpr std::string_view kKnown[] = {"ai.onnx", "ai.onnx.ml", "ai.onnx.training", "onnxopt.loader",
+                                         "onnxopt.streamed"};
   constexpr std::string_view kFamilies[] = {"com.microsoft", "com.ms.", "ai.onnx.preview"};
   bool foreign = false;
   each_field(model, [&](const Field& model_field) {

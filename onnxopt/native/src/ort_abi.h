@@ -40,7 +40,7 @@ using PathChar = char;
 constexpr uint32_t kApiVersion = 16;
 
 enum ErrorCode : int { kFail = 1 };
-enum ElementType : int { kUndefined = 0, kUint8 = 2, kString = 8 };
+enum ElementType : int { kUndefined = 0, kFloat32 = 1, kUint8 = 2, kString = 8, kFloat16 = 10 };
 enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum AllocatorType : int { kDeviceAllocator = 0 };
 enum MemoryType : int { kDefaultMemory = 0 };
@@ -92,6 +92,7 @@ enum LoggingLevel : int { kWarning = 2 };
   X(69, OrtStatus*, CreateCpuMemoryInfo, (int allocator_type, int memory_type, OrtMemoryInfo**))             \
   X(76, OrtStatus*, AllocatorFree, (OrtAllocator*, void*))                                                   \
   X(78, OrtStatus*, GetAllocatorWithDefaultOptions, (OrtAllocator**))                                        \
+  X(86, OrtStatus*, KernelInfoGetAttribute_int64, (const OrtKernelInfo*, const char* name, int64_t*))        \
   X(88, OrtStatus*, KernelContext_GetInputCount, (const OrtKernelContext*, size_t*))                         \
   X(89, OrtStatus*, KernelContext_GetOutputCount, (const OrtKernelContext*, size_t*))                        \
   X(90, OrtStatus*, KernelContext_GetInput, (const OrtKernelContext*, size_t, const OrtValue**))             \

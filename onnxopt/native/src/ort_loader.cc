@@ -47,24 +47,33 @@ Bytes container_of(const Runtime& runtime, const OrtKernelInfo* info) {
   return bytes_of(runtime, tensor);
 }
 
+// The weights that the settings leave compressed; null where they are all loaded.
+std::unique_ptr<Streamed> streamed_by(const Settings& settings, std::shared_ptr<const Container> container) {
+  if (!settings.residence.streamed) return nullptr;
+  auto streamed = std::make_unique<Streamed>(std::move(container), settings.residence.decoded,
+                                             settings.decoding_threads());
+  return streamed->empty() ? nullptr : std::move(streamed);
+}
+
 // Creates the inner session with the outer one's options. Where that fails, it runs on the CPU: execution
 // providers may refuse a model, or miss what they need on this machine.
 InnerSessionParts create_inner(const CompressedModelOp& op, const OrtKernelInfo* info, const OrtEnv* env,
-                               const Container& container) {
+                               const std::shared_ptr<const Container>& container) {
   const Runtime& runtime = op.runtime;
   const auto create = [&](const OrtSessionOptions* like, bool other_libraries) {
     const Owned<OrtSessionOptions> options = new_options(runtime, like);
     op.settings.apply(runtime, options.get());
-    InnerModel model(container, op.settings.decoding_threads(), op.settings.may_use_cpu);
+    std::unique_ptr<Streamed> streamed = streamed_by(op.settings, container);
+    InnerModel model(*container, op.settings.decoding_threads(), op.settings.may_use_cpu, streamed.get());
     if (other_libraries) register_other_libraries(runtime, model.bytes(), options.get());
-    return create_session(runtime, env, options.get(), std::move(model));
+    return create_session(runtime, env, options.get(), std::move(model), std::move(streamed));
   };
   try {
     return create(op.options.get(), false);
   } catch (const Error& error) {
     // The copy of the options has the libraries that were registered before this one, and takes none twice.
     // Those that were registered later have to be looked for.
-    const std::string& model = container.model();
+    const std::string& model = container->model();
     if (has_foreign_operators({reinterpret_cast<const uint8_t*>(model.data()), model.size()})) {
       try {
         return create(op.options.get(), true);
@@ -85,11 +94,11 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   for (const std::string& message : op.refused) warn(runtime, info, message);
   const Bytes payload = container_of(runtime, info);
   Owned<OrtEnv> env = runtime.environment();
-  InnerSessionParts parts = create_inner(op, info, env.get(), Container(payload));
+  InnerSessionParts parts = create_inner(op, info, env.get(), std::make_shared<Container>(payload));
   // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads
   // it. At the first run, when the runtime has also written its optimized model where it was asked to, its
-  // pages can go.
-  const Bytes done_with = op.settings.keep_container ? Bytes{} : payload;
+  // pages can go, unless weights are decoded from it in every run.
+  const Bytes done_with = op.settings.keep_container || parts.streamed != nullptr ? Bytes{} : payload;
   return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts), done_with);
 }
 
@@ -174,13 +183,29 @@ std::filesystem::path beside(const char* model, const std::string& location) {
   return std::filesystem::u8path(model).parent_path() / relative;
 }
 
-InnerModel decode(const char* path, Bytes file, const Payload& payload, const Settings& settings) {
-  const unsigned threads = settings.decoding_threads();
-  if (payload.bytes.data != nullptr) return {Container(payload.bytes), threads, settings.may_use_cpu};
-  if (path == nullptr) find_container(file);  // throws what is to be said
-  const std::vector<uint8_t> external =
-      read_file(beside(path, payload.location), payload.offset, payload.length);
-  return {Container({external.data(), external.size()}), threads, settings.may_use_cpu};
+// A container and, where that is not the caller's, the memory that it reads.
+struct OwnContainer {
+  std::vector<uint8_t> bytes;
+  Container container;
+
+  explicit OwnContainer(std::vector<uint8_t> from)
+      : bytes(std::move(from)), container({bytes.data(), bytes.size()}) {}
+};
+
+std::shared_ptr<const Container> own(std::vector<uint8_t> bytes) {
+  const auto made = std::make_shared<OwnContainer>(std::move(bytes));
+  return {made, &made->container};
+}
+
+std::shared_ptr<const Container> open(const char* path, Bytes file, const Payload& payload,
+                                      const Settings& settings) {
+  if (payload.bytes.data == nullptr) {
+    if (path == nullptr) find_container(file);  // throws what is to be said
+    return own(read_file(beside(path, payload.location), payload.offset, payload.length));
+  }
+  const Bytes bytes = payload.bytes;
+  if (settings.residence.streamed) return own({bytes.data, bytes.data + bytes.size});
+  return std::make_shared<Container>(bytes);
 }
 
 OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes file,
@@ -203,12 +228,17 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
   if (payload.alone) {
     const Settings settings(runtime, options.get());
     settings.apply(runtime, options.get());
-    InnerModel model = decode(path, file, payload, settings);
+    std::shared_ptr<const Container> container = open(path, file, payload, settings);
+    std::unique_ptr<Streamed> streamed = streamed_by(settings, container);
+    InnerModel model(*container, settings.decoding_threads(), settings.may_use_cpu, streamed.get());
+    container.reset();
     std::vector<uint8_t>().swap(content);
     // A clone has the libraries that were registered with the original; the runtime refuses any twice.
     if (like == nullptr) register_other_libraries(runtime, model.bytes(), options.get());
-    InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model));
+    InnerSessionParts parts =
+        create_session(runtime, env, options.get(), std::move(model), std::move(streamed));
     keep_forever(std::move(parts.release));
+    if (parts.streamed != nullptr) keep_forever(std::move(parts.streamed));
     return parts.session.release();
   }
   register_op(runtime, options.get());

@@ -15,6 +15,13 @@ namespace onnxopt {
 template <typename T>
 using Owned = std::unique_ptr<T, void(ONNXOPT_ORT_CALL*)(T*)>;
 
+// Throws Error with the runtime's own words where it reports a failure.
+inline void check(const ort::Api& api, OrtStatus* status) {
+  if (status == nullptr) return;
+  const Owned<OrtStatus> owned(status, api.ReleaseStatus());
+  throw Error(api.GetErrorMessage()(status));  // at its full length
+}
+
 struct Runtime {
   const OrtApiBase* base;
   ort::Api api;
@@ -22,12 +29,7 @@ struct Runtime {
   // Throws Error where the runtime is too old.
   explicit Runtime(const OrtApiBase* with);
 
-  // Throws Error with the runtime's own words where it reports a failure.
-  void check(OrtStatus* status) const {
-    if (status == nullptr) return;
-    const Owned<OrtStatus> owned(status, api.ReleaseStatus());
-    throw Error(api.GetErrorMessage()(status));  // at its full length
-  }
+  void check(OrtStatus* status) const { onnxopt::check(api, status); }
 
   // The process's environment, one more reference to it.
   Owned<OrtEnv> environment() const;

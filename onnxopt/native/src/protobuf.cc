@@ -14,7 +14,29 @@ uint64_t protobuf_varint(Reader& r) {
   fail("a variable-length integer of more than ten bytes");
 }
 
+void append_varint(std::string& text, uint64_t value) {
+  for (; value >= 0x80; value >>= 7) text += static_cast<char>(value | 0x80);
+  text += static_cast<char>(value);
+}
+
 }  // namespace
+
+Message& Message::add(unsigned number, uint64_t value) {
+  append_varint(text_, number << 3);
+  append_varint(text_, value);
+  return *this;
+}
+
+Message& Message::add(unsigned number, std::string_view value) {
+  append_varint(text_, number << 3 | 2);
+  append_varint(text_, value.size());
+  return append(value);
+}
+
+Message& Message::append(std::string_view fields) {
+  text_ += fields;
+  return *this;
+}
 
 Field next_field(Reader& r) {
   const Bytes before = r.rest();

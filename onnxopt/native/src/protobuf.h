@@ -1,6 +1,7 @@
-// Reading protobuf messages field by field, without a protobuf library.
+// Reading and writing protobuf messages field by field, without a protobuf library.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "bytes.h"
@@ -18,6 +19,22 @@ struct Field {
 
 // Reads one field. Throws Error on malformed bytes.
 Field next_field(Reader& r);
+
+// A message that is written field by field: varints and length-delimited ones.
+class Message {
+ public:
+  Message& add(unsigned number, uint64_t value);
+  Message& add(unsigned number, std::string_view value);
+  Message& add(const Field& field) {
+    return append({reinterpret_cast<const char*>(field.whole.data), field.whole.size});
+  }
+  Message& append(std::string_view fields);
+  operator std::string_view() const { return text_; }  // NOLINT(*-explicit-*): a field of another message
+  std::string& text() { return text_; }
+
+ private:
+  std::string text_;
+};
 
 // Calls take(field) for every field of the message.
 template <typename Take>
