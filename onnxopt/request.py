@@ -11,6 +11,8 @@ from typing import Any, TypedDict
 from onnxopt.data import Spec
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.clock import Clock, OrtClock
+from onnxopt.spec.augment import Augment
+from onnxopt.spec.augment import parse as parse_augment
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.effort import Effort
 from onnxopt.spec.goal import Goal
@@ -65,6 +67,7 @@ class Options(BuildOptions, Bounds, total=False):
     stamp: str
     clock: Clock
     tune: Tuning | str | None
+    augment: Sequence[Augment] | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,8 @@ class Request:
     tune: Tuning | str | None = None
     """A `Tuning`, or its text, such as "10m" or "30epochs": train the weights for so long, towards the outputs of the
     original on `data`."""
+    augment: Sequence[Augment] | str = ()
+    """What is done to images that train, or its text, such as "flip,crop"."""
     started: float = field(default_factory=time.monotonic)
     """Creation time in seconds of a monotonic clock, from which results derive their duration."""
 
@@ -136,10 +141,13 @@ class Request:
             raise OnnxoptError(f"--lossless and --effort {self.effort} contradict each other: a lossless file takes no "
                                "search")  # fmt: skip
         tune = Tuning.parse(self.tune) if isinstance(self.tune, str) else self.tune
+        augment = parse_augment(self.augment) if isinstance(self.augment, str) else tuple(self.augment)
         if tune is not None:
             self._check_tuning(named)
+        elif augment:
+            raise OnnxoptError("--augment changes images that train; give --tune, too")
         goal = None if self.goal is None else Goal(self.goal)
-        return replace(self, goal=goal, effort=Effort(self.effort), tune=tune)
+        return replace(self, goal=goal, effort=Effort(self.effort), tune=tune, augment=augment)
 
     def _check_tuning(self, named: Mapping[str, bool]) -> None:
         """Raises OnnxoptError if nothing can be trained, given which of the options that shape a model are there."""

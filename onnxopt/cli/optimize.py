@@ -92,6 +92,10 @@ class Writing(Reporting, Checked):
         option(metavar="TIME", help="Train the weights on --data, without labels, for a time (10m) or a number of "
                                     "passes over it (30epochs)."),
     ] = None  # fmt: skip
+    augment: Annotated[
+        str | None,
+        option(metavar="HOW", help="With --tune: change images that train at random; some of flip, crop, noise."),
+    ] = None
 
 
 @command
@@ -124,7 +128,7 @@ def _options(
     options: Options = {
         **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
         "max_ram": writing.ram, "custom_ops": writing.custom_ops or (),
-        "tune": writing.tune,
+        "tune": writing.tune, "augment": () if writing.augment is None else writing.augment,
     }  # fmt: skip
     return contract, data, options
 

@@ -19,9 +19,9 @@ class Loss:
     The distance of values z from the teacher's t is their noise, ``|z - t|^2``, as `output_error` measures it: without
     the mean over classes where only differences count.
 
-    Where `answers` count, the distance of scores is ``2 k T^2 KL(softmax(t / T) || softmax(z / T))`` for k classes at a
-    temperature T (Hinton et al. 2015). For large T this is the noise, so both have one price; a small T spares scores
-    that no answer depends on.
+    Where `answers` count, half of the distance of scores is ``2 k T^2 KL(softmax(t / T) || softmax(z / T))`` for k
+    classes at a temperature T (Hinton et al. 2015), and half is noise. For large T both are the same, so they have one
+    price; a small T spares scores that no answer depends on.
     """
 
     def __init__(self, answers: bool) -> None:
@@ -40,14 +40,16 @@ class Loss:
         if scale <= 0:
             return 0.0, np.zeros(start.shape, np.float32)
         z, t = values.astype(np.float32), wanted.astype(np.float32)
+        noise = z - t
+        noise = centred(np.where(np.isfinite(noise), noise, np.float32(0)), axis)
+        distance, gradient = _power(noise) / scale, noise * np.float32(2 / scale)
         if self._answers and axis is not None:
             log_p, log_q = (_log_softmax(one / _TEMPERATURE, axis) for one in (t, z))
             p, factor = np.exp(log_p), 2 * start.shape[axis] * _TEMPERATURE
-            distance = float(factor * _TEMPERATURE * np.sum(p * (log_p - log_q), dtype=np.float64))
-            return distance / scale, (np.exp(log_q) - p) * np.float32(factor / scale)
-        noise = z - t
-        noise = centred(np.where(np.isfinite(noise), noise, np.float32(0)), axis)
-        return _power(noise) / scale, noise * np.float32(2 / scale)
+            divergence = float(factor * _TEMPERATURE * np.sum(p * (log_p - log_q), dtype=np.float64)) / scale
+            towards = (np.exp(log_q) - p) * np.float32(factor / scale)
+            distance, gradient = (distance + divergence) / 2, (gradient + towards) / 2
+        return distance, gradient
 
     def _axis(self, start: Start) -> int | None:
         """The axis of the classes; None if a value has none, or its answers do not count."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ from onnxopt.encoding import Array
 from onnxopt.graph import Gradient, expose
 from onnxopt.graph.autodiff.gradient import Start
 from onnxopt.search.blends import blended
+from onnxopt.spec.augment import Augment
+from onnxopt.tuning.augmented import augmented
 from onnxopt.tuning.loss import Loss
 
-_BATCH = 32
-"""Samples of an update: what a core's cache holds."""
+_BATCH = 64
+"""Samples of an update, at most."""
 _KEPT = 2**28
 """Largest size of the teacher's outputs to keep in memory, in bytes. The others are computed in every pass."""
 
@@ -39,11 +41,19 @@ class Lessons:
     Arguments:
         blends: whether the blends of the samples are lessons, too. Where the teacher knows the samples by heart, its
             outputs there say little of what it makes of others (mixup, Zhang et al. 2018).
+        augment: what is done to images, anew in every pass.
 
     Raises OnnxoptError if the data cannot be read.
     """
 
-    def __init__(self, data: Data, teacher: onnx.ModelProto, observed: Sequence[str], blends: bool = False) -> None:
+    def __init__(
+        self,
+        data: Data,
+        teacher: onnx.ModelProto,
+        observed: Sequence[str],
+        blends: bool = False,
+        augment: Collection[Augment] = (),
+    ) -> None:
         self._most = _BATCH if any_batch(teacher) else 0
         self._parts: list[tuple[Pending, int, bool]] = []
         for pending in data.pending():
@@ -51,26 +61,31 @@ class Lessons:
             kinds = (False, True) if blends else (False,)
             self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
         self._session = quiet_session(expose(teacher, observed))
-        self._observed = list(observed)
+        self._observed, self._augment = list(observed), augment
         self._kept: dict[int, dict[str, Array]] = {}
         self._room = _KEPT
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, index: int) -> Lesson:
+    def lesson(self, index: int, passes: int = 0) -> Lesson:
+        """One of them, in a pass over all."""
         pending, part, blend = self._parts[index]
         parts = list(cut(pending.read(), self._most))
         batch = parts[part % len(parts)]  # a batch that cannot be cut counts once for each part
         batch = (blended(batch) if blend else None) or batch
-        wanted = self._kept.get(index)
-        if wanted is None:
-            found = self._session.run(self._observed, batch.feeds)
-            wanted = dict(zip(self._observed, found, strict=True))
+        if self._augment:
+            feeds = augmented(batch.feeds, self._augment, (index, passes))
+            return Lesson(batch.size, feeds, self._wanted(feeds))
+        if (wanted := self._kept.get(index)) is None:
+            wanted = self._wanted(batch.feeds)
             self._room -= sum(array.nbytes for array in wanted.values())
             if self._room >= 0:
                 self._kept[index] = wanted
         return Lesson(batch.size, batch.feeds, wanted)
+
+    def _wanted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(self._observed, self._session.run(self._observed, feeds), strict=True))
 
 
 class Student:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from math import log
 
 import numpy as np
 
 from onnxopt.encoding import Array
 from onnxopt.tuning.optimizer import Adam, cosine
+from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.weights import Weights
@@ -17,6 +17,9 @@ _RATE = 0.03
 """Units that a weight moves in an update at first. At 0.1, weights wander off, and no zeros are left."""
 _RELEARN = 8
 """Updates after which the codes follow the integers."""
+_BROKEN, _FIRST, _SLOWER = 16.0, 64, 3.0
+"""A deep model of fine steps breaks when all weights move at once. Where the loss is so many times as large as at first
+within so many updates, the training begins again, so much slower."""
 
 
 def train(
@@ -24,28 +27,34 @@ def train(
     lessons: Lessons,
     weights: Weights,
     fixed: Mapping[str, Array],
-    slope: float,
+    price: Price,
     over: Callable[[int], float],
 ) -> Iterator[tuple[int, float, float]]:
     """Trains in place. After every pass over the data, yields their number, its loss D, and the bits R.
 
-    The loss is ``D + 2 ln2 c R``, with D that of `Loss`, R the bits of all integers and c the slope. This is the
-    price of a bit in the plan: a step d makes noise ``d^2 / 12``, which a further bit divides by four, so noise falls
-    by ``2 ln2 c`` with each bit (Gish & Pierce 1968). Tuning finds a better point at the same price.
+    The loss is ``D + p R``, with D that of `Loss`, R the bits of all integers and p the price of one.
 
     Arguments:
         fixed: values of weights that are not trained, by path.
         over: the share of the training that is over after a number of updates.
     """
-    adam, rate, price = Adam(len(weights.masters)), Rate(weights.sizes), np.float32(2 * log(2) * slope)
+    adam, rate, speed = Adam(len(weights.masters)), Rate(weights.matrices), _RATE
     updates, recent, order = 0, 0.0, shuffled(len(lessons))
+    start, at_first, left = weights.masters.copy(), 0.0, _FIRST
     while (share := over(updates)) < 1:
         if updates % _RELEARN == 0:
             rate.learn(weights.rounded)
-        loss, by_path = student.gradient(lessons[next(order)], {**fixed, **weights.seen()})
-        gradient = weights.gradient(by_path)
-        gradient[: len(weights.rounded)] += price * rate.gradient(weights.rounded)
-        adam.update(weights.masters, gradient, cosine(_RATE, share))
+            price.look(rate.bits(weights.rounded), share)
+        loss, by_path = student.gradient(lessons.lesson(next(order), updates // len(lessons)),
+                                         {**fixed, **weights.seen()})  # fmt: skip
+        at_first, left = at_first or loss, left - 1
+        if left > 0 and not loss <= _BROKEN * at_first:
+            weights.masters[:], adam = start, Adam(len(start))
+            speed, left = speed / _SLOWER, _FIRST
+        else:
+            gradient = weights.gradient(by_path)
+            gradient[: len(weights.rounded)] += np.float32(price.value) * rate.gradient(weights.rounded)
+            adam.update(weights.masters, gradient, cosine(speed, share))
         updates += 1
         recent += (loss - recent) / min(updates, len(lessons))
         if updates % len(lessons) == 0:

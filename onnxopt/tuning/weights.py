@@ -9,11 +9,12 @@ from math import prod
 
 import numpy as np
 
-from onnxopt.encoding import Affine, Array, Encoding, Raw, along_axis, step_of
+from onnxopt.encoding import Affine, Array, Encoding, Raw, along_axis, matrix_view, step_of
 from onnxopt.tuning.optimizer import Vector
 
-_INSIDE = 0.45
-"""Steps from an integer within which a weight starts that feedback has rounded to it."""
+_INSIDE = 0.35
+"""Steps from an integer within which a weight starts that feedback has rounded to it: many would be at the edge of 0.5,
+and go over it together."""
 _SHARE = 16
 """Of the root mean square of a bias, the part that its unit is."""
 _LEAST = 1e-4
@@ -32,6 +33,11 @@ class Weight:
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
         return self.start.values().shape
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns, as the coder of integers sees them."""
+        return matrix_view(self.shape, self.start.axis if isinstance(self.start, Affine) else 0)
 
     def units(self) -> Vector:
         """[elements]: the steps; of floats, a part of their size, for which Adam's rates are right too."""
@@ -69,9 +75,9 @@ class Weights:
         self.masters = np.concatenate([values[one.path].ravel() for one in self._weights]).astype(np.float32)
         self.masters /= self._units
         rounded = [one.start.q.ravel() for one in self._weights if isinstance(one.start, Affine)]
-        self.sizes = [len(q) for q in rounded]
-        """Elements of each rounded weight."""
-        self.rounded = self.masters[: sum(self.sizes)]
+        self.matrices = [one.matrix for one in self._weights if isinstance(one.start, Affine)]
+        """Rows and columns of each rounded weight."""
+        self.rounded = self.masters[: sum(map(prod, self.matrices))]
         """The masters of rounded weights, a view."""
         if near and rounded:
             q = np.concatenate(rounded).astype(np.float32)

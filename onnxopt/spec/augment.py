@@ -1,0 +1,28 @@
+"""What is done to images that train, so that none comes twice."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from onnxopt.errors import OnnxoptError
+
+
+class Augment(StrEnum):
+    """A change of an image that leaves what it shows."""
+
+    FLIP = "flip"
+    """Left becomes right, in half of the images."""
+    CROP = "crop"
+    """Moved by up to an eighth of its sides; the edge fills what is left."""
+    NOISE = "noise"
+    """With noise of a tenth of its contrast."""
+
+
+def parse(text: str) -> tuple[Augment, ...]:
+    """Reads ``flip,crop``. Raises OnnxoptError for anything else."""
+    names = [name.strip().lower() for name in text.split(",")]
+    try:
+        return tuple(dict.fromkeys(map(Augment, names)))
+    except ValueError:
+        raise OnnxoptError(f"--augment is {text!r}, expected some of {', '.join(Augment)}, as in --augment flip,crop"
+                           ) from None  # fmt: skip

@@ -1,0 +1,190 @@
+"""Tuning to a size, on images changed at random, and with data that is given for the check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from builders import cnn, mlp, weights
+from commanding import refused, run
+
+import onnxopt
+from onnxopt import Contract, OnnxoptError, native
+from onnxopt.data import Batch, Data, Pending, open_data
+from onnxopt.metrics.observed import Observed
+from onnxopt.metrics.output_error import output_error
+from onnxopt.request import Request
+from onnxopt.search.original import Original, Parts
+from onnxopt.spec.augment import Augment, parse
+from onnxopt.tuning.augmented import augmented, is_images
+from onnxopt.tuning.price import Price
+from onnxopt.tuning.rate import Rate
+from onnxopt.tuning.stage import _held_out
+from onnxopt.tuning.student import Lessons
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Path]:
+    """A small network, and samples for it."""
+    onnx.save(mlp(64), tmp_path / "small.onnx")
+    np.save(tmp_path / "x.npy", weights(1024, 64, seed=5))
+    return tmp_path / "small.onnx", tmp_path / "x.npy"
+
+
+def test_a_bounded_size_is_used_and_the_file_is_nearer_to_the_original(
+    small: tuple[Path, Path], tmp_path: Path
+) -> None:
+    contract = Contract(target_ratio=12)
+    plain = onnxopt.optimize(small[0], tmp_path / "plain.onnx", contract, small[1])
+    tuned = onnxopt.optimize(small[0], tmp_path / "tuned.onnx", contract, small[1], tune="15epochs")
+    most = small[0].stat().st_size / 12
+    assert 0.97 * most < (tmp_path / "tuned.onnx").stat().st_size <= most
+    assert "> tuned" in tuned.plan.to_json()
+    x = weights(256, 64, seed=6)
+    source = onnxruntime.InferenceSession(small[0])
+    feeds = {source.get_inputs()[0].name: x}
+    wanted = source.run(None, feeds)
+    noise = [output_error(wanted, onnxopt.load(tmp_path / name).run(None, feeds))
+             for name in ("plain.onnx", "tuned.onnx")]  # fmt: skip
+    assert plain.bytes_after <= most
+    assert (noise[1] or 1) < 0.9 * (noise[0] or 0)
+
+
+def test_the_price_follows_the_size() -> None:
+    bits = 16000
+    fixed, free = Price(1e-6), Price(1e-6, 1000, lambda: bits // 8 + 100)
+    usual = fixed.value
+    for done in (0.0, 0.3, 0.8):
+        fixed.look(bits, done)
+        free.look(bits, done)
+    assert fixed.value == usual
+    assert (high := free.value) > 2 * usual
+    bits = 7000
+    free.look(bits, 0.85)
+    assert free.value < high
+
+
+def test_the_rate_knows_busy_rows_and_columns() -> None:
+    drawn = np.random.default_rng(0)
+    scale = np.exp(drawn.normal(-1.5, 1.2, (256, 1)) + drawn.normal(0, 0.8, (1, 512)))
+    masters = (drawn.laplace(0, 1, (256, 512)) * scale).astype(np.float32)
+    coded = len(native.encode(np.rint(masters).astype(np.int32))[1])
+    found = []
+    for shape in ((256, 512), (1, 256 * 512)):
+        rate = Rate([shape])
+        rate.learn(masters.ravel())
+        found.append(rate.bits(masters.ravel()) / 8)
+    assert found[0] == pytest.approx(coded, rel=0.06)
+    assert found[1] > 1.15 * coded
+
+
+def test_images_are_changed_alike_in_both_layouts() -> None:
+    images, how = weights(32, 3, 16, 24), tuple(Augment)
+    first = augmented({"x": images}, how, (1, 2))["x"]
+    last = augmented({"x": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}, how[:2], (1, 2))["x"]
+    again = augmented({"x": images}, how[:2], (1, 2))["x"]
+    np.testing.assert_array_equal(last.transpose(0, 3, 1, 2), again)
+    assert first.shape == images.shape
+    assert first.dtype == images.dtype
+    assert 0.05 < float((first - again).std()) < 0.15
+    assert not np.array_equal(again, augmented({"x": images}, how[:2], (1, 3))["x"])
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    images = weights(64, 1, 8, 8)
+    found = augmented({"x": images}, (Augment.FLIP,), (0,))["x"]
+    turned = [np.array_equal(one, image[..., ::-1]) for one, image in zip(found, images, strict=True)]
+    same = [np.array_equal(one, image) for one, image in zip(found, images, strict=True)]
+    assert sum(turned) + sum(same) == 64
+    assert 20 < sum(turned) < 44
+
+
+def test_images_move_by_an_eighth_at_most() -> None:
+    image = np.zeros((1, 1, 16, 16), np.float32)
+    image[..., 8, 8] = 1
+    seen = {tuple(np.argwhere(augmented({"x": image}, (Augment.CROP,), (seed,))["x"][0, 0])[0]) for seed in range(200)}
+    assert seen == {(8 + i, 8 + j) for i in range(-2, 3) for j in range(-2, 3)}
+
+
+def test_what_is_no_image_stays() -> None:
+    tokens, rows = np.zeros((2, 3), np.int64), weights(2, 64, 5, 5)
+    found = augmented({"tokens": tokens, "rows": rows}, tuple(Augment), (0,))
+    assert found["tokens"] is tokens
+    assert found["rows"] is rows
+    assert is_images(weights(2, 8, 8, 3))
+
+
+def test_the_teacher_sees_the_images_as_they_are_changed() -> None:
+    model, x = cnn(), weights(32, 3, 16, 16)
+    data = Data("x", lambda: iter([Pending(32, lambda: Batch({"x": x}))]), lambda: "")
+    lessons = Lessons(data, model, ["y"], augment=(Augment.FLIP, Augment.CROP))
+    teacher = onnxruntime.InferenceSession(model.SerializeToString())
+    first, again, other = lessons.lesson(0, 0), lessons.lesson(0, 0), lessons.lesson(0, 1)
+    np.testing.assert_array_equal(first.feeds["x"], again.feeds["x"])
+    assert not np.array_equal(first.feeds["x"], other.feeds["x"])
+    for one in (first, other):
+        wanted = teacher.run(None, dict(one.feeds))[0]
+        np.testing.assert_allclose(one.wanted["y"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_drop_is_counted_on_the_data_for_the_check(small: tuple[Path, Path]) -> None:
+    session = onnxruntime.InferenceSession(small[0])
+    whole = open_data(small[1], session)
+    check = whole.take(128)
+
+    def parts(given: Data, contract: Contract) -> Parts:
+        original = Original(session, Parts(whole, whole.take(256), given), None, Observed(("y",)), lambda: session)
+        request = Request.of(contract, small[1], {})
+        found = _held_out(cast(Any, SimpleNamespace(work=SimpleNamespace(request=request, bytes_before=1))), original)
+        assert found.counted
+        return found.parts
+
+    given = parts(check, Contract(max_drop=1))
+    assert given.validation is given.check is check
+    assert given.calibration.count() == 960
+    size = parts(check, Contract(target_ratio=8))
+    assert size.calibration.count() == 960
+
+
+def test_without_such_data_a_quarter_is_held_back(small: tuple[Path, Path]) -> None:
+    session = onnxruntime.InferenceSession(small[0])
+    whole = open_data(small[1], session)
+    validation = whole.take(256)
+    original = Original(session, Parts(whole, validation, validation), None, Observed(("y",)), lambda: session)
+    request = Request.of(Contract(max_drop=1), small[1], {})
+    found = _held_out(cast(Any, SimpleNamespace(work=SimpleNamespace(request=request, bytes_before=1))), original)
+    assert found.parts.check is found.parts.validation
+    assert (found.parts.calibration.count(), found.parts.validation.count()) == (768, 256)
+
+
+def test_names_of_changes_are_read() -> None:
+    assert parse(" Flip, crop,flip") == (Augment.FLIP, Augment.CROP)
+    with pytest.raises(OnnxoptError, match="--augment is 'spin', expected some of flip, crop, noise"):
+        parse("spin")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--augment", "flip"], ["--augment changes images that train", "--tune"]),
+        (["--tune", "1epochs", "--augment", "spin"], ["--augment is 'spin'", "flip, crop, noise"]),
+    ],
+)
+def test_impossible_changes_are_refused(
+    small: tuple[Path, Path], tmp_path: Path, options: list[str], words: list[str]
+) -> None:
+    refused(run("optimize", *small[:1], "-o", tmp_path / "out.onnx", "--data", small[1], *options), *words)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_model_without_images_is_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(OnnxoptError, match="--augment changes images, and no input has any"):
+        onnxopt.optimize(small[0], tmp_path / "o", Contract(target_ratio=8), small[1], tune="1epochs", augment="flip")
+    assert not (tmp_path / "o").exists()
