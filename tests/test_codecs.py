@@ -164,7 +164,7 @@ def test_zeros_cost_what_telling_them_takes(dtype: str, zeros: float, negative: 
 def test_damaged_zeros_never_crash_a_decoder(dtype: str) -> None:
     values = pruned(dtype, 0.7)[:60, :40]
     coded = native.encode_lossless(values)
-    assert coded[0] == (6 if dtype == "float16" else 3)
+    assert coded[0] == 3
     for cut in range(len(coded)):
         with pytest.raises(ContainerError):
             native.decode_lossless(coded[:cut], dtype, *values.shape)

@@ -131,6 +131,10 @@ def encodings() -> dict[str, Encoding]:
     }
 
 
+OLDER = ("lossless.integers", "lossless.sparse", "lossless.rotated", "container2.small", "container3")
+"""Files of which `older.` holds other bytes, in which onnxopt once wrote the same: small matrices in codecs 4 and 6."""
+
+
 def files() -> dict[str, bytes]:
     """Name -> bytes, as this onnxopt writes them."""
     out = {f"{codec}.{name}": native.encode(q, codec)[1] for codec in INTEGER_CODECS for name, q in integers().items()}

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "rans.h"
+
 namespace onnxopt {
 namespace {
 
@@ -9,11 +11,12 @@ namespace {
 constexpr size_t kSmall = size_t{1} << 17;
 // Below so many, `context`'s is as short as that of `adaptive`, and every reader knows it.
 constexpr size_t kTiny = size_t{1} << 10;
-// Under kQuick larger matrices never get them: they save 0.1 % of most weights.
-constexpr size_t kSmallQuick = size_t{1} << 12;
-// What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small and
-// under kQuick, where `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast.
-// Under kSmallest, nothing.
+// Under kQuick larger matrices never get them, as they save 0.1 % of most weights, and others only where they
+// save so many percent: small weights that are kept whole must not take longer than all others.
+constexpr size_t kSmallQuick = size_t{1} << 12, kWorthwhileQuick = 15;
+// What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small, where
+// `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast. Under kSmallest,
+// nothing.
 constexpr size_t kWorthwhile = 1;
 // The same of `context` on a matrix that takes next to nothing: others decode it a hundred times as fast.
 constexpr size_t kNextToNothing = 200;
@@ -58,10 +61,11 @@ bool wins_sample(const Codec& codec, const int32_t* q, Shape shape, size_t size,
 Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
   const size_t n = shape.size();
   Candidates candidates{q, shape};
+  const Codec quick_rans{codecs::rans.id, codecs::rans.name, rans::encode_quick, codecs::rans.decode};
   for (const Codec* codec : all_codecs()) {
     if (codec->id == codecs::adaptive.id || codec->id == codecs::context.id) continue;
     if (codec->id == codecs::huffman.id && (prefer == Prefer::kFastest || !mostly_zero(q, n))) continue;
-    candidates.offer(*codec);
+    candidates.offer(prefer == Prefer::kQuick && codec == &codecs::rans ? quick_rans : *codec);
   }
   if (candidates.any_refused) {
     // The context coder never is, as its every integer costs something; nor is the other where most are zero.
@@ -73,10 +77,10 @@ Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
     return std::move(candidates.best);
   }
   const bool large = n >= kSmall;
-  size_t handicap = 0;
+  size_t handicap = prefer == Prefer::kQuick ? kWorthwhileQuick : 0;
   for (const Codec* codec : {&codecs::adaptive, &codecs::context}) {
     if (codec == &codecs::adaptive && n < kTiny) continue;
-    const bool slower = large || (n >= kTiny && (prefer == Prefer::kQuick || codec == &codecs::context));
+    const bool slower = large || (n >= kTiny && codec == &codecs::context);
     if (slower && prefer != Prefer::kSmallest) handicap += kWorthwhile;
     const Codec& rival = *find_codec(candidates.best.codec);
     if (wins_sample(*codec, q, shape, large ? kSample : kSampleOfSmall, rival, handicap)) {

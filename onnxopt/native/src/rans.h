@@ -40,6 +40,8 @@ Kernel avx512_kernel(size_t lanes, bool with_offsets);
 Kernel neon_kernel(size_t lanes, bool with_offsets);
 
 std::vector<uint8_t> encode(const int32_t* q, Shape shape);
+// In eight lanes at least where that is 2 % at most: fewer decode at a third of the speed.
+std::vector<uint8_t> encode_quick(const int32_t* q, Shape shape);
 void decode(Bytes in, Shape shape, Sink& sink);
 
 }  // namespace onnxopt::rans

@@ -7,6 +7,8 @@ namespace {
 
 constexpr size_t kSample = 4096;
 constexpr uint64_t kBytesPerLane = 2048;  // a lane costs three bytes: at most 0.15%
+constexpr unsigned kQuickLanes = 3;       // log2, in a quick stream of so many bytes or more:
+constexpr uint64_t kQuickBytes = 1024;
 
 // Frequencies of more than 12 bits decode on scalar code alone: they must save 1/320 of a stream. They are
 // worth the time to price them where there are many elements and one value, taking most slots, leaves few for
@@ -187,9 +189,7 @@ unsigned log2_lanes(uint64_t bytes) {
   return log;
 }
 
-}  // namespace
-
-std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
+std::vector<uint8_t> encode_with(const int32_t* q, Shape shape, bool quick) {
   const size_t n = shape.size();
   if (n == 0) return encode_constant(0);
   const auto ends = std::minmax_element(q, q + n);
@@ -207,7 +207,8 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   const Symbols& symbols = choice.symbols;
   const Plan& plan = choice.plan;
 
-  const unsigned log_lanes = log2_lanes(plan.bits / 8);
+  const uint64_t bytes = plan.bits / 8;
+  const unsigned log_lanes = std::max(log2_lanes(bytes), quick && bytes >= kQuickBytes ? kQuickLanes : 0);
   std::vector<uint8_t> out;
   out.reserve(static_cast<size_t>(plan.bits / 8) + 256);
   Writer writer(out);
@@ -236,5 +237,10 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   write_lanes(shape, symbols, plan, column_class, size_t{1} << log_lanes, writer, out);
   return out;
 }
+
+}  // namespace
+
+std::vector<uint8_t> encode(const int32_t* q, Shape shape) { return encode_with(q, shape, false); }
+std::vector<uint8_t> encode_quick(const int32_t* q, Shape shape) { return encode_with(q, shape, true); }
 
 }  // namespace onnxopt::rans
