@@ -123,6 +123,16 @@ def test_two_writes_give_the_same_bytes(prefer: str) -> None:
     assert container.write(b"m", encodings, "{}", prefer) == container.write(b"m", encodings, "{}", prefer)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int64", "bfloat16", "int4"])
+def test_what_is_known_is_not_coded_again(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(-8, 8, (64, 40)).astype(getattr(ml_dtypes, dtype, dtype))
+    every, known = {"w": Raw(values), "v": Raw(values.reshape(40, 64))}, container.Known()
+    packed = container.write(b"", every, "{}", known=known)
+    assert packed == container.write(b"", every, "{}")
+    monkeypatch.setattr(native, "lossless_stream", None)
+    assert packed == container.write(b"", every, "{}", known=known)
+
+
 def test_preferences_keep_their_word() -> None:
     encodings: dict[str, Encoding] = {"w": scaled((400, 500), 0)}
     sizes = {prefer: len(container.write(b"m", encodings, "{}", prefer)) for prefer in native.PREFERENCES}
