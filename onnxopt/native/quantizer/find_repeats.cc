@@ -1,6 +1,8 @@
 #include "find_repeats.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <new>
 #include <vector>
@@ -12,6 +14,7 @@ constexpr uint32_t kNone = UINT32_MAX;
 constexpr size_t kMostHashed = 8;    // elements that a hash sees
 constexpr size_t kMostTried = 16;    // places with the same hash, the newest first
 constexpr size_t kLongEnough = 256;  // nobody looks for a longer one
+constexpr size_t kAhead = 8;  // places, half of the slots: memory takes about as long as so many searches
 
 struct Found {
   size_t length = 0;
@@ -30,25 +33,36 @@ class Finder {
     before_.assign(n, kNone);
   }
 
+  // Has memory fetch what searches a few places after `at` will read: nearly all of them miss the caches.
+  void fetch(size_t at) {
+    if (at + 2 * kAhead + hashed_ > n_) return;
+    for (std::vector<Slot>* slots : {&forward_, &backward_}) {
+      prefetch(&newest_[hash(at + 2 * kAhead, *slots)]);
+      const uint32_t p = newest_[hash(at + kAhead, *slots)];
+      if (p == kNone) continue;
+      prefetch(&words_[p]);
+      prefetch(&before_[p]);
+    }
+  }
+
   // Enters place p, so that later ones may refer to it.
   void enter(size_t p) {
     if (p + hashed_ > n_) return;
-    uint32_t& newest = newest_[hash(p, 1)];
+    uint32_t& newest = newest_[hash(p, forward_)];
     before_[p] = newest;
     newest = static_cast<uint32_t>(p);
   }
 
   // The longest match of what starts at `at`, length 0 where none is long enough. All before `at` is entered.
-  Found longest(size_t at) const {
+  Found longest(size_t at) {
     Found best;
     if (at + hashed_ > n_) return best;
     size_t tried = 0;
-    for (uint32_t p = newest_[hash(at, 1)]; p != kNone && ++tried <= kMostTried; p = before_[p]) {
+    for (uint32_t p = newest_[hash(at, forward_)]; p != kNone && ++tried <= kMostTried; p = before_[p]) {
       if (better(best, measure(at, p, 1))) return best;
     }
     tried = 0;
-    for (uint32_t p = newest_[hash(at + hashed_ - 1, -1)]; p != kNone && ++tried <= kMostTried;
-         p = before_[p]) {
+    for (uint32_t p = newest_[hash(at, backward_)]; p != kNone && ++tried <= kMostTried; p = before_[p]) {
       if (p + hashed_ - 1 < at && better(best, measure(at, p + hashed_ - 1, -1))) return best;
     }
     return best;
@@ -63,12 +77,30 @@ class Finder {
     return static_cast<uint32_t>((words_[i] ^ words_[j]) >> kTop);
   }
 
-  // Of the magnitudes from `at` on, in direction `step`.
-  size_t hash(size_t at, ptrdiff_t step) const {
+  // A hash that was computed: of the magnitudes of the elements at `place` and after it, from either end.
+  struct Slot {
+    size_t place = SIZE_MAX;
+    size_t hash = 0;
+  };
+
+  size_t hash(size_t place, std::vector<Slot>& slots) const {
+    Slot& slot = slots[place % slots.size()];
+    if (slot.place == place) return slot.hash;
     uint64_t h = 0;
-    for (size_t k = 0; k < hashed_; ++k, at += static_cast<size_t>(step))
+    for (size_t k = 0; k < hashed_; ++k) {
+      const size_t at = &slots == &forward_ ? place + k : place + hashed_ - 1 - k;
       h = (h ^ magnitude(at)) * 0x9e3779b97f4a7c15 + (h >> 29);
-    return static_cast<size_t>(h * 0xbf58476d1ce4e5b9 >> (64 - bits_));
+    }
+    slot = {place, static_cast<size_t>(h * 0xbf58476d1ce4e5b9 >> (64 - bits_))};
+    return slot.hash;
+  }
+
+  static void prefetch(const void* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address);
+#else
+    static_cast<void>(address);
+#endif
   }
 
   Found measure(size_t at, size_t source, ptrdiff_t step) const {
@@ -95,6 +127,8 @@ class Finder {
   size_t shortest_;
   size_t hashed_;
   unsigned bits_ = 1;
+  std::vector<Slot> forward_ = std::vector<Slot>(4 * kAhead);
+  std::vector<Slot> backward_ = std::vector<Slot>(4 * kAhead);
   std::vector<uint32_t> newest_;  // by hash: the newest place
   std::vector<uint32_t> before_;  // by place: the one before it of the same hash
 };
@@ -104,6 +138,7 @@ size_t find(const Word* words, size_t n, size_t shortest, size_t capacity, int32
   Finder<Word> finder(words, n, shortest);
   size_t count = 0, stored = 0;
   for (size_t at = 0; at < n && count < capacity;) {
+    finder.fetch(at);
     const Found found = finder.longest(at);
     finder.enter(at);
     // One element later a longer one may begin.
