@@ -14,7 +14,7 @@ import pytest
 import tables as package
 from common import kept, pages, realdata
 from common.kept import Kept, fresh
-from tables import Scope, tables
+from tables import Scope, commands, tables
 
 TOY = """
 from tables import Table
@@ -133,3 +133,11 @@ def test_a_table_goes_between_its_markers(tmp_path: Path) -> None:
 
 def test_a_fresh_process_has_memory_of_its_own() -> None:
     assert fresh(len, "abc") == 3
+
+
+def test_the_reference_of_the_command_line_is_that_of_its_commands() -> None:
+    table = commands.TABLES[0]
+    page = (pages.ROOT / table.page).read_text(encoding="utf-8")
+    opening, closing = table.markers
+    shown = page.partition(opening)[2].partition(closing)[0]
+    assert shown.strip() == table.render(table.measure(Scope(()))).strip()

@@ -25,7 +25,8 @@ OUTSIDE = {
 }
 """Documents beside docs/, and their pages."""
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
-_MARKER = re.compile(r"^<!--.*?-->$", re.MULTILINE)
+_NOT_RUN = re.compile(r"^( *)<!-- not run: (.*?) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^ *<!--.*?-->$", re.MULTILINE)
 _LANGUAGES = {".cc": "cpp", ".h": "cpp", ".hpp": "cpp", ".c": "c", ".py": "python", ".md": "markdown", ".txt": "cmake"}
 
 
@@ -41,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page with its links pointed to pages, and without the markers of what is generated."""
+    """The page with its links pointed to pages, and without the markers of what is generated. What was
+    not run says so."""
     if page.file.src_uri.startswith("source/"):
         page.meta["search"] = {"exclude": True}
         return markdown
@@ -51,7 +53,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _resolved(origin, link[2])
         return f"{link[1]}{posixpath.relpath(_uri(target), here or '.')}{link[3]}"
 
-    return _LINK.sub(pointed, _MARKER.sub("", markdown))
+    said = _NOT_RUN.sub(r"\1*Not run by the tests: \2.*\n", markdown)
+    return _LINK.sub(pointed, _MARKER.sub("", said))
 
 
 def _origin(file: File) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 import onnxopt
 from onnxopt.cli.event_log import EventLog
+from onnxopt.cli.time_left import EVEN, UNKNOWN, Times, left, passed
 from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
@@ -77,32 +79,39 @@ def show_written(path: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(verbose: bool = False, log: Path | None = None) -> Iterator[Shown]:
+def progress(verbose: bool = False, log: Path | None = None, times: Times = EVEN) -> Iterator[Shown]:
     """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step; with
-    `log`, appends an event for each step to that file, or to standard error if it is ``-``.
+    `log`, appends an event for each step to that file, or to standard error if it is ``-``. `times` says how long steps
+    take.
 
     What hooks print meanwhile goes to standard error. Raises OnnxoptError if the log cannot be written.
     """
-    columns: tuple[Any, ...] = (BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    columns: tuple[Any, ...] = (
+        BarColumn(30),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}", markup=False),
+    )
     errors = Console(stderr=True)
     with (
         redirect_stdout(sys.stderr),
         Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
         EventLog.opened(log) as events,
     ):
-        yield Shown(bar, errors if verbose else None, events)
+        yield Shown(bar, errors if verbose else None, events, times)
 
 
 class Shown:
     """A `Progress` that people and programs see."""
 
-    def __init__(self, bar: Bar, lines: Console | None, events: EventLog) -> None:
-        self._bar, self._lines, self._events = bar, lines, events
-        self._task, self._last = bar.add_task("reading", total=1.0), ""
+    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, times: Times) -> None:
+        self._bar, self._lines, self._events, self._times = bar, lines, events, times
+        self._task, self._last = bar.add_task("reading", total=1.0, left=UNKNOWN), ""
+        self._started = time.monotonic()
 
     def __call__(self, what: str, share: float) -> None:
         """See `Progress`."""
-        self._bar.update(self._task, description=what, completed=share)
+        rest = left(time.monotonic() - self._started, share, self._times)
+        self._bar.update(self._task, description=what, completed=passed(share, self._times), left=rest)
         if self._lines and what != self._last:
             self._lines.print(what, highlight=False, markup=False, soft_wrap=True)
         self._events.step(what, share)

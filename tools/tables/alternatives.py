@@ -154,23 +154,27 @@ def answers(model: str, file: Path) -> str:
 
 
 def speeds(model: str, files: tuple[Path, ...]) -> list[float]:
-    """The time of the model's file over that of each of these: one thread, one sample, all files in turns."""
+    """The time of the model's file over that of each of these: one thread, one sample, all files in turns.
+
+    Seconds are those that the thread had the processor, so that other work on the machine counts little.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     sessions = [onnxopt.load(file, options) for file in (source(model), *files)]
     feed = given(model)[0]
     counts = [max(1, round(BLOCK / min(_seconds(session, feed, 1) for _ in range(3)))) for session in sessions]
-    rounds = [
-        [_seconds(session, feed, count) for session, count in zip(sessions, counts, strict=True)] for _ in range(ROUNDS)
-    ]
+    rounds = []
+    for number in range(ROUNDS):
+        turns = range(len(sessions)) if number % 2 else reversed(range(len(sessions)))
+        rounds.append({i: _seconds(sessions[i], feed, counts[i]) for i in turns})
     return [median(times[0] / times[i] for times in rounds) for i in range(1, len(sessions))]
 
 
 def _seconds(session: onnxruntime.InferenceSession, feed: Feeds, count: int) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(count):
         session.run(None, feed)
-    return (time.perf_counter() - started) / count
+    return max(time.thread_time() - started, 1e-9) / count
 
 
 def made(model: str, tool: Tool) -> Path | None:
