@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 import onnxopt
 from onnxopt.cli.event_log import EventLog
-from onnxopt.cli.time_left import EVEN, UNKNOWN, Times, left, passed
+from onnxopt.cli.time_left import EVEN, Left, text
 from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
@@ -79,39 +80,44 @@ def show_written(path: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(verbose: bool = False, log: Path | None = None, times: Times = EVEN) -> Iterator[Shown]:
+def progress(verbose: bool = False, log: Path | None = None, left: Left = EVEN) -> Iterator[Shown]:
     """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step; with
-    `log`, appends an event for each step to that file, or to standard error if it is ``-``. `times` says how long steps
-    take.
+    `log`, appends an event for each step to that file, or to standard error if it is ``-``. `left` says what
+    time is left.
 
     What hooks print meanwhile goes to standard error. Raises OnnxoptError if the log cannot be written.
     """
-    columns: tuple[Any, ...] = (
-        BarColumn(30),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.description}", markup=False),
-    )
+    columns: tuple[Any, ...] = (BarColumn(30), _Left(), TextColumn("{task.description}", markup=False))
     errors = Console(stderr=True)
     with (
         redirect_stdout(sys.stderr),
         Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
         EventLog.opened(log) as events,
     ):
-        yield Shown(bar, errors if verbose else None, events, times)
+        yield Shown(bar, errors if verbose else None, events, left)
+
+
+class _Left(ProgressColumn):
+    """The time left, which counts down between steps."""
+
+    def render(self, task: Task) -> Text:
+        """See `ProgressColumn`."""
+        ends = task.fields["ends"]
+        return Text(text(None if ends is None else max(0.0, ends - time.monotonic())))
 
 
 class Shown:
     """A `Progress` that people and programs see."""
 
-    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, times: Times) -> None:
-        self._bar, self._lines, self._events, self._times = bar, lines, events, times
-        self._task, self._last = bar.add_task("reading", total=1.0, left=UNKNOWN), ""
-        self._started = time.monotonic()
+    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, left: Left) -> None:
+        self._bar, self._lines, self._events, self._left = bar, lines, events, left()
+        self._task, self._last = bar.add_task("reading", total=1.0, ends=None), ""
 
     def __call__(self, what: str, share: float) -> None:
         """See `Progress`."""
-        rest = left(time.monotonic() - self._started, share, self._times)
-        self._bar.update(self._task, description=what, completed=passed(share, self._times), left=rest)
+        now = time.monotonic()
+        rest = self._left(share, now)
+        self._bar.update(self._task, description=what, completed=share, ends=None if rest is None else now + rest)
         if self._lines and what != self._last:
             self._lines.print(what, highlight=False, markup=False, soft_wrap=True)
         self._events.step(what, share)

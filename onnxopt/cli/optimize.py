@@ -31,7 +31,7 @@ from onnxopt.cli.options import (
     argument,
     option,
 )
-from onnxopt.cli.time_left import SEARCH
+from onnxopt.cli.time_left import Searching
 from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.files import read_text
@@ -140,7 +140,7 @@ def _optimize(
     """Compresses one model into a file."""
     files = {"--output": output, "--plan-out": writing.plan_out, "--report": writing.report}
     with together(files) as complete:
-        with progress(writing.verbose, writing.log_json, SEARCH) as advance:
+        with progress(writing.verbose, writing.log_json, Searching) as advance:
             contract, data, options = _options(inputs, bounds, decisions, writing, model)
             options["stamp"] = str(api.stamp(model, contract, data, **options))
             options["progress"] = advance
@@ -163,7 +163,7 @@ def plan(
     """Write the decisions of optimize to a plan, to read, edit and apply."""
     with together({"--output": output}):
         contract, chosen = bounds.contract, decisions.options
-        with progress(planning.verbose, planning.log_json, SEARCH) as advance:
+        with progress(planning.verbose, planning.log_json, Searching) as advance:
             (data,) = inputs.opened(model)
             options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
             found = api.plan(model, contract, data, **options)

@@ -1,36 +1,64 @@
-"""How long a command still takes, from the share of its steps that is done."""
+"""How long a command still takes, from the shares that it has told so far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from math import log
 
-import numpy as np
-
-Times = Sequence[tuple[float, float]]
-"""Shares of the steps, ascending from 0 to 1, and the shares of the time that they take."""
-
-EVEN: Times = ((0.0, 0.0), (1.0, 1.0))
-"""Every step takes its share."""
-SEARCH: Times = (
-    (0.0, 0.10), (0.01, 0.32), (0.2, 0.51), (0.4, 0.53), (0.5, 0.58), (0.58, 0.64), (0.644, 0.71), (0.695, 0.78),
-    (0.736, 0.84), (0.769, 0.88), (0.9, 0.90), (0.95, 0.96), (1.0, 1.0),
-)  # fmt: skip
-"""Of `optimize`, measured on models of speech, images and text in images: moments and gains up to 0.4, then tries, each
-with a fifth of the rest up to 0.9, then the file and its check."""
 UNKNOWN = "-:--"
+_STATISTICS, _TRIES, _WRITING = 0.4, 0.5, 0.9
+"""Shares of `optimize`: statistics end at the first, tries take parts of the second, and end before the third."""
+_REST = 0.8
+"""What each try leaves of the share of all tries."""
+_COUNT, _TAIL = 5.7, 1.5
+"""Tries of a search, and how many tries writing and checking the file take: means over models of images and speech."""
 _EARLIEST = 2.0
 """Seconds before which nothing is known."""
 
 
-def passed(share: float, times: Times) -> float:
-    """The share of the time that has passed."""
-    return float(np.interp(share, *zip(*times, strict=True)))
+class Even:
+    """Every share takes as long."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    def __call__(self, share: float, now: float) -> float | None:
+        """Seconds left at the time `now`; None while that is not known."""
+        self._began = now if self._began is None else self._began
+        passed = now - self._began
+        return passed * (1 - share) / share if share > 0 and passed > _EARLIEST else None
 
 
-def left(seconds: float, share: float, times: Times) -> str:
-    """The time left after so many seconds, in minutes and seconds; unknown before the first weight is measured."""
-    done = passed(share, times)
-    if seconds < _EARLIEST or done < max(passed(0.01, times), 0.02):
-        return UNKNOWN
-    rest = round(seconds * (1 - done) / done)
-    return f"{rest // 60}:{rest % 60:02}"
+class Searching:
+    """Statistics, then tries of equal length, then the file."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._search: float | None = None
+        self._try = 0.0
+
+    def __call__(self, share: float, now: float) -> float | None:
+        """Seconds left at the time `now`; None while that is not known."""
+        self._began = now if self._began is None else self._began
+        if share < _STATISTICS:  # moments, up to 0.1 or 0.2, then gains; the search takes about as long
+            measured = 0.57 + 0.43 * min(1.0, max(0.0, (share - 0.1) / 0.1))
+            passed = now - self._began
+            return passed / measured * (2 - measured) if share > 0 and passed > _EARLIEST else None
+        self._search = now if self._search is None else self._search
+        if share >= _WRITING:
+            return _TAIL * self._try * (1 - share) / (1 - _WRITING)
+        tries = log((_WRITING - share) / _TRIES, _REST)
+        if tries > 0.5:
+            self._try = (now - self._search) / tries
+            return (max(0.4, _COUNT - tries) + _TAIL) * self._try
+        return self._search - self._began + _EARLIEST
+
+
+Left = Callable[[], Callable[[float, float], float | None]]
+"""Makes what is told the share that is done and the time, and says how many seconds are left."""
+EVEN: Left = Even
+
+
+def text(seconds: float | None) -> str:
+    """In minutes and seconds."""
+    return UNKNOWN if seconds is None else f"{round(seconds) // 60}:{round(seconds) % 60:02}"

@@ -25,7 +25,7 @@ from typing import Any
 _BLOCK = re.compile(
     r"(?:^ *<!-- (?P<marker>[^\n]*?) -->\n)?^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S
 )
-_OURS = re.compile(r"onnxopt (?P<words>[^|>&]+?)(?: \| (?P<cut>head|tail) -n (?P<count>\d+))?")
+_OURS = re.compile(r"onnxopt (?P<words>[^|>&]+?)(?: \| (?P<cut>head|tail) -n (?P<count>\d+))?(?: > (?P<file>\S+))?")
 
 Say = Callable[[list[str], Path], str]
 """Runs `onnxopt` with these words in a folder; returns what it prints. Raises AssertionError where it fails."""
@@ -89,7 +89,10 @@ def _typed(command: str, folder: Path, say: Say, block: Block) -> str:
     bare = re.sub(r"\s+#.*", "", command)
     ours = _OURS.fullmatch(bare)
     if ours:
-        lines = say(shlex.split(ours["words"], posix=True), folder).splitlines()
+        lines = say(shlex.split(ours["words"]), folder).splitlines()
+        if ours["file"]:
+            (folder / ours["file"]).write_text("\n".join(lines), encoding="utf-8")
+            lines = []
         count = int(ours["count"] or len(lines))
         lines = lines[-count:] if ours["cut"] == "tail" else lines[:count]
     else:
