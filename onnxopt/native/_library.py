@@ -29,7 +29,10 @@ def path_of(name: str) -> Path:
     prefix = "" if sys.platform == "win32" else "lib"
     path = Path(__file__).parents[1] / "lib" / f"{prefix}{name}.{_SUFFIX}"
     if not path.is_file():
-        raise OnnxoptError(f"{path}: the native library is missing; install onnxopt with `pip install .`")
+        hint = ""
+        if (Path(__file__).parent / "CMakeLists.txt").is_file():
+            hint = ", then start Python outside this clone, whose sources it imports"
+        raise OnnxoptError(f"{path}: the native library is missing; install onnxopt with `pip install .`{hint}")
     return path
 
 
