@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from builders import mlp
 
+import onnxopt
 import tables as package
 from common import kept, pages, realdata
 from common.kept import Kept, fresh
-from tables import Scope, commands, tables
+from onnxopt.report.json import to_json
+from tables import Scope, commands, schema, tables
 
 TOY = """
 from tables import Table
@@ -135,9 +139,17 @@ def test_a_fresh_process_has_memory_of_its_own() -> None:
     assert fresh(len, "abc") == 3
 
 
-def test_the_reference_of_the_command_line_is_that_of_its_commands() -> None:
-    table = commands.TABLES[0]
+@pytest.mark.parametrize("table", [*commands.TABLES, *schema.TABLES], ids=lambda table: table.name)
+def test_a_reference_is_that_of_the_code(table: package.Table) -> None:
     page = (pages.ROOT / table.page).read_text(encoding="utf-8")
     opening, closing = table.markers
     shown = page.partition(opening)[2].partition(closing)[0]
     assert shown.strip() == table.render(table.measure(Scope(()))).strip()
+
+
+def test_a_result_is_as_its_schema_says() -> None:
+    result = json.loads(to_json(onnxopt.optimize(mlp(), lossless=True)))
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(result, schema.schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**result, "status": "fine"}, schema.schema())
