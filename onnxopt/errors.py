@@ -22,8 +22,11 @@ class Unsound(OnnxoptError):
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path}: compressed, it is not the same model: {reason}; nothing was written")
-        self.reason = reason
-        """Why, for reports."""
+        self.path, self.reason = path, reason
+        """Of the source; and why, for reports."""
+
+    def __reduce__(self) -> tuple[type[Unsound], tuple[object, str]]:
+        return Unsound, (self.path, self.reason)
 
 
 class Missed(OnnxoptError):

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from onnxopt.data import Spec
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.clock import Clock, OrtClock
+from onnxopt.pool import Pool, Threads
 from onnxopt.spec.augment import Augment
 from onnxopt.spec.augment import parse as parse_augment
 from onnxopt.spec.contract import Contract
@@ -66,6 +67,7 @@ class Options(BuildOptions, Bounds, total=False):
     device: str | None
     stamp: str
     clock: Clock
+    pool: Pool
     tune: Tuning | str | None
     augment: Sequence[Augment] | str
 
@@ -109,6 +111,8 @@ class Request:
     """What the output's metadata say of its origin: a `build.stamp.Stamp` as text; empty: nothing."""
     clock: Clock = field(default_factory=OrtClock)
     """Measures time."""
+    pool: Pool = field(default_factory=Threads)
+    """Where what is independent runs."""
     tune: Tuning | str | None = None
     """A `Tuning`, or its text, such as "10m" or "30epochs": train the weights for so long, towards the outputs of the
     original on `data`."""

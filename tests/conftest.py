@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -33,3 +37,23 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: a long one at the end would leave the other processes idle."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[str]:
+    """The address of a scheduler with one worker."""
+    file = tmp_path / "scheduler.json"
+    dask = (sys.executable, "-m", "dask")
+    main = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", file],
+                            stderr=subprocess.DEVNULL)  # fmt: skip
+    (tmp_path / "scheduler.pid").write_text(str(main.pid))
+    while not file.exists() or not file.read_text():
+        time.sleep(0.05)
+        assert main.poll() is None
+    address = json.loads(file.read_text())["address"]
+    worker = subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    yield address
+    for process in (worker, main):
+        process.kill()
+        process.wait()

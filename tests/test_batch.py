@@ -16,8 +16,8 @@ from builders import mlp
 from commanding import refused, run
 
 from onnxopt.errors import OnnxoptError
+from onnxopt.pool import Threads
 from onnxopt.studies.batch import Job, Outcome, batch, exit_code
-from onnxopt.studies.pool import Threads
 
 COMMAND = (str(Path(__file__).with_name("fake_onnxopt.py")),)
 
@@ -113,7 +113,6 @@ def test_what_cannot_be_asked_of_several(tmp_path: Path) -> None:
     refused(run(*models, "a", cwd=tmp_path), "a/model.onnx: would be the output of two models")
     refused(run(*models, "none", cwd=tmp_path), "none: is no folder, and there are 2 models")
     assert run(*models[:3], cwd=tmp_path).returncode == 2
-    refused(run(*models[:2], "-o", "x.onnx", "--cluster", "local:2", cwd=tmp_path), "one is not divided")
     onnx.save(mlp(), tmp_path / "b" / "other.onnx")
     done = run("optimize", "a/model.onnx", "b/other.onnx", "-o", "b", "--plan-out", "p", cwd=tmp_path)
     refused(done, "--plan-out and --report name one file")

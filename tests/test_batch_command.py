@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commanding import Done, refused, run
 
+from onnxopt.pool.cluster import Cluster
 from onnxopt.studies.batch import Job, batch
-from onnxopt.studies.cluster import Cluster
 
 FAKE = (str(Path(__file__).with_name("fake_onnxopt.py")),)
 JOBS = """
@@ -135,23 +132,3 @@ class TestCluster:
     def test_a_scheduler_that_goes_away_is_one_sentence(self, scheduler: str, tmp_path: Path) -> None:
         text = "".join(f'[[job]]\nmodel = "{name}"\noutput = "{name}.out"\n' for name in ("good", "kills_scheduler"))
         refused(jobs(tmp_path, text, "--cluster", scheduler), "the scheduler is gone")
-
-
-@pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[str]:
-    """The address of a scheduler with one worker."""
-    file = tmp_path / "scheduler.json"
-    dask = (sys.executable, "-m", "dask")
-    main = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", file],
-                            stderr=subprocess.DEVNULL)  # fmt: skip
-    (tmp_path / "scheduler.pid").write_text(str(main.pid))
-    while not file.exists() or not file.read_text():
-        time.sleep(0.05)
-        assert main.poll() is None
-    address = json.loads(file.read_text())["address"]
-    worker = subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"],
-                              stderr=subprocess.DEVNULL)  # fmt: skip
-    yield address
-    for process in (worker, main):
-        process.kill()
-        process.wait()

@@ -156,7 +156,7 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
 
 
 def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxopt.calibration.moments._HOLD_BACK", 1)  # none: which ones depends on how they are cut
+    monkeypatch.setattr("onnxopt.calibration.moments.HOLD_BACK", 1)  # none: which ones depends on how they are cut
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     whole = Calibrated(cnn(), samples, tmp_path / "whole")
     monkeypatch.setattr(chunks, "_BYTES", 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,19 +15,45 @@ from onnxopt.build.decisions import is_structural, output_power
 from onnxopt.build.factorise import check_path
 from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
+from onnxopt.calibration.targets import Targets
 from onnxopt.encoding import Array, Encoding, relative_error
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Graph, Site, is_depthwise, is_for_value, rounding
+from onnxopt.graph import Graph, Site, Stored, is_depthwise, is_for_value, rounding
 from onnxopt.passes import PASSES, Pass, Skip
 from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.integers import Integers
 from onnxopt.passes.quantise.tuned import Values
+from onnxopt.pool import Pool, Shared, Threads
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan, Step
 
 Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What passes are told of a model's weights."""
+
+    graph: Shared[Graph]
+    statistics: Statistics
+    fixed: frozenset[str]
+    """Paths of biases that are not to be changed."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The decisions for one weight, and whether all of its outputs become integers."""
+
+    site: Site
+    step: Step
+    decisions: Sequence[Pass]
+
+    @property
+    def whole(self) -> bool:
+        """Whether its bias becomes integers with it."""
+        return any(one.name == Integers.name for one in self.step)
 
 
 def execute_plan(
@@ -34,12 +62,14 @@ def execute_plan(
     statistics: Statistics,
     advance: Advance | None = None,
     tuned: Mapping[str, Encoding] = MappingProxyType({}),
+    pool: Pool | None = None,
 ) -> list[Event]:
     """Applies every quantizing step of `plan` to the original weights of `graph`. The events do not know coded sizes
     yet.
 
     Arguments:
         tuned: by path, the values of weights whose step ends in `tuned`, and of weights without a step.
+        pool: where weights are treated; by default, side by side in this process.
 
     If a pass cannot handle a weight, the weight stays unchanged and its event gives the reason. Raises OnnxoptError if
     the plan names a pass or a weight that does not exist.
@@ -62,24 +92,53 @@ def execute_plan(
             graph.prelu_as_convs(value)
         if (pair := rounding(step)) is not None:
             graph.pair(value, pair)
-    corrected = [path for path, decisions in passes.items() if isinstance(decisions[0], Feedback)]
-    targets = statistics.targets(graph) if statistics.targets and corrected else None
-    events = []
-    for path in passes:
-        values = graph.values(path)
-        if reason := statistics.unknown.get(path):
-            events.append(_kept(sites[path], reason))
-            continue
-        whole = any(one.name == Integers.name for one in plan.steps[path])  # its bias becomes integers with it
-        stats = statistics.of(sites[path], values, frozenset() if whole else fixed)
-        if targets and path in corrected:
-            stats = targets.corrected(path, stats)
-        events.append(_apply(graph, sites[path], plan.steps[path], passes[path], values, stats))
-        if advance:
-            advance(path)
+    pool = pool or Threads()
+    known = Known(pool.share(graph), statistics, fixed)
+    tasks = [_Task(sites[path], plan.steps[path], decisions) for path, decisions in passes.items()]
+    events: dict[str, Event] = {}
+    found: Iterator[tuple[Stored, list[Event]]]
+    if statistics.targets and any(isinstance(one.decisions[0], Feedback) for one in tasks):
+        targets = statistics.targets(graph)
+        found = ((graph.stored, [_treated(graph, known, task, targets)]) for task in tasks)
+    else:
+        found = pool.map(partial(_treated_alone, pool.share(known)), _independent(tasks, statistics))
+    for stored, own in found:
+        graph.take(stored)
+        for event in own:
+            events[event.path] = event
+            if advance:
+                advance(event.path)
     for path in tuned.keys() - passes.keys():  # last, as what other weights add to a bias is in them
         graph.adjust(path, tuned[path].values())
-    return events
+    return [events[path] for path in passes]
+
+
+def _independent(tasks: Sequence[_Task], statistics: Statistics) -> list[list[_Task]]:
+    """Tasks that must follow each other are in one list: that of a weight and that of its bias."""
+    of_bias = {statistics.bias(task.site.path): task.site.path for task in tasks}
+    groups: dict[str, list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault(of_bias.get(task.site.path, task.site.path), []).append(task)
+    return list(groups.values())
+
+
+def _treated_alone(known: Shared[Known], tasks: Sequence[_Task]) -> tuple[Stored, list[Event]]:
+    """Applies the passes of some weights to a graph that holds no others."""
+    graph = known.value.graph.value.scratch()
+    events = [_treated(graph, known.value, task, None) for task in tasks]
+    return graph.stored, events
+
+
+def _treated(graph: Graph, known: Known, task: _Task, targets: Targets | None) -> Event:
+    """Applies the passes of one weight."""
+    path, statistics = task.site.path, known.statistics
+    values = graph.values(path)
+    if reason := statistics.unknown.get(path):
+        return _kept(task.site, reason)
+    stats = statistics.of(task.site, values, frozenset() if task.whole else known.fixed)
+    if targets and isinstance(task.decisions[0], Feedback):
+        stats = targets.corrected(path, stats)
+    return _apply(graph, task.site, task.step, task.decisions, values, stats)
 
 
 def _members(

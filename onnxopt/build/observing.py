@@ -12,6 +12,7 @@ from onnxopt.build.running import Running
 from onnxopt.data import Data, quiet_session
 from onnxopt.graph import LARGEST_INLINE, Source, expose, inline, observe, read
 from onnxopt.metrics.observed import Observed
+from onnxopt.pool import Pool
 from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.search.worst_law import evaluator_of
 
@@ -27,7 +28,9 @@ def observing_session(source: Source, observed: Observed) -> onnxruntime.Inferen
     return _observing(_inlined(source), observed)
 
 
-def compare_observed(evaluator: Evaluator, model: onnx.ModelProto, source: Path) -> Comparison:
+def compare_observed(
+    evaluator: Evaluator, model: onnx.ModelProto, source: Path, pool: Pool | None = None
+) -> Comparison:
     """Compares a whole model, below 2 GB, with the original of the `evaluator`, hidden values included.
 
     Where rewriting has left another number of values to observe than the original has, or the model runs only while
@@ -37,12 +40,12 @@ def compare_observed(evaluator: Evaluator, model: onnx.ModelProto, source: Path)
     observed = observe(model)
     if observed.hidden and len(observed.hidden) == evaluator.hidden:
         try:
-            return evaluator.compare(Running(source, _observing(model, observed)), observed.hidden)
+            return evaluator.compare(Running(source, _observing(model, observed)), observed.hidden, pool)
         except MemoryError:
             raise
         except Exception:  # the runtime's own types: it fuses other nodes where values are outputs, and may fail
             pass
-    return evaluator.compare(Running(source, _observing(model, observed.visible)))
+    return evaluator.compare(Running(source, _observing(model, observed.visible)), pool=pool)
 
 
 def difference(model: Path, against: Path, data: Data) -> float:

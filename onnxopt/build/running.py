@@ -9,6 +9,7 @@ from typing import Any
 
 import onnxruntime
 
+from onnxopt import runtime
 from onnxopt.encoding import Array
 from onnxopt.errors import Unsound, first_line
 
@@ -19,6 +20,13 @@ class Running:
 
     source: Path
     session: onnxruntime.InferenceSession
+    file: Path | None = None
+    """The compressed file that the session is of; None if it is of a plain model."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.file is None:
+            return Running, (self.source, self.session)
+        return _loaded, (self.source, self.file.read_bytes())
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
         """The named outputs. Raises Unsound if the model does not run."""
@@ -26,3 +34,8 @@ class Running:
             return list(self.session.run(list(names), dict(feeds)))
         except Exception as error:  # the runtime's own types, which share no base class
             raise Unsound(self.source, f"it does not run: {first_line(error)}") from error
+
+
+def _loaded(source: Path, content: bytes) -> Running:
+    """The model of a compressed file in another process."""
+    return Running(source, runtime.load_to_compare(content))

@@ -21,7 +21,7 @@ from onnxopt.request import Request
 
 _DIGITS = 12
 """Hex digits of each digest: differences are accidents, and each digit is a byte of the file."""
-NOT_OPTIONS = frozenset({"data", "evaluation", "custom_ops", "stamp", "progress", "clock", "started"})
+NOT_OPTIONS = frozenset({"data", "evaluation", "custom_ops", "stamp", "progress", "clock", "pool", "started"})
 """Fields of a request that change no file, or are in another digest."""
 
 

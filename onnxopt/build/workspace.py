@@ -208,8 +208,8 @@ class Workspace:
         def advance(path: str) -> None:
             self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
 
-        cache = self._shared.caches[key]
-        budget = Budget(self.request.max_ram, Effort(self.request.effort), self.request.corrects)
+        cache, request = self._shared.caches[key], self.request
+        budget = Budget(request.max_ram, Effort(request.effort), request.corrects, request.pool)
         return calibrate(self.graph, self.sites, self.data, cache, budget, advance)
 
     @property
@@ -278,7 +278,7 @@ class Workspace:
         def step(path: str) -> None:
             advance(min(1.0, next(done) / steps))
 
-        events = execute_plan(self.graph, plan, self.statistics, step, self.tuned)
+        events = execute_plan(self.graph, plan, self.statistics, step, self.tuned, self.request.pool)
         exported, encodings = self.graph.export()
         grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)
@@ -299,10 +299,12 @@ class Workspace:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, unchanged = self._put(built, path)  # nothing forces it to the disk
-            if evaluator is None or not evaluator.hidden:
-                return size, None if evaluator is None else evaluator.compare(self._loaded(path))
+            if evaluator is None:
+                return size, None
+            if not evaluator.hidden:
+                return size, evaluator.compare(self._loaded(path), pool=self.request.pool)
             plain = self.source.model if unchanged else decompress(path)
-            return size, compare_observed(evaluator, plain, self.source.path)
+            return size, compare_observed(evaluator, plain, self.source.path, self.request.pool)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
         """Writes the file, and a separate data file if it is over 2 GB.
@@ -333,7 +335,7 @@ class Workspace:
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
         try:
-            return Running(self.source.path, runtime.load_to_compare(path))
+            return Running(self.source.path, runtime.load_to_compare(path), path)
         except OnnxoptError:
             raise
         except Exception as error:

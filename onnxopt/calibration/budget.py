@@ -1,11 +1,12 @@
-"""What statistics may take: memory, and how much of the data is used."""
+"""What statistics may take: memory, how much of the data is used, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, log
 
+from onnxopt.pool import Pool, Threads
 from onnxopt.spec.effort import Effort
 
 
@@ -44,6 +45,8 @@ class Budget:
     effort: Effort = Effort.DEFAULT
     corrects: bool = False
     """Whether weights make up for the noise of the layers before them; see `Targets`."""
+    pool: Pool = field(default_factory=Threads)
+    """Where statistics are measured."""
 
     @property
     def use(self) -> Use:

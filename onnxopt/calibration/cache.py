@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import IO
 from zipfile import BadZipFile
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.encoding import Array
+from onnxopt.files import cache_folder
 
 if sys.platform == "win32":
     import msvcrt
@@ -41,8 +43,9 @@ class Cache:
 
     def __init__(self, key: str) -> None:
         self._recent: OrderedDict[str, dict[str, Array]] = OrderedDict()
-        self._folder, self._shared = _root() / key, True
-        _forget(_root())
+        self._alone = Lock()
+        self._folder, self._shared = cache_folder() / key, True
+        _forget(cache_folder())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._folder / "lock")
@@ -52,6 +55,9 @@ class Cache:
 
     def __str__(self) -> str:
         return str(self._folder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _elsewhere, (self._folder,)
 
     def __contains__(self, name: str) -> bool:
         """Whether there are undamaged arrays under this name."""
@@ -63,9 +69,10 @@ class Cache:
 
     def get(self, name: str) -> dict[str, Array] | None:
         """The arrays under this name, read-only; None if there are none, or the file is damaged."""
-        if name in self._recent and self._file(name).exists():
-            self._recent.move_to_end(name)
-            return dict(self._recent[name])
+        with self._alone:
+            if name in self._recent and self._file(name).exists():
+                self._recent.move_to_end(name)
+                return dict(self._recent[name])
         try:
             with np.load(self._file(name), allow_pickle=False) as stored:
                 arrays = dict(stored)
@@ -76,8 +83,9 @@ class Cache:
 
     def put(self, name: str, **arrays: npt.ArrayLike) -> None:
         """Stores arrays atomically. Raises OSError if the disk is full."""
-        self._recent.pop(name, None)
-        temporary = self._file(name).with_suffix(f".{os.getpid()}.tmp.npz")
+        with self._alone:
+            self._recent.pop(name, None)
+        temporary = self._file(name).with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
         try:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
             temporary.replace(self._file(name))
@@ -94,12 +102,20 @@ class Cache:
         """Keeps arrays in memory, as gradients of many batches ask for the same; the oldest give way."""
         for array in arrays.values():
             array.setflags(write=False)
-        self._recent[name] = arrays
-        while sum(array.nbytes for kept in self._recent.values() for array in kept.values()) > _IN_MEMORY:
-            self._recent.popitem(last=False)
+        with self._alone:
+            self._recent[name] = arrays
+            while sum(array.nbytes for kept in self._recent.values() for array in kept.values()) > _IN_MEMORY:
+                self._recent.popitem(last=False)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
+
+
+def _elsewhere(folder: Path) -> Cache:
+    """A cache that another process has open, which reads and writes the same files."""
+    cache = Cache.__new__(Cache)
+    cache._recent, cache._alone, cache._folder = OrderedDict(), Lock(), folder
+    return cache
 
 
 def _forget(root: Path) -> None:
@@ -125,13 +141,3 @@ def _locked(path: Path) -> IO[bytes]:
         file.close()
         raise
     return file
-
-
-def _root() -> Path:
-    """The system's folder for caches."""
-    if "XDG_CACHE_HOME" in os.environ:
-        return Path(os.environ["XDG_CACHE_HOME"]) / "onnxopt"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "onnxopt"
-    home = Path("~").expanduser()
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "onnxopt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,25 @@ from onnxopt.encoding import Array
 
 _BYTES = 2**27
 """Of layer inputs in memory at a time."""
+HOLD_BACK = 8
+"""One chunk in this many is held back."""
+_SHARDS = 16
+"""Most shards of a law: the sums of each are moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some consecutive batches of one law, cut by the data alone."""
+
+    number: int
+    law: int
+    first: int
+    last: int
+    """The batch behind the last one."""
+
+    def seed(self, own: int) -> tuple[int, ...]:
+        """A seed of this shard, given one's own."""
+        return (own, self.number) if self.number else (own,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +53,25 @@ class Chunks:
     def by_law(self) -> list[Chunks]:
         """The chunks of each law of the data; see `Data.by_law`."""
         return [replace(self, data=law) for law in self.data.by_law]
+
+    def shards(self) -> list[Shard]:
+        """All of the data. A shard has as many chunks as are needed to hold one back, or more."""
+        found: list[Shard] = []
+        for law, data in enumerate(self.data.by_law):
+            sizes = [-(-batch.size // self.most) if self.most else 1 for batch in data.pending()]
+            least, first, chunks = max(HOLD_BACK, -(-sum(sizes) // _SHARDS)), 0, 0
+            for index, size in enumerate(sizes, 1):
+                chunks += size
+                if chunks >= least or index == len(sizes):
+                    found.append(Shard(len(found), law, first, index))
+                    first, chunks = index, 0
+        return found
+
+    def of(self, shard: Shard) -> Iterator[dict[str, Array]]:
+        """Feeds of the chunks of a shard."""
+        for batch in itertools.islice(self.data.by_law[shard.law].pending(), shard.first, shard.last):
+            for chunk in cut(batch.read(), self.most):
+                yield chunk.feeds
 
     def feeds(self, samples: int | None = None) -> Iterator[dict[str, Array]]:
         """Feeds of all chunks, or of those that hold the first `samples`; of several laws, as many of each."""

@@ -7,25 +7,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 import numpy as np
-import onnx
 
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, any_batch, one_sample
 from onnxopt.calibration.gains import Uses, failure, measure_gains
-from onnxopt.calibration.moments import is_measured, key, measure_moments, moment_bytes
+from onnxopt.calibration.moments import Subject, is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
 from onnxopt.calibration.targets import Targets
 from onnxopt.data import ROW_NOISE, Data, by_law, quiet_session
 from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Linear, Partwise, Site, expose
+from onnxopt.pool import Shared
 
 Advance = Callable[[str], None]
 _CHUNKS = 8
 """Chunks into which a part of the data is cut."""
+_PEAKS = Lock()
+"""Held while peaks are measured, which several weights ask for at once."""
 
 
 class Statistics:
@@ -51,6 +54,11 @@ class Statistics:
         self.targets: Callable[[Graph], Targets] | None = None
         """Makes of a working copy of the graph what corrects its weights; None if they are not corrected."""
         self._row_noise = row_noise
+
+    def bias(self, path: str) -> str | None:
+        """The bias that follows the weight at `path`; None if there is none, or nothing is known of it."""
+        uses = self._uses.get(path, ())
+        return uses[0].bias if uses else None
 
     def of(self, site: Site, weight: Array, fixed: frozenset[str] = frozenset()) -> Stats:
         """Statistics of one weight. A bias in `fixed` is not to be changed.
@@ -106,8 +114,12 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
         else:
             todo.append(path)
 
+    pool = budget.pool
+    model = pool.share(graph)
+    subject = pool.share(Subject(model, uses, chunks, total, budget.max_ram))
+
     def moments(paths: Sequence[str]) -> None:
-        measure_moments(graph, {path: uses[path] for path in paths}, chunks, total, cache, budget.max_ram)
+        measure_moments(subject, paths, cache, pool)
 
     unknown = dict[str, str]()
     for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, budget.max_ram // 2):
@@ -116,9 +128,9 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
             advance(path)
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
     known = [site for site in sites if site.path not in unknown]
-    gains, without = measure_gains(graph, known, uses, chunks, cache, advance)
+    gains, without = measure_gains(subject, known, cache, pool, advance)
     found = Statistics(cache, uses, gains, data.row_noise,
-                       lambda: _peaks(graph.model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
+                       partial(_peaks, model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
     if budget.corrects and Partwise.takes(graph.model):
         found.targets = partial(Targets, chunks=chunks, sample_bytes=max(sizes.values(), default=1))
     return found
@@ -168,15 +180,16 @@ def _groups(paths: Sequence[str], sizes: Mapping[str, int], most: int) -> Iterat
         yield group
 
 
-def _peaks(model: onnx.ModelProto, uses: Uses, chunks: Chunks, cache: Cache) -> dict[str, float]:
+def _peaks(model: Shared[Graph], uses: Uses, chunks: Chunks, cache: Cache) -> dict[str, float]:
     """Largest magnitude of every layer's outputs.
 
     It takes a pass of its own: measured with the second moments, these outputs would take memory beside the inputs
     (85 MB for three images in ResNet-50).
     """
     outputs = sorted({linear.output for linears in uses.values() for linear in linears})
-    stored = cache.get("peaks")
-    if stored is None:
-        stored = {"peaks": peaks(model, outputs, chunks.feeds())}
-        cache.put("peaks", **stored)
+    with _PEAKS:
+        stored = cache.get("peaks")
+        if stored is None:
+            stored = {"peaks": peaks(model.value.model, outputs, chunks.feeds())}
+            cache.put("peaks", **stored)
     return dict(zip(outputs, stored["peaks"].tolist(), strict=True))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
-from onnxopt.calibration.moments import NOISE, key, white_noise
+from onnxopt.calibration.moments import NOISE, Subject, key, white_noise
 from onnxopt.calibration.stats import Probe
 from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Gradient, Graph, Linear, Site
+from onnxopt.pool import Pool, Shared
 
 Uses = Mapping[str, tuple[Linear, ...]]
 
@@ -26,7 +29,7 @@ _PROBE_SAMPLES = 32
 
 
 def measure_gains(
-    graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chunks, cache: Cache, advance: Callable[[str], None]
+    subject: Shared[Subject], sites: Sequence[Site], cache: Cache, pool: Pool, advance: Callable[[str], None]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The gain of every weight (see `Stats.gain`), completed by `fill_in`; the cache keeps what was measured.
 
@@ -35,12 +38,17 @@ def measure_gains(
 
     Returns also, by path of a weight for which the measurement fails, why.
     """
-    _from_gradients(graph, sites, uses, chunks, cache)
+    one = subject.value
+    graph, chunks = one.graph.value, one.chunks
+    uses = {path: linears for path, linears in one.uses.items() if key(path) in cache}
+    _from_gradients(subject, sites, uses, cache, pool)
     measured, unknown, probe = dict[str, float](), dict[str, str](), None
     for site in sites:
         known = cache.get(f"{key(site.path)}-gain")
         if known is None:
-            probe = probe or Probe(graph.model, _weights_and_biases(uses, sites), list(chunks.feeds(_PROBE_SAMPLES)))
+            probe = probe or Probe(
+                graph.model, _weights_and_biases(uses, [one.path for one in sites]), list(chunks.feeds(_PROBE_SAMPLES))
+            )
             try:
                 known = {"gain": np.asarray(_from_noise(graph, site, uses.get(site.path), probe, cache))}
             except (OnnxoptError, OSError, MemoryError):  # of the data or the cache, not of a weight
@@ -70,7 +78,7 @@ def fill_in(measured: Mapping[str, float], paths: Sequence[str]) -> dict[str, fl
     return {path: max(known.get(path, most), least) for path in paths}
 
 
-def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chunks, cache: Cache) -> None:
+def _from_gradients(subject: Shared[Subject], sites: Sequence[Site], uses: Uses, cache: Cache, pool: Pool) -> None:
     """Gains from the gradients of the outputs with respect to every weight, in one pass over some data.
 
     Of several laws of synthetic inputs, the one that makes the most noise counts, weight by weight.
@@ -83,29 +91,53 @@ def _from_gradients(graph: Graph, sites: Sequence[Site], uses: Uses, chunks: Chu
     missing = [site for site in sites if f"{key(site.path)}-gain" not in cache]
     if not missing:
         return
-    gradient = Gradient(graph.model, _weights_and_biases(uses, missing))
-    most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
-    laws, use, last = Chunks(chunks.data, most).by_law(), chunks.use, None
+    parts = 1 if pool.here else pool.places  # each makes the gradient's graphs once
+    work = partial(_powers, subject, [site.path for site in missing], uses, cache)
+    found = dict(itertools.chain.from_iterable(pool.stream(work, [(part, parts) for part in range(parts)])))
     gains = dict.fromkeys((site.path for site in missing), 0.0)
-    for law in laws:
+    for law in dict.fromkeys(law for law, _ in sorted(found)):
         noise, signal = dict.fromkeys(gains, 0.0), 0.0
-        for seed, feeds in _in_turns(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws)))):
-            if _shape(feeds) != last:
-                gradient.forget()
-            last = _shape(feeds)
-            gradients, power = gradient.weights(feeds, seed)
+        for powers, power in (found[at] for at in sorted(found) if at[0] == law):
             signal += power
-            for path in gradients.keys() & noise.keys():
-                noise[path] += _mean_power(path, uses.get(path), gradients, cache)
-            del gradients  # before the next ones: they are as large as the model
+            for path, one in powers.items():
+                noise[path] += one
         for path, power in noise.items():
             if signal > 0 and 0 < power < np.inf:
                 gains[path] = max(gains[path], power / signal)
     for site in missing:
         if gains[site.path] > 0:
             stored = cache.get(key(site.path)) if site.path in uses else None
-            layer = float(stored["signal"] if stored else square_sum(graph.values(site.path)))
+            weight = subject.value.graph.value.values(site.path)
+            layer = float(stored["signal"] if stored else square_sum(weight))
             cache.put(f"{key(site.path)}-gain", gain=gains[site.path] * layer)
+
+
+def _powers(
+    subject: Shared[Subject], paths: Sequence[str], uses: Uses, cache: Cache, part: tuple[int, int]
+) -> list[tuple[tuple[int, int], tuple[dict[str, float], float]]]:
+    """For every chunk of a part of the data, by law and position: the power of each weight's noise, and of the signal.
+
+    Arguments:
+        part: its number, and the number of parts.
+    """
+    one = subject.value
+    chunks, found, last = one.chunks, [], None
+    gradient = Gradient(one.graph.value.model, _weights_and_biases(uses, paths))
+    most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
+    laws, use = Chunks(chunks.data, most).by_law(), chunks.use
+    for number, law in enumerate(laws):
+        feeds_of_law = _in_turns(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws))))
+        for position, (seed, feeds) in enumerate(feeds_of_law):
+            if position % part[1] != part[0]:
+                continue
+            if _shape(feeds) != last:
+                gradient.forget()
+            last = _shape(feeds)
+            gradients, power = gradient.weights(feeds, seed)
+            noise = {path: _mean_power(path, uses.get(path), gradients, cache) for path in paths if path in gradients}
+            found.append(((number, position), (noise, power)))
+            del gradients  # before the next ones: they are as large as the model
+    return found
 
 
 def _alike(feeds: Iterator[dict[str, Array]], most: int) -> Iterator[dict[str, Array]]:
@@ -175,6 +207,6 @@ def _from_noise(graph: Graph, site: Site, linears: Sequence[Linear] | None, prob
     return gain
 
 
-def _weights_and_biases(uses: Uses, sites: Sequence[Site]) -> list[str]:
+def _weights_and_biases(uses: Uses, paths: Sequence[str]) -> list[str]:
     biases = {linear.bias: None for linears in uses.values() for linear in linears if linear.bias}
-    return list(dict.fromkeys([*(site.path for site in sites), *biases]))
+    return list(dict.fromkeys([*paths, *biases]))

@@ -1,11 +1,13 @@
 """First and second moments of layer inputs, accumulated in one pass over the data.
 
-The inputs are never all in memory: each chunk is added to running sums.
+The inputs are never all in memory: each chunk is added to the sums of its shard. Shards are cut by the data alone, and
+their sums are added in order, so the moments do not depend on where, and beside what, a shard was summed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from zlib import crc32
 
@@ -14,12 +16,12 @@ import numpy.typing as npt
 
 from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.chunks import Chunks
-from onnxopt.calibration.parallel import side_by_side
+from onnxopt.calibration.chunks import HOLD_BACK, Chunks, Shard
 from onnxopt.calibration.stats import Floats, cholesky_feedback
 from onnxopt.data import Batch, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Linear, expose
+from onnxopt.pool import Pool, Shared, Threads
 
 DAMPING = 0.01
 """Of second moments; see `cholesky_feedback`."""
@@ -27,8 +29,6 @@ NOISE = 0.03
 """Relative noise at which gains are measured: small enough to add up, large enough for float32 to show."""
 _HELD = 256
 """Input vectors of one weight that are held back for validation."""
-_HOLD_BACK = 8
-"""One chunk in this many is held back."""
 _BLOCK = 256
 """Rows of a second moment that are updated at a time."""
 _INPUTS = (1e-15, 1e15)
@@ -54,39 +54,59 @@ def white_noise(path: str, w: Floats) -> Floats:
     return np.random.default_rng(crc32(path.encode())).standard_normal(w.shape) * (NOISE * rms)
 
 
-def measure_moments(
-    graph: Graph, uses: Mapping[str, Sequence[Linear]], chunks: Chunks, samples: int, cache: Cache, max_ram: int
-) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """A model whose weights are measured on data."""
+
+    graph: Shared[Graph]
+    uses: Mapping[str, tuple[Linear, ...]]
+    """Each weight's uses."""
+    chunks: Chunks
+    samples: int
+    """Number of samples in the data."""
+    max_ram: int
+    """Bytes; a weight whose second moment takes more than half gets its diagonal only."""
+
+
+def measure_moments(subject: Shared[Subject], paths: Sequence[str], cache: Cache, pool: Pool) -> None:
     """Measures the inputs of these weights in one pass over the data and puts the result into the cache.
 
     Nothing is put there for a weight whose inputs or outputs are too large or too small for float32; `is_measured` says
     so.
-
-    Arguments:
-        uses: each weight's uses.
-        samples: number of samples in the data.
-        max_ram: bytes; a weight whose second moment takes more than half gets its diagonal only.
     """
+    shards = subject.value.chunks.shards()
+    sums: dict[str, _Sums] = {}
+    powers: dict[tuple[str, int], float] = {}  # of each weight in each law: its first shard's
+    for shard, found in zip(shards, pool.stream(partial(_summed, subject, tuple(paths)), shards), strict=True):
+        for path in paths:
+            power = powers.get((path, shard.law)) or found[path].power
+            powers[path, shard.law] = power
+            if path in sums:
+                sums[path].include(found.pop(path), power)
+            else:
+                sums[path] = found.pop(path)
+    for name, arrays in pool.map(partial(_stored, subject), ((path, sums.pop(path)) for path in paths)):
+        cache.put(name, **arrays)
+
+
+def _summed(subject: Shared[Subject], paths: Sequence[str], shard: Shard) -> dict[str, _Sums]:
+    """The sums of these weights over one shard."""
+    one = subject.value
+    graph, uses = one.graph.value, {path: one.uses[path] for path in paths}
     inputs = {value.name for value in graph.model.graph.input}
     names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
     session = quiet_session(expose(graph.model, names)) if names else None
     sums = {
-        path: _Sums(graph.values(path), linears, crc32(path.encode()), samples,
-                    2 * moment_bytes(graph, path, linears[0]) <= max_ram, chunks.use)
+        path: _Sums(graph.values(path), linears, shard.seed(crc32(path.encode())), one.samples,
+                    2 * moment_bytes(graph, path, linears[0]) <= one.max_ram, one.chunks.use)
         for path, linears in uses.items()
     }  # fmt: skip
-    for law in chunks.by_law():
-        for one in sums.values():
-            one.start_law()
-        for index, feeds in enumerate(law.feeds()):
-            made = session.run(names, feeds) if session else []
-            values = {**feeds, **dict(zip(names, made, strict=True))}
-            size = Batch(feeds).size
-            add = partial(_Sums.add, values=values, size=size, hold_back=index % _HOLD_BACK == 1)
-            list(side_by_side(add, sums.values()))
-    stored = side_by_side(lambda path: _stored(graph, path, uses[path], sums.pop(path)), list(sums))
-    for name, arrays in stored:
-        cache.put(name, **arrays)
+    for index, feeds in enumerate(one.chunks.of(shard)):
+        made = session.run(names, feeds) if session else []
+        values = {**feeds, **dict(zip(names, made, strict=True))}
+        add = partial(_Sums.add, values=values, size=Batch(feeds).size, hold_back=index % HOLD_BACK == 1)
+        list(Threads().map(add, sums.values()))
+    return sums
 
 
 def is_measured(cache: Cache, path: str) -> bool:
@@ -102,8 +122,10 @@ def _within(bounds: tuple[float, float], value: float) -> bool:
     return value == 0 or bounds[0] <= value <= bounds[1]
 
 
-def _stored(graph: Graph, path: str, linears: Sequence[Linear], sums: _Sums) -> tuple[str, dict[str, npt.ArrayLike]]:
+def _stored(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[str, npt.ArrayLike]]:
     """What the cache is to hold of one weight, and under which name."""
+    path, sums = of
+    graph, linears = subject.value.graph.value, subject.value.uses[path]
     w = linears[0].matrix(graph.values(path).astype(np.float64))
     if not _within(_INPUTS, sums.largest):
         return _unfit(path), {"largest": sums.largest}
@@ -140,9 +162,11 @@ def _magnitude(rows: Array) -> float:
 
 
 class _Sums:
-    """Running sums over the input vectors of one weight."""
+    """Sums over the input vectors of one weight: of one shard, or of several in order."""
 
-    def __init__(self, weight: Array, linears: Sequence[Linear], seed: int, samples: int, full: bool, use: Use) -> None:
+    def __init__(
+        self, weight: Array, linears: Sequence[Linear], seed: Sequence[int], samples: int, full: bool, use: Use
+    ) -> None:
         self._linears, self._samples, self._full = linears, samples, full
         self._random = np.random.default_rng(seed)
         groups, _, inputs = linears[0].matrix(weight).shape
@@ -155,15 +179,11 @@ class _Sums:
         self._total: Floats = np.zeros((groups, inputs))
         self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
         self._held: list[Array] = []
-        self._power: list[float] = []
-        """Mean square of the first vectors of each law: all laws count as if they had that of the first."""
-
-    def start_law(self) -> None:
-        """What is added from now on is of another law."""
-        self._power.append(0.0)
+        self.power = 0.0
+        """Mean square of the first vectors."""
 
     def add(self, values: Mapping[str, Array], size: int, hold_back: bool) -> None:
-        most = _HELD * _HOLD_BACK if hold_back else self._most
+        most = _HELD * HOLD_BACK if hold_back else self._most
         for linear in self._linears:
             rows = linear.inputs(values[linear.x], max(16, -(-most * size // self._samples)), self._random)
             self.largest = max(self.largest, _magnitude(rows))
@@ -171,7 +191,8 @@ class _Sums:
                 return
             rows = rows.astype(np.float32, copy=False)
             rows = rows[:, np.isfinite(rows).all((0, 2))]  # overflow, or a mask of infinities, does not count
-            rows = self._scaled(rows)
+            if not self.power:
+                self.power = float(np.square(rows, dtype=np.float64).mean()) if rows.size else 0.0
             if hold_back:
                 self._held.append(rows)
                 continue
@@ -188,14 +209,34 @@ class _Sums:
             else:
                 self._second += rows.swapaxes(1, 2) @ rows
 
-    def _scaled(self, rows: Array) -> Array:
-        """Vectors with the power of the first law, so that a law of large values does not drown the others."""
-        if not self._power[-1]:
-            self._power[-1] = float(np.square(rows, dtype=np.float64).mean()) if rows.size else 0.0
-        first = next(filter(None, self._power), 0.0)
-        if self._power[-1] in (0.0, first):
-            return rows
-        return rows * np.float32(np.sqrt(first / self._power[-1]))
+    def include(self, later: _Sums, power: float) -> None:
+        """Adds the sums of the next shard, which it consumes. They are scaled to this one's power, so that a law of
+        large values does not drown the others.
+
+        Arguments:
+            power: of the law of that shard.
+        """
+        scale = (self.power / power) ** 0.5 if self.power and power else 1.0
+        self.largest = max(self.largest, later.largest)
+        self._held += later._held if scale == 1 else [rows * np.float32(scale) for rows in later._held]
+        if later._shift is None:
+            return
+        total, second, shift = later._total, later._second, later._shift.astype(np.float64)
+        if scale != 1:
+            total, second, shift = total * scale, second * scale**2, shift * scale
+        if self._shift is None:
+            self._shift = shift.astype(np.float32)
+        off = (shift - self._shift)[:, 0]  # x - a = (x - b) + (b - a)
+        half = total + later._count / 2 * off
+        self._second += second
+        if self._full:
+            for into, u, v in zip(self._second, half, off, strict=True):
+                for i in range(0, len(v), _BLOCK):
+                    into[i : i + _BLOCK] += u[i : i + _BLOCK, None] * v + v[i : i + _BLOCK, None] * u
+        else:
+            self._second += 2 * half * off
+        self._total += total + later._count * off
+        self._count += later._count
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
         """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""

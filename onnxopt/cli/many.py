@@ -15,11 +15,11 @@ import typer
 from onnxopt.cli.app import console, progress
 from onnxopt.cli.options import Showing, option
 from onnxopt.errors import OnnxoptError
+from onnxopt.pool import Pool, Threads
+from onnxopt.pool.cluster import Cluster
 from onnxopt.report.batch import print_outcomes
 from onnxopt.report.json import plain
 from onnxopt.studies.batch import Job, Outcome, batch, exit_code
-from onnxopt.studies.cluster import Cluster
-from onnxopt.studies.pool import Pool, Threads
 
 COMMAND = ("-m", "onnxopt.cli")
 """What Python runs as `onnxopt`, wherever it is installed."""
@@ -32,14 +32,19 @@ class Parallel:
     jobs: Annotated[int, typer.Option(min=1, help="Of several models, so many at a time.")] = 1
     cluster: Annotated[
         str | None,
-        option(metavar="ADDRESS", help="Of several models, run each where Dask decides: tcp://host:8786, or local:4 "
-                                       "for four workers on this machine."),
+        option(metavar="ADDRESS", help="Run the parts of one model, or each of several, where Dask decides: "
+                                       "tcp://host:8786, or local:4 for four workers on this machine."),
     ] = None  # fmt: skip
 
     @property
     def pool(self) -> AbstractContextManager[Pool]:
         """The pool of these options. Raises OnnxoptError for an address that is none."""
         return Threads(self.jobs) if self.cluster is None else Cluster(self.cluster)
+
+    @property
+    def within(self) -> AbstractContextManager[Pool]:
+        """The pool for the parts of one model. Raises as `pool` does."""
+        return Threads() if self.cluster is None else Cluster(self.cluster)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,9 @@ from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.files import read_text
 from onnxopt.files import writing as together
 from onnxopt.measure.benchmark import benchmark
+from onnxopt.pool.cluster import Cluster
 from onnxopt.report import classical, html
+from onnxopt.report.batch import moved
 from onnxopt.report.json import plain
 from onnxopt.report.table import print_result
 from onnxopt.request import Options
@@ -114,10 +116,8 @@ def optimize(
             raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
         words = placing.options_given()
         run_all([Job(*pair, words) for pair in outputs(models, placing.file)], placing, writing)
-    elif placing.cluster is not None:
-        raise OnnxoptError("--cluster is for several models, and one is not divided; name a folder with -o")
     else:
-        _optimize(models[0], placing.file, inputs, bounds, decisions, writing)
+        _optimize(models[0], placing, inputs, bounds, decisions, writing)
 
 
 def _options(
@@ -135,16 +135,20 @@ def _options(
 
 
 def _optimize(
-    model: Path, output: Path, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
+    model: Path, placing: Placing, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
     """Compresses one model into a file."""
+    output = placing.file
     files = {"--output": output, "--plan-out": writing.plan_out, "--report": writing.report}
     with together(files) as complete:
         with progress(writing.verbose, writing.log_json, Searching) as advance:
             contract, data, options = _options(inputs, bounds, decisions, writing, model)
             options["stamp"] = str(api.stamp(model, contract, data, **options))
             options["progress"] = advance
-            result = api.optimize(model, output, contract, data, **options)
+            with placing.within as options["pool"]:
+                result = api.optimize(model, output, contract, data, **options)
+                if isinstance(pool := options["pool"], Cluster):
+                    advance(moved(pool), 1.0)
             advance.written(result.bytes_after)
         if writing.plan_out:
             write(writing.plan_out, result.plan.to_json())

@@ -5,7 +5,7 @@ from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
-from onnxopt.data.sessions import custom_ops, libraries_in_use, session_options, stop_spinning
+from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, stop_spinning
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, Pending, by_law, file_digest, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
@@ -25,6 +25,7 @@ __all__ = [
     "Spec",
     "blamed",
     "by_law",
+    "cores",
     "custom_ops",
     "file_digest",
     "input_scale",
@@ -34,6 +35,7 @@ __all__ = [
     "load_hook",
     "marked",
     "name_of",
+    "one_core",
     "open_data",
     "parts_of",
     "quiet_session",

@@ -1,18 +1,21 @@
-"""Session options with the libraries of custom operators that the user's models need."""
+"""Session options with the libraries of custom operators that the user's models need, and the cores to use."""
 
 from __future__ import annotations
 
+import copyreg
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
 from onnxopt.errors import OnnxoptError, first_line
 
 _libraries: ContextVar[tuple[str, ...]] = ContextVar("custom_ops", default=())
+_one_core: ContextVar[bool] = ContextVar("one_core", default=False)
 
 
 @contextmanager
@@ -36,6 +39,23 @@ def libraries_in_use() -> tuple[str, ...]:
     return _libraries.get()
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Within this context, sessions and threads use one core, because the others have work of their own."""
+    token = _one_core.set(True)
+    try:
+        yield
+    finally:
+        _one_core.reset(token)
+
+
+def cores() -> int:
+    """Cores to use: those that the process may use, or one."""
+    if _one_core.get():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def session_options(spinning: bool = True) -> onnxruntime.SessionOptions:
     """New options; raises as `custom_ops` does.
 
@@ -44,6 +64,8 @@ def session_options(spinning: bool = True) -> onnxruntime.SessionOptions:
             little faster, and takes the time of whole cores between small runs.
     """
     options = onnxruntime.SessionOptions()
+    if _one_core.get():
+        options.intra_op_num_threads = 1
     if not spinning:
         stop_spinning(options)
     for path in _libraries.get():
@@ -59,3 +81,24 @@ def session_options(spinning: bool = True) -> onnxruntime.SessionOptions:
 def stop_spinning(options: onnxruntime.SessionOptions) -> None:
     """Makes the threads of sessions with these options sleep while they wait; see `session_options`."""
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+
+_TRAVEL = ("use_deterministic_compute", "enable_cpu_mem_arena", "log_severity_level")
+"""Of the options of a session; others are those of the place where it is."""
+
+
+def _travelling(session: onnxruntime.InferenceSession) -> tuple[Any, ...]:
+    """A session travels as what it was made of."""
+    options = session.get_session_options()
+    kept = {name: getattr(options, name) for name in _TRAVEL}
+    return _made_again, (session._model_path or session._model_bytes, kept, session.get_providers())
+
+
+def _made_again(model: str | bytes, kept: dict[str, Any], providers: list[str]) -> onnxruntime.InferenceSession:
+    options = session_options(spinning=False)
+    for name, value in kept.items():
+        setattr(options, name, value)
+    return onnxruntime.InferenceSession(model, options, providers=providers)
+
+
+copyreg.pickle(onnxruntime.InferenceSession, _travelling)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import onnxruntime
 
-from onnxopt.data.inputs import inputs_of
+from onnxopt.data.inputs import Input, inputs_of
 from onnxopt.data.preprocess import Hook, ImageOptions
-from onnxopt.data.readers import Options, Spec, path_of, readers
-from onnxopt.data.stream import Data
+from onnxopt.data.readers import Options, Reader, Spec, path_of, readers
+from onnxopt.data.stream import Data, Pending
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import near
 
@@ -57,4 +60,56 @@ def open_data(
     misplaced = next((name for name, is_given in given.items() if is_given and name != reader.takes), None)
     if misplaced:
         raise OnnxoptError(f"{spec}: {_MISPLACED[misplaced]}")
-    return reader.open(spec, inputs_of(session), Options(images, tokenizer, sample_rate))
+    place = _Place(reader, spec, inputs_of(session), Options(images, tokenizer, sample_rate))
+    opened = place.data
+    return replace(opened, pending=_Reading(place, opened.digest))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where data lies, and how it is opened."""
+
+    reader: Reader
+    spec: Any
+    inputs: list[Input]
+    options: Options
+
+    @cached_property
+    def data(self) -> Data:
+        """The data. Raises as `Reader.open` does."""
+        return self.reader.open(self.spec, self.inputs, self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "data"}
+
+
+class _Reading:
+    """The batches of data that lies somewhere. In another process they are read there: only the place travels."""
+
+    def __init__(self, place: _Place, digest: Callable[[], str]) -> None:
+        self._place, self._digest = place, digest
+
+    def __call__(self) -> Iterator[Pending]:
+        return self._place.data.pending()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _elsewhere, (self._place, self._digest())
+
+
+_opened: dict[str, _Reading] = {}
+"""What another process sent here, by its digest: opened once."""
+_MOST_OPENED = 2
+"""That of the search, and that of the check."""
+
+
+def _elsewhere(place: _Place, digest: str) -> _Reading:
+    """The same data, opened in this process. Raises OnnxoptError if it is other data here."""
+    if digest not in _opened:
+        found = place.data.digest()
+        if found != digest:
+            raise OnnxoptError(f"{place.spec}: is other data here; a cluster's workers must find the same files under "
+                               "the same paths")  # fmt: skip
+        while len(_opened) >= _MOST_OPENED:
+            del _opened[next(iter(_opened))]
+        _opened[digest] = _Reading(place, lambda: digest)
+    return _opened[digest]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,9 @@ class Data:
         """The data of each law: all of it, where the samples are of one kind."""
         return self.laws or (self,)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _travelled, (self.name, self.pending, self.digest(), self.laws, self.row_noise)
+
     def __iter__(self) -> Iterator[Batch]:
         return (batch.read() for batch in self.pending())
 
@@ -103,6 +107,12 @@ class Data:
 
     def _part(self, pending: Callable[[], Iterator[Pending]], which: str) -> Data:
         return replace(self, pending=pending, laws=(), digest=lambda: sha256(self.digest().encode(), which.encode()))
+
+
+def _travelled(name: str, pending: Callable[[], Iterator[Pending]], digest: str, laws: tuple[Data, ...],
+               row_noise: float) -> Data:  # fmt: skip
+    """Data in another process, which knows its digest already."""
+    return Data(name, pending, lambda: digest, laws, row_noise)
 
 
 def _first(batch: Pending, samples: int) -> Pending:

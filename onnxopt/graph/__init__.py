@@ -5,7 +5,7 @@ from onnxopt.graph.constants import mostly_integers
 from onnxopt.graph.describe import Users
 from onnxopt.graph.functions import foreign_domains, inline
 from onnxopt.graph.given import Model, on_disk
-from onnxopt.graph.graph import Graph, Site
+from onnxopt.graph.graph import Graph, Site, Stored
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
@@ -43,6 +43,7 @@ __all__ = [
     "QuantParams",
     "Site",
     "Source",
+    "Stored",
     "Users",
     "batchnorm_to_conv",
     "channel_peaks",

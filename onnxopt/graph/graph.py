@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -55,6 +55,16 @@ class Site:
         return prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What passes store in a graph; see there."""
+
+    encodings: Mapping[str, Encoding]
+    quantized: Mapping[str, QuantParams]
+    integers: Set[str]
+    adjusted: Mapping[str, Array]
+
+
 class Graph:
     """One normalised model: passes change how it is stored and run, and `reset` undoes all changes.
 
@@ -74,6 +84,31 @@ class Graph:
         """Weights that stay int8 at run time."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
+
+    def scratch(self) -> Graph:
+        """The same model, as it came: what passes store in one is not in the other."""
+        other = object.__new__(Graph)
+        other.__dict__.update(self.__dict__)
+        other.encodings, other.quantized, other.pairs, other._adjusted = {}, {}, {}, {}
+        other.depthwise, other.integers = set(), set()
+        return other
+
+    @property
+    def stored(self) -> Stored:
+        """What passes have stored so far."""
+        return Stored(self.encodings, self.quantized, self.integers, self._adjusted)
+
+    def take(self, stored: Stored) -> None:
+        """Adds what passes have stored in another graph of the same model."""
+        self.encodings |= stored.encodings
+        self.quantized |= stored.quantized
+        self.integers |= stored.integers
+        self._adjusted |= stored.adjusted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Of a model, its nodes and each tensor travel by themselves: a message holds 2 GB at most."""
+        tensors = [tensor.SerializeToString() for tensor in self.model.graph.initializer]
+        return _travelled, (self._nodes().SerializeToString(), tensors)
 
     def sites(self) -> Iterator[Site]:
         """Every float weight, bias or slope that is large enough to store, in graph order.
@@ -224,13 +259,7 @@ class Graph:
     def export(self) -> tuple[onnx.ModelProto, dict[str, Encoding]]:
         """The inner model, with external-data references for stored weights, and these weights by name."""
         stored = {name: encoding for name in self._tensors if (encoding := self._stored(name)) is not None}
-        inner = onnx.ModelProto()
-        for field, value in self.model.ListFields():
-            if field.name != "graph":
-                _copy_field(inner, field.name, value)
-        for field, value in self.model.graph.ListFields():
-            if field.name != "initializer":
-                _copy_field(inner.graph, field.name, value)
+        inner = self._nodes()
         inner.graph.initializer.extend(_reference(t) if name in stored else self._small(name)
                                        for name, t in self._tensors.items())  # fmt: skip
         prelu_as_convs(inner, self.depthwise)
@@ -239,6 +268,17 @@ class Graph:
         if self.pairs:
             self._insert_pairs(inner, stored)
         return inner, stored
+
+    def _nodes(self) -> onnx.ModelProto:
+        """The model without its tensors."""
+        nodes = onnx.ModelProto()
+        for field, value in self.model.ListFields():
+            if field.name != "graph":
+                _copy_field(nodes, field.name, value)
+        for field, value in self.model.graph.ListFields():
+            if field.name != "initializer":
+                _copy_field(nodes.graph, field.name, value)
+        return nodes
 
     def _insert_pairs(self, inner: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
         grids = {path: weight for path in self.integers if isinstance(weight := stored.get(path), Affine)}
@@ -288,6 +328,13 @@ def _copy_field(message: Any, name: str, value: Any) -> None:
         getattr(message, name).MergeFrom(value)
     else:
         setattr(message, name, value)
+
+
+def _travelled(nodes: bytes, tensors: Sequence[bytes]) -> Graph:
+    """A graph in another process."""
+    model = onnx.ModelProto.FromString(nodes)
+    model.graph.initializer.extend(map(onnx.TensorProto.FromString, tensors))
+    return Graph(model, deep=False)
 
 
 def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:

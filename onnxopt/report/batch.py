@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from onnxopt.pool.cluster import Cluster
 from onnxopt.report.table import columns
 from onnxopt.report.text import shortened, size
 from onnxopt.studies.batch import Outcome
@@ -26,3 +27,9 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     for one in outcomes:
         if one.reason:
             console.print(f"{one.model}: {one.reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def moved(cluster: Cluster) -> str:
+    """What the parts of one model cost on a cluster, in a sentence."""
+    found = cluster.moved
+    return f"{found.tasks} tasks on {cluster}: {size(found.there)} to the workers, {size(found.back)} back"

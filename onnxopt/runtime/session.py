@@ -54,9 +54,9 @@ def load(
     return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
 
 
-def load_to_compare(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+def load_to_compare(model: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
     """`load`, with threads that do not spin: its outputs are the same, and it is not to be timed."""
-    return _load(os.fspath(model), spinning=False)
+    return _load(model if isinstance(model, bytes) else os.fspath(model), spinning=False)
 
 
 def _load(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,7 +14,9 @@ from onnxopt.metrics import Metric
 from onnxopt.metrics.lost_answers import Margins
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
-from onnxopt.search.blends import Blends
+from onnxopt.pool import Pool, Threads
+from onnxopt.search.answers import Change, Question, Runner, unchanged
+from onnxopt.search.blends import Blends, blended
 from onnxopt.search.identity import first_difference
 from onnxopt.search.scores import Drop, Scores
 from onnxopt.spec.promise import Promise
@@ -66,13 +67,6 @@ class Comparison:
         return 1 - self.agreement
 
 
-class Runner(Protocol):
-    """Anything that runs a model, such as a session."""
-
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
-        """Runs the model on named inputs and returns the named outputs."""
-
-
 class Evaluator:
     """The original model and its outputs on data, for comparison with other models.
 
@@ -81,6 +75,7 @@ class Evaluator:
         observed: the values whose differences count; by default, all outputs.
         counted: whether a drop is expected as it is counted. Else the outputs are taken to differ by noise, and it is
             expected from that.
+        pool: where the original runs.
 
     Raises OnnxoptError if the metric does not fit the outputs or labels, and the runtime's error if the model does not
     run.
@@ -93,6 +88,7 @@ class Evaluator:
         metric: Metric | None = None,
         observed: Observed | None = None,
         counted: bool = False,
+        pool: Pool | None = None,
     ) -> None:
         self._session, self._data, self._metric, self._counted = session, data, metric, counted
         self._hidden = observed.hidden if observed else ()
@@ -106,8 +102,9 @@ class Evaluator:
         self.measurable = False
         """Whether the observed values say anything on the data."""
         score = self._start()
+        run = self._asked(session, [*self._names, *self._hidden], pool)
         for batch in data:
-            outputs = self._run(batch)
+            outputs = run(batch)
             self.samples += batch.size
             self.measurable = self.measurable or self._error(outputs, outputs) is not None
             if score:
@@ -126,7 +123,9 @@ class Evaluator:
         self.before = score.value() if score else None
         self._before = score
         self._blends = (
-            Blends(partial(self._answers, session), metric, self._read()) if metric and self.memorised else None
+            Blends(self._asked(session, self._names, pool, blended), metric, self._read())
+            if metric and self.memorised
+            else None
         )
         self._outlooks: dict[Promise, str] = {}
 
@@ -151,16 +150,18 @@ class Evaluator:
         """How many of the observed values are not outputs."""
         return len(self._hidden)
 
-    def compare(self, session: Runner, hidden: Sequence[str] = ()) -> Comparison:
+    def compare(self, session: Runner, hidden: Sequence[str] = (), pool: Pool | None = None) -> Comparison:
         """Compares a model with the same inputs and outputs on the same data.
 
         Arguments:
             hidden: the outputs of `session` that are the hidden values; without them, only outputs are compared.
+            pool: where the model runs; by default, here.
         """
         score, noise = self._start(), _Noise()
         shares, counted, rows = list[float](), list[float](), list[float]()
+        run = self._asked(session, [*self._names, *hidden], pool)
         for batch, wanted in self._wanted():
-            got = session.run([*self._names, *hidden], batch.feeds)
+            got = run(batch)
             noise.add(self._error(wanted, got), batch)
             share, of_labels = self._agreement(wanted, got, self._names), self._agreement(wanted, got, self._labels)
             shares += [] if share is None else [share] * batch.size
@@ -177,7 +178,8 @@ class Evaluator:
             return compared
         found = self._expected(self._before.drop_to(score, noise.of_new_samples()))
         if self._blends:
-            mixed = self._blends.drop_to(partial(self._answers, session), self._read(), noise.of_new_samples())
+            run = self._asked(session, self._names, pool, blended)
+            mixed = self._blends.drop_to(run, self._read(), noise.of_new_samples())
             mixed = self._expected(mixed)
             found = replace(found, likely=mixed.likely, uncertainty=mixed.uncertainty)
         return replace(
@@ -226,8 +228,11 @@ class Evaluator:
     def _visible(self, outputs: Sequence[Any]) -> list[Any]:
         return list(outputs[: len(self._names)])
 
-    def _answers(self, session: Runner, batch: Batch) -> list[Any]:
-        return list(session.run(self._names, batch.feeds))
+    def _asked(
+        self, session: Runner, names: Sequence[str], pool: Pool | None, change: Change = unchanged
+    ) -> Callable[[Batch], list[Any]]:
+        """Gives the outputs of a model on each batch in turn."""
+        return Question(session, names, self._data, change).asked(pool or Threads())
 
     def _run(self, batch: Batch) -> list[Any]:
         return list(self._session.run([*self._names, *self._hidden], batch.feeds))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import onnxruntime
@@ -12,6 +12,7 @@ from onnxopt.data import Data, Hints, Spec, by_law, marked, open_data, split, sy
 from onnxopt.data.inputs import inputs_of
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
+from onnxopt.pool import Pool, Threads
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.worst_law import evaluator_of
 from onnxopt.spec.effort import Effort
@@ -81,6 +82,8 @@ class Original:
     """Opens a session that gives the hidden ones of them behind the outputs; called if there are any."""
     counted: bool = False
     """Whether drops are expected as they are counted; see `Evaluator`."""
+    pool: Pool = field(default_factory=Threads)
+    """Where it runs."""
 
     @cached_property
     def observing(self) -> onnxruntime.InferenceSession:
@@ -90,18 +93,18 @@ class Original:
     @cached_property
     def validation(self) -> Evaluator:
         """Compares files during the search."""
-        return evaluator_of(self.observing, self.parts.validation, self.metric, self.observed, self.counted)
+        return evaluator_of(self.observing, self.parts.validation, self.metric, self.observed, self.counted, self.pool)
 
     @cached_property
     def noise(self) -> Evaluator:
         """Compares outputs only, without the metric, on the same part."""
         if self.metric is None:
             return self.validation
-        return evaluator_of(self.observing, self.parts.validation, None, self.observed)
+        return evaluator_of(self.observing, self.parts.validation, None, self.observed, pool=self.pool)
 
     @cached_property
     def check(self) -> Evaluator:
         """Compares the finished file, once."""
         if self.parts.check is self.parts.validation:
             return self.validation
-        return evaluator_of(self.observing, self.parts.check, self.metric, self.observed, self.counted)
+        return evaluator_of(self.observing, self.parts.check, self.metric, self.observed, self.counted, self.pool)

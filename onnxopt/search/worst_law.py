@@ -11,7 +11,9 @@ import onnxruntime
 from onnxopt.data import Array, Data
 from onnxopt.metrics import Metric
 from onnxopt.metrics.observed import Observed
-from onnxopt.search.evaluator import Comparison, Evaluator, Runner
+from onnxopt.pool import Pool
+from onnxopt.search.answers import Runner
+from onnxopt.search.evaluator import Comparison, Evaluator
 from onnxopt.spec.promise import Promise
 
 
@@ -25,8 +27,9 @@ class WorstLaw(Evaluator):
         metric: Metric | None = None,
         observed: Observed | None = None,
         counted: bool = False,
+        pool: Pool | None = None,
     ) -> None:
-        self._each = [Evaluator(session, law, metric, observed, counted) for law in data.by_law]
+        self._each = [Evaluator(session, law, metric, observed, counted, pool) for law in data.by_law]
         self.samples = sum(one.samples for one in self._each)
         self.before = self._each[0].before
         self.measurable = any(one.measurable for one in self._each)
@@ -51,9 +54,9 @@ class WorstLaw(Evaluator):
         """See `Evaluator`: never, as synthetic inputs have no labels."""
         return False
 
-    def compare(self, session: Runner, hidden: Sequence[str] = ()) -> Comparison:
+    def compare(self, session: Runner, hidden: Sequence[str] = (), pool: Pool | None = None) -> Comparison:
         """See `Evaluator`. A law under which no output can be measured says nothing."""
-        found = [one.compare(session, hidden) for one in self._each]
+        found = [one.compare(session, hidden, pool) for one in self._each]
         error = max((one.error for one in found if one.error is not None), default=None)
         agreement = min((one.agreement for one in found if one.agreement is not None), default=None)
         rows = min((one.rows for one in found if one.rows is not None), default=None)
@@ -81,7 +84,8 @@ def evaluator_of(
     metric: Metric | None = None,
     observed: Observed | None = None,
     counted: bool = False,
+    pool: Pool | None = None,
 ) -> Evaluator:
     """The evaluator for data of one kind, or of several laws. Arguments are those of `Evaluator`."""
     kind = WorstLaw if data.laws else Evaluator
-    return kind(session, data, metric, observed, counted)
+    return kind(session, data, metric, observed, counted, pool)

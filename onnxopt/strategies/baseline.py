@@ -194,7 +194,7 @@ def _observed(
     work: Workspace, session: onnxruntime.InferenceSession, parts: Parts, metric: Metric | None, observed: Observed
 ) -> tuple[Original, Reference]:
     opening = partial(observing_session, work.source, observed)
-    original = Original(session, parts, metric, observed, opening)
+    original = Original(session, parts, metric, observed, opening, pool=work.request.pool)
     _ = original.validation
     return original, Reference.of(work, original)
 

@@ -15,8 +15,8 @@ from threading import Lock
 from typing import IO, Any
 
 from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.pool import Pool
 from onnxopt.spec.progress import Progress
-from onnxopt.studies.pool import Pool
 
 _PREFIX = "onnxopt: "
 """Of the sentence that a failing command prints."""
@@ -67,7 +67,7 @@ def batch(command: Sequence[str], jobs: Sequence[Job], pool: Pool, tell: Progres
     shares, running = _Shares(jobs, tell), _Running()
     work = partial(run, tuple(command), running=running, shares=shares) if pool.here else partial(run, tuple(command))
     try:
-        for index, outcome in pool.map(work, list(enumerate(jobs))):
+        for index, outcome in pool.as_ended(work, list(enumerate(jobs))):
             shares.done(index)
             yield index, outcome
     finally:

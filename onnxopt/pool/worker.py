@@ -1,0 +1,90 @@
+"""What a worker of a cluster does: it carries out items, and keeps the shared values that they refer to."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, local
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from onnxopt.data import custom_ops, libraries_in_use, one_core
+from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.pool.base import Shared
+
+_values: dict[str, Any] = {}
+"""Shared values by path."""
+_loading, _now = Lock(), local()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A shared value that this process reads from a file, once."""
+
+    path: str
+
+    @property
+    def value(self) -> Any:
+        """The value. Raises OnnxoptError if this machine does not find the file."""
+        with _loading:
+            if self.path not in _values:
+                for gone in [path for path in _values if not Path(path).exists()]:
+                    del _values[gone]
+                try:
+                    content = Path(self.path).read_bytes()
+                except OSError as error:
+                    raise OnnxoptError(f"{self.path}: a worker of the cluster does not find it; let XDG_CACHE_HOME "
+                                       "name a folder that all machines share") from error  # fmt: skip
+                _now.read = getattr(_now, "read", 0) + len(content)
+                _values[self.path] = pickle.loads(content)
+            return _values[self.path]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What holds where an item comes from, and is to hold where it runs."""
+
+    folder: str
+    libraries: tuple[str, ...]
+
+    @classmethod
+    def now(cls) -> Carried:
+        """What holds here."""
+        return cls(str(Path.cwd()), libraries_in_use())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an item."""
+
+    content: bytes
+    """What the function returned or raised, pickled."""
+    failed: bool
+    read: int
+    """Bytes of shared values that were read for it."""
+
+
+def carry_out(task: bytes | Shared[bytes], carried: Carried) -> Answer:
+    """Runs a pickled function on its item, on one core: the others have workers of their own."""
+    _now.read = 0
+    with suppress(OSError):
+        os.chdir(carried.folder)
+    try:
+        with threadpool_limits(1, "blas"), one_core(), custom_ops(carried.libraries):
+            do, item = pickle.loads(task if isinstance(task, bytes) else task.value)
+            return Answer(pickle.dumps(do(item), pickle.HIGHEST_PROTOCOL), False, _now.read)
+    except Exception as error:  # raised again where the item came from
+        return Answer(_sendable(error), True, _now.read)
+
+
+def _sendable(error: Exception) -> bytes:
+    try:
+        content = pickle.dumps(error)
+        pickle.loads(content)
+    except Exception:  # a type of the runtime's
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {first_line(error)}"))
+    return content

@@ -1,0 +1,151 @@
+"""One model divided over the workers of a cluster: the same bytes as in one process, whatever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from builders import mlp
+from commanding import refused, run
+
+import onnxopt
+from onnxopt import Contract
+from onnxopt.pool import Pool, Threads
+from onnxopt.pool.cluster import Cluster
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra cluster")
+
+
+class Done:
+    """The future of a task that has been carried out."""
+
+    def __init__(self, answer: Any) -> None:
+        self.result = lambda: answer
+
+    def done(self) -> bool:
+        return True
+
+
+class Client:
+    """Dask's, without Dask: tasks are pickled, and carried out at once in this process."""
+
+    def __init__(self, places: int) -> None:
+        self.nthreads = lambda: {"one": places}
+        self.cancel = list
+
+    def submit(self, do: Callable[..., Any], *arguments: Any, pure: bool) -> Done:
+        return Done(do(*arguments))
+
+
+@pytest.fixture
+def pretended(tmp_path: Path) -> Callable[[int], Cluster]:
+    """Makes clusters of so many places."""
+
+    def made(places: int) -> Cluster:
+        pool = Cluster("tcp://nowhere:1")
+        pool._client, pool._folder = Client(places), tmp_path
+        return pool
+
+    return made
+
+
+def optimized(model: Path, pool: Pool, **options: Any) -> bytes:
+    output = model.with_name("small.onnx")
+    onnxopt.optimize(model, output, pool=pool, effort="fast", **options)
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_bytes_are_those_of_threads(given: bool, pretended: Callable[[int], Cluster], tmp_path: Path) -> None:
+    model, options = tmp_path / "model.onnx", dict[str, Any]()
+    onnx.save(mlp(24), model)
+    if given:
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / "x.npz", x=rng.standard_normal((900, 24), np.float32), labels=rng.integers(0, 10, 900))
+        options = {"data": tmp_path / "x.npz", "contract": Contract(max_drop=5.0)}
+    wanted = optimized(model, Threads(), **options)
+    for places in (1, 3):
+        pool = pretended(places)
+        assert optimized(model, pool, **options) == wanted
+        assert pool.moved.tasks
+        assert pool.moved.there > model.stat().st_size
+        assert not list(tmp_path.glob("*.pickle"))  # nobody refers to what was shared
+
+
+def killing(marks: Path, do: Callable[[Any], Any], item: Any) -> Any:
+    """Ends the worker at the first item of each kind."""
+    kind: Any = do
+    while hasattr(kind, "func"):  # a partial function, of another one perhaps
+        kind = kind.args[0] if kind.args and kind.func.__name__ == "_each" else kind.func
+    with suppress(FileExistsError):
+        (marks / kind.__name__).touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return do(item)
+
+
+class Deadly(Cluster):
+    """A cluster whose workers die."""
+
+    marks: Path
+
+    def _submitted(self, do: Callable[[Any], Any], item: Any) -> Any:
+        return super()._submitted(partial(killing, self.marks, do), item)
+
+
+@pytest.mark.slow
+def test_workers_that_die_change_nothing(tmp_path: Path) -> None:
+    model, options = tmp_path / "model.onnx", {"data": tmp_path / "x.npy"}
+    onnx.save(mlp(24), model)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((900, 24), np.float32))
+    wanted = optimized(model, Threads(), **options)
+    with Deadly("local:2") as pool:
+        pool.marks = tmp_path / "marks"
+        pool.marks.mkdir()
+        assert optimized(model, pool, **options) == wanted
+    kinds = {path.name for path in pool.marks.iterdir()}
+    assert kinds == {"_summed", "_stored", "_powers", "_treated_alone", "_answered"}
+
+
+HOOK = """
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+def batches():
+    with suppress(ImportError, ValueError, OSError):
+        from distributed import get_worker
+        get_worker()
+        if list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*-gain.npz")):
+            os.kill(int(Path("scheduler.pid").read_text()), 9)
+    for index in range(40):
+        yield np.random.default_rng(index).standard_normal((8, 24), np.float32)
+"""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = request.getfixturevalue("scheduler")
+    onnx.save(mlp(24), tmp_path / "model.onnx")
+    (tmp_path / "feeds.py").write_text(HOOK)
+    words = ("optimize", "model.onnx", "-o", "small.onnx", "--data", "feeds:batches")
+    refused(run(*words, "--cluster", address, cwd=tmp_path), "the scheduler is gone; run again: what is done is kept")
+    assert not (tmp_path / "small.onnx").exists()
+    assert list((tmp_path / "cache").rglob("*-gain.npz"))  # for the next run
+    assert run(*words, cwd=tmp_path).returncode == 0
+    resumed = (tmp_path / "small.onnx").read_bytes()
+    assert run(*words, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "small.onnx").read_bytes() == resumed
