@@ -1,8 +1,7 @@
 """Other tools beside onnxopt: how small each makes a network that may lose so many points.
 
-Each tool writes a ladder of files, from its gentlest setting to the first that loses more than a point. NNCodec is
-optional; `common.nncodec` says how to get it. CERWU (Conzelmann & Bamler 2025, arXiv 2505.18758) quantizes PyTorch
-modules of its own list, with PyTorch 2.2, and reads no ONNX model: github.com/Conzel/cerwu.
+Each tool writes a ladder of files, from its gentlest setting to the first that loses more than a point. NNCodec and
+CERWU are optional; `common.nncodec` and `common.cerwu` say how to get them.
 """
 
 from __future__ import annotations
@@ -15,26 +14,47 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from common import nncodec, realdata
+from common import cerwu, nncodec, realdata
+from common.cerwu import Setting
 from common.control import BITS, control
 from common.kept import ONNXOPT, RUNTIME
+from common.nncodec import Coded
 from common.pages import machine, markdown
 from common.runs import optimize, original
 from common.static_int8 import int8
 from onnxopt import Contract
 from tables import Scope, Table
 
-RATIOS = {
-    "lenet5": (16, 25, 32, 40, 48, 56),
-    "resnet20": (7.5, 10, 12, 14, 17, 20),
-    "resnet32": (7.5, 10, 12, 14, 17, 20),
-    "resnet56": (8.5, 11, 14, 17, 20, 24, 28),
-}
-"""What onnxopt is asked for."""
-QPS = (-38, -34, -32, -30, -28, -26, -24, -22, -20, -18)
-"""NNCodec's quantization parameters."""
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What the tools are asked for, gentlest first."""
+
+    calibrated: tuple[float, ...]
+    """Ratios, of onnxopt with images."""
+    blind: tuple[float, ...]
+    """Ratios, of onnxopt without data."""
+    qps: tuple[int, ...]
+    """NNCodec's quantization parameters."""
+    cerwu: tuple[Setting, ...]
+
+
+_CERWU = (Setting(64, 1e-4), Setting(32, 3e-4), Setting(32, 1e-3), Setting(32, 2e-3), Setting(32, 4e-3))
+"""For the ResNets."""
+LADDERS = {
+    "lenet5": Ladder(
+        (25, 32, 40, 48, 56), (20, 25, 32, 40, 48), (-24, -22, -20, -18, -16, -14),
+        tuple(Setting(16, cost) for cost in (1e-5, 5e-5, 1e-4, 2e-4, 4e-4)),
+    ),
+    "resnet20": Ladder((10, 12, 14, 17), (7.5, 10, 12, 14), (-36, -34, -32, -30, -28), _CERWU),
+    "resnet32": Ladder((10, 12, 14, 17), (7.5, 10, 12, 14), (-36, -34, -32, -30, -28), _CERWU),
+    "resnet56": Ladder((14, 17, 20, 24), (8.5, 11, 14, 17), (-36, -34, -32, -30, -28), _CERWU),
+}  # fmt: skip
 IMAGES = 2000
-Setting = TypeVar("Setting")
+"""Of the training part."""
+TESTED = 5000
+"""Images of the test part, spread evenly over it."""
+Asked = TypeVar("Asked")
 ALLOWED = (0.1, 0.3, 1.0)
 """Points that may be lost."""
 
@@ -45,7 +65,7 @@ class File:
 
     ratio: float
     lost: float
-    """Points, on the whole test part."""
+    """Points, on the test part."""
     cpu_seconds: float | None
 
 
@@ -73,10 +93,10 @@ def static(model: str, limit: int | None) -> tuple[float, float, float]:
 
 def measure(scope: Scope) -> list[Row]:
     """Each tool on each model."""
-    return [row for model in scope.models for row in _rows(model, scope.limit)]
+    return [row for model in scope.models for row in _rows(model, scope.limit or TESTED)]
 
 
-def _rows(model: str, limit: int | None) -> Iterator[Row]:
+def _rows(model: str, limit: int) -> Iterator[Row]:
     before = original(model, limit)
 
     def asked(ratio: float, images: int | None) -> File:
@@ -87,23 +107,29 @@ def _rows(model: str, limit: int | None) -> Iterator[Row]:
         found = control(model, width, limit)
         return File(found.ratio, before - found.metric, None)
 
-    def coded(qp: int) -> File:
-        found = RUNTIME.once(nncodec.nncodec, model, qp, limit)
-        return File(found.ratio, before - found.metric, found.cpu_seconds)
+    def files(found: Sequence[Coded]) -> tuple[File, ...]:
+        return tuple(File(one.ratio, before - one.metric, one.cpu_seconds) for one in found)
 
-    yield Row(model, "onnxopt, 2,000 images", _ladder(lambda ratio: asked(ratio, IMAGES), RATIOS[model]))
-    yield Row(model, "onnxopt, no data", _ladder(lambda ratio: asked(ratio, None), RATIOS[model]))
+    least = before - max(ALLOWED)
+    ladder = LADDERS[model]
+    yield Row(model, f"onnxopt, {IMAGES:,} images", _ladder(lambda ratio: asked(ratio, IMAGES), ladder.calibrated))
+    yield Row(model, "onnxopt, no data", _ladder(lambda ratio: asked(ratio, None), ladder.blind))
     if nncodec.PYTHON:
-        yield Row(model, "NNCodec 2, dependent quantization", _ladder(coded, QPS))
+        coded = RUNTIME.once(nncodec.ladder, model, ladder.qps, least, limit)
+        yield Row(model, "NNCodec 2, dependent quantization", files(coded))
     else:
         yield Row(model, "NNCodec 2", (), "not installed")
-    yield Row(model, "CERWU", (), "takes PyTorch modules of its own list")
+    if nncodec.PYTHON and cerwu.FOLDER:
+        coded = RUNTIME.once(cerwu.ladder, model, ladder.cerwu, IMAGES, least, limit)
+        yield Row(model, f"CERWU, {IMAGES:,} images", files(coded))
+    else:
+        yield Row(model, "CERWU", (), "not installed")
     yield Row(model, "integers per channel, zstd -19", _ladder(bits, BITS))
     ratio, metric, seconds = RUNTIME.once(static, model, limit)
     yield Row(model, "quantize_static, 128 images", (File(ratio, before - metric, seconds),))
 
 
-def _ladder(make: Callable[[Setting], File], settings: Sequence[Setting]) -> tuple[File, ...]:
+def _ladder(make: Callable[[Asked], File], settings: Sequence[Asked]) -> tuple[File, ...]:
     """The files of these settings, gentlest first, up to the first that loses more than may be lost."""
     files = list[File]()
     for setting in settings:
@@ -127,4 +153,4 @@ def render(rows: Sequence[Row]) -> str:
     return markdown(columns, "llrrrrr", lines) + f"\n\nOn {machine()}."
 
 
-TABLES = (Table("peers", "docs/peers.md", 60, measure, render, tuple(RATIOS)),)
+TABLES = (Table("peers", "docs/peers.md", 60, measure, render, tuple(LADDERS)),)
