@@ -25,7 +25,7 @@ from common import realdata, speech, static_int8
 from common.control import quantized
 from common.kept import ONNXOPT, RUNTIME
 from common.packaged import ENCODER, encoded, other_sentences, packaged, sentences
-from common.pages import markdown
+from common.pages import machine, markdown
 from tables import CannotMeasureError, Scope, Table
 
 Feeds = dict[str, Any]
@@ -211,7 +211,10 @@ def render(rows: Sequence[Row]) -> str:
     lines = [[row.model, f"{row.size / 1e6:.1f} MB, {row.answers}", *map(_cell, row.cells)] for row in rows]
     lines.append(["needs data", "", *("yes" if tool.data else "no" for tool in TOOLS)])
     lines.append(["runs in", "ONNX Runtime", *(tool.runs for tool in TOOLS)])
-    return markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
+    table = markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
+    return (
+        f"{table}\n\nSize ratio; answers; the source's time over the file's on one sample and one thread. {machine()}."
+    )
 
 
 def _cell(cell: Cell | None) -> str:
