@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -85,6 +86,7 @@ class Cluster:
         except ImportError as error:
             raise OnnxoptError("--cluster needs Dask: pip install 'onnxopt[cluster]'") from error
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors are raised and shown as one line
+        warnings.filterwarnings("ignore", module="distributed")  # such as that a port is taken
         self._address, self._open = address, ExitStack()
         self._dask: Any = distributed
         self._pickle: Any = cloudpickle
