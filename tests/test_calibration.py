@@ -18,7 +18,7 @@ from onnxopt.calibration import chunks, collect
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.moments import DAMPING
-from onnxopt.calibration.stats import Stats, cholesky_feedback
+from onnxopt.calibration.stats import Stats, cholesky_feedback, shrinkage
 from onnxopt.data import Hints, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
 
@@ -52,7 +52,7 @@ def test_with_feedback_errors_cost_what_the_second_moment_says(inputs: int, grou
 
 
 def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
-    samples = vectors(200, 64)
+    samples = vectors(800, 64)
     found = Calibrated(mlp(64), samples, tmp_path / "c")
     moments, x = found.moments("fc1"), seen(samples).astype(np.float64)
     np.testing.assert_allclose(moments.mean[0], x.mean(0), rtol=1e-4, atol=1e-5)
@@ -65,6 +65,24 @@ def test_moments_are_those_of_all_inputs(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.held_back[0], held(samples), rtol=1e-5, atol=1e-5)
     w = found.graph.values("fc1").astype(np.float64)
     assert found.of("fc1").signal == pytest.approx(np.square(x @ w).sum(1).mean(), rel=1e-4)
+
+
+def test_moments_of_few_vectors_are_damped_more() -> None:
+    """Feedback then makes less noise on new vectors than with little damping or with much."""
+    rng, inputs = np.random.default_rng(0), 64
+    mixing = rng.standard_normal((inputs, inputs)) * np.linspace(0.1, 2, inputs)
+    few, many = (rng.standard_normal((count, inputs)) @ mixing for count in (48, 4096))
+    second = (few.T @ few / len(few))[None]
+
+    def noise(damping: float) -> float:
+        feedback, _ = cholesky_feedback(second.copy(), damping)
+        return float(np.square(many - many @ feedback[0].T).sum())
+
+    wanted = float(shrinkage(second, len(few))[0])
+    assert noise(wanted) < min(0.9 * noise(DAMPING), 0.95 * noise(100))
+    assert noise(wanted) < 1.05 * min(noise(wanted / 3), noise(wanted * 3))
+    assert shrinkage((many.T @ many / len(many))[None], len(many))[0] < DAMPING
+    assert shrinkage(np.zeros((1, 4, 4)), 3)[0] == 0
 
 
 def test_a_bias_takes_the_mean_off(tmp_path: Path) -> None:
@@ -190,7 +208,7 @@ def test_a_gain_is_what_noise_does_to_the_outputs(tmp_path: Path) -> None:
         [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Reshape", ["h", "s"], ["y"])],
         {"w": weights(64, 16), "s": np.array([-1])}, {"x": ["n", 64]}, {"y": ["m"]},
     )  # fmt: skip
-    found = Calibrated(made, vectors(200, 64), tmp_path / "c")
+    found = Calibrated(made, vectors(800, 64), tmp_path / "c")
     stats = found.of("w")
     assert stats.gain * stats.signal == pytest.approx(1, rel=0.15)
 

@@ -57,7 +57,7 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 
-_STATISTICS = 1
+_STATISTICS = 2
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")
 """Quantizing step for timing, where weight values do not matter."""

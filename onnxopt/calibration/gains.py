@@ -183,7 +183,8 @@ def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[
     if "feedback" in stored:
         rows = rows - rows @ stored["feedback"].swapaxes(1, 2)
     powers = np.square(rows, dtype=np.float64).sum(2)
-    return float((powers / stored["variance"].sum(1, dtype=np.float64)[:, None]).mean())
+    power = float((powers / stored["variance"].sum(1, dtype=np.float64)[:, None]).mean())
+    return power * float(stored.get("optimism", 1.0))
 
 
 def _from_noise(graph: Graph, site: Site, linears: Sequence[Linear] | None, probe: Probe, cache: Cache) -> float:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import HOLD_BACK, Chunks, Shard
-from onnxopt.calibration.stats import Floats, cholesky_feedback
+from onnxopt.calibration.stats import Floats, cholesky_feedback, shrinkage
 from onnxopt.data import Batch, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Linear, expose
@@ -29,6 +29,9 @@ NOISE = 0.03
 """Relative noise at which gains are measured: small enough to add up, large enough for float32 to show."""
 _HELD = 256
 """Input vectors of one weight that are held back for validation."""
+_FEW = 10
+"""Vectors for each input, below which moments fit the vectors that they were measured on better than others."""
+_MOST_OPTIMISTIC, _TINY = 16.0, 1e-300
 _BLOCK = 256
 """Rows of a second moment that are updated at a time."""
 _INPUTS = (1e-15, 1e15)
@@ -140,19 +143,46 @@ def _stored(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[
     if not _within(_SIGNALS, signal):
         return _unfit(path), {"signal": signal}
     arrays: dict[str, npt.ArrayLike] = {}
+    held = sums.held(mean if centred else 0 * mean)
     if second.ndim == 3:
         power = np.diagonal(second, axis1=1, axis2=2).copy()
-        arrays["feedback"], variance = cholesky_feedback(second, DAMPING)
+        arrays["feedback"], variance, arrays["optimism"] = _fitted(second, sums.count, held)
     else:
         power = second
         variance = power + DAMPING * power.mean(1, keepdims=True)
     floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # the inputs may all be 0
     arrays |= {
         "mean": mean, "variance": np.maximum(variance, floor).astype(np.float32),
-        "power": np.maximum(power, floor).astype(np.float32), "held": sums.held(mean if centred else 0 * mean),
-        "signal": signal, "noise_power": noise_power,
+        "power": np.maximum(power, floor).astype(np.float32), "held": held, "signal": signal,
+        "noise_power": noise_power,
     }  # fmt: skip
     return key(path), arrays
+
+
+def _fitted(second: Floats, vectors: int, held: Array) -> tuple[Array, Array, float]:
+    """Feedback, variance, and how much more noise it makes on vectors held back than on those of the moments.
+
+    Where there are few vectors, the damping that makes the least noise on those held back is taken: the usual one, as
+    much as `shrinkage` says, or between.
+    """
+    inputs = second.shape[1]
+    if vectors >= _FEW * inputs or not held.shape[1]:
+        return *cholesky_feedback(second, DAMPING), 1.0
+    mean = np.trace(second, axis1=1, axis2=2) / inputs
+    most = np.maximum(DAMPING, shrinkage(second, vectors))
+    least, found = np.inf, None
+    for share in (0.0, 0.5, 1.0):
+        damping = DAMPING ** (1 - share) * most**share
+        feedback, variance = cholesky_feedback(second.copy(), damping)
+        rows = held - held @ feedback.swapaxes(1, 2)
+        noise = float(np.square(rows, dtype=np.float64).sum()) / held.shape[1]
+        if found is None or noise < least:
+            squares = np.square(feedback, dtype=np.float64).sum((1, 2)) + inputs  # of I - F
+            seen = float((variance.sum(1, dtype=np.float64) - damping * mean * squares).sum())
+            optimism = max(1.0, noise / max(seen, noise / _MOST_OPTIMISTIC, _TINY))
+            least, found = noise, (feedback, variance, optimism)
+    assert found is not None
+    return found
 
 
 def _magnitude(rows: Array) -> float:
@@ -173,7 +203,8 @@ class _Sums:
         self._most = use.rows(inputs)
         # Subtracted from every vector: products in float32 lose a variance that is small against the mean.
         self._shift: Array | None = None
-        self._count = 0
+        self.count = 0
+        """Vectors."""
         self.largest = 0.0
         """Magnitude of the largest input. If it is out of `_INPUTS`, the sums mean nothing."""
         self._total: Floats = np.zeros((groups, inputs))
@@ -200,7 +231,7 @@ class _Sums:
                 self._shift = rows.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
             if self._shift is not None:
                 rows -= self._shift
-            self._count += rows.shape[1]
+            self.count += rows.shape[1]
             self._total += rows.sum(1, dtype=np.float64)
             if not self._full:
                 self._second += np.square(rows, dtype=np.float64).sum(1)
@@ -227,7 +258,7 @@ class _Sums:
         if self._shift is None:
             self._shift = shift.astype(np.float32)
         off = (shift - self._shift)[:, 0]  # x - a = (x - b) + (b - a)
-        half = total + later._count / 2 * off
+        half = total + later.count / 2 * off
         self._second += second
         if self._full:
             for into, u, v in zip(self._second, half, off, strict=True):
@@ -235,12 +266,12 @@ class _Sums:
                     into[i : i + _BLOCK] += u[i : i + _BLOCK, None] * v + v[i : i + _BLOCK, None] * u
         else:
             self._second += 2 * half * off
-        self._total += total + later._count * off
-        self._count += later._count
+        self._total += total + later.count * off
+        self.count += later.count
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
         """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""
-        count = max(1, self._count)
+        count = max(1, self.count)
         mean = off = self._total / count
         if self._shift is not None:
             mean = off + self._shift[:, 0]

@@ -17,6 +17,7 @@ from onnxopt.metrics.output_error import output_error
 
 Floats = npt.NDArray[np.float64]
 _TINY = float(np.finfo(np.float64).tiny ** 0.5)
+_MOST_SHRUNK = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,25 @@ class Stats:
     real ones."""
 
 
-def cholesky_feedback(second: Floats, damping: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def shrinkage(second: Floats, vectors: int) -> Floats:
+    """Damping that makes up for few vectors, ``[groups]``: what to add to the diagonal, as a share of its mean.
+
+    Oracle approximating shrinkage (Chen, Wiesel, Eldar & Hero 2010, eq. 23), where ``(1 - r) H + r mean(diag H) I`` is
+    nearest to the true moments.
+
+    Arguments:
+        second: moments ``[groups, inputs, inputs]`` of so many vectors.
+    """
+    inputs = second.shape[-1]
+    trace, power = np.trace(second, axis1=1, axis2=2), np.einsum("gij,gij->g", second, second)
+    apart = (vectors + 1 - 2 / inputs) * np.maximum(power - trace**2 / inputs, _TINY)
+    share = np.minimum(((1 - 2 / inputs) * power + trace**2) / apart, _MOST_SHRUNK)
+    return np.asarray(share / (1 - share))
+
+
+def cholesky_feedback(
+    second: Floats, damping: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Feedback and variance for second moments ``H[..., inputs, inputs]``.
 
     Let ``H^-1 = U^T U`` with U upper. If columns are quantized in order and ``-e_i U_ij / U_ii`` is added to each later
@@ -76,16 +95,18 @@ def cholesky_feedback(second: Floats, damping: float) -> tuple[npt.NDArray[np.fl
 
     Arguments:
         second: contiguous; overwritten, as there is no room for a copy.
-        damping: added to the diagonal of H, as a share of its mean, for inputs that the data lacks.
+        damping: added to the diagonal of H, as a share of its mean, for inputs that the data lacks; broadcast to the
+            matrices.
 
     Raises LinAlgError if H is not positive even so.
     """
     feedback, variance = np.empty(second.shape, np.float32), np.empty(second.shape[:-1], np.float32)
+    damping = np.broadcast_to(damping, second.shape[:-2])
     for index in np.ndindex(second.shape[:-2]):
         # H = A A^T with A = U^-1 upper: the Cholesky factor of H with rows and columns in reverse order.
         flipped = second[index]
         _reverse(flipped.reshape(-1))
-        flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping, _TINY)
+        flipped.flat[:: len(flipped) + 1] += max(np.trace(flipped) / len(flipped) * damping[index], _TINY)
         upper = np.flip(_inverse_cholesky(flipped))
         pivots = upper.diagonal()
         np.divide(upper, -pivots[:, None], out=feedback[index], casting="same_kind")
