@@ -39,8 +39,10 @@ class Ask:
 
 
 ASKS = (
-    Ask("lenet_300_100", 80, 0.2, "3epochs", "noise"),
-    Ask("lenet_300_100", 130, 0.2, "3epochs", "noise"),
+    Ask("lenet_300_100", 80, 0.2, "20epochs", "noise"),
+    Ask("lenet_300_100", 130, 0.2, "20epochs", "noise"),
+    Ask("lenet5", 150, 0.1, "20epochs", "noise"),
+    Ask("lenet5", 250, 0.5, "20epochs", "noise"),
 )
 
 

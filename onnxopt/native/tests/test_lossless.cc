@@ -144,7 +144,7 @@ int main() {
       check(draw<uint8_t>(n * width, [&] { return random.next() >> 3; }), width, s, n * width + 16);
     }
   }
-  check_all(std::vector<float>(10000, 0.0f), {100, 100}, 0);
+  check_all(std::vector<float>(10000, 0.0f), {100, 100}, 0.0002);
   check_all(std::vector<float>(10000, -0.0f), {100, 100}, 0.0005);
   std::vector<uint32_t> odd{0x80000000, 0, 0x7fc00001, 0xffc12345, 0x7f800000,
                             0xff800000, 1, 0x80000001, 0x007fffff};
