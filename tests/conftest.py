@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def scheduler(tmp_path: Path) -> Iterator[str]:
     """The address of a scheduler with one worker."""
     file = tmp_path / "scheduler.json"
-    dask = (sys.executable, "-m", "dask")
+    dask = (sys.executable, "-P", "-m", "dask")  # -P: the sources in the current folder have no libraries
     main = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", file],
                             stderr=subprocess.DEVNULL)  # fmt: skip
     (tmp_path / "scheduler.pid").write_text(str(main.pid))

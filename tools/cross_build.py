@@ -30,7 +30,7 @@ BUILD = ROOT / "build" / "cross"
 WHEELS = ROOT / "dist"
 
 
-_HOST_FLAGS = ("-m", "-Wno-maybe-uninitialized", "-O")
+_HOST_FLAGS = ("-m", "-Wno-maybe-uninitialized", "-O", "-flto", "-ffat-lto-objects")
 """Flags for this machine's processor, and for GCC alone."""
 
 
