@@ -50,6 +50,11 @@ struct Bytes {
   size_t size = 0;
 };
 
+// The bytes of a text, which must outlive them.
+inline Bytes bytes_in(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
 // A cursor over untrusted bytes: every read is checked against the end first.
 class Reader {
  public:

@@ -6,7 +6,6 @@
 
 #include "memory.h"
 #include "onnx_file.h"
-#include "protobuf.h"
 
 namespace onnxopt {
 namespace {
@@ -136,19 +135,14 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOption
   using ort::CustomOp;
   const ort::Api& api = runtime.api;
   op_.model = &model;
-  op_.version = ort::kApiVersion;
+  set_defaults(op_);
   op_.name = [](const CustomOp* op) {
     const InnerModel* lent = static_cast<const Op*>(op)->model;
     return lent != nullptr && lent->data() != nullptr ? kReleaseName : "Released";
   };
-  op_.execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   op_.input_type = [](const CustomOp*, size_t) -> int { return ort::kUint8; };
-  op_.input_count = [](const CustomOp*) -> size_t { return 1; };
   op_.output_type = op_.input_type;
-  op_.output_count = op_.input_count;
-  op_.input_characteristic = [](const CustomOp*, size_t) -> int { return ort::kRequired; };
   op_.output_characteristic = [](const CustomOp*, size_t) -> int { return ort::kOptional; };
-  op_.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
   op_.create_kernel_v2 = [](const CustomOp* op, const OrtApi* table, const OrtKernelInfo* info,
                             void** kernel) -> OrtStatus* {
     *kernel = const_cast<CustomOp*>(op);  // anything but null
@@ -213,8 +207,7 @@ InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtS
 
 uint64_t prepare(const Container& container, unsigned threads, Bytes& model) {
   auto made = std::make_unique<Prepared>(Prepared{{container, threads}, nullptr});
-  const std::string& text = made->model.model();
-  model = {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+  model = made->model.bytes();
   PreparedModels& all = prepared_models();
   const std::scoped_lock lock(all.mutex);
   all.by_id.emplace(++all.last, std::move(made));

@@ -29,7 +29,7 @@ class InnerModel {
 
   // Serialized.
   const std::string& model() const { return model_; }
-  Bytes bytes() const { return {reinterpret_cast<const uint8_t*>(model_.data()), model_.size()}; }
+  Bytes bytes() const { return bytes_in(model_); }
   const std::vector<Weight>& weights() const { return weights_; }
   uint8_t* data() const { return buffer_.get(); }
   // Told where the runtime has the last weight, the Release node's: frees the weights, unless that is here.

@@ -9,8 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "protobuf.h"
-
 namespace onnxopt {
 namespace {
 
@@ -80,26 +78,10 @@ bool is_compressed_node(Bytes node, Border& border) {
   return true;
 }
 
-std::string_view name_of(Bytes value_info) {
-  std::string_view name;
-  each_field(value_info, [&](const Field& f) {
-    if (f.number == 1) name = f.text();
-  });
-  return name;
-}
-
 // The node has the container as its first input.
 bool same_border(const Border& graph, const Border& node) {
   return node.inputs.size() == graph.inputs.size() + 1 && graph.outputs == node.outputs &&
          std::equal(graph.inputs.begin(), graph.inputs.end(), node.inputs.begin() + 1);
-}
-
-// Calls take(field) for every field of the model's graph.
-template <typename Take>
-void each_graph_field(Bytes file, Take take) {
-  each_field(file, [&](const Field& f) {
-    if (f.number == 7) each_field(f.bytes, take);
-  });
 }
 
 Payload walk_model(Bytes file) {
@@ -114,8 +96,8 @@ Payload walk_model(Bytes file) {
       ++nodes;
       has_node = has_node || is_compressed_node(f.bytes, node);
     }
-    if (f.number == 11) graph.inputs.push_back(name_of(f.bytes));
-    if (f.number == 12) graph.outputs.push_back(name_of(f.bytes));
+    if (f.number == 11) graph.inputs.push_back(text_of(f.bytes, 1));
+    if (f.number == 12) graph.outputs.push_back(text_of(f.bytes, 1));
   });
   const std::string_view name = node.inputs.empty() ? std::string_view() : node.inputs.front();
   each_graph_field(file, [&](const Field& f) {

@@ -3,9 +3,17 @@
 
 #include <string>
 
-#include "bytes.h"
+#include "protobuf.h"
 
 namespace onnxopt {
+
+// Calls take(field) for every field of the graph of a serialized model.
+template <typename Take>
+void each_graph_field(Bytes model, Take take) {
+  each_field(model, [&](const Field& f) {
+    if (f.number == 7) each_field(f.bytes, take);
+  });
+}
 
 // Where the container lies.
 struct Payload {

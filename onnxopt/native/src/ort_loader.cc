@@ -73,8 +73,7 @@ InnerSessionParts create_inner(const CompressedModelOp& op, const OrtKernelInfo*
   } catch (const Error& error) {
     // The copy of the options has the libraries that were registered before this one, and takes none twice.
     // Those that were registered later have to be looked for.
-    const std::string& model = container->model();
-    if (has_foreign_operators({reinterpret_cast<const uint8_t*>(model.data()), model.size()})) {
+    if (has_foreign_operators(bytes_in(container->model()))) {
       try {
         return create(op.options.get(), true);
       } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
@@ -109,9 +108,8 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
       options(inner_options(with, outer, refused)),
       domain(nullptr, with.api.ReleaseCustomOpDomain()) {
   using ort::CustomOp;
-  version = ort::kApiVersion;
+  set_defaults(*this);
   name = [](const CustomOp*) { return kOpName; };
-  execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
   input_count = [](const CustomOp*) -> size_t { return 2; };
   input_type = [](const CustomOp*, size_t index) -> int {
     return index == 0 ? ort::kUint8 : ort::kUndefined;
@@ -119,8 +117,6 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
   input_characteristic = [](const CustomOp*, size_t index) -> int {
     return index == 0 ? ort::kRequired : ort::kVariadic;
   };
-  input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
-  output_count = [](const CustomOp*) -> size_t { return 1; };
   output_type = [](const CustomOp*, size_t) -> int { return ort::kUndefined; };
   output_characteristic = [](const CustomOp*, size_t) -> int { return ort::kVariadic; };
   variadic_input_min_arity = [](const CustomOp*) -> int { return 0; };

@@ -22,6 +22,18 @@ inline void check(const ort::Api& api, OrtStatus* status) {
   throw Error(api.GetErrorMessage()(status));  // at its full length
 }
 
+// What operators have alike: one input and one output, on the CPU, which must be there.
+inline void set_defaults(ort::CustomOp& op) {
+  using ort::CustomOp;
+  op.version = ort::kApiVersion;
+  op.execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
+  op.input_count = [](const CustomOp*) -> size_t { return 1; };
+  op.output_count = op.input_count;
+  op.input_characteristic = [](const CustomOp*, size_t) -> int { return ort::kRequired; };
+  op.output_characteristic = op.input_characteristic;
+  op.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
+}
+
 struct Runtime {
   const OrtApiBase* base;
   ort::Api api;

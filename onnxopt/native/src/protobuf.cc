@@ -21,6 +21,14 @@ void append_varint(std::string& text, uint64_t value) {
 
 }  // namespace
 
+std::string_view text_of(Bytes message, uint64_t number) {
+  std::string_view text;
+  each_field(message, [&](const Field& f) {
+    if (f.number == number) text = f.text();
+  });
+  return text;
+}
+
 Message& Message::add(unsigned number, uint64_t value) {
   append_varint(text_, number << 3);
   append_varint(text_, value);

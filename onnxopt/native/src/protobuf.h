@@ -43,4 +43,7 @@ void each_field(Bytes message, Take take) {
   while (r.left() != 0) take(next_field(r));
 }
 
+// The text of a field; empty where the message has none.
+std::string_view text_of(Bytes message, uint64_t number);
+
 }  // namespace onnxopt

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "protobuf.h"
+#include "onnx_file.h"
 
 namespace onnxopt {
 namespace {
@@ -26,26 +26,6 @@ using Names = std::vector<std::string_view>;
 
 bool contains(const Names& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::string_view text_of(Bytes message, uint64_t number) {
-  std::string_view text;
-  each_field(message, [&](const Field& f) {
-    if (f.number == number) text = f.text();
-  });
-  return text;
-}
-
-Bytes bytes_in(const std::string& text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
-}
-
-// Calls take(field) for every field of the graph of a model.
-template <typename Take>
-void each_graph_field(const std::string& model, Take take) {
-  each_field(bytes_in(model), [&](const Field& f) {
-    if (f.number == 7) each_field(f.bytes, take);
-  });
 }
 
 // How fast codecs are by comparison.
@@ -106,7 +86,7 @@ struct Streamed::Kernel {
 Streamed::Streamed(std::shared_ptr<const Container> container, uint64_t decoded, unsigned threads)
     : source_(std::make_shared<Source>(Source{std::move(container), threads})) {
   const std::vector<Entry>& entries = source_->container->entries();
-  const std::string& model = source_->container->model();
+  const Bytes model = bytes_in(source_->container->model());
   Names constant{""};
   Names border;  // what the caller sees stays as it is
   each_graph_field(model, [&](const Field& f) {
@@ -163,7 +143,7 @@ bool Streamed::empty() const { return std::find(chosen_.begin(), chosen_.end(), 
 
 std::string Streamed::model() const {
   const std::vector<Entry>& entries = source_->container->entries();
-  const std::string& model = source_->container->model();
+  const Bytes model = bytes_in(source_->container->model());
   Names gone;
   Message graph;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -175,7 +155,7 @@ std::string Streamed::model() const {
     if (f.number != 5 || !contains(gone, text_of(f.bytes, 8))) graph.add(f);
   });
   Message out;
-  each_field(bytes_in(model), [&](const Field& f) {
+  each_field(model, [&](const Field& f) {
     if (f.number != 7) out.add(f);
   });
   return std::move(out.add(7, graph).add(8, Message().add(1, kDomain).add(2, 1)).text());
@@ -191,16 +171,10 @@ void Streamed::add_to(const Runtime& runtime, OrtSessionOptions* options) {
     Op& op = ops_[kind];
     op.owner = this;
     op.dtype = kTypes[kind];
-    op.version = ort::kApiVersion;
+    set_defaults(op);
     op.name = [](const CustomOp* self) { return operator_of(static_cast<const Op*>(self)->dtype); };
-    op.execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
     op.input_type = [](const CustomOp*, size_t) -> int { return ort::kUndefined; };
-    op.input_count = [](const CustomOp*) -> size_t { return 1; };
     op.output_type = [](const CustomOp* self, size_t) -> int { return static_cast<const Op*>(self)->dtype; };
-    op.output_count = op.input_count;
-    op.input_characteristic = [](const CustomOp*, size_t) -> int { return ort::kRequired; };
-    op.output_characteristic = op.input_characteristic;
-    op.input_memory_type = [](const CustomOp*, size_t) -> int { return ort::kDefaultMemory; };
     op.create_kernel_v2 = [](const CustomOp* self, const OrtApi* table, const OrtKernelInfo* info,
                              void** kernel) -> OrtStatus* {
       const auto& made = *static_cast<const Op*>(self);
