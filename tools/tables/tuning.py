@@ -1,8 +1,9 @@
 """What fine-tuning without labels buys: the accuracy of files of a given size.
 
 The size is the contract, so nothing is tuned on test images. Training sees training images without labels; accuracy is
-that of the whole test part, measured once, on the finished file. A row is kept until the model or `onnxopt/tuning`
-changes, so that the table can be completed row by row: `python tools tuning --only resnet20` measures one model's.
+that of the whole test part, measured once, on the finished file. A row is kept until the model, `onnxopt/tuning`
+or the tools change, so that the table can be completed row by row: `python tools tuning --only lenet5` measures one
+model's.
 """
 
 from __future__ import annotations
