@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Unpack
 
 from onnxopt import native, runtime
+from onnxopt.build import tuned_values
 from onnxopt.build.decisions import is_structural
 from onnxopt.build.preparation import prepare
 from onnxopt.build.stamp import Stamp
 from onnxopt.build.workspace import Workspace
 from onnxopt.build.write_checked import Decided, write_checked, write_copy
 from onnxopt.data import Spec, custom_ops
+from onnxopt.encoding import Encoding
 from onnxopt.errors import Missed, OnnxoptError, Unsound
 from onnxopt.files import Folder, writing
 from onnxopt.graph import STAMP, Model, Source, is_compressed, mostly_integers, on_disk, read
@@ -111,7 +113,9 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
     """
     request = Request.of(contract, data, options)
     if request.tune is not None:
-        raise OnnxoptError("a plan does not hold the values of tuned weights; `onnxopt optimize --tune` writes a file")
+        raise OnnxoptError(
+            "a plan does not hold the values of tuned weights; `onnxopt optimize --tune --plan-out` writes both"
+        )
     path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
         source = _plain(path)
@@ -135,20 +139,25 @@ def apply(
     plan: Plan,
     output: str | os.PathLike[str],
     data: Spec | None = None,
+    values: str | os.PathLike[str] | Mapping[str, Encoding] | None = None,
     **options: Unpack[BuildOptions],
 ) -> Result:
     """Executes a plan from `plan`, which may have been edited by hand.
 
-    Arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the same
-    data.
+    Arguments:
+        values: of tuned weights, for a plan that has such: `Result.values`, or the file that `--plan-out` wrote.
+
+    Other arguments and errors are as for `optimize`. A plan without steps is lossless. A plan made on data needs the
+    same data.
     """
     output, (path, folder) = Path(output), on_disk(model)
     request = Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort})
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        return replace(_applied(_plain(path), plan, request, output), folder=folder)
+        source, tuned = _plain(path), tuned_values.of(values, plan)
+        return replace(_applied(source, plan, tuned, request, output), folder=folder)
 
 
-def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Result:
+def _applied(source: Source, plan: Plan, values: Mapping[str, Encoding], request: Request, output: Path) -> Result:
     """Carries out `apply`."""
     if plan.model_sha256 != source.sha256:
         raise OnnxoptError(
@@ -161,12 +170,12 @@ def _applied(source: Source, plan: Plan, request: Request, output: Path) -> Resu
     with prepare(source, request) as work:
         if not plan.data:
             same, _, _ = compared(work, None)
-            return write_checked(Decided(same.with_steps(steps), plan), output)
+            return write_checked(Decided(same.with_steps(steps).with_tuned(values), plan), output)
         base = calibrate(work, steps)
         if base.work.digest != plan.data:
             name = base.original.parts.calibration.name if base.search.original else ""
             raise OnnxoptError(f"{source.path}: the plan was made on other data than {name}; give the same with --data")
-        return write_checked(Decided(base.work, plan, original=base.search.original), output)
+        return write_checked(Decided(base.work.with_tuned(values), plan, original=base.search.original), output)
 
 
 def decide(work: Workspace) -> Iterator[Decided]:
@@ -185,9 +194,11 @@ def decide(work: Workspace) -> Iterator[Decided]:
         if request.activations and not request.allow_miss:
             raise Missed(f"{work.name}: {base.contract} cannot be met with --activations: {exact[-1].reason}; nothing "
                          "was written (without it, other layers stay floats)")  # fmt: skip
-    elif not request.allow_miss:
+    elif not request.allow_miss and request.tune is None:
         raise Missed(base.kept.nearest(work.name, base.contract))
     yield _decided(base, None, exact, request.allow_miss)
+    if not base.kept.met and not request.allow_miss:  # nor with tuned weights
+        raise Missed(base.kept.nearest(work.name, base.contract))
 
 
 def adopt(base: Baseline, strategies: Sequence[Strategy]) -> tuple[Baseline, list[StrategyReport]]:

@@ -114,8 +114,8 @@ class Request:
     pool: Pool = field(default_factory=Threads)
     """Where what is independent runs."""
     tune: Tuning | str | None = None
-    """A `Tuning`, or its text, such as "10m" or "30epochs": train the weights for so long, towards the outputs of the
-    original on `data`."""
+    """A `Tuning`, or its text, such as "10m", "30epochs" or "auto": train the weights for so long, towards the
+    outputs of the original on `data`."""
     augment: Sequence[Augment] | str = ()
     """What is done to images that train, or its text, such as "flip,crop"."""
     started: float = field(default_factory=time.monotonic)
@@ -157,7 +157,11 @@ class Request:
         """Raises OnnxoptError if nothing can be trained, given which of the options that shape a model are there."""
         if self.data is None:
             raise OnnxoptError("--tune trains the weights on real inputs; name some hundreds or more with --data")
-        given = next((name for name, is_given in named.items() if is_given and self.goal != Goal.SIZE), None)
+        if self.recipe is not None and not self.recipe.tune:
+            raise OnnxoptError(f"recipe {self.recipe.name} does not say after which steps to train, as in tune = "
+                               '["prune"]; leave --tune or --recipe out')  # fmt: skip
+        given = next((name for name, is_given in named.items()
+                      if is_given and self.goal != Goal.SIZE and name != "--recipe"), None)  # fmt: skip
         if given is not None:
             raise OnnxoptError(f"--tune and {given} cannot be combined: it trains the weights that the search "
                                "quantizes, in a model that runs in floats; leave one of them out")  # fmt: skip

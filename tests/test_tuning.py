@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending
 from onnxopt.encoding import Affine
-from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.optimizer import Adam
@@ -163,7 +161,7 @@ def test_tuning_on_a_fine_grid_leaves_a_model_what_it_is() -> None:
     opened.CopyFrom(model)
     student = Student(opened, list(every), list(every), loss)
     lessons = lessons_of(model, student, loss, {"x": x})
-    trained = Weights([Weight(name, grid) for name, grid in grids.items()], every, near=True)
+    trained = Weights([Weight.of(name, grid) for name, grid in grids.items()], every, near=True)
     before, _ = student.gradient(lessons.lesson(0), trained.seen())
     list(train(student, lessons, trained, {}, Price(1e-16), lambda updates: updates / 50))
     after, _ = student.gradient(lessons.lesson(0), trained.seen())
@@ -179,7 +177,7 @@ def test_training_makes_noise_and_bits_cheaper_at_their_price() -> None:
     opened.CopyFrom(model)
     student = Student(opened, list(every), list(every), loss)
     lessons = lessons_of(model, student, loss, *({"x": part} for part in np.split(x, 8)))
-    trained = Weights([Weight(name, grid) for name, grid in grids.items()], every, near=True)
+    trained = Weights([Weight.of(name, grid) for name, grid in grids.items()], every, near=True)
 
     def cost() -> float:
         rate = Rate(trained.matrices)
@@ -243,7 +241,10 @@ def test_a_model_without_gradients_is_refused(tmp_path: Path) -> None:
         (["--tune", "10m"], ["--tune trains the weights on real inputs", "--data"]),
         (["--tune", "10m", "--data", "x.npy", "--lossless"], ["--tune and --lossless cannot be combined"]),
         (["--tune", "10m", "--data", "x.npy", "--for", "speed"], ["--tune and --for cannot be combined"]),
-        (["--tune", "10m", "--data", "x.npy", "--recipe", "microbrain"], ["--tune and --recipe cannot be combined"]),
+        (
+            ["--tune", "10m", "--data", "x.npy", "--recipe", "microbrain"],
+            ["recipe microbrain does not say after which steps to train"],
+        ),
     ],
 )
 def test_impossible_requests_are_refused(
@@ -259,21 +260,10 @@ def test_a_plan_is_refused(small: tuple[Path, Path]) -> None:
         onnxopt.plan(small[0], Contract(error=0.2), small[1], tune="1epochs")
 
 
-def test_a_plan_of_tuned_weights_is_not_applied_without_their_values(small: tuple[Path, Path], tmp_path: Path) -> None:
-    plan = onnxopt.plan(small[0], Contract(error=0.2), small[1])
-    path = next(iter(plan.steps))
-    steps = {**plan.steps, path: Step.parse(f"{plan.steps[path]} > tuned")}
-    plan = replace(plan, steps=steps, values="0123")
-    assert Plan.from_json(plan.to_json()) == plan
-    with pytest.raises(OnnxoptError, match="its values were tuned, and a plan does not hold them"):
-        onnxopt.apply(small[0], plan, tmp_path / "applied.onnx", small[1])
-    assert not (tmp_path / "applied.onnx").exists()
-
-
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [("90s", Tuning(seconds=90)), ("1.5h", Tuning(seconds=5400)), (" 10M", Tuning(seconds=600)),
-     ("30epochs", Tuning(epochs=30)), ("1 epoch", Tuning(epochs=1))],
+     ("30epochs", Tuning(epochs=30)), ("1 epoch", Tuning(epochs=1)), ("Auto", Tuning())],
 )  # fmt: skip
 def test_limits_are_read(text: str, wanted: Tuning) -> None:
     assert Tuning.parse(text) == wanted

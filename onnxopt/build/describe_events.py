@@ -78,7 +78,8 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
 def _reasons(work: Workspace, built: Built) -> dict[str, str]:
     """Why weights stay as they were, by path."""
     steps = built.plan.steps
-    without = {site.path: "the plan has no step for it" for site in work.sites if steps and site.path not in steps}
+    without = {site.path: "its floats were tuned" if site.path in work.tuned else "the plan has no step for it"
+               for site in work.sites if steps and site.path not in steps}  # fmt: skip
     return {**without, **work.graph.kept(), **work.form.factored.reasons}
 
 

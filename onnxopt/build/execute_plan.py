@@ -24,7 +24,7 @@ from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.integers import Integers
-from onnxopt.passes.quantise.tuned import Values
+from onnxopt.passes.quantise.tuned import Tuned, Values
 from onnxopt.pool import Pool, Shared, Threads
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan, Step
@@ -68,7 +68,7 @@ def execute_plan(
     yet.
 
     Arguments:
-        tuned: by path, the values of weights whose step ends in `tuned`, and of weights without a step.
+        tuned: by path, what the last `tuned` of a weight's step gives, and the values of weights without a step.
         pool: where weights are treated; by default, side by side in this process.
 
     If a pass cannot handle a weight, the weight stays unchanged and its event gives the reason. Raises OnnxoptError if
@@ -82,7 +82,7 @@ def execute_plan(
         check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
     passes = {path: passes[path] for path in sites if path in passes}  # a bias follows the weight that it corrects
-    passes |= {path: [Values(tuned[path])] for path in passes.keys() & tuned.keys()}
+    passes |= {path: _after_tuning(passes[path], tuned[path]) for path in passes.keys() & tuned.keys()}
     passes |= _members(graph, passes, sites, statistics)
     graph.reset()
     for value, step in plan.steps.items():
@@ -108,9 +108,26 @@ def execute_plan(
             events[event.path] = event
             if advance:
                 advance(event.path)
-    for path in tuned.keys() - passes.keys():  # last, as what other weights add to a bias is in them
-        graph.adjust(path, tuned[path].values())
+    _adjust(graph, passes, statistics, {path: tuned[path].values() for path in tuned.keys() - passes.keys()})
     return [events[path] for path in passes]
+
+
+def _after_tuning(decisions: Sequence[Pass], values: Encoding) -> list[Pass]:
+    """The decisions for a weight, of which those until the last training have given these values."""
+    last = max((place for place, one in enumerate(decisions) if isinstance(one, Tuned)), default=len(decisions))
+    return [Values(values), *decisions[last + 1 :]]
+
+
+def _adjust(
+    graph: Graph, passes: Mapping[str, Sequence[Pass]], statistics: Statistics, tuned: Mapping[str, Array]
+) -> None:
+    """Sets tuned biases. What was added to one before its training is in it; what later steps of its weight have added
+    is not."""
+    later = {statistics.bias(path) for path, decisions in passes.items() if len(decisions) > 1
+             and isinstance(decisions[0], Values)}  # fmt: skip
+    for path, values in tuned.items():
+        added = graph.values(path) - graph.original(path) if path in later else 0
+        graph.adjust(path, np.asarray(values + added, values.dtype))
 
 
 def _independent(tasks: Sequence[_Task], statistics: Statistics) -> list[list[_Task]]:

@@ -100,10 +100,13 @@ def write_checked(decided: Decided, output: Path) -> Result:
         check=check.found,
         not_checked=check.reason,
         promised=_promised(decided, check),
-        stages=_stages(work, built.plan, size, check) if work.request.detailed and decided.kept else (),
+        stages=_stages(work, built.plan, size, check)
+        if work.request.detailed and decided.kept and not work.tuned
+        else (),
         strategies=decided.strategies,
         unchanged=unchanged,
         plan=built.plan,
+        values=work.tuned,
         left_out={**work.left_out, **decided.left_out},
     )
 

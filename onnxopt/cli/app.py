@@ -58,10 +58,10 @@ def console() -> Console:
     return Console(width=width, markup=False, emoji=False)  # names of files and weights are texts like any other
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a text file, completely or not at all. Raises OnnxoptError if it cannot be written."""
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file, completely or not at all. Raises OnnxoptError if it cannot be written."""
     with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
 def print_json(result: Any) -> None:

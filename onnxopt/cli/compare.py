@@ -28,6 +28,11 @@ class Systems(Memory, Showing, Checked):
     recipes: Annotated[
         str, option(help=f"{_ALL}, or a comma-separated list of {', '.join(recipes.names())} and .toml files.")
     ] = _ALL
+    tune: Annotated[
+        str | None,
+        option(metavar="TIME", help="Also show the engine and recipes tuned, as with optimize, for a time (5m) or a "
+                                    "number of passes (30epochs) each."),
+    ] = None  # fmt: skip
     report: Annotated[Path | None, option("--report", help="Also write an HTML page with the curves here.")] = None
 
 
@@ -38,7 +43,8 @@ def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> N
         contract, chosen = bounds.contract, _opened(systems.recipes)
         with progress(systems.verbose, systems.log_json) as advance:
             data, checked = inputs.opened(model, systems.evaluation)
-            found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, progress=advance)
+            found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, tune=systems.tune,
+                            progress=advance)  # fmt: skip
         found = replace(found, command=shlex.join(["onnxopt", *sys.argv[1:]]))
         if systems.report:
             write(systems.report, render(found))

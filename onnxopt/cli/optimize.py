@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxopt import api
+from onnxopt.build import tuned_values
 from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.check import show_current
 from onnxopt.cli.groups import command
@@ -89,11 +90,11 @@ class Writing(Reporting, Checked):
     allow_miss: Annotated[
         bool, typer.Option("--allow-miss", help="Write the closest file if the contract cannot be met.")
     ] = False
-    plan_out: Annotated[Path | None, option(help="Also write the plan here.")] = None
+    plan_out: Annotated[Path | None, option(help="Also write the plan here, and tuned values beside it.")] = None
     tune: Annotated[
         str | None,
         option(metavar="TIME", help="Train the weights on --data, without labels, for a time (10m) or a number of "
-                                    "passes over it (30epochs)."),
+                                    "passes over it (30epochs), or until it stops paying (auto)."),
     ] = None  # fmt: skip
     augment: Annotated[
         str | None,
@@ -139,7 +140,9 @@ def _optimize(
 ) -> None:
     """Compresses one model into a file."""
     output = placing.file
-    files = {"--output": output, "--plan-out": writing.plan_out, "--report": writing.report}
+    beside = _beside(writing.plan_out) if writing.plan_out and writing.tune else None
+    files = {"--output": output, "--plan-out": writing.plan_out, "the tuned values of --plan-out": beside,
+             "--report": writing.report}  # fmt: skip
     with together(files) as complete:
         with progress(writing.verbose, writing.log_json, Searching) as advance:
             contract, data, options = _options(inputs, bounds, decisions, writing, model)
@@ -152,6 +155,8 @@ def _optimize(
             advance.written(result.bytes_after)
         if writing.plan_out:
             write(writing.plan_out, result.plan.to_json())
+        if beside and result.values:
+            write(beside, tuned_values.packed(result.values))
         recipe = options["recipe"]
         table = classical.of(recipe.table, result.events) if recipe and recipe.table and result.events else None
         result = _reported(result, table, writing, data, complete(output))
@@ -180,18 +185,23 @@ def plan(
 
 @command
 def apply(model: Model, plan_file: PlanFile, output: Output, inputs: Inputs, reporting: Reporting) -> None:
-    """Compress a model according to a plan. A plan made on data needs the same data."""
+    """Compress a model according to a plan. A plan made on data needs the same data, and PLAN.values if tuned."""
     with together({"--output": output, "--report": reporting.report}) as complete:
         steps = _read(plan_file)
         with progress(reporting.verbose, reporting.log_json) as advance:
             (data,) = inputs.opened(model)
             result = api.apply(
-                model, steps, output, data, decode=reporting.favoured, max_ram=reporting.ram,
+                model, steps, output, data, _beside(plan_file), decode=reporting.favoured, max_ram=reporting.ram,
                 progress=advance,
             )  # fmt: skip
             advance.written(result.bytes_after)
         result = _reported(result, None, reporting, data, complete(output))
     _show(result, None, reporting.as_json)
+
+
+def _beside(plan_file: Path) -> Path:
+    """Where the values of a plan's tuned weights lie."""
+    return plan_file.with_suffix(".values")
 
 
 def _read(plan_file: Path) -> Plan:

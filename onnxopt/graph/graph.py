@@ -183,8 +183,10 @@ class Graph:
 
     def values(self, path: str) -> Array:
         """The weight at `path`."""
-        if path in self._adjusted:
-            return self._adjusted[path]
+        return self._adjusted[path] if path in self._adjusted else self.original(path)
+
+    def original(self, path: str) -> Array:
+        """The weight at `path`, as it came."""
         return np.asarray(numpy_helper.to_array(self._tensors[path]))
 
     def adjust(self, path: str, values: Array) -> None:

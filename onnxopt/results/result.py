@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from onnxopt.encoding import Encoding
 from onnxopt.files import Folder, write_atomically
 from onnxopt.results.events import Chain, Event
 from onnxopt.results.strategy import StrategyReport
@@ -143,6 +145,8 @@ class Result:
     """Benchmark of source and output on this machine, as from `onnxopt benchmark --json`; None if it was not requested,
     the output is a copy, or `not_benchmarked` says why."""
     not_benchmarked: str = ""
+    values: Mapping[str, Encoding] = field(default_factory=dict, compare=False, metadata={"shown": False})
+    """Values of tuned weights by path, which the plan lacks."""
     folder: Folder | None = field(default=None, compare=False, metadata={"shown": False})
     """Holds the files that have no place of their own, as long as the result lives; None if there are none."""
 

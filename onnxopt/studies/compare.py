@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -26,6 +26,7 @@ from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.progress import Progress
 from onnxopt.spec.recipes import Recipe
+from onnxopt.spec.tuning import Tuning
 
 ENGINE = "engine"
 """Name of the engine in comparisons with recipes."""
@@ -36,7 +37,7 @@ class System:
     """The result of one system."""
 
     name: str
-    """Name of the recipe, its file name without folders, or `ENGINE`."""
+    """Name of the recipe, its file name without folders, or `ENGINE`; with ", tuned" where weights were trained."""
     size: int
     """Bytes of the file."""
     met: bool
@@ -86,6 +87,7 @@ class CompareOptions(TypedDict, total=False):
     evaluation: Spec | None
     max_ram: int
     progress: Progress | None
+    tune: Tuning | str | None
 
 
 def compare(
@@ -97,6 +99,8 @@ def compare(
 ) -> Systems:
     """Compresses the model at `model` with the engine and with each recipe, separately, and keeps no file.
 
+    With `tune`, the engine and each recipe that says when to train run a second time, tuned.
+
     Without a bound, all use the engine's default contract. A contract that some systems miss is not an error here.
     Other arguments, and errors of the engine, are as for `api.optimize`.
     """
@@ -105,11 +109,11 @@ def compare(
     contract.check()
     source, checked = read(model), ""
     feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()
+    runs = list(_runs(recipes, options.pop("tune", None)))
     with tempfile.TemporaryDirectory() as folder:
-        for index, recipe in enumerate((None, *recipes)):
-            name, share = Path(recipe.name).stem if recipe else ENGINE, index / (len(recipes) + 1)
-            told = _within(tell, name, share, 1 / (len(recipes) + 1))
-            given = Options(allow_miss=True, recipe=recipe, progress=told)
+        for index, (name, recipe, tune) in enumerate(runs):
+            told = _within(tell, name, index / len(runs), 1 / len(runs))
+            given = Options(allow_miss=True, recipe=recipe, progress=told, tune=tune)
             given.update(options)  # type: ignore[typeddict-item]
             try:
                 result = api.optimize(
@@ -124,6 +128,17 @@ def compare(
             checked = result.check.data if result.check else ""
     before, _ = _counted(source.model, feeds)
     return Systems(source.path, source.size, before, str(contract), contract, checked, tuple(systems), failed)
+
+
+def _runs(
+    recipes: Sequence[Recipe], tune: Tuning | str | None
+) -> Iterator[tuple[str, Recipe | None, Tuning | str | None]]:
+    """Name, recipe and training of every system."""
+    for recipe in (None, *recipes):
+        name = Path(recipe.name).stem if recipe else ENGINE
+        yield name, recipe, None
+        if tune is not None and (recipe is None or recipe.tune):
+            yield f"{name}, tuned", recipe, tune
 
 
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:

@@ -1,4 +1,4 @@
-"""How long a round of training goes on."""
+"""How long a training goes on."""
 
 from __future__ import annotations
 
@@ -7,25 +7,43 @@ from collections.abc import Callable
 
 from onnxopt.spec.tuning import Tuning
 
+_SHORTEST = 500
+"""Updates of a training, at least, where no limit is given."""
+
 
 class Budget:
-    """Shares a limit among rounds. Of a limit in seconds, what one round leaves goes to the others."""
+    """Shares a limit among trainings. Of a limit in seconds, what one training leaves goes to the others.
 
-    def __init__(self, limit: Tuning, rounds: int) -> None:
-        self.rounds = rounds if limit.epochs is None else min(rounds, limit.epochs)
-        """Rounds, each of one pass over the data at least."""
-        self._limit, self._left, self._started = limit, self.rounds, time.monotonic()
+    Without a limit, each has some passes, whose number `lengthen` doubles.
 
-    def next_round(self, updates: int) -> Callable[[int], float]:
-        """Begins a round. Returns the share of it that is over after a number of updates; at 1 it ends.
+    Arguments:
+        rounds: at most.
+        stages: trainings of each round.
+    """
+
+    def __init__(self, limit: Tuning, rounds: int, stages: int = 1) -> None:
+        self.rounds = rounds if limit.epochs is None else max(1, min(rounds, limit.epochs // stages))
+        """Rounds, in each of which a training has one pass over the data at least."""
+        self.is_open = limit.is_open
+        self._limit, self._total = limit, self.rounds * stages
+        self._left, self._started, self._longer = self._total, time.monotonic(), 1
+
+    def next_training(self, updates: int, spent: float = 0.0) -> Callable[[int], float]:
+        """Begins a training. Returns the share of it that is over after a number of updates; at 1 it ends.
 
         Arguments:
             updates: of one pass over the data.
+            spent: share of its time that an earlier run has spent on it.
         """
         begun, left = time.monotonic(), max(1, self._left)
         self._left -= 1
         if self._limit.seconds is None:
-            total = updates * max(1, (self._limit.epochs or 1) // self.rounds)
+            passes = -(-_SHORTEST // updates) * self._longer
+            total = updates * (passes if self.is_open else max(1, (self._limit.epochs or 1) // self._total))
             return lambda done: done / total
         seconds = max((self._started + self._limit.seconds - begun) / left, 1e-9)
-        return lambda done: (time.monotonic() - begun) / seconds
+        return lambda done: spent + (1 - spent) * (time.monotonic() - begun) / seconds
+
+    def lengthen(self) -> None:
+        """Begins as many rounds again, in each of which trainings are twice as long."""
+        self._left, self._longer = self._total, 2 * self._longer

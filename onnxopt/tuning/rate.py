@@ -56,6 +56,8 @@ class Rate:
             tables.append(np.asarray(-np.log2(counts / counts.sum(1, keepdims=True)), np.float32).ravel())
             self._first[part] = first + (begin - low)
             begin += number * width
+        if not tables:
+            return
         self._bits = np.concatenate(tables)
         self._slopes = np.diff(self._bits)
 

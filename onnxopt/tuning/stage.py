@@ -7,7 +7,7 @@ with the weights that the one before it has found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 
@@ -20,13 +20,17 @@ from onnxopt.search.original import HELD_BACK, VALIDATION, Original, Parts
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
+from onnxopt.spec.recipes import STRONGEST
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.budget import Budget
 from onnxopt.tuning.loss import Loss
-from onnxopt.tuning.trainee import Trainee
+from onnxopt.tuning.recipe import Staged, trainings
+from onnxopt.tuning.trainee import Quantized, Setting, Trainee
 
 _ROUNDS = 4
 """Slopes to tune at, at most; where the size is bounded, one is enough, as the price of a bit follows from the size."""
+_WORTH = 0.01
+"""Share of the bytes, or of the distance from the original, that has to be saved by training twice as long."""
 _FINER, _NOISIER, _COARSER = 0.5, 2.0, 16.0
 """The first slope over that of the search, where the contract bounds the size, the noise or the drop. Training brings
 answers back at steps so coarse that most integers are 0; with finer ones, few weights become 0 that were not before."""
@@ -49,7 +53,8 @@ def tuned(decided: Decided) -> Iterator[Decided]:
         rounds = _Rounds(decided, _held_out(decided, original), decided.contract, request.tune)
         if (found := rounds.run(decided.kept)) is not None:
             yield found
-    yield decided
+    if decided.met or decided.allow_miss:
+        yield decided
 
 
 def _held_out(decided: Decided, original: Original) -> Original:
@@ -62,7 +67,10 @@ def _held_out(decided: Decided, original: Original) -> Original:
     request, check = decided.work.request, original.parts.check
     assert request.data is not None  # since `Request.checked`
     is_given = check is not original.parts.validation
-    few = is_given or request.contract.size(decided.work.bytes_before) is not None
+    counts = request.contract.size(decided.work.bytes_before) is None and (
+        request.contract.bounded or request.recipe is None
+    )
+    few = is_given or not counts
     training, held = split(open_data(request.data, original.session), _FEW if few else HELD_BACK)
     validation = check if is_given else held.take(VALIDATION)
     return replace(original, parts=Parts(training, validation, check if is_given else validation), counted=True)
@@ -76,20 +84,25 @@ class _Round:
     plan: Plan
     trial: Trial
     distance: float
-    """See `Trainee.distance`; measured where the size is bounded."""
+    """See `Trainee.distance`; measured where one slope is enough."""
 
 
 class _Rounds:
-    """Rounds of tuning, each at another slope."""
+    """Rounds of tuning, each at another slope, or at another strength of a recipe."""
 
     def __init__(self, decided: Decided, original: Original, contract: Contract, limit: Tuning) -> None:
         self._decided, self._original, self._contract = decided, original, contract
-        self._work = decided.work
+        self._work, self._recipe = decided.work, decided.work.request.recipe
         self._size = contract.size(decided.work.bytes_before)
-        self._budget = Budget(limit, _ROUNDS if self._size is None else 1)
+        self._once = self._size is not None or not contract.bounded or not (self._recipe is None or self._recipe.knobs)
+        """Whether one slope is enough, at which the nearest to the original is wanted and not the smallest file."""
+        stages = 1 if self._recipe is None else trainings(self._work, self._recipe)
+        self._budget = Budget(limit, 1 if self._once else _ROUNDS, stages)
         loss = Loss(answers=contract.error is None)
-        by_heart = original.validation.memorised
-        self._trainee = Trainee(decided.work, original.parts, self._budget, loss, by_heart)
+        setting = Setting(original.parts, self._budget, loss, original.validation.memorised)
+        self._trainee: Trainee = (
+            Quantized(self._work, setting) if self._recipe is None else Staged(self._work, setting, self._recipe)
+        )
         self._done: list[_Round] = []
         for path, reason in self._trainee.frozen.items():
             self._work.progress(f"{path} is not tuned: {reason}", 0.9)
@@ -98,6 +111,10 @@ class _Rounds:
         """The best tuned form that meets the contract; None if there is none, or it is no better than before."""
         try:
             self._search(kept.slope)
+            while self._budget.is_open and self._paid(kept):
+                self._budget.lengthen()
+                best = self._best()
+                self._search(best.trial.slope if best else kept.slope)
         except KeyboardInterrupt:
             self._work.progress("stopped: the best weights so far are kept", 0.9)
         best = self._best()
@@ -105,32 +122,54 @@ class _Rounds:
             self._work.progress("tuning has found nothing better, so the weights stay as they were", 0.9)
             return None
         trials = (*self._decided.trials, *(one.trial for one in self._done))
-        return replace(self._decided, work=best.work, plan=best.plan, kept=best.trial, trials=trials,
+        return replace(self._decided, work=best.work, plan=best.plan, kept=best.trial, trials=trials, met=True,
                        original=self._original)  # fmt: skip
 
     def _search(self, start: float) -> None:
-        """Tunes at slopes around the coarsest that meets the contract; without tuning, `start` is it."""
-        if self._size is not None:
-            self._measure(start * _FINER)
+        """Tunes at slopes around the coarsest that meets the contract; until now, `start` is it."""
+        self._began = len(self._done)
+        if self._once:
+            self._measure(start if self._recipe or self._began else start * _FINER)
             return
-        low, high = start, inf
-        at = start * (_COARSER if self._contract.promise else _NOISIER)
-        while len(self._done) < self._budget.rounds and high / low > _NARROW:
+        low, high, at = start, inf, start * self._first()
+        while len(self._done) < self._began + self._budget.rounds and high / low > _NARROW:
             low, high = (at, high) if self._is_met(self._measure(at)) else (low, at)
             at = low * _STRIDE if high == inf else max(sqrt(low * high), high / _STRIDE)
+            if self._recipe and at >= STRONGEST:
+                return
+
+    def _first(self) -> float:
+        """The first slope to tune at, over that of the search."""
+        if not self._decided.met:
+            return 1.0
+        if self._began or self._recipe:
+            return _STRIDE
+        return _COARSER if self._contract.promise else _NOISIER
+
+    def _paid(self, kept: Trial) -> bool:
+        """Whether the last search was worth its time, or is the first."""
+        before = self._best(self._done[: self._began])
+        if not self._began:
+            return True
+        now = self._best()
+        if now is None or before is None:
+            return now is not before
+        old, new = (before.distance, now.distance) if self._once else (before.trial.size, now.trial.size)
+        return new < (1 - _WORTH) * old
 
     def _measure(self, at: float) -> Trial:
         """Tunes at a slope, and measures the file."""
-        count = len(self._done) + 1
-        of = self._budget.rounds
+        of = "" if self._budget.is_open else f" of {self._budget.rounds}"
+        what = "slope" if self._recipe is None else "strength"
+        where = f"tuning, round {len(self._done) + 1}{of}, {what} {at:.2g}"
 
         def advance(text: str) -> None:
-            self._work.progress(f"tuning, round {count} of {of}, slope {at:.2g}: {text}", 0.9)
+            self._work.progress(f"{where}: {text}", 0.9)
 
         work, plan = self._trainee.tune(at, self._size, advance)
         size, found = work.try_plan(plan, self._original.validation)
         trial = trial_of(at, size, found)
-        distance = self._trainee.distance(work, plan) if self._size is not None else 0.0
+        distance = self._trainee.distance(work, plan) if self._once else 0.0
         self._done.append(_Round(work, plan, trial, distance))
         lost = "" if trial.drop is None else f", drop {trial.likely:.3g} +- {trial.uncertainty:.2g}"
         advance(f"{size:,} bytes, noise {slope.noise(trial):.3g}{lost}: {'kept' if self._is_met(trial) else 'missed'}")
@@ -138,20 +177,24 @@ class _Rounds:
             raise KeyboardInterrupt
         return trial
 
-    def _best(self) -> _Round | None:
-        """Of the rounds that meet the contract, the one with the smallest file or, of a bounded size, the one that is
-        nearest to the original."""
-        met = [one for one in self._done if self._is_met(one.trial)]
-        return min(met, key=lambda one: one.trial.size if self._size is None else one.distance, default=None)
+    def _best(self, among: Sequence[_Round] | None = None) -> _Round | None:
+        """Of rounds that meet the contract, the one with the smallest file or, where one slope is enough, the one that
+        is nearest to the original."""
+        met = [one for one in (self._done if among is None else among) if self._is_met(one.trial)]
+        return min(met, key=lambda one: one.distance if self._once else one.trial.size, default=None)
 
     def _is_met(self, trial: Trial) -> bool:
         if self._size is not None:
             return trial.size <= self._size
+        if not self._contract.bounded:
+            return True
         promise = self._contract.promise
         return promise.safe(trial) if promise else slope.noise(trial) <= (self._contract.error or 0.0)
 
     def _is_better(self, best: _Round, kept: Trial) -> bool:
         """Whether a file is better than the one without tuning."""
-        if self._size is None:
-            return best.trial.size < kept.size
-        return best.distance < self._trainee.distance(self._work, self._decided.plan)
+        if not self._decided.met:
+            return True
+        if self._once:
+            return best.distance < self._trainee.distance(self._work, self._decided.plan)
+        return best.trial.size < kept.size

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
+from onnxopt.build.tuned_values import digest
 from onnxopt.build.workspace import Workspace
-from onnxopt.data.stream import sha256
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes.quantise.feedback import Feedback
@@ -31,39 +32,44 @@ _POWER = 8
 _CUT, _CUTS = np.float32(0.01), 20
 """Steps by which all weights move towards cheaper integers where a file is too large, and how often at most."""
 
+Advance = Callable[[str], None]
 
-class Trainee:
-    """The weights that the slope decides on, and the biases that stay floats.
 
-    Others keep what their steps give: those that the user's rules decide on, and those that no gradient reaches, which
-    `frozen` names.
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What trainings of one model have in common."""
+
+    parts: Parts
+    """Samples to train on, and others that show what it is worth."""
+    budget: Budget
+    loss: Loss
+    blends: bool
+    """See `Lessons`."""
+
+
+class Trainee(ABC):
+    """Weights that are trained, and others that keep what their steps give: those that the user's rules decide on, and
+    those that no gradient reaches, which `frozen` names.
 
     Arguments:
-        parts: samples to train on, and others that show what it is worth.
-        blends: see `Lessons`.
+        trained: paths of weights and biases to train.
+        fixed: paths of weights that have a step and keep what it gives.
 
     Raises OnnxoptError if no gradient reaches any, the data cannot be read, or images shall be augmented and there are
     none.
     """
 
-    def __init__(self, work: Workspace, parts: Parts, budget: Budget, loss: Loss, blends: bool) -> None:
-        data, held = parts.calibration, parts.validation
-        self._work, self._budget = work, budget
+    def __init__(self, work: Workspace, setting: Setting, trained: Sequence[str], fixed: Sequence[str]) -> None:
+        data, held = setting.parts.calibration, setting.parts.validation
+        self._work, self._budget = work, setting.budget
+        self._trained, self._fixed = list(trained), list(fixed)
         work.graph.reset()
-        steps, linears = work.plan(1.0, work.request.overrides).steps, work.graph.linears()
-        sites = {site.path for site in work.sites}
-        biases = dict.fromkeys(one.bias for uses in linears.values() for one in uses if one.bias)
-        self._fixed = [path for path, step in steps.items() if path in sites and not _is_slopes(step)]
-        self._quantized = [path for path, step in steps.items() if path in sites and _is_slopes(step)]
-        self._floats = [bias for bias in biases if bias not in sites]
-        model, trained = onnx.ModelProto(), [*self._quantized, *self._floats]
+        model = onnx.ModelProto()
         model.CopyFrom(work.graph.model)
-        self._student = Student(model, [*trained, *self._fixed], trained, loss)
-        self._values: Mapping[str, Array] = {}
-        """What the last round has found, by path."""
+        self._student = Student(model, self._paths, self._trained, setting.loss)
         self.stopped = False
-        """Whether the user has stopped the last round, whose weights are then as they were at that time."""
-        original = {path: work.graph.values(path) for path in (*trained, *self._fixed)}
+        """Whether the user has stopped the last training, whose weights are then as they were at that time."""
+        original = {path: work.graph.values(path) for path in self._paths}
         feeds, augment = next(iter(data)).feeds, tuple(map(Augment, work.request.augment))
         if augment and not any(map(is_images, feeds.values())):
             raise OnnxoptError(f"{work.name}: --augment changes images, and no input has any (floats [n, channels, "
@@ -73,13 +79,14 @@ class Trainee:
             raise OnnxoptError(f"{work.name}: no weight can be tuned: {next(iter(self.frozen.values()), 'it has none')}"
                                "; leave --tune out")  # fmt: skip
         teacher, observed = work.origin.graph.model, [start.name for start in starts]
-        self._lessons = Lessons(data, teacher, observed, blends, augment)
+        self._lessons = Lessons(data, teacher, observed, setting.blends, augment)
         self._held = Lessons(held, teacher, observed)
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
-        loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
+        setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
 
-    def tune(self, slope: float, size: int | None, advance: Callable[[str], None]) -> tuple[Workspace, Plan]:
-        """Tunes at a slope, from where the last round has ended.
+    @abstractmethod
+    def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
+        """Tunes at a slope, or at a strength of a recipe.
 
         Arguments:
             size: of the file, at most, in bytes; None where the slope decides on it.
@@ -87,21 +94,62 @@ class Trainee:
 
         Returns the workspace with the values, and its plan.
         """
-        advance("quantizing")
-        over, graph = self._budget.next_round(len(self._lessons)), self._work.graph
-        plan = self._work.plan(slope, self._work.request.overrides)
-        encodings = self._work.build(plan).encodings
-        known: dict[str, Encoding] = {path: encodings.get(path, Raw(graph.values(path))) for path in self._paths}
-        trained = [path for path in self._paths if self._trains(path, known[path])]
-        start = {**{path: graph.values(path) for path in trained}, **self._values}
-        weights = Weights([Weight(path, known[path]) for path in trained], start, near=not self._values)
-        fixed = {path: one.values() for path, one in known.items() if path not in trained}
-        price = Price(slope, size, lambda: self._size(plan, weights.stored()))
+
+    def distance(self, work: Workspace, plan: Plan) -> float:
+        """Of the outputs of a plan's file from the original's, on samples that are held back; see `Loss`."""
+        values = {path: one.values() for path, one in self._known(work, plan).items()}
+        lessons = [self._held.lesson(index) for index in range(len(self._held))]
+        total = sum(self._student.gradient(one, values)[0] * one.samples for one in lessons)
+        return total / sum(one.samples for one in lessons)
+
+    @property
+    def _paths(self) -> list[str]:
+        return [*self._trained, *self._fixed]
+
+    def _known(self, work: Workspace, plan: Plan) -> dict[str, Encoding]:
+        """How a plan stores the weights."""
+        encodings, graph = work.build(plan).encodings, work.graph
+        return {path: encodings.get(path, Raw(graph.values(path))) for path in self._paths}
+
+    def _train(self, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
+        """Trains weights for a part of the budget."""
+        over = self._budget.next_training(len(self._lessons))
         try:
             for passes, loss, bits in train(self._student, self._lessons, weights, fixed, price, over):
-                advance(f"pass {passes}, {loss**0.5:.3g} from the original, weights of {bits / 8:,.0f} bytes")
+                bytes_ = f", weights of {bits / 8:,.0f} bytes" if bits else ""
+                advance(f"pass {passes}, {loss**0.5:.3g} from the original{bytes_}")
         except KeyboardInterrupt:
             self.stopped = True
+
+    def _size(self, plan: Plan, values: Mapping[str, Encoding]) -> int:
+        """Of the file with these values, in bytes."""
+        return self._work.with_tuned(values).try_plan(planned(plan, values), None)[0]
+
+
+class Quantized(Trainee):
+    """The weights that the slope decides on, and the biases that stay floats. Every round begins where the one before
+    it has ended."""
+
+    def __init__(self, work: Workspace, setting: Setting) -> None:
+        work.graph.reset()
+        steps, sites = work.plan(1.0, work.request.overrides).steps, {site.path for site in work.sites}
+        self._floats = [bias for bias in biases(work) if bias not in sites]
+        slopes = [path for path, step in steps.items() if path in sites and _is_slopes(step)]
+        fixed = [path for path, step in steps.items() if path in sites and not _is_slopes(step)]
+        self._values: Mapping[str, Array] = {}
+        """What the last round has found, by path."""
+        super().__init__(work, setting, [*slopes, *self._floats], fixed)
+
+    def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
+        """See `Trainee.tune`."""
+        advance("quantizing")
+        plan, graph = self._work.plan(at, self._work.request.overrides), self._work.graph
+        known = self._known(self._work, plan)
+        trained = [path for path in self._trained if self._trains(path, known[path])]
+        start = {**{path: graph.values(path) for path in trained}, **self._values}
+        weights = Weights([Weight.of(path, known[path]) for path in trained], start, near=not self._values)
+        fixed = {path: one.values() for path, one in known.items() if path not in trained}
+        self._train(weights, fixed, Price(at, size, lambda: self._size(plan, weights.stored())), advance)
         rate = Rate(weights.matrices)
         for _ in range(_CUTS if size is not None else 0):
             if self._size(plan, weights.stored()) <= (size or 0):
@@ -109,38 +157,32 @@ class Trainee:
             rate.learn(weights.rounded)
             weights.rounded -= _CUT * np.sign(rate.gradient(weights.rounded))
         self._values, values = weights.values(), weights.stored()
-        return self._work.with_tuned(values), _planned(plan, values)
-
-    def distance(self, work: Workspace, plan: Plan) -> float:
-        """Of the outputs of a plan's file from the original's, on samples that are held back; see `Loss`."""
-        encodings, graph = work.build(plan).encodings, self._work.graph
-        values = {path: encodings[path].values() if path in encodings else graph.values(path) for path in self._paths}
-        lessons = [self._held.lesson(index) for index in range(len(self._held))]
-        total = sum(self._student.gradient(one, values)[0] * one.samples for one in lessons)
-        return total / sum(one.samples for one in lessons)
-
-    def _size(self, plan: Plan, values: Mapping[str, Encoding]) -> int:
-        """Of the file with these values, in bytes."""
-        return self._work.with_tuned(values).try_plan(_planned(plan, values), None)[0]
-
-    @property
-    def _paths(self) -> list[str]:
-        return [*self._quantized, *self._floats, *self._fixed]
+        return self._work.with_tuned(values), planned(plan, values)
 
     def _trains(self, path: str, stored: Encoding) -> bool:
-        if path in self.frozen or path in self._fixed:
+        if path in self.frozen:
             return False
         return path in self._floats or isinstance(stored, Affine)  # a weight of zeros, say, stays as it came
+
+
+def biases(work: Workspace) -> list[str]:
+    """Paths of the biases of layers, each once."""
+    return list(dict.fromkeys(one.bias for uses in work.graph.linears().values() for one in uses if one.bias))
+
+
+def planned(plan: Plan, values: Mapping[str, Encoding]) -> Plan:
+    """The plan whose weights have these values; where a step does not say so yet, its result is tuned."""
+    steps = {path: _then_tuned(step) if path in values else step for path, step in plan.steps.items()}
+    return replace(plan, steps=steps, values=digest(values))
+
+
+def _then_tuned(step: Step) -> Step:
+    tuned = Tuned().step()
+    if tuned in step:
+        return step
+    return Step(step.name, step.args, _then_tuned(step.then) if step.then else tuned)
 
 
 def _is_slopes(step: Step) -> bool:
     """Whether a slope alone decides."""
     return step.name == Feedback.name and step.then is None and not Feedback.from_step(step).max_bits
-
-
-def _planned(plan: Plan, values: Mapping[str, Encoding]) -> Plan:
-    """The plan whose weights have these values."""
-    steps = {path: Step(step.name, step.args, Tuned().step()) if path in values else step
-             for path, step in plan.steps.items()}  # fmt: skip
-    elements = (entry.elements.tobytes() for path in sorted(values) for entry in values[path].entries())
-    return replace(plan, steps=steps, values=sha256(*(path.encode() for path in sorted(values)), *elements))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
-from onnxopt.encoding import Affine, Array, Encoding, Raw, along_axis, matrix_view, step_of
+from onnxopt.encoding import Affine, Array, Codebook, Encoding, Mask, Raw, along_axis, matrix_view, step_of
 from onnxopt.tuning.optimizer import Vector
 
 _INSIDE = 0.35
@@ -22,41 +23,180 @@ _LEAST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
-    """One of them."""
+class Weight(ABC):
+    """One of them, as some numbers that are trained, in units."""
 
     path: str
-    start: Encoding
-    """How it is stored before: integers and steps, or floats that stay floats."""
+
+    @staticmethod
+    def of(path: str, start: Encoding, masked: bool = False) -> Weight:
+        """The weight that is stored so at first.
+
+        Arguments:
+            masked: whether elements of floats that are 0 stay so.
+        """
+        if isinstance(start, Affine):
+            return Rounded(path, start)
+        if isinstance(start, Codebook):
+            return Shared(path, start)
+        return Floats(path, start.values(), masked)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+
+    @abstractmethod
+    def units(self) -> Vector:
+        """[numbers]: for which Adam's rates are right."""
+
+    @abstractmethod
+    def numbers(self, values: Array) -> Vector:
+        """[numbers]: those whose tensor is `values`, or near it."""
+
+    @abstractmethod
+    def tensor(self, numbers: Vector) -> Array:
+        """The tensor of these numbers."""
+
+    @abstractmethod
+    def gradient(self, of_tensor: Array) -> Vector:
+        """[numbers]: their gradient, from that of the tensor."""
+
+    @abstractmethod
+    def stored(self, numbers: Vector) -> Encoding:
+        """How the weight with these numbers is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded(Weight):
+    """Integers, one number each, in steps of their grid."""
+
+    start: Affine
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
-        return self.start.values().shape
+        return self.start.q.shape
 
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns, as the coder of integers sees them."""
-        return matrix_view(self.shape, self.start.axis if isinstance(self.start, Affine) else 0)
+        return matrix_view(self.shape, self.start.axis)
 
     def units(self) -> Vector:
-        """[elements]: the steps; of floats, a part of their size, for which Adam's rates are right too."""
-        if isinstance(self.start, Affine):
-            steps = step_of(self.start.k).reshape(along_axis(self.start.q.ndim, self.start.axis))
-            return np.broadcast_to(steps, self.start.q.shape).ravel()
-        values = self.start.values().astype(np.float64)
-        unit = max(float(np.sqrt(np.square(values).mean())) / _SHARE, _LEAST)
-        return np.full(values.size, unit, np.float32)
+        """[elements]: the steps."""
+        steps = step_of(self.start.k).reshape(along_axis(self.start.q.ndim, self.start.axis))
+        return np.broadcast_to(steps, self.start.q.shape).ravel()
 
-    def stored(self, values: Vector) -> Encoding:
-        """The weight with these elements, in units: integers where it is quantized."""
-        if isinstance(self.start, Affine):
-            return replace(self.start, q=np.rint(values).astype(np.int32).reshape(self.shape))
-        return Raw((values * self.units()).reshape(self.shape).astype(self.start.values().dtype))
+    def numbers(self, values: Array) -> Vector:
+        """[elements]."""
+        return values.ravel()
+
+    def tensor(self, numbers: Vector) -> Array:
+        """The elements."""
+        return numbers.reshape(self.shape)
+
+    def gradient(self, of_tensor: Array) -> Vector:
+        """[elements]: passed through the rounding."""
+        return of_tensor.ravel()
+
+    def stored(self, numbers: Vector) -> Affine:
+        """The nearest integers."""
+        q = np.rint(numbers / self.units()).astype(np.int32).reshape(self.shape)
+        return replace(self.start, q=q)
+
+
+@dataclass(frozen=True, slots=True)
+class Floats(Weight):
+    """Floats that stay floats."""
+
+    start: Array
+    masked: bool
+    """Whether zeros stay so (Han et al. 2015): they are no numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.start.shape
+
+    def units(self) -> Vector:
+        """[elements]: a part of their size."""
+        return _part_of_size(self.numbers(self.start))
+
+    def numbers(self, values: Array) -> Vector:
+        """[elements]: without those that stay 0."""
+        return np.asarray(values[self.start != 0] if self.masked else values.ravel(), np.float32)
+
+    def tensor(self, numbers: Vector) -> Array:
+        """With the zeros."""
+        if not self.masked:
+            return numbers.reshape(self.shape)
+        values = np.zeros(self.shape, np.float32)
+        values[self.start != 0] = numbers
+        return values
+
+    def gradient(self, of_tensor: Array) -> Vector:
+        """[elements]: of those that are numbers."""
+        return self.numbers(of_tensor)
+
+    def stored(self, numbers: Vector) -> Raw:
+        """As floats of their type."""
+        return Raw(self.tensor(numbers).astype(self.start.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Weight):
+    """The values of a table, which many elements share. Zero stays zero."""
+
+    start: Codebook
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.start.index.shape
+
+    @property
+    def _free(self) -> Mask:
+        """[values of the table]: which are trained."""
+        return np.asarray(self.start.table != 0)
+
+    def units(self) -> Vector:
+        """[values]: a part of their size."""
+        return _part_of_size(self.start.table[self._free])
+
+    def numbers(self, values: Array) -> Vector:
+        """[values]: the mean of the elements that share each."""
+        index, size = self.start.index.ravel(), len(self.start.table)
+        sums = np.bincount(index, values.ravel(), size) / np.maximum(np.bincount(index, minlength=size), 1)
+        return np.asarray(sums[self._free], np.float32)
+
+    def tensor(self, numbers: Vector) -> Array:
+        """Every element's value."""
+        return np.asarray(self._table(numbers)[self.start.index])
+
+    def gradient(self, of_tensor: Array) -> Vector:
+        """[values]: the sum over the elements that share each (Han et al. 2016)."""
+        sums = np.bincount(self.start.index.ravel(), of_tensor.ravel(), len(self.start.table))
+        return np.asarray(sums[self._free], np.float32)
+
+    def stored(self, numbers: Vector) -> Codebook:
+        """The same indices into another table."""
+        return replace(self.start, table=self._table(numbers).astype(self.start.table.dtype))
+
+    def _table(self, numbers: Vector) -> Vector:
+        table = np.zeros(len(self.start.table), np.float32)
+        table[self._free] = numbers
+        return table
+
+
+def _part_of_size(values: Array) -> Vector:
+    """[values]: the same for all."""
+    size = float(np.sqrt(np.square(values, dtype=np.float64).mean())) if values.size else 0.0
+    return np.full(values.size, max(size / _SHARE, _LEAST), np.float32)
 
 
 class Weights:
-    """Masters: every trained weight as a float in units, of which the model sees the nearest integer.
+    """Masters: every trained number as a float in units. Of rounded weights, the model sees the nearest integer.
 
     Rounded weights come first. Gradients pass the rounding as if it were the identity (the straight-through estimator,
     Bengio et al. 2013).
@@ -64,31 +204,29 @@ class Weights:
     Arguments:
         weights: what is trained, and where it starts.
         values: where the masters start, by path: the values themselves, or the nearest ones that round to the integers
-            of `Weight.start` where `near` is set.
+            of `Rounded.start` where `near` is set.
     """
 
     def __init__(self, weights: Sequence[Weight], values: Mapping[str, Array], near: bool) -> None:
-        self._weights = sorted(weights, key=lambda one: not isinstance(one.start, Affine))
-        ends = np.cumsum([0, *(prod(one.shape) for one in self._weights)])
+        self._weights = sorted(weights, key=lambda one: not isinstance(one, Rounded))
+        rounded = [one for one in self._weights if isinstance(one, Rounded)]
+        units = [one.units() for one in self._weights]
+        ends = np.cumsum([0, *map(len, units)])
         self._parts = list(itertools.starmap(slice, itertools.pairwise(ends)))
-        self._units = np.concatenate([one.units() for one in self._weights])
-        self.masters = np.concatenate([values[one.path].ravel() for one in self._weights]).astype(np.float32)
+        self._units = np.concatenate(units)
+        self.masters = np.concatenate([one.numbers(values[one.path]) for one in self._weights]).astype(np.float32)
         self.masters /= self._units
-        rounded = [one.start.q.ravel() for one in self._weights if isinstance(one.start, Affine)]
-        self.matrices = [one.matrix for one in self._weights if isinstance(one.start, Affine)]
+        self.matrices = [one.matrix for one in rounded]
         """Rows and columns of each rounded weight."""
         self.rounded = self.masters[: sum(map(prod, self.matrices))]
         """The masters of rounded weights, a view."""
         if near and rounded:
-            q = np.concatenate(rounded).astype(np.float32)
-            np.clip(self.masters[: len(q)], q - _INSIDE, q + _INSIDE, out=self.rounded)
+            q = np.concatenate([one.start.q.ravel() for one in rounded]).astype(np.float32)
+            np.clip(self.rounded, q - _INSIDE, q + _INSIDE, out=self.rounded)
 
     def seen(self) -> dict[str, Array]:
         """What the model sees, by path."""
-        values = self.masters.copy()
-        np.rint(self.rounded, out=values[: len(self.rounded)])
-        values *= self._units
-        return self._by_path(values)
+        return self._by_path(self._seen())
 
     def values(self) -> dict[str, Array]:
         """The masters as weights, by path."""
@@ -96,13 +234,20 @@ class Weights:
 
     def gradient(self, by_path: Mapping[str, Array]) -> Vector:
         """The gradient of the masters, from that of the weights."""
-        found = np.concatenate([by_path[one.path].ravel() for one in self._weights])
+        found = np.concatenate([one.gradient(by_path[one.path]) for one in self._weights])
         found *= self._units
         return found
 
     def stored(self) -> dict[str, Encoding]:
         """The weights as a file stores them."""
-        return {one.path: one.stored(self.masters[part]) for one, part in zip(self._weights, self._parts, strict=True)}
+        values = self._seen()
+        return {one.path: one.stored(values[part]) for one, part in zip(self._weights, self._parts, strict=True)}
 
-    def _by_path(self, values: Vector) -> dict[str, Array]:
-        return {one.path: values[part].reshape(one.shape) for one, part in zip(self._weights, self._parts, strict=True)}
+    def _seen(self) -> Vector:
+        values = self.masters.copy()
+        np.rint(self.rounded, out=values[: len(self.rounded)])
+        values *= self._units
+        return values
+
+    def _by_path(self, numbers: Vector) -> dict[str, Array]:
+        return {one.path: one.tensor(numbers[part]) for one, part in zip(self._weights, self._parts, strict=True)}

@@ -15,7 +15,10 @@ from onnxopt.passes.base import Pass
 
 @dataclass(frozen=True, slots=True)
 class Tuned(Pass):
-    """``feedback{slope=1e-07} > tuned``: the integers are trained ones, on the grid of this feedback."""
+    """``feedback{slope=1e-07} > tuned``: the integers are trained ones, on the grid of this feedback.
+
+    After ``prune``, the floats that are left are trained ones; after ``codebook``, the values that elements share.
+    """
 
     name: ClassVar[str] = "tuned"
 
@@ -27,7 +30,7 @@ class Tuned(Pass):
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Raises OnnxoptError: `Values` knows them."""
         raise OnnxoptError(f"plan, path {site.path!r}: its values were tuned, and a plan does not hold them; "
-                           "`onnxopt optimize` with the same data and --tune makes such a file")  # fmt: skip
+                           "`onnxopt optimize --tune --plan-out` writes them beside the plan")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     title = "Deep Compression"
     source = "Han, Mao & Dally 2016"
     table = "deep-compression"      # the paper's table, which the report shows
+    tune = ["prune", "codebook"]    # with --tune, weights are trained after these steps
 
     [knobs]                         # each from its gentlest to its strongest setting
     q = [0.3, 1.8]
@@ -40,7 +41,7 @@ MIDDLE = float((GENTLEST * STRONGEST) ** 0.5)
 _FILES = files(__name__)
 STEP = STRONGEST ** (1 / 48)
 """Factor of one step of a knob that is turned alone: a 48th of the range, on a logarithmic scale."""
-_KEYS = ("title", "source", "table", "layers", "knobs", "rule")
+_KEYS = ("title", "source", "table", "layers", "tune", "knobs", "rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Recipe:
     """Name of the paper's table; empty where there is none."""
     layers: bool
     """Whether settings are also searched for each weight."""
+    tune: tuple[str, ...]
+    """Names of the steps after which weights are trained, if the user wants them tuned."""
     knobs: dict[str, tuple[float, float]]
     """The gentlest and the strongest setting of each."""
     rules: tuple[dict[str, Any], ...]
@@ -84,7 +87,10 @@ class Recipe:
         layers, knobs = document.get("layers", False), _knobs(document.get("knobs", {}), name)
         if not isinstance(layers, bool):
             raise OnnxoptError(f"recipe {name}: layers is {layers!r}, expected true or false")
-        recipe = cls(name, title, source, table, layers, knobs, tuple(rules))
+        tune = document.get("tune", [])
+        if not isinstance(tune, list) or not all(isinstance(step, str) for step in tune):
+            raise OnnxoptError(f'recipe {name}: tune is {tune!r}, expected names of steps, as in ["prune", "codebook"]')
+        recipe = cls(name, title, source, table, layers, tuple(tune), knobs, tuple(rules))
         for strength in (GENTLEST, STRONGEST):
             for rule in recipe.at(strength).rules:
                 if rule.decided.keys() - {"step", "skip"}:

@@ -1,0 +1,134 @@
+"""Published systems that retrain: a recipe says after which of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from onnxopt.build.decisions import is_structural
+from onnxopt.build.tuned_values import digest
+from onnxopt.build.workspace import Workspace
+from onnxopt.encoding import Encoding
+from onnxopt.passes.quantise.tuned import Tuned
+from onnxopt.search.knobs import Knobs
+from onnxopt.spec.plan import Plan, Step
+from onnxopt.spec.recipes import MIDDLE, STEP, STRONGEST, Recipe
+from onnxopt.tuning.price import Price
+from onnxopt.tuning.trainee import Advance, Setting, Trainee, biases, planned
+from onnxopt.tuning.weights import Weight, Weights
+
+_TUNED = Tuned().step()
+_FILL = 0.998
+"""Share of the size that a file may have before its last training, which changes no index, but makes other floats."""
+
+
+class Staged(Trainee):
+    """All weights of layers, and their biases. Every round begins with the original weights.
+
+    Each training continues with the weights of the one before it, after the steps between them. Floats that pruning has
+    made 0 stay so, and elements that share a value go on sharing it.
+    """
+
+    def __init__(self, work: Workspace, setting: Setting, recipe: Recipe) -> None:
+        self._recipe = recipe
+        work.graph.reset()
+        decided = work.request.overrides.decided(work.sites)
+        users = [path for path, one in decided.items() if not one.says_nothing]
+        layers = dict.fromkeys([*work.graph.linears(), *biases(work)])
+        steps = recipe_plan(work, recipe, MIDDLE).steps
+        super().__init__(work, setting, [path for path in layers if path not in users],
+                         [path for path in users if path in steps])  # fmt: skip
+
+    def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
+        """See `Trainee.tune`."""
+        plan, values = self._plan(at), dict[str, Encoding]()
+        count = _trainings(plan)
+        for stage in range(1, count + 1):
+            if stage == count and size is not None:
+                plan = self._fitting(plan, values, at, size)
+            part = _until(plan, stage)
+            after = max((" > ".join(one.name for one in step) for step in part.steps.values()), key=len, default="")
+            text = f"training {stage} of {count}, after {after}"
+            advance(text)
+            known = self._known(self._work.with_tuned(values), part)
+            trained = [path for path in self._trained if path not in self.frozen]
+            start = {path: known[path].values() for path in trained}
+            weights = Weights([Weight.of(path, known[path], path in plan.steps) for path in trained], start, near=False)
+            fixed = {path: one.values() for path, one in known.items() if path not in trained}
+            self._train(weights, fixed, Price(0.0), partial(_told, advance, text))
+            values = weights.stored()
+        return self._work.with_tuned(values), planned(plan, values)
+
+    def _plan(self, at: float) -> Plan:
+        """Of a strength; it says what is tuned."""
+        plan = recipe_plan(self._work, self._recipe, at)
+        return replace(plan, steps={path: step if path in self._fixed else _marked(step, self._recipe)
+                                    for path, step in plan.steps.items()})  # fmt: skip
+
+    def _fitting(self, plan: Plan, values: dict[str, Encoding], at: float, size: int) -> Plan:
+        """The plan with the steps before its last training as strong as the size asks for: what was pruned and then
+        trained has not the bytes of what was pruned only."""
+        work, last = self._work.with_tuned(values), _trainings(plan)
+        part = replace(_until(plan, last), values=digest(values))  # as long as that of the values to come
+        while work.try_plan(part, None)[0] > _FILL * size and (at := at * STEP) < STRONGEST:
+            stronger = self._plan(at).steps
+            plan = replace(plan, steps={path: _joined(step, stronger[path], last) for path, step in plan.steps.items()})
+            part = replace(_until(plan, last), values=part.values)
+        return plan
+
+
+def _told(advance: Advance, where: str, what: str) -> None:
+    advance(f"{where}: {what}")
+
+
+def recipe_plan(work: Workspace, recipe: Recipe, at: float) -> Plan:
+    """The plan of a recipe at a strength; the user's rules come last."""
+    return work.plan(at, Knobs(recipe).rules(at, work.steps_at, work.request.overrides))
+
+
+def trainings(work: Workspace, recipe: Recipe) -> int:
+    """How many there are in a round."""
+    plan = recipe_plan(work, recipe, MIDDLE)
+    return _trainings(replace(plan, steps={path: _marked(step, recipe) for path, step in plan.steps.items()}))
+
+
+def _trainings(plan: Plan) -> int:
+    """One, after structural steps, where no other step is trained after."""
+    return max(1, *(list(step).count(_TUNED) for step in plan.steps.values()))
+
+
+def _marked(step: Step, recipe: Recipe) -> Step:
+    """A step with training after those that the recipe names."""
+    if is_structural(step):
+        return step
+    return _chain([one for each in step for one in ((each, _TUNED) if each.name in recipe.tune else (each,))])
+
+
+def _until(plan: Plan, training: int) -> Plan:
+    """The plan as it is before one of its trainings, counted from 1."""
+    return replace(
+        plan, steps={path: _chain(list(step)[: _place(step, training)]) for path, step in plan.steps.items()}
+    )
+
+
+def _joined(step: Step, other: Step, training: int) -> Step:
+    """A step until the training before this one, then another step, which has the same trainings."""
+    return _chain([*list(step)[: _place(step, training - 1)], *list(other)[_place(other, training - 1) :]])
+
+
+def _place(step: Step, training: int) -> int:
+    """Of a training among the steps, counted from 0; their number where there are fewer trainings."""
+    places = [place for place, one in enumerate(step) if one == _TUNED]
+    if not training:
+        return 0
+    return places[training - 1] if training <= len(places) else len(list(step))
+
+
+def _chain(steps: Sequence[Step]) -> Step:
+    """Steps that follow each other, at least one."""
+    found = None
+    for one in reversed(steps):
+        found = Step(one.name, one.args, found)
+    assert found is not None
+    return found
