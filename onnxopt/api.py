@@ -244,7 +244,7 @@ def _decided(
     work, searched = (base.work, base.kept) if outcome is None else (outcome.work, outcome.searched or base.kept)
     return Decided(
         work.telling(base.request.progress), searched.plan, base.contract, searched.trial, searched.met,
-        searched.trials, base.search.original, base.not_calibrated, tuple(reports), allow_miss,
+        searched.trials, base.search.original, base.not_calibrated, tuple(reports), allow_miss=allow_miss,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from onnxopt.tuning.optimizer import Adam
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
-from onnxopt.tuning.training import train
+from onnxopt.tuning.training import Course, train
 from onnxopt.tuning.weights import Weight, Weights
 
 Array = np.ndarray[Any, Any]
@@ -163,7 +163,7 @@ def test_tuning_on_a_fine_grid_leaves_a_model_what_it_is() -> None:
     lessons = lessons_of(model, student, loss, {"x": x})
     trained = Weights([Weight.of(name, grid) for name, grid in grids.items()], every, near=True)
     before, _ = student.gradient(lessons.lesson(0), trained.seen())
-    list(train(student, lessons, trained, {}, Price(1e-16), lambda updates: updates / 50))
+    list(train(student, lessons, trained, {}, Price(1e-16), Course(lambda updates: updates / 50)))
     after, _ = student.gradient(lessons.lesson(0), trained.seen())
     assert after <= before < 1e-6
 
@@ -186,7 +186,7 @@ def test_training_makes_noise_and_bits_cheaper_at_their_price() -> None:
         return float(noise + 2 * np.log(2) * slope * rate.bits(trained.rounded))
 
     before = cost()
-    passes = list(train(student, lessons, trained, {}, Price(slope), lambda updates: updates / 400))
+    passes = list(train(student, lessons, trained, {}, Price(slope), Course(lambda updates: updates / 400)))
     assert len(passes) == 400 // 8
     assert cost() < 0.95 * before
 

@@ -21,6 +21,7 @@ from onnxopt.measure import memory
 from onnxopt.request import Request
 from onnxopt.results.result import Promised, Result, Stage
 from onnxopt.results.strategy import StrategyReport
+from onnxopt.results.tuning import TunedPass
 from onnxopt.search.original import Original
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
@@ -46,6 +47,8 @@ class Decided:
     not_calibrated: str = ""
     """Why there was no calibration; empty if there was."""
     strategies: tuple[StrategyReport, ...] = ()
+    tuning: tuple[TunedPass, ...] = ()
+    """How weights were trained."""
     allow_miss: bool = False
     """Whether the file is written even if the check misses the contract."""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -107,6 +110,7 @@ def write_checked(decided: Decided, output: Path) -> Result:
         unchanged=unchanged,
         plan=built.plan,
         values=work.tuned,
+        tuning=decided.tuning,
         left_out={**work.left_out, **decided.left_out},
     )
 

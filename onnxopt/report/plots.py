@@ -291,6 +291,21 @@ def curves(found: Mapping[str, Sequence[tuple[float, float]]], label: str, bound
     return out[0]
 
 
+def tuning(passes: Sequence[Mapping[str, Any]], cost: str) -> str:
+    """Bytes of the file above its loss, over passes; `cost` is the key of the loss, which may be None."""
+    label = "drop" if cost == "drop" else "noise over signal"
+    with _figure("tuning", 11.2, 4.6) as (figure, titles, out):
+        for axes, key, what in zip(figure.subplots(2, 1, sharex=True), ("size", cost), ("bytes", label), strict=True):
+            axes.set_ylabel(what)
+            marks = [one for one in passes if one[key] is not None]
+            axes.plot([one["epoch"] for one in marks], [one[key] for one in marks], color=_MUTED, lw=1)
+            for one in marks:
+                text = f"{one['epoch']} passes, round {one['round']}: {_bytes(one['size'])}, {what} {one[key]:.4g}"
+                axes.plot(one["epoch"], one[key], "o", ms=5, color=_AFTER, gid=titles.of(text))
+        axes.set_xlabel("passes over the training samples")
+    return out[0]
+
+
 def _positive(value: float | None) -> bool:
     return value is not None and value > 0
 

@@ -15,6 +15,7 @@ from onnxopt.encoding import Encoding
 from onnxopt.files import Folder, write_atomically
 from onnxopt.results.events import Chain, Event
 from onnxopt.results.strategy import StrategyReport
+from onnxopt.results.tuning import TunedPass
 from onnxopt.search.evaluator import Comparison
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
@@ -136,6 +137,8 @@ class Result:
     """Digests of the request and its inputs, as `build.stamp.Stamp` writes them; empty if there are none."""
     strategies: tuple[StrategyReport, ...] = ()
     """Reports of the strategies that were requested and applied to the model, in the order in which they were tried."""
+    tuning: tuple[TunedPass, ...] = ()
+    """How weights were trained, in order; empty where they were not."""
     command: str = ""
     """The command line, quoted for a shell; empty if there was none."""
     table: dict[str, Any] | None = None

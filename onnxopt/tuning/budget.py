@@ -10,6 +10,9 @@ from onnxopt.spec.tuning import Tuning
 _SHORTEST = 500
 """Updates of a training, at least, where no limit is given."""
 
+_MINUTES = 120
+"""Seconds from which minutes are said."""
+
 
 class Budget:
     """Shares a limit among trainings. Of a limit in seconds, what one training leaves goes to the others.
@@ -28,22 +31,28 @@ class Budget:
         self._limit, self._total = limit, self.rounds * stages
         self._left, self._started, self._longer = self._total, time.monotonic(), 1
 
-    def next_training(self, updates: int, spent: float = 0.0) -> Callable[[int], float]:
+    def next_training(self, updates: int, seconds_before: float = 0.0) -> Callable[[int], float]:
         """Begins a training. Returns the share of it that is over after a number of updates; at 1 it ends.
 
         Arguments:
             updates: of one pass over the data.
-            spent: share of its time that an earlier run has spent on it.
+            seconds_before: that an earlier run has spent on this training.
         """
-        begun, left = time.monotonic(), max(1, self._left)
+        self._started -= seconds_before
+        begun, left = time.monotonic() - seconds_before, max(1, self._left)
         self._left -= 1
         if self._limit.seconds is None:
             passes = -(-_SHORTEST // updates) * self._longer
             total = updates * (passes if self.is_open else max(1, (self._limit.epochs or 1) // self._total))
             return lambda done: done / total
         seconds = max((self._started + self._limit.seconds - begun) / left, 1e-9)
-        return lambda done: spent + (1 - spent) * (time.monotonic() - begun) / seconds
+        return lambda done: (time.monotonic() - begun) / seconds
 
     def lengthen(self) -> None:
         """Begins as many rounds again, in each of which trainings are twice as long."""
         self._left, self._longer = self._total, 2 * self._longer
+
+
+def duration(seconds: float) -> str:
+    """In words."""
+    return f"{seconds:.0f} s" if seconds < _MINUTES else f"{seconds / 60:.0f} min"

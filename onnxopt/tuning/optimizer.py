@@ -20,17 +20,18 @@ class Adam:
     """Adam (Kingma & Ba 2015) on one vector, in place."""
 
     def __init__(self, size: int) -> None:
-        self._mean, self._square = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        self._updates = 0
+        self.mean, self.square = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        """Of the gradients, and of their squares."""
+        self.updates = 0
 
     def update(self, values: Vector, gradient: Vector, rate: float) -> None:
         """Moves every value by about `rate`, against its gradient."""
-        self._updates += 1
-        unbiased = (1 - _SECOND**self._updates) ** 0.5
-        scale = np.float32(rate * unbiased / (1 - _FIRST**self._updates))
+        self.updates += 1
+        unbiased = (1 - _SECOND**self.updates) ** 0.5
+        scale = np.float32(rate * unbiased / (1 - _FIRST**self.updates))
         for at in range(0, len(values), _CHUNK):
             part = slice(at, at + _CHUNK)
-            mean, square, now = self._mean[part], self._square[part], gradient[part]
+            mean, square, now = self.mean[part], self.square[part], gradient[part]
             mean += np.float32(1 - _FIRST) * (now - mean)
             square += np.float32(1 - _SECOND) * (now * now - square)
             values[part] -= scale * mean / (np.sqrt(square) + _TINY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import exp, log
 
 _REACHED = 0.6
@@ -41,6 +41,16 @@ class Price:
     def value(self) -> float:
         """Of a bit."""
         return self._usual * exp(self._now)
+
+    @property
+    def state(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [self._first, self._beside, self._done, self._sum, self._now, len(self._marks)]
+
+    @state.setter
+    def state(self, kept: Sequence[float]) -> None:
+        self._first, self._beside, self._done, self._sum, self._now, left = map(float, kept)
+        self._marks = list(_MARKS[len(_MARKS) - int(left) :])
 
     def look(self, bits: float, done: float) -> None:
         """Follows the bits of all integers after a share of the training."""

@@ -56,7 +56,7 @@ class Staged(Trainee):
             start = {path: known[path].values() for path in trained}
             weights = Weights([Weight.of(path, known[path], path in plan.steps) for path in trained], start, near=False)
             fixed = {path: one.values() for path, one in known.items() if path not in trained}
-            self._train(weights, fixed, Price(0.0), partial(_told, advance, text))
+            self._train(part, weights, fixed, Price(0.0), partial(_told, advance, text))
             values = weights.stored()
         return self._work.with_tuned(values), planned(plan, values)
 

@@ -13,7 +13,9 @@ from math import inf, sqrt
 
 from onnxopt.build.workspace import Workspace
 from onnxopt.build.write_checked import Decided
+from onnxopt.calibration.cache import Cache
 from onnxopt.data import open_data, split
+from onnxopt.results.tuning import TunedPass
 from onnxopt.search import slope
 from onnxopt.search.contract_search import trial_of
 from onnxopt.search.original import HELD_BACK, VALIDATION, Original, Parts
@@ -23,6 +25,7 @@ from onnxopt.spec.plan import Plan
 from onnxopt.spec.recipes import STRONGEST
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.budget import Budget
+from onnxopt.tuning.checkpoint import Checkpoints, key_of
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.recipe import Staged, trainings
 from onnxopt.tuning.trainee import Quantized, Setting, Trainee
@@ -50,9 +53,18 @@ def tuned(decided: Decided) -> Iterator[Decided]:
     """
     request, original = decided.work.request, decided.original
     if isinstance(request.tune, Tuning) and decided.kept and decided.contract and original and decided.plan.steps:
-        rounds = _Rounds(decided, _held_out(decided, original), decided.contract, request.tune)
-        if (found := rounds.run(decided.kept)) is not None:
-            yield found
+        original = _held_out(decided, original)
+        cache = Cache(key_of(decided.work, original.parts))
+        killed = True
+        try:
+            rounds = _Rounds(decided, original, decided.contract, request.tune, Checkpoints(cache))
+            found = rounds.run(decided.kept)
+            killed = False
+        finally:
+            cache.close(keep=killed)
+        decided = replace(decided, tuning=rounds.curve)
+        if found is not None:
+            yield replace(found, tuning=rounds.curve)
     if decided.met or decided.allow_miss:
         yield decided
 
@@ -90,7 +102,9 @@ class _Round:
 class _Rounds:
     """Rounds of tuning, each at another slope, or at another strength of a recipe."""
 
-    def __init__(self, decided: Decided, original: Original, contract: Contract, limit: Tuning) -> None:
+    def __init__(
+        self, decided: Decided, original: Original, contract: Contract, limit: Tuning, checkpoints: Checkpoints
+    ) -> None:
         self._decided, self._original, self._contract = decided, original, contract
         self._work, self._recipe = decided.work, decided.work.request.recipe
         self._size = contract.size(decided.work.bytes_before)
@@ -99,13 +113,21 @@ class _Rounds:
         stages = 1 if self._recipe is None else trainings(self._work, self._recipe)
         self._budget = Budget(limit, 1 if self._once else _ROUNDS, stages)
         loss = Loss(answers=contract.error is None)
-        setting = Setting(original.parts, self._budget, loss, original.validation.memorised)
+        evaluator = original.validation
+        setting = Setting(original.parts, self._budget, loss, evaluator.memorised, evaluator, checkpoints)
         self._trainee: Trainee = (
             Quantized(self._work, setting) if self._recipe is None else Staged(self._work, setting, self._recipe)
         )
         self._done: list[_Round] = []
+        self._curve: list[TunedPass] = []
+        self._epochs = 0
         for path, reason in self._trainee.frozen.items():
             self._work.progress(f"{path} is not tuned: {reason}", 0.9)
+
+    @property
+    def curve(self) -> tuple[TunedPass, ...]:
+        """The file after the passes of all rounds."""
+        return tuple(self._curve)
 
     def run(self, kept: Trial) -> Decided | None:
         """The best tuned form that meets the contract; None if there is none, or it is no better than before."""
@@ -166,7 +188,10 @@ class _Rounds:
         def advance(text: str) -> None:
             self._work.progress(f"{where}: {text}", 0.9)
 
-        work, plan = self._trainee.tune(at, self._size, advance)
+        try:
+            work, plan = self._trainee.tune(at, self._size, advance)
+        finally:
+            self._noted()
         size, found = work.try_plan(plan, self._original.validation)
         trial = trial_of(at, size, found)
         distance = self._trainee.distance(work, plan) if self._once else 0.0
@@ -176,6 +201,17 @@ class _Rounds:
         if self._trainee.stopped:
             raise KeyboardInterrupt
         return trial
+
+    def _noted(self) -> None:
+        """Adds what the last round has measured to the curve. Passes are counted over all trainings."""
+        before = 0
+        for one in self._trainee.curve:
+            self._epochs += one.passes - before if one.passes > before else one.passes
+            before = one.passes
+            self._curve.append(
+                TunedPass(self._epochs, len(self._done) + 1, one.distance, one.size, one.error, one.drop)
+            )
+        self._trainee.curve.clear()
 
     def _best(self, among: Sequence[_Round] | None = None) -> _Round | None:
         """Of rounds that meet the contract, the one with the smallest file or, where one slope is enough, the one that

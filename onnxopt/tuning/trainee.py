@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +16,24 @@ from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.tuned import Tuned
+from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.original import Parts
 from onnxopt.spec.augment import Augment
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.tuning.augmented import is_images
-from onnxopt.tuning.budget import Budget
+from onnxopt.tuning.budget import Budget, duration
+from onnxopt.tuning.checkpoint import Checkpoints
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
-from onnxopt.tuning.training import train
+from onnxopt.tuning.training import Course, Pass, train
 from onnxopt.tuning.weights import Weight, Weights
 
 _POWER = 8
 """Batches that show the power of the outputs."""
+_SELDOM = 10
+"""Times as long as the file was measured, nothing is measured again while weights are trained."""
 _CUT, _CUTS = np.float32(0.01), 20
 """Steps by which all weights move towards cheaper integers where a file is too large, and how often at most."""
 
@@ -45,6 +50,20 @@ class Setting:
     loss: Loss
     blends: bool
     """See `Lessons`."""
+    evaluator: Evaluator
+    """Compares files after passes."""
+    checkpoints: Checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The file after a pass of a training."""
+
+    passes: int
+    distance: float
+    size: int
+    error: float | None
+    drop: float | None
 
 
 class Trainee(ABC):
@@ -61,7 +80,9 @@ class Trainee(ABC):
 
     def __init__(self, work: Workspace, setting: Setting, trained: Sequence[str], fixed: Sequence[str]) -> None:
         data, held = setting.parts.calibration, setting.parts.validation
-        self._work, self._budget = work, setting.budget
+        self._work, self._setting, self._next = work, setting, 0.0
+        self.curve: list[Measured] = []
+        """Of all trainings."""
         self._trained, self._fixed = list(trained), list(fixed)
         work.graph.reset()
         model = onnx.ModelProto()
@@ -111,15 +132,34 @@ class Trainee(ABC):
         encodings, graph = work.build(plan).encodings, work.graph
         return {path: encodings.get(path, Raw(graph.values(path))) for path in self._paths}
 
-    def _train(self, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
-        """Trains weights for a part of the budget."""
-        over = self._budget.next_training(len(self._lessons))
+    def _train(self, plan: Plan, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
+        """Trains weights for a part of the budget. The plan is that of the file with these weights."""
+        checkpoint, begun = self._setting.checkpoints.next(), time.monotonic()
+        over = self._setting.budget.next_training(len(self._lessons), checkpoint.seconds)
+        course = Course(over, checkpoint)
         try:
-            for passes, loss, bits in train(self._student, self._lessons, weights, fixed, price, over):
-                bytes_ = f", weights of {bits / 8:,.0f} bytes" if bits else ""
-                advance(f"pass {passes}, {loss**0.5:.3g} from the original{bytes_}")
+            for one in train(self._student, self._lessons, weights, fixed, price, course):
+                found = self._measured(one, plan, weights)
+                passed = checkpoint.seconds + time.monotonic() - begun
+                left = duration(passed * (1 - one.share) / one.share)
+                advance(f"pass {one.number}, {one.loss**0.5:.3g} from the original{found}, {left} left")
         except KeyboardInterrupt:
             self.stopped = True
+
+    def _measured(self, one: Pass, plan: Plan, weights: Weights) -> str:
+        """Measures the file after a pass, and says what was found; seldom where that takes long, but at the end."""
+        begun = time.monotonic()
+        if begun < self._next and one.share < 1:
+            return ""
+        values = weights.stored()
+        work = self._work.with_tuned(values)
+        size, found = work.try_plan(planned(plan, values), self._setting.evaluator)
+        now = time.monotonic()
+        self._next = now + _SELDOM * (now - begun)
+        error, drop = (None, None) if found is None else (found.difference, found.drop)
+        self.curve.append(Measured(one.number, one.loss**0.5, size, error, drop))
+        metric = f"drop {drop:.3g}" if drop is not None else f"noise {error:.3g}" if error is not None else ""
+        return f", {size:,} bytes, {metric}"
 
     def _size(self, plan: Plan, values: Mapping[str, Encoding]) -> int:
         """Of the file with these values, in bytes."""
@@ -149,7 +189,7 @@ class Quantized(Trainee):
         start = {**{path: graph.values(path) for path in trained}, **self._values}
         weights = Weights([Weight.of(path, known[path]) for path in trained], start, near=not self._values)
         fixed = {path: one.values() for path, one in known.items() if path not in trained}
-        self._train(weights, fixed, Price(at, size, lambda: self._size(plan, weights.stored())), advance)
+        self._train(plan, weights, fixed, Price(at, size, lambda: self._size(plan, weights.stored())), advance)
         rate = Rate(weights.matrices)
         for _ in range(_CUTS if size is not None else 0):
             if self._size(plan, weights.stored()) <= (size or 0):

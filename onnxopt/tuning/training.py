@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxopt.encoding import Array
+from onnxopt.tuning.checkpoint import Checkpoint, State
 from onnxopt.tuning.optimizer import Adam, cosine
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
@@ -22,43 +25,104 @@ _BROKEN, _FIRST, _SLOWER = 16.0, 64, 3.0
 within so many updates, the training begins again, so much slower."""
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """From where to where a training goes."""
+
+    over: Callable[[int], float]
+    """The share of it that is over after a number of updates."""
+    checkpoint: Checkpoint | None = None
+    """Where an earlier run has ended, and where this one leaves what the next needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The end of a pass over the data."""
+
+    number: int
+    """From 1."""
+    loss: float
+    """D of `train`, the mean of the last pass."""
+    share: float
+    """Of the training, that is over."""
+
+
+class _Run:
+    """One training."""
+
+    def __init__(self, weights: Weights, price: Price) -> None:
+        self.weights, self.price = weights, price
+        self.adam, self.speed = Adam(len(weights.masters)), _RATE
+        self.updates, self.recent, self.at_first, self.left = 0, 0.0, 0.0, _FIRST
+        self.start, self.ended = weights.masters.copy(), False
+
+    def update(self, loss: float, by_path: Mapping[str, Array], rate: Rate, share: float) -> None:
+        """Moves the weights once."""
+        weights = self.weights
+        self.at_first, self.left = self.at_first or loss, self.left - 1
+        if self.left > 0 and not loss <= _BROKEN * self.at_first:
+            weights.masters[:], self.adam = self.start, Adam(len(self.start))
+            self.speed, self.left = self.speed / _SLOWER, _FIRST
+        else:
+            gradient = weights.gradient(by_path)
+            gradient[: len(weights.rounded)] += np.float32(self.price.value) * rate.gradient(weights.rounded)
+            self.adam.update(weights.masters, gradient, cosine(self.speed, share))
+        self.updates += 1
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Stores the state."""
+        checkpoint.keep(
+            masters=self.weights.masters, start=self.start, mean=self.adam.mean, square=self.adam.square,
+            price=np.array(self.price.state), speeds=np.array([self.speed, self.recent, self.at_first]),
+            numbers=np.array([self.adam.updates, self.updates, self.left, self.ended]),
+        )  # fmt: skip
+
+    def restore(self, state: State) -> None:
+        """Goes back to a state."""
+        self.weights.masters[:], self.start = state["masters"], state["start"]
+        self.adam.mean[:], self.adam.square[:] = state["mean"], state["square"]
+        self.price.state = state["price"].tolist()
+        self.adam.updates, self.updates, self.left, ended = state["numbers"].tolist()
+        self.ended = bool(ended)
+        self.speed, self.recent, self.at_first = state["speeds"].tolist()
+
+
 def train(
     student: Student,
     lessons: Lessons,
     weights: Weights,
     fixed: Mapping[str, Array],
     price: Price,
-    over: Callable[[int], float],
-) -> Iterator[tuple[int, float, float]]:
-    """Trains in place. After every pass over the data, yields their number, its loss D, and the bits R.
+    course: Course,
+) -> Iterator[Pass]:
+    """Trains in place. Yields after every pass over the data.
 
     The loss is ``D + p R``, with D that of `Loss`, R the bits of all integers and p the price of one.
 
     Arguments:
         fixed: values of weights that are not trained, by path.
-        over: the share of the training that is over after a number of updates.
     """
-    adam, rate, speed = Adam(len(weights.masters)), Rate(weights.matrices), _RATE
-    updates, recent, order = 0, 0.0, shuffled(len(lessons))
-    start, at_first, left = weights.masters.copy(), 0.0, _FIRST
-    while (share := over(updates)) < 1:
-        if updates % _RELEARN == 0:
+    over, checkpoint = course.over, course.checkpoint
+    run, rate = _Run(weights, price), Rate(weights.matrices)
+    if checkpoint and checkpoint.state is not None:
+        run.restore(checkpoint.state)
+    order = itertools.islice(shuffled(len(lessons)), run.updates, None)
+    while not run.ended and (share := over(run.updates)) < 1:
+        place = run.updates % len(lessons)
+        if place % _RELEARN == 0:  # at the begin of a pass, too, as a checkpoint holds no codes
             rate.learn(weights.rounded)
             price.look(rate.bits(weights.rounded), share)
-        loss, by_path = student.gradient(lessons.lesson(next(order), updates // len(lessons)),
+        loss, by_path = student.gradient(lessons.lesson(next(order), run.updates // len(lessons)),
                                          {**fixed, **weights.seen()})  # fmt: skip
-        at_first, left = at_first or loss, left - 1
-        if left > 0 and not loss <= _BROKEN * at_first:
-            weights.masters[:], adam = start, Adam(len(start))
-            speed, left = speed / _SLOWER, _FIRST
-        else:
-            gradient = weights.gradient(by_path)
-            gradient[: len(weights.rounded)] += np.float32(price.value) * rate.gradient(weights.rounded)
-            adam.update(weights.masters, gradient, cosine(speed, share))
-        updates += 1
-        recent += (loss - recent) / min(updates, len(lessons))
-        if updates % len(lessons) == 0:
-            yield updates // len(lessons), recent, rate.bits(weights.rounded)
+        run.update(loss, by_path, rate, share)
+        run.recent += (loss - run.recent) / min(run.updates, len(lessons))
+        if place == len(lessons) - 1:
+            if checkpoint:
+                run.keep(checkpoint)
+            yield Pass(run.updates // len(lessons), run.recent, over(run.updates))
+    run.ended = True
+    if checkpoint:
+        run.keep(checkpoint)
 
 
 def shuffled(count: int) -> Iterator[int]:
