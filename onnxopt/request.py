@@ -70,6 +70,7 @@ class Options(BuildOptions, Bounds, total=False):
     pool: Pool
     tune: Tuning | str | None
     augment: Sequence[Augment] | str
+    tune_labels: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +119,8 @@ class Request:
     outputs of the original on `data`."""
     augment: Sequence[Augment] | str = ()
     """What is done to images that train, or its text, such as "flip,crop"."""
+    tune_labels: float = 0.0
+    """Share of the labels of `data` in what training aims at, 0 to 1; the rest is the original's outputs."""
     started: float = field(default_factory=time.monotonic)
     """Creation time in seconds of a monotonic clock, from which results derive their duration."""
 
@@ -150,6 +153,8 @@ class Request:
             self._check_tuning(named)
         elif augment:
             raise OnnxoptError("--augment changes images that train; give --tune, too")
+        elif self.tune_labels:
+            raise OnnxoptError("--tune-labels is their share in training; give --tune, too")
         goal = None if self.goal is None else Goal(self.goal)
         return replace(self, goal=goal, effort=Effort(self.effort), tune=tune, augment=augment)
 
@@ -157,6 +162,12 @@ class Request:
         """Raises OnnxoptError if nothing can be trained, given which of the options that shape a model are there."""
         if self.data is None:
             raise OnnxoptError("--tune trains the weights on real inputs; name some hundreds or more with --data")
+        if not 0 <= self.tune_labels <= 1:
+            raise OnnxoptError(f"--tune-labels is {self.tune_labels:g}, expected a share from 0 to 1")
+        if self.tune_labels and self.contract.error is not None:
+            raise OnnxoptError(
+                "--error bounds the noise in the outputs, and --tune-labels changes answers; give one of them"
+            )
         if self.recipe is not None and not self.recipe.tune:
             raise OnnxoptError(f"recipe {self.recipe.name} does not say after which steps to train, as in tune = "
                                '["prune"]; leave --tune or --recipe out')  # fmt: skip

@@ -111,4 +111,5 @@ def cut(batch: Batch, most: int) -> Iterator[Batch]:
         yield batch
         return
     for at in range(0, size, most):
-        yield Batch({name: array[at : at + most] for name, array in batch.feeds.items()})
+        labels = None if batch.labels is None or len(batch.labels) != size else batch.labels[at : at + most]
+        yield Batch({name: array[at : at + most] for name, array in batch.feeds.items()}, labels)

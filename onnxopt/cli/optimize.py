@@ -99,7 +99,10 @@ class Writing(Reporting, Checked):
     augment: Annotated[
         str | None,
         option(metavar="HOW", help="With --tune: change images that train at random; some of flip, crop, noise."),
-    ] = None
+    ] = None  # fmt: skip
+    tune_labels: Annotated[
+        float | None, option(metavar="SHARE", help="With --tune: train towards labels, too; their share, 0 to 1.")
+    ] = None  # fmt: skip
 
 
 @command
@@ -131,6 +134,7 @@ def _options(
         **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
         "max_ram": writing.ram, "custom_ops": writing.custom_ops or (),
         "tune": writing.tune, "augment": () if writing.augment is None else writing.augment,
+        "tune_labels": writing.tune_labels or 0.0,
     }  # fmt: skip
     return contract, data, options
 

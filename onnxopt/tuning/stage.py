@@ -112,7 +112,7 @@ class _Rounds:
         """Whether one slope is enough, at which the nearest to the original is wanted and not the smallest file."""
         stages = 1 if self._recipe is None else trainings(self._work, self._recipe)
         self._budget = Budget(limit, 1 if self._once else _ROUNDS, stages)
-        loss = Loss(answers=contract.error is None)
+        loss = Loss(contract.error is None, self._work.request.tune_labels)
         evaluator = original.validation
         setting = Setting(original.parts, self._budget, loss, evaluator.memorised, evaluator, checkpoints)
         self._trainee: Trainee = (

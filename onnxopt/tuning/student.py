@@ -33,6 +33,8 @@ class Lesson:
     feeds: Mapping[str, Array]
     wanted: Mapping[str, Array]
     """By observed value."""
+    labels: Array | None = None
+    """[samples]: classes; None where they are not known, or count for nothing."""
 
 
 class Lessons:
@@ -73,16 +75,17 @@ class Lessons:
         pending, part, blend = self._parts[index]
         parts = list(cut(pending.read(), self._most))
         batch = parts[part % len(parts)]  # a batch that cannot be cut counts once for each part
-        batch = (blended(batch) if blend else None) or batch
+        mixed = blended(batch) if blend else None
+        labels, batch = (batch.labels, batch) if mixed is None else (None, mixed)
         if self._augment:
             feeds = augmented(batch.feeds, self._augment, (index, passes))
-            return Lesson(batch.size, feeds, self._wanted(feeds))
+            return Lesson(batch.size, feeds, self._wanted(feeds), labels)
         if (wanted := self._kept.get(index)) is None:
             wanted = self._wanted(batch.feeds)
             self._room -= sum(array.nbytes for array in wanted.values())
             if self._room >= 0:
                 self._kept[index] = wanted
-        return Lesson(batch.size, batch.feeds, wanted)
+        return Lesson(batch.size, batch.feeds, wanted, labels)
 
     def _wanted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(self._observed, self._session.run(self._observed, feeds), strict=True))
@@ -125,7 +128,9 @@ class Student:
             nonlocal total
             found = {}
             for start in starts:
-                loss, cotangent = self._loss.of(start, values[start.name], lesson.wanted[start.name], lesson.samples)
+                loss, cotangent = self._loss.of(
+                    start, values[start.name], lesson.wanted[start.name], lesson.samples, lesson.labels
+                )
                 total += loss / len(starts)
                 found[start.name] = cotangent / np.float32(len(starts))
             return found

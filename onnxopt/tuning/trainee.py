@@ -12,8 +12,10 @@ import onnx
 
 from onnxopt.build.tuned_values import digest
 from onnxopt.build.workspace import Workspace
+from onnxopt.data import Batch
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
+from onnxopt.graph.autodiff.gradient import Start
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.tuned import Tuned
 from onnxopt.search.evaluator import Evaluator
@@ -99,11 +101,21 @@ class Trainee(ABC):
         if not self.frozen.keys() < set(trained):
             raise OnnxoptError(f"{work.name}: no weight can be tuned: {next(iter(self.frozen.values()), 'it has none')}"
                                "; leave --tune out")  # fmt: skip
+        if work.request.tune_labels:
+            self._require_labels(next(iter(data)), starts)
         teacher, observed = work.origin.graph.model, [start.name for start in starts]
         self._lessons = Lessons(data, teacher, observed, setting.blends, augment)
         self._held = Lessons(held, teacher, observed)
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
         setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
+
+    def _require_labels(self, batch: Batch, starts: Sequence[Start]) -> None:
+        """Raises OnnxoptError if the data has no labels, or no output has scores for them."""
+        labels = batch.labels
+        if labels is None or not any(self._setting.loss.takes(start, labels) for start in starts):
+            found = "the data has no labels" if labels is None else f"found {labels.dtype} {list(labels.shape)}"
+            raise OnnxoptError(f"{self._work.name}: --tune-labels needs a class for each sample, and an output of "
+                               f"scores [samples, classes]: {found}; leave it out")  # fmt: skip
 
     @abstractmethod
     def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
