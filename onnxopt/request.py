@@ -150,7 +150,7 @@ class Request:
         tune = Tuning.parse(self.tune) if isinstance(self.tune, str) else self.tune
         augment = parse_augment(self.augment) if isinstance(self.augment, str) else tuple(self.augment)
         if tune is not None:
-            self._check_tuning(named)
+            self._check_tuning()
         elif augment:
             raise OnnxoptError("--augment changes images that train; give --tune, too")
         elif self.tune_labels:
@@ -158,8 +158,8 @@ class Request:
         goal = None if self.goal is None else Goal(self.goal)
         return replace(self, goal=goal, effort=Effort(self.effort), tune=tune, augment=augment)
 
-    def _check_tuning(self, named: Mapping[str, bool]) -> None:
-        """Raises OnnxoptError if nothing can be trained, given which of the options that shape a model are there."""
+    def _check_tuning(self) -> None:
+        """Raises OnnxoptError if nothing can be trained."""
         if self.data is None:
             raise OnnxoptError("--tune trains the weights on real inputs; name some hundreds or more with --data")
         if not 0 <= self.tune_labels <= 1:
@@ -171,11 +171,9 @@ class Request:
         if self.recipe is not None and not self.recipe.tune:
             raise OnnxoptError(f"recipe {self.recipe.name} does not say after which steps to train, as in tune = "
                                '["prune"]; leave --tune or --recipe out')  # fmt: skip
-        given = next((name for name, is_given in named.items()
-                      if is_given and self.goal != Goal.SIZE and name != "--recipe"), None)  # fmt: skip
-        if given is not None:
-            raise OnnxoptError(f"--tune and {given} cannot be combined: it trains the weights that the search "
-                               "quantizes, in a model that runs in floats; leave one of them out")  # fmt: skip
+        if self.lossless:
+            raise OnnxoptError("--tune and --lossless contradict each other: one trains weights, the other keeps every "
+                               "bit of them; give one of them")  # fmt: skip
 
     @property
     def fast(self) -> bool:

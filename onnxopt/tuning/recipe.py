@@ -38,7 +38,7 @@ class Staged(Trainee):
         layers = dict.fromkeys([*work.graph.linears(), *biases(work)])
         steps = recipe_plan(work, recipe, MIDDLE).steps
         super().__init__(work, setting, [path for path in layers if path not in users],
-                         [path for path in users if path in steps])  # fmt: skip
+                         [path for path in users if path in steps], {})  # fmt: skip
 
     def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
         """See `Trainee.tune`."""

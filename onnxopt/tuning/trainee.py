@@ -15,8 +15,12 @@ from onnxopt.build.workspace import Workspace
 from onnxopt.data import Batch
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
+from onnxopt.graph import is_depthwise, is_for_value, rounding
 from onnxopt.graph.autodiff.gradient import Start
+from onnxopt.graph.rewrite import round_outputs
+from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs
 from onnxopt.passes.quantise.feedback import Feedback
+from onnxopt.passes.quantise.integers import Integers
 from onnxopt.passes.quantise.tuned import Tuned
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.original import Parts
@@ -75,12 +79,16 @@ class Trainee(ABC):
     Arguments:
         trained: paths of weights and biases to train.
         fixed: paths of weights that have a step and keep what it gives.
+        steps: of a plan, which say what is rounded while the model runs. Gradients pass that unchanged, too.
 
     Raises OnnxoptError if no gradient reaches any, the data cannot be read, or images shall be augmented and there are
     none.
     """
 
-    def __init__(self, work: Workspace, setting: Setting, trained: Sequence[str], fixed: Sequence[str]) -> None:
+    def __init__(
+        self, work: Workspace, setting: Setting, trained: Sequence[str], fixed: Sequence[str],
+        steps: Mapping[str, Step],
+    ) -> None:  # fmt: skip
         data, held = setting.parts.calibration, setting.parts.validation
         self._work, self._setting, self._next = work, setting, 0.0
         self.curve: list[Measured] = []
@@ -89,6 +97,7 @@ class Trainee(ABC):
         work.graph.reset()
         model = onnx.ModelProto()
         model.CopyFrom(work.graph.model)
+        _as_it_runs(model, steps)
         self._student = Student(model, self._paths, self._trained, setting.loss)
         self.stopped = False
         """Whether the user has stopped the last training, whose weights are then as they were at that time."""
@@ -141,8 +150,9 @@ class Trainee(ABC):
 
     def _known(self, work: Workspace, plan: Plan) -> dict[str, Encoding]:
         """How a plan stores the weights."""
-        encodings, graph = work.build(plan).encodings, work.graph
-        return {path: encodings.get(path, Raw(graph.values(path))) for path in self._paths}
+        built, graph = work.build(plan), work.graph
+        stored = {**built.encodings, **built.grids}
+        return {path: stored.get(path, Raw(graph.values(path))) for path in self._paths}
 
     def _train(self, plan: Plan, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
         """Trains weights for a part of the budget. The plan is that of the file with these weights."""
@@ -184,13 +194,16 @@ class Quantized(Trainee):
 
     def __init__(self, work: Workspace, setting: Setting) -> None:
         work.graph.reset()
-        steps, sites = work.plan(1.0, work.request.overrides).steps, {site.path for site in work.sites}
-        self._floats = [bias for bias in biases(work) if bias not in sites]
-        slopes = [path for path, step in steps.items() if path in sites and _is_slopes(step)]
-        fixed = [path for path, step in steps.items() if path in sites and not _is_slopes(step)]
+        overrides = work.request.overrides
+        steps, sites = work.plan(1.0, overrides).steps, {site.path for site in work.sites}
+        users = {path for path, one in overrides.decided(work.sites).items() if not one.says_nothing}
+        self._floats = [bias for bias in biases(work) if bias not in steps and bias not in users]
+        slopes = [path for path, step in steps.items() if path in sites and path not in users and _is_slopes(step)]
+        fixed = [path for path in steps if path in sites and path not in slopes]
+        self._most = {path: _most(steps[path]) for path in slopes}
         self._values: Mapping[str, Array] = {}
         """What the last round has found, by path."""
-        super().__init__(work, setting, [*slopes, *self._floats], fixed)
+        super().__init__(work, setting, [*slopes, *self._floats], fixed, steps)
 
     def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
         """See `Trainee.tune`."""
@@ -199,7 +212,8 @@ class Quantized(Trainee):
         known = self._known(self._work, plan)
         trained = [path for path in self._trained if self._trains(path, known[path])]
         start = {**{path: graph.values(path) for path in trained}, **self._values}
-        weights = Weights([Weight.of(path, known[path]) for path in trained], start, near=not self._values)
+        kinds = [Weight.of(path, known[path], most=self._most.get(path, 0)) for path in trained]
+        weights = Weights(kinds, start, near=not self._values)
         fixed = {path: one.values() for path, one in known.items() if path not in trained}
         self._train(plan, weights, fixed, Price(at, size, lambda: self._size(plan, weights.stored())), advance)
         rate = Rate(weights.matrices)
@@ -232,9 +246,26 @@ def _then_tuned(step: Step) -> Step:
     tuned = Tuned().step()
     if tuned in step:
         return step
-    return Step(step.name, step.args, _then_tuned(step.then) if step.then else tuned)
+    if step.then is None or step.then.name == Integers.name:  # which says how the result is run
+        return Step(step.name, step.args, Step(tuned.name, (), step.then))
+    return Step(step.name, step.args, _then_tuned(step.then))
 
 
 def _is_slopes(step: Step) -> bool:
-    """Whether a slope alone decides."""
-    return step.name == Feedback.name and step.then is None and not Feedback.from_step(step).max_bits
+    """Whether a slope alone decides, of a weight that is floats or int8 at run time."""
+    return step.name == Feedback.name and (
+        step.then is None or (step.then.name == Integers.name and not step.then.then)
+    )
+
+
+def _most(step: Step) -> int:
+    """Largest magnitude of a step's integers; 0: any."""
+    bits = Feedback.from_step(Step(step.name, step.args)).max_bits
+    return 2 ** (bits - 1) - 1 if bits else 0
+
+
+def _as_it_runs(model: onnx.ModelProto, steps: Mapping[str, Step]) -> None:
+    """Rounds values as these steps do. A value that only some nodes read in integers is rounded for all."""
+    prelu_as_convs(model, {value for value, step in steps.items() if is_for_value(step) and is_depthwise(step)})
+    pairs = {value: rounding(step) for value, step in steps.items() if is_for_value(step)}
+    round_outputs.insert(model, {value: pair for value, pair in pairs.items() if pair is not None})

@@ -67,6 +67,7 @@ class _Run:
             gradient = weights.gradient(by_path)
             gradient[: len(weights.rounded)] += np.float32(self.price.value) * rate.gradient(weights.rounded)
             self.adam.update(weights.masters, gradient, cosine(self.speed, share))
+            weights.bound()
         self.updates += 1
 
     def keep(self, checkpoint: Checkpoint) -> None:

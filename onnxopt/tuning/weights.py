@@ -29,14 +29,15 @@ class Weight(ABC):
     path: str
 
     @staticmethod
-    def of(path: str, start: Encoding, masked: bool = False) -> Weight:
+    def of(path: str, start: Encoding, masked: bool = False, most: int = 0) -> Weight:
         """The weight that is stored so at first.
 
         Arguments:
             masked: whether elements of floats that are 0 stay so.
+            most: largest magnitude of integers; 0: any.
         """
         if isinstance(start, Affine):
-            return Rounded(path, start)
+            return Rounded(path, start, most)
         if isinstance(start, Codebook):
             return Shared(path, start)
         return Floats(path, start.values(), masked)
@@ -72,6 +73,8 @@ class Rounded(Weight):
     """Integers, one number each, in steps of their grid."""
 
     start: Affine
+    most: int = 0
+    """Their largest magnitude; 0: any."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -220,9 +223,23 @@ class Weights:
         """Rows and columns of each rounded weight."""
         self.rounded = self.masters[: sum(map(prod, self.matrices))]
         """The masters of rounded weights, a view."""
+        self._limits = np.concatenate(
+            [
+                np.full(prod(one.shape), one.most or np.inf, np.float32)
+                for one in rounded
+                if any(two.most for two in rounded)
+            ]
+            or [np.zeros(0, np.float32)]
+        )
+        """[rounded masters]: their largest magnitudes; empty where all may be any."""
         if near and rounded:
             q = np.concatenate([one.start.q.ravel() for one in rounded]).astype(np.float32)
             np.clip(self.rounded, q - _INSIDE, q + _INSIDE, out=self.rounded)
+
+    def bound(self) -> None:
+        """Moves masters back whose integers would be too large."""
+        if self._limits.size:
+            np.clip(self.rounded, -self._limits, self._limits, out=self.rounded)
 
     def seen(self) -> dict[str, Array]:
         """What the model sees, by path."""

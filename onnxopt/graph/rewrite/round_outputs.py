@@ -68,13 +68,22 @@ def insert(model: onnx.ModelProto, values: Mapping[str, QuantParams]) -> None:
     """Rounds these values of the main graph, in place.
 
     The node that made ``y`` makes ``y@float``, and the rounded value takes the name ``y``, so that no reader, be it a
-    branch or the user, changes.
+    branch or the user, changes. Of an input, the nodes of the main graph read the rounded value.
     """
     opset = version(model)
     taken = names_taken(model)
     nodes: list[NodeProto] = []
+    rounded: dict[str, str] = {}
+    for name in (value.name for value in model.graph.input if value.name in values):
+        rounded[name] = fresh(f"{name}@rounded", taken)
+        chain, constants = _chain(rounded[name], _operations(values[name], opset), taken)
+        chain[0].input[0] = name
+        nodes += chain
+        model.graph.initializer.extend(constants)
     for node in model.graph.node:
         nodes.append(node)
+        for index, name in enumerate(node.input):
+            node.input[index] = rounded.get(name, name)
         for index, name in enumerate(node.output):
             if name in values:
                 chain, constants = _chain(name, _operations(values[name], opset), taken)
