@@ -77,7 +77,7 @@ def optimize(
         folder = folder or Folder()
         output = folder.path / f"{path.stem}.small.onnx"
     with custom_ops(request.custom_ops), writing({_OUTPUT: Path(output)}):
-        source = _plain(path)
+        source = plain_source(path)
         if request.stamp:
             source.model.metadata_props.add(key=STAMP, value=request.stamp)  # outputs have their source's metadata
         return replace(_optimized(source, request, Path(output)), folder=folder)
@@ -118,7 +118,7 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
         )
     path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        source = _plain(path)
+        source = plain_source(path)
         if request.lossless:
             return Plan(source.sha256)
         with prepare(source, request) as work:
@@ -131,7 +131,7 @@ def stamp(model: Model, contract: Contract | None = None, data: Spec | None = No
     request = Request.of(contract, data, options)
     path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        return Stamp.of(_plain(path), request)
+        return Stamp.of(plain_source(path), request)
 
 
 def apply(
@@ -153,7 +153,7 @@ def apply(
     output, (path, folder) = Path(output), on_disk(model)
     request = Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort})
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        source, tuned = _plain(path), tuned_values.of(values, plan)
+        source, tuned = plain_source(path), tuned_values.of(values, plan)
         return replace(_applied(source, plan, tuned, request, output), folder=folder)
 
 
@@ -294,7 +294,8 @@ def _bounds(request: Request) -> Contract | None:
     return request.contract if request.contract.bounded else None
 
 
-def _plain(path: Path) -> Source:
+def plain_source(path: Path) -> Source:
+    """The model of a file. Raises OnnxoptError if it cannot be read, or is compressed already."""
     native.return_memory()
     source = read(path)
     if is_compressed(source.model):

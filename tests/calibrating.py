@@ -31,14 +31,19 @@ class Calibrated:
         self.sites = {site.path: site for site in self.graph.sites()}
         session = quiet_session(made.SerializeToString())
         self.data = open_data(lambda: np.split(samples, range(batch, len(samples), batch)), session)
-        self.told: list[str] = []
+        self.told: list[tuple[str, float]] = []
         self.folder = folder
         self.statistics = self.measure(max_ram)
 
     def measure(self, max_ram: int) -> Statistics:
         self.cache = Cache(str(self.folder))
         return collect.calibrate(
-            self.graph, list(self.sites.values()), self.data, self.cache, Budget(max_ram), self.told.append
+            self.graph,
+            list(self.sites.values()),
+            self.data,
+            self.cache,
+            Budget(max_ram),
+            lambda what, share: self.told.append((what, share)),
         )
 
     def of(self, path: str) -> Stats:

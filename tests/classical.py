@@ -75,7 +75,7 @@ class Calibrated:
         self.sites = [site for site in self.graph.sites() if site.axis is not None]
         data = open_data(start, quiet_session(made.SerializeToString()))
         self.statistics: Statistics = calibrate(
-            self.graph, list(self.graph.sites()), data, Cache(str(folder)), Budget(2**30), lambda path: None
+            self.graph, list(self.graph.sites()), data, Cache(str(folder)), Budget(2**30), lambda what, share: None
         )
 
     def of(self, site: Site) -> Stats:

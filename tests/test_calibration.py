@@ -177,7 +177,7 @@ def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("onnxopt.calibration.moments.HOLD_BACK", 1)  # none: which ones depends on how they are cut
     samples = np.random.default_rng(0).standard_normal((48, 3, 16, 16)).astype(np.float32)
     whole = Calibrated(cnn(), samples, tmp_path / "whole")
-    monkeypatch.setattr(chunks, "_BYTES", 1)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
     cut = Calibrated(cnn(), samples, tmp_path / "cut")
     for path in ("w1", "w2", "w3"):
         same(whole.of(path), cut.of(path), gains=0.3)  # estimated by a random projection for each piece
@@ -261,7 +261,9 @@ def test_odd_models_are_calibrated(name: str, tmp_path: Path) -> None:
     graph = Graph(made)
     data = synthetic(quiet_session(made.SerializeToString()), Hints(made), 32)
     sites = list(graph.sites())
-    statistics = collect.calibrate(graph, sites, data, Cache(str(tmp_path / "c")), Budget(MUCH), lambda path: None)
+    statistics = collect.calibrate(
+        graph, sites, data, Cache(str(tmp_path / "c")), Budget(MUCH), lambda what, share: None
+    )
     for site in sites:
         stats = statistics.of(site, graph.values(site.path))
         assert np.isfinite(stats.gain)

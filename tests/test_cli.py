@@ -170,3 +170,19 @@ def test_an_error_names_what_is_nearest(words: list[str], near: str, tmp_path: P
     (tmp_path / "train.npz").touch()
     refused(run("optimize", "model.onnx", "-o", "small.onnx", *words, cwd=tmp_path), near)
     refused(run("optimize", "modle.onnx", "-o", "small.onnx", cwd=tmp_path), "did you mean model.onnx?")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("--max-dorp", 1), "--max-drop"),
+        (("--effort", "fastt"), "did you mean fast?"),
+        (("--for", "sped"), "did you mean speed?"),
+        (("--recipe", "deep-compresion"), "did you mean deep-compression?"),
+        (("--metric", "topp1", "--max-drop", 1), "did you mean top1?"),
+    ],
+)
+def test_errors_name_the_nearest_option(words: tuple[object, ...], near: str) -> None:
+    done = run("optimize", "no.onnx", "-o", "small.onnx", *words)
+    assert done.returncode != 0
+    assert near in " ".join(done.stderr.replace("│", " ").split())

@@ -43,7 +43,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     samples = correlated(*shape)
     data = open_data(lambda: np.split(samples, 16), quiet_session(made.SerializeToString()))
     cache = Cache(str(tmp_path_factory.mktemp("statistics")))
-    return graph, calibrate(graph, list(graph.sites()), data, cache, Budget(2**30), lambda path: None)
+    return graph, calibrate(graph, list(graph.sites()), data, cache, Budget(2**30), lambda what, share: None)
 
 
 def noise(error: Array, stats: Stats) -> float:

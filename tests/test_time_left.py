@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxopt.cli.time_left import UNKNOWN, Even, Searching, text
+from onnxopt.build.schedule import Schedule, Seconds
+from onnxopt.cli.time_left import UNKNOWN, Even, text
 
 
 def test_even_steps_take_equal_times() -> None:
@@ -13,16 +14,45 @@ def test_even_steps_take_equal_times() -> None:
     assert left(0.5, 130.0) == pytest.approx(30)
 
 
-def test_a_search_takes_as_long_as_its_tries() -> None:
-    """Statistics for 30 s, six tries of 4 s each, 6 s for the file and its check."""
-    left, ends = Searching(), 60.0
-    events = [(0.0, 0.0), (0.01, 17.0), (0.2, 29.0), (0.4, 30.0)]
-    events += [(0.9 - 0.5 * 0.8**done, 30.0 + 4 * done) for done in range(1, 7)] + [(0.9, 54.0), (0.95, 57.0)]
-    assert left(*events[0]) is None
-    for share, now in events[1:]:
-        found = left(share, now)
-        assert found is not None
-        assert found == pytest.approx(ends - now, rel=1 / 3, abs=2), (share, now)
+def _said(events: list[tuple[float, float]], expected: Seconds | None) -> list[tuple[float, float]]:
+    """What the bar says at each event, of a share as rooms tell it, and when."""
+    clock, left, said = [0.0], Even(), list[tuple[float, float]]()
+
+    def tell(what: str, share: float) -> None:
+        found = left(share, clock[0])
+        if found is not None:
+            said.append((clock[0], found))
+
+    schedule = Schedule(tell, lambda: clock[0])
+    for count, (clock[0], share) in enumerate(events):
+        schedule("", share)
+        if not count and expected:
+            schedule.expect(expected)
+    return said
+
+
+_MOMENTS = [(10.0 * k, 0.18 * k / 4) for k in range(5)]
+_AFTER = [(42.0, 0.2), (52.0, 0.4), (56.0, 0.65), (60.0, 0.9), (62.0, 0.95)]
+"""40 s for the pass over the data, 2 for its sums, 10 for gains, two tries of 4, 2 for the file, 4 for its check."""
+
+
+def test_the_time_left_is_right_within_a_third() -> None:
+    """Where the later phases take about what was expected, whatever was expected of the first."""
+    said = _said([*_MOMENTS, *_AFTER], Seconds(15, 0, 12, 9, 2, 3))
+    assert len(said) > 7
+    for now, left in said:
+        assert left == pytest.approx(66 - now, rel=1 / 3, abs=1), now
+
+
+def test_more_tries_than_expected_take_longer() -> None:
+    said = _said([*_MOMENTS, (42.0, 0.2), (52.0, 0.4), (56.0, 0.4 + 0.5 / 4), (60.0, 0.4 + 0.5 / 2)],
+                 Seconds(15, 0, 12, 9, 2, 3))  # fmt: skip
+    assert said[-1] == (60.0, pytest.approx(8 + 5))
+
+
+def test_without_expectations_phases_keep_their_proportions() -> None:
+    (_, first), *_ = _said(_MOMENTS, None)
+    assert first == pytest.approx(30 + 65 * 10 / (35 / 4), rel=0.01)  # a quarter of 35 %, and 65 % after it
 
 
 def test_minutes_and_seconds() -> None:

@@ -17,7 +17,7 @@ from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.calibration.targets import Targets
 from onnxopt.encoding import Array, Encoding, relative_error
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.graph import Graph, Site, Stored, is_depthwise, is_for_value, rounding
 from onnxopt.passes import PASSES, Pass, Skip
 from onnxopt.passes.base import finite
@@ -190,6 +190,7 @@ def _pass_of(path: str, step: Step) -> Pass:
     if step.name not in PASSES:
         raise OnnxoptError(
             f"plan, path {path!r}: no pass is called {step.name!r}; there is {', '.join(sorted(PASSES))}"
+            f"{meant(step.name, PASSES)}"
         )
     return PASSES[step.name].from_step(step)
 

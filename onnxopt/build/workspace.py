@@ -59,8 +59,7 @@ from onnxopt.spec.progress import Advance, Progress
 
 _STATISTICS = 2
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
-_ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")
-"""Quantizing step for timing, where weight values do not matter."""
+_ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")  # for timing, where weight values do not matter
 
 
 @dataclass(slots=True)
@@ -103,6 +102,7 @@ class Workspace:
     """Clean-ups that are not applied, because the model would not compute the same, and why."""
     tuned: Mapping[str, Encoding] = field(default_factory=dict, repr=False)
     """Values of tuned weights, by path."""
+    stands_for: int = 0  # see `Budget.stands_for`
     _origin: Workspace | None = field(default=None, repr=False)
     """The workspace without structural steps; None if this one has none."""
     _measured: Workspace | None = field(default=None, repr=False)
@@ -111,15 +111,16 @@ class Workspace:
 
     # ---- other forms -----------------------------------------------------------------------------------------------
 
-    def calibrated(self, data: Data) -> Workspace:
-        """This workspace with statistics on this data, which are measured on first use.
+    def calibrated(self, data: Data, stands_for: int = 0) -> Workspace:
+        """This workspace with statistics on this data, which are measured on first use; see `Budget.stands_for`.
 
         A bound on the size of the file goes before a bound on the noise of single rows (`Data.row_noise`).
         """
         if self._size_counts:
             data = replace(data, row_noise=inf)
         origin = None if self._origin is None else self._origin.calibrated(data)
-        return replace(self, data=data, digest=data.digest(), _measured=None, _origin=origin)
+        known = replace(self, data=data, digest=data.digest(), stands_for=stands_for)
+        return replace(known, _measured=None, _origin=origin)
 
     def with_steps(self, steps: Mapping[str, Step]) -> Workspace:
         """The same model with further structural steps. Only changed layers are measured again.
@@ -141,8 +142,7 @@ class Workspace:
         return self._carried_out(wanted, lambda one: one.value in wanted.equalised)
 
     def ready_for_int8(self, wanted: Callable[[Neighbours], bool]) -> Workspace:
-        """This workspace with per-channel scale support, and with channels before depthwise layers equalised where
-        `wanted`.
+        """This workspace with per-channel scales, and with channels before depthwise layers equalised where `wanted`.
 
         Raises OnnxoptError if the opset cannot be raised.
         """
@@ -199,18 +199,18 @@ class Workspace:
             return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
         native.return_memory()
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
-        text += " fast" * self.request.fast
+        text += " fast" * self.request.fast + f" of {self.stands_for}" * bool(self.stands_for)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
-        done = itertools.count(1)
+        told: Callable[[str, float], None] = lambda what, share: self.progress(what, 0.4 * share)  # noqa: E731
+        return calibrate(self.graph, self.sites, self.data, self._shared.caches[key], self.budget, told)
 
-        def advance(path: str) -> None:
-            self.progress(f"measuring {path}", 0.4 * next(done) / max(1, 2 * len(self.sites)))
-
-        cache, request = self._shared.caches[key], self.request
-        budget = Budget(request.max_ram, Effort(request.effort), request.corrects, request.pool)
-        return calibrate(self.graph, self.sites, self.data, cache, budget, advance)
+    @property
+    def budget(self) -> Budget:
+        """What statistics may take."""
+        one = self.request
+        return Budget(one.max_ram, Effort(one.effort), one.corrects, one.pool, self.stands_for)
 
     @property
     def _size_counts(self) -> bool:
@@ -218,7 +218,7 @@ class Workspace:
         return self.request.contract.size(self.source.size) is not None
 
     def measure(self) -> None:
-        """Measures the statistics now, to find out whether that is possible. Raises as `statistics` does."""
+        """Measures the statistics now, to find out whether that works. Raises as `statistics` does."""
         _ = self.statistics
 
     @cached_property

@@ -47,6 +47,8 @@ class Budget:
     """Whether weights make up for the noise of the layers before them; see `Targets`."""
     pool: Pool = field(default_factory=Threads)
     """Where statistics are measured."""
+    stands_for: int = 0
+    """Samples of which the data is the first few, for an estimate of the time; 0: it is all."""
 
     @property
     def use(self) -> Use:

@@ -12,7 +12,7 @@ from onnxopt.calibration.budget import EVERYTHING, Use
 from onnxopt.data import Batch, Data
 from onnxopt.encoding import Array
 
-_BYTES = 2**27
+CHUNK_BYTES = 2**27
 """Of layer inputs in memory at a time."""
 HOLD_BACK = 8
 """One chunk in this many is held back."""
@@ -48,7 +48,7 @@ class Chunks:
     @classmethod
     def fitting(cls, model: onnx.ModelProto, data: Data, sizes: Mapping[str, int], use: Use = EVERYTHING) -> Chunks:
         """Chunks whose layer inputs fit into memory; `sizes` are the bytes of one sample of each."""
-        return cls(data, max(1, _BYTES // max(1, sum(sizes.values()))) if any_batch(model) else 0, use)
+        return cls(data, max(1, CHUNK_BYTES // max(1, sum(sizes.values()))) if any_batch(model) else 0, use)
 
     def by_law(self) -> list[Chunks]:
         """The chunks of each law of the data; see `Data.by_law`."""

@@ -14,7 +14,7 @@ import numpy as np
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, any_batch, one_sample
-from onnxopt.calibration.gains import Uses, failure, measure_gains
+from onnxopt.calibration.gains import Advance, Uses, failure, measure_gains
 from onnxopt.calibration.moments import Subject, is_measured, key, measure_moments, moment_bytes
 from onnxopt.calibration.stats import Moments, Stats, peaks
 from onnxopt.calibration.targets import Targets
@@ -24,7 +24,9 @@ from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Linear, Partwise, Site, expose
 from onnxopt.pool import Shared
 
-Advance = Callable[[str], None]
+MOMENTS = 0.5
+"""Share of the statistics that moments are, as it is told."""
+INPUTS = "measuring the inputs of weights"
 _CHUNKS = 8
 """Chunks into which a part of the data is cut."""
 _PEAKS = Lock()
@@ -91,7 +93,7 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
     """Measures every weight; what the cache holds already is not measured again.
 
     Arguments:
-        advance: told each weight's path twice: when its inputs are measured, and when its gain is.
+        advance: told what is being measured, and the share of the statistics: moments take it to `MOMENTS`.
 
     A weight that cannot be measured does not hinder the others: see `Statistics.unknown`. Raises what the runtime
     raises if the model does not run on the data.
@@ -104,36 +106,44 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
     if most is not None:
         data = by_law(whole, lambda law: law.take(-(-most // len(whole.by_law)), any_batch(graph.model)))
     chunks = Chunks.fitting(graph.model, data, sizes, budget.use)
+    if budget.stands_for:  # two chunks: the first opens a session
+        chunks = replace(chunks, most=min(chunks.most, -(-data.count() // 2)))
     if most is not None:  # in small chunks, as some are held back
         chunks = replace(chunks, most=min(chunks.most, max(1, most // _CHUNKS)))
-    total = data.count()
-    todo = []
-    for path in uses:
-        if is_measured(cache, path):
-            advance(path)
-        else:
-            todo.append(path)
-
+    total = budget.stands_for or data.count()
+    todo = [path for path in uses if not is_measured(cache, path)]
     pool = budget.pool
     model = pool.share(graph)
     subject = pool.share(Subject(model, uses, chunks, total, budget.max_ram))
 
-    def moments(paths: Sequence[str]) -> None:
-        measure_moments(subject, paths, cache, pool)
+    unknown, before = dict[str, str](), 0
 
-    unknown = dict[str, str]()
+    def moments(paths: Sequence[str]) -> None:
+        def tick(share: float) -> None:
+            advance(INPUTS, MOMENTS * (before + share * len(paths)) / len(todo))
+
+        measure_moments(subject, paths, cache, pool, tick)
+
     for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, budget.max_ram // 2):
         unknown |= _one_by_one(moments, group)
-        for path in group:
-            advance(path)
+        before += len(group)
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
     known = [site for site in sites if site.path not in unknown]
-    gains, without = measure_gains(subject, known, cache, pool, advance)
+    gains, without = measure_gains(
+        subject, known, cache, pool, lambda what, share: advance(what, MOMENTS + (1 - MOMENTS) * share)
+    )
     found = Statistics(cache, uses, gains, data.row_noise,
                        partial(_peaks, model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
     if budget.corrects and Partwise.takes(graph.model):
         found.targets = partial(Targets, chunks=chunks, sample_bytes=max(sizes.values(), default=1))
     return found
+
+
+def sample_bytes(graph: Graph, sites: Sequence[Site], data: Data, budget: Budget) -> int:
+    """Bytes of all layer inputs of one sample. Raises the runtime's error if the model does not run."""
+    every = graph.linears()
+    sizes, _ = _one_sample(graph, {site.path: every[site.path] for site in sites if site.path in every}, data, budget)
+    return sum(sizes.values())
 
 
 def _one_by_one(measure: Callable[[Sequence[str]], None], paths: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,11 @@ Uses = Mapping[str, tuple[Linear, ...]]
 
 _Shape = tuple[tuple[int, ...], ...]
 
+Advance = Callable[[str, float], None]
+"""Told what is being measured, and the share of it that is done."""
+GRADIENTS = 0.95
+"""Share of measuring gains that gradients take, as it is told."""
+BY_GRADIENTS = "measuring gradients"
 _CHUNK = 8
 """Most samples in a chunk for gradients: in a small chunk fewer samples meet with random signs."""
 _SHAPES = 2
@@ -29,21 +34,21 @@ _PROBE_SAMPLES = 32
 
 
 def measure_gains(
-    subject: Shared[Subject], sites: Sequence[Site], cache: Cache, pool: Pool, advance: Callable[[str], None]
+    subject: Shared[Subject], sites: Sequence[Site], cache: Cache, pool: Pool, advance: Advance
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The gain of every weight (see `Stats.gain`), completed by `fill_in`; the cache keeps what was measured.
 
     Arguments:
-        advance: told each path once its gain is known.
+        advance: told what is done, and the share of it: of the gradients, up to `GRADIENTS`, then of single weights.
 
     Returns also, by path of a weight for which the measurement fails, why.
     """
     one = subject.value
     graph, chunks = one.graph.value, one.chunks
     uses = {path: linears for path, linears in one.uses.items() if key(path) in cache}
-    _from_gradients(subject, sites, uses, cache, pool)
+    _from_gradients(subject, sites, uses, cache, pool, lambda share: advance(BY_GRADIENTS, GRADIENTS * share))
     measured, unknown, probe = dict[str, float](), dict[str, str](), None
-    for site in sites:
+    for count, site in enumerate(sites, 1):
         known = cache.get(f"{key(site.path)}-gain")
         if known is None:
             probe = probe or Probe(
@@ -57,8 +62,13 @@ def measure_gains(
                 unknown[site.path] = failure(error)
                 continue
         measured[site.path] = float(known["gain"])
-        advance(site.path)
+        advance(f"measuring {site.path}", GRADIENTS + (1 - GRADIENTS) * count / len(sites))
     return fill_in(measured, [site.path for site in sites]), unknown
+
+
+def gradient_samples(chunks: Chunks) -> int:
+    """Most samples of a chunk for gradients; 0 if the model takes whole batches only."""
+    return max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
 
 
 def failure(error: Exception) -> str:
@@ -78,7 +88,9 @@ def fill_in(measured: Mapping[str, float], paths: Sequence[str]) -> dict[str, fl
     return {path: max(known.get(path, most), least) for path in paths}
 
 
-def _from_gradients(subject: Shared[Subject], sites: Sequence[Site], uses: Uses, cache: Cache, pool: Pool) -> None:
+def _from_gradients(
+    subject: Shared[Subject], sites: Sequence[Site], uses: Uses, cache: Cache, pool: Pool, tick: Callable[[float], None]
+) -> None:
     """Gains from the gradients of the outputs with respect to every weight, in one pass over some data.
 
     Of several laws of synthetic inputs, the one that makes the most noise counts, weight by weight.
@@ -92,7 +104,8 @@ def _from_gradients(subject: Shared[Subject], sites: Sequence[Site], uses: Uses,
     if not missing:
         return
     parts = 1 if pool.here else pool.places  # each makes the gradient's graphs once
-    work = partial(_powers, subject, [site.path for site in missing], uses, cache)
+    told = tick if pool.here else None
+    work = partial(_powers, subject, [site.path for site in missing], uses, cache, told=told)
     found = dict(itertools.chain.from_iterable(pool.stream(work, [(part, parts) for part in range(parts)])))
     gains = dict.fromkeys((site.path for site in missing), 0.0)
     for law in dict.fromkeys(law for law, _ in sorted(found)):
@@ -113,20 +126,27 @@ def _from_gradients(subject: Shared[Subject], sites: Sequence[Site], uses: Uses,
 
 
 def _powers(
-    subject: Shared[Subject], paths: Sequence[str], uses: Uses, cache: Cache, part: tuple[int, int]
+    subject: Shared[Subject],
+    paths: Sequence[str],
+    uses: Uses,
+    cache: Cache,
+    part: tuple[int, int],
+    told: Callable[[float], None] | None = None,
 ) -> list[tuple[tuple[int, int], tuple[dict[str, float], float]]]:
     """For every chunk of a part of the data, by law and position: the power of each weight's noise, and of the signal.
 
     Arguments:
         part: its number, and the number of parts.
+        told: told the share of the chunks that is done.
     """
     one = subject.value
     chunks, found, last = one.chunks, [], None
     gradient = Gradient(one.graph.value.model, _weights_and_biases(uses, paths))
-    most = max(1, min(_CHUNK, chunks.most // 8)) if chunks.most else 0
+    most = gradient_samples(chunks)
     laws, use = Chunks(chunks.data, most).by_law(), chunks.use
+    of_law = max(use.gradients_a_law, use.gradients // len(laws))
     for number, law in enumerate(laws):
-        feeds_of_law = _in_turns(_alike(law.feeds(), max(use.gradients_a_law, use.gradients // len(laws))))
+        feeds_of_law = _in_turns(_alike(law.feeds(), of_law))
         for position, (seed, feeds) in enumerate(feeds_of_law):
             if position % part[1] != part[0]:
                 continue
@@ -137,6 +157,8 @@ def _powers(
             noise = {path: _mean_power(path, uses.get(path), gradients, cache) for path in paths if path in gradients}
             found.append(((number, position), (noise, power)))
             del gradients  # before the next ones: they are as large as the model
+            if told:
+                told((number + (position + 1) / of_law) / len(laws))
     return found
 
 

@@ -6,7 +6,8 @@ their sums are added in order, so the moments do not depend on where, and beside
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from zlib import crc32
@@ -27,6 +28,8 @@ DAMPING = 0.01
 """Of second moments; see `cholesky_feedback`."""
 NOISE = 0.03
 """Relative noise at which gains are measured: small enough to add up, large enough for float32 to show."""
+PASS = 0.9
+"""Share of measuring moments that the pass over the data takes, as it is told."""
 _HELD = 256
 """Input vectors of one weight that are held back for validation."""
 _FEW = 10
@@ -71,16 +74,31 @@ class Subject:
     """Bytes; a weight whose second moment takes more than half gets its diagonal only."""
 
 
-def measure_moments(subject: Shared[Subject], paths: Sequence[str], cache: Cache, pool: Pool) -> None:
+def measure_moments(
+    subject: Shared[Subject], paths: Sequence[str], cache: Cache, pool: Pool, tick: Callable[[float], None]
+) -> None:
     """Measures the inputs of these weights in one pass over the data and puts the result into the cache.
+
+    Arguments:
+        tick: told the share that is done: of the pass, up to `PASS`, then of what is made of the sums.
 
     Nothing is put there for a weight whose inputs or outputs are too large or too small for float32; `is_measured` says
     so.
     """
-    shards = subject.value.chunks.shards()
+    shards, done = subject.value.chunks.shards(), itertools.count(1)
+    seen = 0
+
+    def summed(samples: int) -> None:
+        nonlocal seen
+        seen += samples
+        tick(PASS * min(1.0, seen / max(1, subject.value.samples)))
+
+    each = partial(_summed, subject, tuple(paths), told=summed if pool.here else None)
     sums: dict[str, _Sums] = {}
     powers: dict[tuple[str, int], float] = {}  # of each weight in each law: its first shard's
-    for shard, found in zip(shards, pool.stream(partial(_summed, subject, tuple(paths)), shards), strict=True):
+    for shard, found in zip(shards, pool.stream(each, shards), strict=True):
+        if not pool.here:
+            tick(PASS * next(done) / len(shards))
         for path in paths:
             power = powers.get((path, shard.law)) or found[path].power
             powers[path, shard.law] = power
@@ -88,12 +106,16 @@ def measure_moments(subject: Shared[Subject], paths: Sequence[str], cache: Cache
                 sums[path].include(found.pop(path), power)
             else:
                 sums[path] = found.pop(path)
-    for name, arrays in pool.map(partial(_stored, subject), ((path, sums.pop(path)) for path in paths)):
+    made = pool.map(partial(_stored, subject), ((path, sums.pop(path)) for path in paths))
+    for count, (name, arrays) in enumerate(made, 1):
         cache.put(name, **arrays)
+        tick(PASS + (1 - PASS) * count / len(paths))
 
 
-def _summed(subject: Shared[Subject], paths: Sequence[str], shard: Shard) -> dict[str, _Sums]:
-    """The sums of these weights over one shard."""
+def _summed(
+    subject: Shared[Subject], paths: Sequence[str], shard: Shard, told: Callable[[int], None] | None = None
+) -> dict[str, _Sums]:
+    """The sums of these weights over one shard. `told` is told the samples of each chunk."""
     one = subject.value
     graph, uses = one.graph.value, {path: one.uses[path] for path in paths}
     inputs = {value.name for value in graph.model.graph.input}
@@ -109,6 +131,8 @@ def _summed(subject: Shared[Subject], paths: Sequence[str], shard: Shard) -> dic
         values = {**feeds, **dict(zip(names, made, strict=True))}
         add = partial(_Sums.add, values=values, size=Batch(feeds).size, hold_back=index % HOLD_BACK == 1)
         list(Threads().map(add, sums.values()))
+        if told:
+            told(Batch(feeds).size)
     return sums
 
 

@@ -17,7 +17,7 @@ from onnxopt.measure import memory
 _ERRORS = Path("-")
 """Stands for standard error."""
 _SHARE = 0.01
-"""Growth of the share that is an event, too."""
+"""Change of the share that is an event, too."""
 
 
 class EventLog:
@@ -42,7 +42,7 @@ class EventLog:
 
     def step(self, phase: str, share: float) -> None:
         """What is being done, and the share of the run that is done; an event unless it is about the last one."""
-        if phase != self._phase or share >= self._share + _SHARE:
+        if phase != self._phase or abs(share - self._share) >= _SHARE:
             self._phase, self._share = phase, share
             self._write({"phase": phase, "share": round(share, 4)})
 

@@ -61,6 +61,10 @@ class Placing(Parallel):
         option(metavar="OUTPUT", help="Instead of writing: say whether this output is still what the other options "
                                       "would make, without running them; exit code 1 if it is not."),
     ] = None  # fmt: skip
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Instead of writing: say what would be done to which weights, and about "
+                                             "how long and how much memory it takes."),
+    ] = False  # fmt: skip
 
     @property
     def file(self) -> Path:
@@ -109,7 +113,9 @@ def _is_folder(place: Path) -> bool:
         return False
 
 
-FOR_ALL = frozenset({"models", "output", "check", "jobs", "cluster", "as_json", "verbose", "log_json", "help"})
+FOR_ALL = frozenset(
+    {"models", "output", "check", "dry_run", "jobs", "cluster", "as_json", "verbose", "log_json", "help"}
+)
 """Parameters of `optimize` that say something of all models together."""
 
 

@@ -13,8 +13,10 @@ import typer
 
 from onnxopt import api
 from onnxopt.build import tuned_values
+from onnxopt.build.schedule import Schedule
 from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.check import show_current
+from onnxopt.cli.dry_run import show_forecasts
 from onnxopt.cli.groups import command
 from onnxopt.cli.many import Placing, in_folder, outputs, run_all
 from onnxopt.cli.options import (
@@ -32,7 +34,6 @@ from onnxopt.cli.options import (
     argument,
     option,
 )
-from onnxopt.cli.time_left import Searching
 from onnxopt.data import Data
 from onnxopt.errors import Missed, OnnxoptError
 from onnxopt.files import read_text
@@ -110,11 +111,15 @@ def optimize(
     models: Models, placing: Placing, inputs: Inputs, bounds: Bounds, decisions: Decisions, writing: Writing
 ) -> None:
     """Compress a model, or several into a folder, to the smallest files that meet a contract."""
+    if placing.check is not None and placing.dry_run:
+        raise OnnxoptError("--check and --dry-run contradict each other; give one of them")
     if placing.check is not None:
         if placing.output is not None:
             raise OnnxoptError("--output and --check contradict each other; --check says which output, and writes none")
         made = partial(_options, inputs, bounds, decisions, writing)
         show_current(outputs(models, placing.check), made, writing.as_json)
+    elif placing.dry_run:
+        show_forecasts(models, partial(_options, inputs, bounds, decisions, writing), writing.as_json)
     elif in_folder(models, placing.file):
         if writing.plan_out or writing.report:
             raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
@@ -148,10 +153,10 @@ def _optimize(
     files = {"--output": output, "--plan-out": writing.plan_out, "the tuned values of --plan-out": beside,
              "--report": writing.report}  # fmt: skip
     with together(files) as complete:
-        with progress(writing.verbose, writing.log_json, Searching) as advance:
+        with progress(writing.verbose, writing.log_json) as advance:
             contract, data, options = _options(inputs, bounds, decisions, writing, model)
             options["stamp"] = str(api.stamp(model, contract, data, **options))
-            options["progress"] = advance
+            options["progress"] = Schedule(advance)
             with placing.within as options["pool"]:
                 result = api.optimize(model, output, contract, data, **options)
                 if isinstance(pool := options["pool"], Cluster):
@@ -176,9 +181,9 @@ def plan(
     """Write the decisions of optimize to a plan, to read, edit and apply."""
     with together({"--output": output}):
         contract, chosen = bounds.contract, decisions.options
-        with progress(planning.verbose, planning.log_json, Searching) as advance:
+        with progress(planning.verbose, planning.log_json) as advance:
             (data,) = inputs.opened(model)
-            options: Options = {**chosen, "max_ram": planning.ram, "progress": advance}
+            options: Options = {**chosen, "max_ram": planning.ram, "progress": Schedule(advance)}
             found = api.plan(model, contract, data, **options)
         text = found.to_json()
         if output is not None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxopt import metrics, native, runtime
 from onnxopt.data import PRESETS, Data, ImageOptions, custom_ops, open_data
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.files import reading
 from onnxopt.report import classical
 from onnxopt.request import Options
@@ -38,6 +38,23 @@ def among(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 hidden = partial(typer.Option, hidden=True, show_default=False)
 """Declares the old name of an option, which still works."""
+
+
+def _one_of(known: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Parses a word of an enumeration. A wrong one is a usage error that names the nearest."""
+
+    def parsed(text: str) -> StrEnum:
+        if text not in list(known):
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(known)}{meant(text, known)}")
+        return known(text)
+
+    return parsed
+
+
+def choice(known: type[StrEnum], *names: str, **how: Any) -> Any:
+    """Declares an option whose values are the words of an enumeration."""
+    words = f"[{'|'.join(known)}]"
+    return option(*names, parser=_one_of(known), metavar=words, autocompletion=among(known), **how)
 
 
 class Decode(StrEnum):
@@ -154,16 +171,21 @@ class Decisions:
     ] = None
     effort: Annotated[
         Effort,
-        option(
+        choice(
+            Effort,
             help="fast takes a part of the samples and few trials, for a slightly larger file; best lets "
-            "weights make up for the noise before them, for a slightly smaller one."
+            "weights make up for the noise before them, for a slightly smaller one.",
         ),
     ] = Effort.DEFAULT
     goal: Annotated[
         Goal | None,
-        option("--for", help="Factorise layers, or run them in INT8, where that saves bytes (size), milliseconds on "
-                             "this machine (speed), or both (balanced)."),
-    ] = None  # fmt: skip
+        choice(
+            Goal,
+            "--for",
+            help="Factorise layers, or run them in INT8, where that saves bytes (size), milliseconds on "
+            "this machine (speed), or both (balanced).",
+        ),
+    ] = None
     activations: Annotated[
         int | None, option(help="8 or 16: run every supported layer in INT8, with activations of this many bits.")
     ] = None
@@ -212,9 +234,9 @@ class Building(Memory):
     """Options for measuring statistics and coding files."""
 
     decode: Annotated[
-        Decode | None, option(help="What codec selection favours: smallest, balanced or fastest to decode.")
+        Decode | None, choice(Decode, help="What codec selection favours: smallest, balanced or fastest to decode.")
     ] = None
-    prefer: Annotated[Decode | None, hidden("--prefer")] = None
+    prefer: Annotated[Decode | None, choice(Decode, "--prefer", hidden=True)] = None
 
     @property
     def favoured(self) -> str:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import onnxruntime
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 
 _SUFFIX = "ExecutionProvider"
 
@@ -49,11 +49,12 @@ def check_used(session: onnxruntime.InferenceSession, wanted: Iterable[str]) -> 
 
 def _known(name: str) -> str:
     available = onnxruntime.get_available_providers()
+    short = [one.removesuffix(_SUFFIX) for one in available]
     for known in available:
         if name.lower() in (known.lower(), known.removesuffix(_SUFFIX).lower()):
             return str(known)
     raise OnnxoptError(
         f"there is no execution provider {name!r} in onnxruntime {onnxruntime.__version__}, expected one of "
-        f"{', '.join(one.removesuffix(_SUFFIX) for one in available)}; packages such as onnxruntime-gpu and "
-        "onnxruntime-openvino have others"
+        f"{', '.join(short)}; packages such as onnxruntime-gpu and onnxruntime-openvino have others"
+        f"{meant(name.removesuffix(_SUFFIX).upper(), short)}"
     )

@@ -20,6 +20,10 @@ from onnxopt.spec.progress import Advance, Progress
 from onnxopt.spec.promise import Promise
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
 
+_FIRST, _LAST = 0.4, 0.9
+"""Shares of progress between which trials lie: a part of what is done, by how many are likely to come."""
+_BUILT = 0.6
+"""Share of a trial that making the file takes, as it is told; the rest is loading and comparing it."""
 _TOGETHER = 0.5
 """Share of the allowed loss for the strength common to all layers, if layers are also searched one by one; single
 layers get the rest."""
@@ -123,6 +127,8 @@ class _Run:
         self._knobs = None if search.recipe is None else Knobs(search.recipe)
         self._trials: list[Trial] = []
         self._tried: dict[str, Trial] = {}
+        self._left = 1.0
+        """Trials that are likely to come, the next one included."""
 
     def searched(self) -> Searched:
         trial, met = self._searched()
@@ -186,13 +192,17 @@ class _Run:
     def _pace(self, most: int, ends: tuple[float, float]) -> slope.Pace:
         """How the search proceeds: where little time shall be spent, by what the statistics expect."""
         if not self._fast:
-            return slope.Pace(most, ends=ends, slack=self._slack)
+            return slope.Pace(most, ends=ends, slack=self._slack, left=self._expect)
         if self._recipe is not None:
-            return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH)
+            return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH, self._expect)
         weighed, formula = self._subject.candidates(), slope.expected_error
         if self._contract.size(self._subject.bytes_before) is not None:
             formula = slope.expected_bits
-        return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH, lambda at: formula(weighed, at))
+        return slope.Pace(most, _ENOUGH, ends, _SLACK, _WORTH, self._expect, lambda at: formula(weighed, at))
+
+    def _expect(self, trials: float) -> None:
+        """Hears how many trials are likely to come."""
+        self._left = trials
 
     def _gently(self, start: float, evaluator: Evaluator, most: float) -> tuple[Trial, bool]:
         """A trial at the slope that the weights' own noise suggests, or at a finer one if labels change at that."""
@@ -232,10 +242,10 @@ class _Run:
 
     def _measure(self, at: float, evaluator: Evaluator | None, knobs: Knobs | None = None) -> Trial:
         count, what = len(self._trials), "slope" if self._recipe is None else "strength"
-        done, text = 0.9 - 0.5 * 0.8**count, f"try {count + 1}, {what} {at:.2g}: {self._why()}"
+        every, text = count + self._left, f"try {count + 1}, {what} {at:.2g}: {self._why()}"
 
         def advance(share: float) -> None:
-            self._subject.progress(text, done + share * 0.1 * 0.8**count)
+            self._subject.progress(text, _FIRST + (_LAST - _FIRST) * (count + _BUILT * share) / every)
 
         plan = self._subject.plan(at, self._rules(at, knobs or self._knobs))
         key = plan.to_json()

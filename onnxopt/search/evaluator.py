@@ -23,7 +23,7 @@ from onnxopt.spec.promise import Promise
 
 _KEPT = 2**28
 """Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
-_KEPT_INPUTS = 2**26
+KEPT_INPUTS = 2**26
 """The same of the inputs. If there are more, they are read again for every comparison."""
 
 
@@ -116,7 +116,7 @@ class Evaluator:
             if size > _KEPT:
                 self._kept = None
             of_inputs += sum(array.nbytes for array in batch.feeds.values())
-            if of_inputs > _KEPT_INPUTS:
+            if of_inputs > KEPT_INPUTS:
                 self._batches = None
             if self._batches is not None:
                 self._batches.append(_copy(batch))

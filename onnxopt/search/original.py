@@ -38,6 +38,15 @@ class Parts:
     check: Data
     """Data for the single measurement at the end; the same as `validation` unless the user gives some."""
 
+    def first(self, samples: int, cut: bool) -> Parts:
+        """The first so many of each, of the first law.
+
+        Arguments:
+            cut: see `Data.take`.
+        """
+        calibration, validation = (one.by_law[0].take(samples, cut) for one in (self.calibration, self.validation))
+        return Parts(calibration, validation, validation)
+
 
 def open_parts(
     session: onnxruntime.InferenceSession,

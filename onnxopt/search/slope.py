@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, inf, log, log2, sqrt
+from math import ceil, exp, inf, log, log2, sqrt
 
 from onnxopt.spec.promise import Promise
 
@@ -26,6 +26,8 @@ _CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.06
 """Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
 _TINY_DROP, _MISSED_DROP = 0.01, 0.02
 """The least share of the allowed drop that is told from none; the least excess of a trial that is not safe."""
+_AT_FIRST, _SIZE_PER_STRIDE = 2.0, 0.3
+"""Trials that a search is expected to take before the first; how much a stride changes the logarithm of a size."""
 _NARROW = 1.06
 """Ratio of slopes whose files differ by about one percent."""
 
@@ -73,6 +75,8 @@ class Pace:
     """Factor by which a trial may be further from the bound than usual."""
     worth: float = 0.0
     """Share of a file's size that a further trial has to be able to save under a bound on noise or a drop."""
+    left: Callable[[float], None] = lambda count: None
+    """Told before each trial how many there are likely to be from then on, this one included."""
     expected: Callable[[float], float] | None = None
     """What the statistics expect of a slope: a size or a noise, up to a factor. With it, the next slope is where that
     changes as the trial has to, instead of a stride away."""
@@ -157,6 +161,13 @@ def noise(trial: Trial) -> float:
     return inf if trial.error is None else trial.error
 
 
+def likely_trials(ratio: float) -> int:
+    """How many trials a bound on noise is likely to take if the first one's noise is `ratio` times the bound."""
+    wanted = _Crossing(noise, True, log(1 - _CLOSE_ERROR))
+    over = log(max(ratio, 1e-9))
+    return 1 if wanted.enough <= over <= 0 else 1 + round(_likely(wanted, over, None, None))
+
+
 def in_turns(
     best: Trial,
     names: Sequence[str],
@@ -214,9 +225,11 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
     high: tuple[float, float] | None = None
     best: Trial | None = None
     slope, flat, missed = start, 0, 0
+    last: float | None = None
     for tries in range(pace.most):
+        pace.left(min(pace.most - tries, _likely(wanted, last, low, high)))
         trial = measure(slope)
-        over = excess(trial)
+        over = last = excess(trial)
         if over <= 0 and (best is None or (trial.slope > best.slope) == rising):
             best = trial
         missed = max(missed, trial.size) if over > 0 else missed
@@ -246,6 +259,21 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
             return best
         slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), enough / 2))
     return best
+
+
+def _likely(
+    wanted: _Crossing, last: float | None, low: tuple[float, float] | None, high: tuple[float, float] | None
+) -> float:
+    """How many trials a search still takes, the next one included, by where it stands."""
+    smooth = wanted.enough < 0
+    if low is not None and high is not None:
+        return 1.5 if smooth else max(1.0, log2(log(high[0] / low[0]) / log(_NARROW)))
+    if last is None:
+        return _AT_FIRST
+    if not smooth:
+        return 1 + log2(log(_STRIDE) / log(_NARROW))
+    strides = ceil(abs(last) / (log(_STRIDE) / 2 if wanted.rising else _SIZE_PER_STRIDE))
+    return max(1, strides) + 1.0
 
 
 def _predicted(expected: Callable[[float], float], slope: float, change: float) -> float:

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.files import read_text
 from onnxopt.spec.documents import parse_toml
 from onnxopt.spec.plan import Step
@@ -162,7 +162,8 @@ def _rule(table: dict[str, Any], number: int, source: str) -> Rule:
     known = {**_CONDITIONS, **_DECISIONS}
     unknown = [key for key in table if key not in known]
     if unknown:
-        raise OnnxoptError(f"{where}: there is no key {unknown[0]}; a rule has {', '.join(known)}")
+        raise OnnxoptError(f"{where}: there is no key {unknown[0]}; a rule has {', '.join(known)}"
+                           f"{meant(unknown[0], known)}")  # fmt: skip
     for key, (expected, is_valid) in known.items():
         if key in table and not is_valid(table[key]):
             raise OnnxoptError(f"{where}: {key} is {table[key]!r}, expected {expected}")

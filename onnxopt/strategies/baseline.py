@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,8 +15,11 @@ from onnxopt.build.checking import source_session
 from onnxopt.build.decisions import structural_steps
 from onnxopt.build.observing import observed_in, observing_session
 from onnxopt.build.preparation import Reference, sound
+from onnxopt.build.schedule import Schedule, Size, expected
 from onnxopt.build.workspace import Workspace
-from onnxopt.calibration.chunks import one_sample
+from onnxopt.calibration.chunks import Chunks, first_samples, one_sample
+from onnxopt.calibration.collect import sample_bytes
+from onnxopt.calibration.gains import gradient_samples
 from onnxopt.data import Array, Data, Hints, joined
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import LARGEST_INLINE
@@ -30,6 +34,8 @@ from onnxopt.spec.effort import Effort
 from onnxopt.spec.plan import Step
 from onnxopt.spec.recipes import MIDDLE
 
+_FEW = 8
+"""Samples whose run tells how fast this machine is."""
 _NOTHING_SHOWS = ("noise is not measured, because no output shows a number that depends on the weights; weights are "
                   "quantized gently, by their own noise")  # fmt: skip
 
@@ -116,8 +122,7 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
     if unmatched:
         raise OnnxoptError(f"{unmatched[0]}: matches no weight; `onnxopt plan` lists this model's weights")
     if steps is None:
-        rules = Knobs(request.recipe).rules(MIDDLE, work.steps_at, request.overrides) if request.recipe else None
-        steps = structural_steps(work.sites, rules or request.overrides)
+        steps = steps_asked_for(work)
     if original is None:
         work.progress(f"weighing weights by their size, because no inputs run: {reason}", 0.4)
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)
@@ -128,6 +133,8 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         if not (original.metric or original.validation.measurable):
             return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=_NOTHING_SHOWS)
         ready = work.calibrated(original.parts.calibration).with_steps(steps)
+        if isinstance(request.progress, Schedule):
+            request.progress.expect(expected(_size(ready, original)))
         ready.measure()
         return Baseline(request, ready, search, contract)
     except OSError as error:
@@ -143,10 +150,38 @@ def calibrate(work: Workspace, steps: Mapping[str, Step] | None = None) -> Basel
         return Baseline(request, work.with_steps(steps), search, contract, not_calibrated=reason)
 
 
-def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Original | None, str]:
+def _size(work: Workspace, original: Original) -> Size:
+    """What the times of this run depend on."""
+    parts, model = original.parts, work.graph.model
+    few = first_samples(model, parts.calibration, _FEW)
+    began = time.perf_counter()
+    original.session.run(None, few.feeds)
+    each = (time.perf_counter() - began) / max(1, few.size)
+    one = sample_bytes(work.graph, work.sites, parts.calibration, work.budget)
+    chunks = Chunks.fitting(model, parts.calibration, {"": one}, work.budget.use)
+    laws, use = len(parts.calibration.by_law), work.budget.use
+    calibration, compared_on = parts.calibration.count(), parts.validation.count()
+    gradients = laws * max(use.gradients_a_law, use.gradients // laws) * max(1, gradient_samples(chunks))
+    elements = sum(site.elements for site in work.sites)
+    return Size(calibration, min(calibration, gradients), compared_on, each, elements, len(model.graph.node))
+
+
+def steps_asked_for(work: Workspace) -> dict[str, Step]:
+    """The structural steps of the recipe or of the user's rules."""
+    asked = work.request
+    rules = Knobs(asked.recipe).rules(MIDDLE, work.steps_at, asked.overrides) if asked.recipe else None
+    return structural_steps(work.sites, rules or asked.overrides)
+
+
+def compared(
+    work: Workspace, metric: Metric | None, parts: Parts | None = None
+) -> tuple[Workspace, Original | None, str]:
     """The workspace, without clean-ups that change outputs; the original model and its data, or why it has none.
 
     Synthetic inputs on which the model does not run are left out.
+
+    Arguments:
+        parts: the data, if it is opened already.
 
     Raises OnnxoptError if the model does not load, or the data does not fit it; Unsound if it cannot be rewritten.
     """
@@ -154,9 +189,8 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
     made_up = request.data is None and request.evaluation is None and metric is None
     session = source_session(path)
     try:
-        hints = Hints(work.source.model)
-        parts = open_parts(session, hints, request.data, request.evaluation, metric is not None,
-                           Effort(request.effort))  # fmt: skip
+        if parts is None:
+            parts = opened(work, session, metric)
         try:
             original, reference = _opened(work, session, parts, metric)
         except Exception as error:
@@ -173,6 +207,13 @@ def compared(work: Workspace, metric: Metric | None) -> tuple[Workspace, Origina
             raise
         raise OnnxoptError(f"{path}: does not run: {first_line(error)}") from error
     return sound(work, reference), original, ""
+
+
+def opened(work: Workspace, session: onnxruntime.InferenceSession, metric: Metric | None) -> Parts:
+    """The data of a request, or synthetic inputs, by use. Raises as `open_parts`."""
+    one = work.request
+    hints = Hints(work.source.model)
+    return open_parts(session, hints, one.data, one.evaluation, metric is not None, Effort(one.effort))
 
 
 def _opened(

@@ -1,0 +1,59 @@
+"""What `optimize --dry-run` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from onnxopt.report.table import columns
+from onnxopt.report.text import many, size
+from onnxopt.studies.dry_run import LOSSLESS, Decision, Forecast
+
+_TIGHT = 10.0
+"""Seconds below which tenths count."""
+
+
+def print_forecast(console: Console, one: Forecast) -> None:
+    """What would be done, what stays as it is and why, then time and memory."""
+    table = columns("what would be done", "weights", "elements", "before")
+    for name, decisions in _groups(one.decisions):
+        elements, count = sum(each.elements for each in decisions), sum(each.bytes for each in decisions)
+        table.add_row(Text(name, overflow="fold"), str(len(decisions)), many(elements), size(count))
+    console.print(table)
+    console.print()
+    for line in _facts(one):
+        console.print(line, highlight=False, markup=False)
+
+
+def _groups(decisions: tuple[Decision, ...]) -> list[tuple[str, list[Decision]]]:
+    """The decisions by what is done or why nothing is, most bytes first."""
+    found: dict[str, list[Decision]] = {}
+    for one in decisions:
+        found.setdefault(f"{LOSSLESS}: {one.reason}" if one.reason else one.step, []).append(one)
+    return sorted(found.items(), key=lambda group: -sum(one.bytes for one in group[1]))
+
+
+def _facts(one: Forecast) -> Iterator[str]:
+    phases = one.phases
+    yield f"{one.source}: {size(one.bytes_before)}" + (f", for: {one.contract}" if one.contract else "")
+    parts = [f"reading {_seconds(one.reading)}"]
+    if one.samples:
+        statistics = phases.moments + phases.fitting + phases.gains
+        parts.append(f"statistics on {one.samples} samples of {one.data} {_seconds(statistics)}")
+    if one.trials:
+        tries = "try" if one.trials == 1 else "tries"
+        parts.append(f"about {one.trials} {tries} of {_seconds(phases.search / one.trials)}")
+    parts.append(f"writing and checking {_seconds(phases.writing + phases.checking)}")
+    yield f"time: about {_seconds(one.seconds)}: {', '.join(parts)}"
+    yield f"memory: about {size(one.peak_memory)} at the peak"
+    if one.not_estimated:
+        yield f"not estimated: what {' and '.join(one.not_estimated)} takes besides"
+    yield "nothing was written"
+
+
+def _seconds(value: float) -> str:
+    if value >= 60:
+        return f"{round(value) // 60} min {round(value) % 60} s"
+    return f"{value:.1f} s" if value < _TIGHT else f"{value:.0f} s"
