@@ -18,7 +18,7 @@ _SURE = 0.3
 """Share of a phase after which only its own pace counts."""
 _WEIGHT = 64, 288
 """Of the random weight."""
-_MOMENTS, _GRADIENT, _PREPARED, _BUILD, _TRIALS = 2.0, 5.0, 1.0, 4.0, 2.0
+_MOMENTS, _GRADIENT, _PREPARED, _BUILD, _TRIALS = 2.0, 5.0, 1.0, 2.0, 2.5
 """Times that running the source takes: for the moments of a sample; for its gradients; for preparing these, by nodes.
 Times that quantizing takes, for coding and loading as well. Trials of a search."""
 
@@ -74,7 +74,7 @@ def expected(size: Size) -> Seconds:
         _GRADIENT * size.gradients * size.each + _PREPARED * size.nodes * size.each,
         _TRIALS * (build + compare),
         build,
-        compare,
+        build + compare,
     )
 
 
@@ -95,15 +95,19 @@ class Schedule:
     def __init__(self, tell: Progress, now: Callable[[], float] = time.monotonic) -> None:
         self._tell, self._now = tell, now
         self._expected: Seconds | None = None
+        self._last: tuple[str, float] | None = None
         self._phase, self._began, self._entered = 0, -1.0, 0.0
         self._spent = [0.0] * len(_USUAL.phases)
 
     def expect(self, seconds: Seconds) -> None:
-        """What the phases are expected to take."""
+        """What the phases are expected to take; passes on the share anew."""
         self._expected = seconds
+        if self._last is not None:
+            self(*self._last)
 
     def __call__(self, what: str, share: float) -> None:
         """See `Progress`; shares as the rooms below tell them."""
+        self._last = what, share
         now, phase = self._now(), phase_of(share)
         if self._began < 0:
             self._began = self._entered = now

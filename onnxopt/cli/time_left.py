@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 UNKNOWN = "-:--"
-_EARLIEST = 2.0
+_EARLIEST = 0.01
 """Seconds before which nothing is known."""
 
 
