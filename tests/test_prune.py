@@ -210,9 +210,14 @@ def test_compensation_does_not_leave_a_grid(measured: Calibrated) -> None:
 @needs_data
 @pytest.mark.slow
 def test_compensation_on_real_layers(tmp_path: Path) -> None:
-    """LeNet-5 keeps 28 % of its weights at a quarter of the noise that magnitudes leave, or less."""
-    found = real("lenet5", 1000, tmp_path)
+    """LeNet-5 keeps 28 % of its weights at an eighth of the noise that magnitudes leave.
+
+    The first layer, whose 25 inputs are hardly alike, keeps more than half of it.
+    """
+    found, before, after = real("lenet5", 1000, tmp_path), 0.0, 0.0
     for site in found.sites:
         plain = found.noise(site, found.applied(site, Prune(sigma=1.2)))
         ours = found.noise(site, found.applied(site, Prune(sigma=1.2, compensate=True)))
-        assert ours < 0.5 * plain, site.path
+        assert ours < 0.6 * plain, site.path
+        before, after = before + plain, after + ours
+    assert after < before / 8
