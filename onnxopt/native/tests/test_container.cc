@@ -37,7 +37,7 @@ namespace fs = std::filesystem;
 using File = std::vector<uint8_t>;
 using Values = std::optional<std::vector<File>>;  // nothing: refused
 
-constexpr size_t kFlips = 6000;
+constexpr size_t kFlips = 1500;
 constexpr size_t kMostDecoded = size_t{1}
                                 << 20;  // bytes: a damaged table may ask for more, its caller need not
 constexpr size_t kMostAllocated = size_t{64} << 20;  // the files here are below 10 kB
