@@ -12,6 +12,7 @@ from onnxopt.cli.app import console, print_json, progress
 from onnxopt.cli.groups import command
 from onnxopt.cli.options import Inputs, Running, Showing, argument, option
 from onnxopt.errors import OnnxoptError
+from onnxopt.measure.benchmark import LOADED
 from onnxopt.measure.benchmark import benchmark as measure
 from onnxopt.report.benchmark import print_benchmark
 
@@ -29,6 +30,12 @@ class Runs(Running):
                     "the runtime chooses."),
     ] = None  # fmt: skip
     batch: Annotated[str, typer.Option("--batch", help="Numbers of samples per run, such as 1,8, likewise.")] = "1,8"
+    residence: Annotated[
+        str,
+        option(help="Where a compressed model's weights are: loaded, or streamed, which keeps them compressed and "
+                    "decodes them in every run; streamed:64MiB keeps so much decoded. Several, such as "
+                    "loaded,streamed, are compared."),
+    ] = LOADED  # fmt: skip
     seconds: Annotated[float, typer.Option(help="Longest time for measuring the latencies of a model.")] = 60.0
 
 
@@ -40,7 +47,7 @@ def benchmark(models: Models, inputs: Inputs, runs: Runs, showing: Showing) -> N
         raise OnnxoptError(f"--seconds is {runs.seconds:g}, expected more than zero")
     with progress(showing.verbose, showing.log_json) as advance:
         (data,) = inputs.opened(models[0])
-        found = measure(models, data, counts, sizes, runs.seconds, advance)
+        found = measure(models, data, counts, sizes, runs.seconds, runs.residence.split(","), advance)
     if showing.as_json:
         print_json(found)
     else:

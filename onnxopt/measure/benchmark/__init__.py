@@ -6,8 +6,10 @@ from onnxopt.measure.benchmark.profile import OpTime, time_by_node
 from onnxopt.measure.benchmark.quick import milliseconds
 from onnxopt.measure.benchmark.ratio import time_ratio, time_ratios
 from onnxopt.measure.benchmark.run import Benchmark, Measured, Throughput, benchmark
+from onnxopt.measure.benchmark.worker import LOADED
 
 __all__ = [
+    "LOADED",
     "Benchmark",
     "Latency",
     "Machine",

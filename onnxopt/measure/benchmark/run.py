@@ -20,7 +20,7 @@ from onnxopt.measure.benchmark.inputs import Inputs, inputs_for
 from onnxopt.measure.benchmark.latency import Latency, SpeedRatio, latency, log_ratios, paired, take_turns
 from onnxopt.measure.benchmark.machine import Machine, this_machine
 from onnxopt.measure.benchmark.profile import OpTime, time_by_op
-from onnxopt.measure.benchmark.worker import Loaded, Worker, workers
+from onnxopt.measure.benchmark.worker import LOADED, Feeds, Loaded, Worker, workers
 from onnxopt.runtime import archive
 from onnxopt.spec.progress import Progress
 
@@ -46,6 +46,9 @@ class Measured:
     """Measurements of one model. Memory is that beyond a process without it; medians are over processes."""
 
     path: str
+    """The file, followed by the residence of its weights if that is not the usual one."""
+    residence: str
+    """Of a compressed model's weights: "loaded", or "streamed" with a size perhaps; see docs/loader.md."""
     file_size: int
     """Bytes, including external data."""
     parameters: int
@@ -101,14 +104,23 @@ class _Model:
     file_size: int
     plain: onnx.ModelProto
     inputs: Inputs
+    residence: str = LOADED
+
+    def __str__(self) -> str:
+        return str(self.path) if self.residence == LOADED else f"{self.path} ({self.residence})"
+
+    def batches(self, size: int, count: int) -> tuple[Path, list[Feeds], str]:
+        """What a worker runs: so many inputs of this batch size."""
+        return self.path, self.inputs.batches(size, count), self.residence
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913 - the options of the command
     models: Sequence[str | os.PathLike[str]],
     data: Spec | None = None,
     threads: Sequence[int] = (),
     batches: Sequence[int] = (1, 8),
     seconds: float = 60.0,
+    residences: Sequence[str] = (LOADED,),
     progress: Progress = lambda _what, _share: None,
 ) -> Benchmark:
     """Measures models, plain or compressed, and compares each with the first.
@@ -120,6 +132,7 @@ def benchmark(
             throughput with each.
         batches: batch sizes, used likewise; a model's fixed batch size overrides them.
         seconds: most time for the latencies of each model, if intervals stay wide.
+        residences: each compressed model is measured once with its weights in each of these; see docs/loader.md.
         progress: told the current work and the share that is done, 0 to 1.
 
     Raises OnnxoptError if a model or the data cannot be read, or a model does not run.
@@ -130,13 +143,13 @@ def benchmark(
     opened = []
     for path in map(Path, models):
         progress(f"reading {path.name}", 0.0)
-        opened.append(_open(path, data))
+        opened += _open(path, data, residences)
     chosen = threads[0] if threads else None
     costs: list[list[Loaded]] = [[] for _ in opened]
 
     @contextmanager
     def start(process: int) -> Iterator[list[Worker]]:
-        turns = [(model.path, model.inputs.batches(batches[0], _SAMPLES)) for model in opened]
+        turns = [model.batches(batches[0], _SAMPLES) for model in opened]
         with workers(turns, chosen, process) as started:
             for cost, worker in zip(costs, started, strict=True):
                 cost.append(worker.loaded)
@@ -145,7 +158,7 @@ def benchmark(
     times = take_turns(start, seconds * len(opened), lambda share: progress("running in turns", _TIMED * share))
     measured = []
     for i, model in enumerate(opened):
-        progress(f"measuring {model.path.name}", _TIMED + (1 - _TIMED) * i / len(opened))
+        progress(f"measuring {Path(str(model)).name}", _TIMED + (1 - _TIMED) * i / len(opened))
         measured.append(_measure(model, costs[i], latency(times[i]), threads, batches, machine.cores))
     return Benchmark(
         machine=machine,
@@ -155,22 +168,24 @@ def benchmark(
         processes=len(costs[0]),
         models=tuple(measured),
         paired=tuple(
-            paired(str(model.path), str(opened[0].path), log_ratios(times[i], times[0]))
+            paired(str(model), str(opened[0]), log_ratios(times[i], times[0]))
             for i, model in enumerate(opened)
             if i > 0
         ),
     )
 
 
-def _open(path: Path, data: Spec | None) -> _Model:
+def _open(path: Path, data: Spec | None, residences: Sequence[str]) -> list[_Model]:
     source = read(path)
-    plain = archive.decompress(path) if is_compressed(source.model) else source.model
+    compressed = is_compressed(source.model)
+    plain = archive.decompress(path) if compressed else source.model
     session = runtime.load_checked(path)
     opened: Data | None = None if data is None else open_data(data, session)
     try:
-        return _Model(path, source.size, plain, inputs_for(session, plain, opened, _SAMPLES))
+        inputs = inputs_for(session, plain, opened, _SAMPLES)
     except OnnxoptError as error:
         raise OnnxoptError(f"{path}: {error}") from error
+    return [_Model(path, source.size, plain, inputs, one) for one in (residences if compressed else (LOADED,))]
 
 
 def _measure(
@@ -186,7 +201,10 @@ def _measure(
     except OnnxoptError as error:
         notes.append(str(error))
     try:
-        ops = time_by_op(model.path, feeds, chosen)
+        if model.residence == LOADED:
+            ops = time_by_op(model.path, feeds, chosen)
+        else:
+            notes.append("time by operator: not of streamed weights")
     except Exception as error:  # the runtime has its own classes, and some models are too large for its profiler
         notes.append(f"time by operator: {first_line(error)}")
     fixed = model.inputs.fixed
@@ -203,7 +221,8 @@ def _measure(
                 notes.append(f"throughput at batch {batch}: {reason}")
     energy, energy_note = _energy(model, feeds, chosen)
     return Measured(
-        path=str(model.path),
+        path=str(model),
+        residence=model.residence,
         file_size=model.file_size,
         parameters=parameters(model.plain),
         macs=count,
@@ -228,7 +247,8 @@ def _runs(worker: Worker) -> int:
 
 
 def _throughput(model: _Model, batch: int, threads: int | None) -> float:
-    with Worker(model.path, model.inputs.batches(batch, 1), threads) as worker:
+    path, feeds, residence = model.batches(batch, 1)
+    with Worker(path, feeds, threads, residence) as worker:
         return 1e3 * batch / float(worker.block(_runs(worker)).mean())
 
 
@@ -238,6 +258,6 @@ def _energy(model: _Model, feeds: Mapping[str, Array], threads: int | None) -> t
         counters = Rapl()
     except OnnxoptError as error:
         return None, str(error)
-    with Worker(model.path, [dict(feeds)], threads) as worker:
+    with Worker(model.path, [dict(feeds)], threads, model.residence) as worker:
         runs = 2 * _runs(worker)
         return 1e3 * counters.above_idle(lambda: worker.block(runs)) / runs, ""

@@ -27,6 +27,8 @@ from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.measure import memory
 
 Feeds = dict[str, Array]
+LOADED = "loaded"
+"""The usual residence of weights."""
 _COMMAND = "from onnxopt.measure.benchmark.worker import serve; serve()"
 _WARM_UP, _WARM_UP_RUNS = 0.1, 3
 """Seconds and runs of warm-up, whichever takes longer."""
@@ -54,11 +56,12 @@ class Worker:
         path: the model, plain or compressed.
         feeds: inputs of the runs, used in turns.
         threads: intra-op threads; None lets the runtime choose.
+        residence: where a compressed model's weights are, as in the config entry ``onnxopt.residence``.
 
     Raises OnnxoptError if the model does not load or run.
     """
 
-    def __init__(self, path: Path, feeds: Sequence[Feeds], threads: int | None) -> None:
+    def __init__(self, path: Path, feeds: Sequence[Feeds], threads: int | None, residence: str = LOADED) -> None:
         self._path = path
         # -P: a folder called onnxopt in the current folder must not be imported.
         # A new session: Ctrl-C goes to the parent, which then ends this process.
@@ -66,7 +69,7 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         try:
             self.loaded: Loaded = self._ask(
-                (path, list(feeds), threads, libraries_in_use(), runtime.providers_in_use())
+                (path, list(feeds), threads, residence, libraries_in_use(), runtime.providers_in_use())
             )
         except BaseException:
             self.close()
@@ -108,9 +111,11 @@ class Worker:
 
 @contextmanager
 def workers(
-    models: Sequence[tuple[Path, Sequence[Feeds]]], threads: int | None, process: int
+    models: Sequence[tuple[Path, Sequence[Feeds]] | tuple[Path, Sequence[Feeds], str]],
+    threads: int | None,
+    process: int,
 ) -> Iterator[list[Worker]]:
-    """One worker for each model and its feeds.
+    """One worker for each model, its feeds, and the residence of its weights where that is given.
 
     The order of their start alternates, as later processes get other memory.
 
@@ -121,7 +126,8 @@ def workers(
     started: dict[int, Worker] = {}
     with ExitStack() as stack:
         for i in range(len(models)) if process % 2 == 0 else reversed(range(len(models))):
-            started[i] = stack.enter_context(Worker(*models[i], threads))
+            path, feeds, *residence = models[i]
+            started[i] = stack.enter_context(Worker(path, feeds, threads, *residence))
         yield [started[i] for i in range(len(models))]
 
 
@@ -132,9 +138,9 @@ def serve() -> None:
     onnxruntime.set_default_logger_severity(4)
     questions = sys.stdin.buffer
     try:
-        path, feeds, threads, libraries, providers = pickle.load(questions)
+        path, feeds, threads, residence, libraries, providers = pickle.load(questions)
         with custom_ops(libraries), runtime.providers(providers):
-            session, loaded = _load(path, feeds, threads)
+            session, loaded = _load(path, feeds, threads, residence)
         _send(answers, loaded)
         names, source = [value.name for value in session.get_outputs()], itertools.cycle(feeds)
         while True:
@@ -149,11 +155,15 @@ def serve() -> None:
         _send(answers, OnnxoptError(f"does not run: {first_line(error)}"))
 
 
-def _load(path: Path, feeds: list[Feeds], threads: int | None) -> tuple[onnxruntime.InferenceSession, Loaded]:
+def _load(
+    path: Path, feeds: list[Feeds], threads: int | None, residence: str
+) -> tuple[onnxruntime.InferenceSession, Loaded]:
     options = None
-    if threads is not None:
+    if threads is not None or residence != LOADED:
         options = session_options()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or 0
+    if options is not None and residence != LOADED:
+        options.add_session_config_entry(runtime.RESIDENCE, residence)
     gc.collect()
     _forget_peak()
     before = psutil.Process().memory_info().rss
