@@ -15,13 +15,11 @@ import numpy as np
 import onnx
 import pytest
 from builders import FLOAT, cnn, lstm, mlp, model, weights
-from commanding import refused, run
 from compressing import compressed
 from onnx import helper
 from scipy import stats
 from scipy.signal import lfilter
 
-import onnxopt
 from onnxopt import OnnxoptError, cli
 from onnxopt.measure.benchmark import Latency, benchmark, milliseconds, time_ratio
 from onnxopt.measure.benchmark.energy import Rapl
@@ -252,19 +250,6 @@ def test_fixed_batches_are_said(tmp_path: Path) -> None:
     assert found.batch == 4
     assert [t.batch for t in found.throughput] == [4]
     assert any("batches of 4 only" in note for note in found.notes)
-
-
-@pytest.mark.slow
-def test_weights_that_stay_compressed_are_compared(tmp_path: Path) -> None:
-    onnx.save(mlp(64), tmp_path / "m.onnx")
-    onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx", lossless=True)
-    words = ("--residence", "loaded,streamed:1KiB", "--seconds", "0.1", "--batch", "1", "--json")
-    found = json.loads(run("benchmark", "m.onnx", "small.onnx", *words, cwd=tmp_path).stdout)
-    assert [(Path(one["path"]).name, one["residence"]) for one in found["models"]] == [
-        ("m.onnx", "loaded"), ("small.onnx", "loaded"), ("small.onnx (streamed:1KiB)", "streamed:1KiB")
-    ]  # fmt: skip
-    done = run("benchmark", "small.onnx", "--residence", "steamed", cwd=tmp_path)
-    refused(done, "onnxopt.residence is 'steamed', expected loaded, streamed or streamed:64MiB")
 
 
 def test_workers_fail_in_one_sentence(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnxruntime
 import psutil
 import pytest
 from c_runtime import CRuntime
+from commanding import refused, run
 from compressing import compressed
 from onnx import helper, numpy_helper
 
@@ -147,3 +149,16 @@ def memory_of(path: Path, residence: str) -> int:
     for _ in range(3):
         one.run(None, {"x": np.zeros((1, WIDTH), np.float32)})
     return (memory.peak() or 0) - before
+
+
+@pytest.mark.slow
+def test_weights_that_stay_compressed_are_compared(tmp_path: Path) -> None:
+    onnx.save(chain(2, 64), tmp_path / "m.onnx")
+    onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "small.onnx", lossless=True)
+    words = ("--residence", "loaded,streamed:1KiB", "--seconds", "0.1", "--batch", "1", "--json")
+    found = json.loads(run("benchmark", "m.onnx", "small.onnx", *words, cwd=tmp_path).stdout)
+    assert [(Path(one["path"]).name, one["residence"]) for one in found["models"]] == [
+        ("m.onnx", "loaded"), ("small.onnx", "loaded"), ("small.onnx (streamed:1KiB)", "streamed:1KiB")
+    ]  # fmt: skip
+    done = run("benchmark", "small.onnx", "--residence", "steamed", cwd=tmp_path)
+    refused(done, "onnxopt.residence is 'steamed', expected loaded, streamed or streamed:64MiB")
