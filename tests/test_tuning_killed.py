@@ -69,6 +69,20 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
 
+def test_an_interrupt_ends_all_trainings_of_a_recipe(small: tuple[Path, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def interrupting(what: str, share: float) -> None:
+        said.append(what)
+        if "training 1 of 2, after prune: pass 2," in what:
+            raise KeyboardInterrupt
+
+    onnxopt.optimize(small[0], tmp_path / "out", Contract(target_ratio=8), small[1], tune="400epochs",
+                     recipe=Recipe.open("deep-compression"), progress=interrupting)  # fmt: skip
+    assert "stopped: the best weights so far are kept" in said
+    assert not any("codebook: pass" in line for line in said)
+
+
 @pytest.mark.slow  # 5 s: two processes
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])

@@ -155,7 +155,12 @@ class Trainee(ABC):
         return {path: stored.get(path, Raw(graph.values(path))) for path in self._paths}
 
     def _train(self, plan: Plan, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
-        """Trains weights for a part of the budget. The plan is that of the file with these weights."""
+        """Trains weights for a part of the budget. The plan is that of the file with these weights.
+
+        Once the user has stopped a training, the next ones of the round do nothing.
+        """
+        if self.stopped:
+            return
         checkpoint, begun = self._setting.checkpoints.next(), time.monotonic()
         over = self._setting.budget.next_training(len(self._lessons), checkpoint.seconds)
         course = Course(over, checkpoint)
