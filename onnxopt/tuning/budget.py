@@ -10,6 +10,9 @@ from onnxopt.spec.tuning import Tuning
 _SHORTEST = 500
 """Updates of a training, at least, where no limit is given."""
 
+_PASSES = 2
+"""Over the data, in a training, where that leaves one round at least. After less than one pass, weights are worse than
+they were, and so is where the next round begins."""
 _MINUTES = 120
 """Seconds from which minutes are said."""
 
@@ -25,11 +28,20 @@ class Budget:
     """
 
     def __init__(self, limit: Tuning, rounds: int, stages: int = 1) -> None:
-        self.rounds = rounds if limit.epochs is None else max(1, min(rounds, limit.epochs // stages))
-        """Rounds, in each of which a training has one pass over the data at least."""
-        self.is_open = limit.is_open
-        self._limit, self._total = limit, self.rounds * stages
-        self._left, self._started, self._longer = self._total, time.monotonic(), 1
+        self.is_open, self.is_timed = limit.is_open, limit.seconds is not None
+        self._limit, self._stages, self._most = limit, stages, rounds
+        self._started, self._longer = time.monotonic(), 1
+        self.take(rounds if limit.epochs is None else limit.epochs // (_PASSES * stages))
+
+    def rounds_of(self, pass_seconds: float) -> int:
+        """How many there is time for, if a pass over the data takes so long."""
+        return round((self._limit.seconds or 0.0) / max(_PASSES * self._stages * pass_seconds, 1e-9))
+
+    def take(self, rounds: int) -> None:
+        """Divides the limit by so many rounds; by one at least."""
+        self.rounds = max(1, min(self._most, rounds))
+        """Slopes to tune at."""
+        self._total = self._left = self.rounds * self._stages
 
     def next_training(self, updates: int, seconds_before: float = 0.0) -> Callable[[int], float]:
         """Begins a training. Returns the share of it that is over after a number of updates; at 1 it ends.

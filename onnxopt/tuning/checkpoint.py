@@ -48,6 +48,14 @@ class Checkpoints:
     def __init__(self, cache: Cache) -> None:
         self._cache, self._count = cache, 0
 
+    def same(self, name: str, number: int) -> int:
+        """A number that an earlier run may have found to be another one; that one then."""
+        if (kept := self._cache.get(name)) is not None:
+            return int(kept["number"])
+        with suppress(OSError):
+            self._cache.put(name, number=np.asarray(number))
+        return number
+
     def next(self) -> Checkpoint:
         """That of the training that begins now."""
         self._count += 1

@@ -35,8 +35,9 @@ _ROUNDS = 4
 _WORTH = 0.01
 """Share of the bytes, or of the distance from the original, that has to be saved by training twice as long."""
 _FINER, _NOISIER, _COARSER = 0.5, 2.0, 16.0
-"""The first slope over that of the search, where the contract bounds the size, the noise or the drop. Training brings
-answers back at steps so coarse that most integers are 0; with finer ones, few weights become 0 that were not before."""
+"""The first slope over that of the search, where the contract bounds the size, the noise or the drop; nearer where few
+rounds are there to come back in. Training brings answers back at steps so coarse that most integers are 0; with finer
+ones, few weights become 0 that were not before."""
 _STRIDE = 2.0
 """Factor between slopes until both sides of the bound are known."""
 _NARROW = 1.15
@@ -166,7 +167,8 @@ class _Rounds:
             return 1.0
         if self._began or self._recipe:
             return _STRIDE
-        return _COARSER if self._contract.promise else _NOISIER
+        furthest = _COARSER if self._contract.promise else _NOISIER
+        return float(furthest ** (self._budget.rounds / _ROUNDS))
 
     def _paid(self, kept: Trial) -> bool:
         """Whether the last search was worth its time, or is the first."""

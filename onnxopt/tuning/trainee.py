@@ -117,6 +117,12 @@ class Trainee(ABC):
         self._held = Lessons(held, teacher, observed)
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
         setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
+        if setting.budget.is_timed:
+            begun = time.monotonic()
+            for one in few:
+                self._student.gradient(one, original)
+            passed = (time.monotonic() - begun) * len(self._lessons) / len(few)
+            setting.budget.take(setting.checkpoints.same("rounds", setting.budget.rounds_of(passed)))
 
     def _require_labels(self, batch: Batch, starts: Sequence[Start]) -> None:
         """Raises OnnxoptError if the data has no labels, or no output has scores for them."""
