@@ -21,6 +21,7 @@ import onnxopt
 from onnxopt import Contract
 from onnxopt.pool import Pool, Threads
 from onnxopt.pool.cluster import Cluster
+from onnxopt.pool.worker import Answer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra cluster")
 
@@ -79,6 +80,17 @@ def test_bytes_are_those_of_threads(given: bool, pretended: Callable[[int], Clus
         assert pool.moved.tasks
         assert pool.moved.there > model.stat().st_size
         assert not list(tmp_path.glob("*.pickle"))  # nobody refers to what was shared
+
+
+def test_arrays_are_sent_without_a_copy() -> None:
+    found = {"none": np.zeros((2, 0), np.float32), "turned": np.arange(6.0).reshape(2, 3).T}
+    parts = Answer(found, False, 3).sent()
+    assert np.shares_memory(parts[2], found["turned"])
+    answer = Answer.received(parts)
+    assert np.shares_memory(answer.found["turned"], found["turned"])
+    assert (answer.read, answer.failed, answer.size) == (3, False, sum(map(len, parts)))
+    for name, array in found.items():
+        np.testing.assert_array_equal(answer.found[name], array, strict=True)
 
 
 def killing(marks: Path, do: Callable[[Any], Any], item: Any) -> Any:

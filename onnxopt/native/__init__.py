@@ -17,7 +17,7 @@ from onnxopt.native._codecs import (
 )
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
 from onnxopt.native._elements import EIGHT_BITS, PAIRED, SIXTEEN_BITS, file_bytes, paired
-from onnxopt.native._library import library_path, return_memory, set_simd, simd, version
+from onnxopt.native._library import keep_memory, library_path, return_memory, set_simd, simd, version
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
 from onnxopt.native._repeats import Stream, repeats_far, varint
 
@@ -39,6 +39,7 @@ __all__ = [
     "encode",
     "encode_lossless",
     "file_bytes",
+    "keep_memory",
     "library_path",
     "lossless_stream",
     "paired",

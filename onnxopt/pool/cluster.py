@@ -61,7 +61,7 @@ class _Task:
 
     future: Any
     content: Written[bytes] | None
-    """What is too large for the scheduler, and is to be there until it is done."""
+    """The file of what is too large for the scheduler, which is to be there until it is done."""
 
 
 class Cluster:
@@ -132,6 +132,12 @@ class Cluster:
         known = self._known.get(id(value))
         if known is not None:
             return known
+        written = Written(value, self._file(value))
+        self._known[id(value)] = written
+        return written
+
+    def _file(self, value: Any) -> Path:
+        """A file with a value, for the workers."""
         file = self._folder / f"{next(self._numbers)}.pickle"
         try:
             with file.with_suffix(".tmp").open("wb") as stream:
@@ -140,19 +146,19 @@ class Cluster:
         except OSError as error:
             raise OnnxoptError(f"{file}: cannot be written: {error.strerror or error}; XDG_CACHE_HOME names another "
                                "place for what the cluster's workers read") from error  # fmt: skip
-        written = Written(value, file)
-        self._known[id(value)] = written
-        return written
+        return file
 
     def map(self, do: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
         """See `Pool`. Raises OnnxoptError if the scheduler goes away, or workers cannot run the function."""
         every = list(items)
-        count = max(1, min(len(every), _TASKS * self.places))
-        parts = self.stream(partial(_each, do), [every[number::count] for number in range(count)])
+        total, count = len(every), max(1, min(len(every), _TASKS * self.places))
+        parts = [every[number::count] for number in range(count)]
+        every.clear()  # items may be large, and are not kept once they are on their way
+        answers = self.stream(partial(_each, do), (parts.pop(0) for _ in range(count)))
         found: list[list[_R]] = []
-        for index in range(len(every)):
+        for index in range(total):
             if index < count:
-                found.append(next(parts))
+                found.append(next(answers))
             yield found[index % count][index // count]
 
     def stream(self, do: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
@@ -173,14 +179,14 @@ class Cluster:
 
     def _submitted(self, do: Callable[[_T], _R], item: _T) -> _Task:
         content = self._pickle.dumps((do, item), protocol=pickle.HIGHEST_PROTOCOL)
-        large = self.share(content) if len(content) > _LARGE else None
+        large = Written(b"", self._file(content)) if len(content) > _LARGE else None
         self.moved.tasks += 1
         self.moved.there += 0 if large else len(content)
         return _Task(self._client.submit(carry_out, large or content, Carried.now(), pure=False), large)
 
     def _result(self, future: Any) -> Any:
         try:
-            answer: Answer = future.result()
+            answer = Answer.received(future.result())
         except CancelledError as error:
             raise OnnxoptError(f"--cluster {self._address}: the scheduler is gone; run again: what is done is "
                                "kept") from error  # fmt: skip
@@ -188,11 +194,10 @@ class Cluster:
             raise OnnxoptError(f"--cluster {self._address}: a worker failed: {type(error).__name__}: "
                                f"{first_line(error)}") from error  # fmt: skip
         self.moved.there += answer.read
-        self.moved.back += len(answer.content)
-        found = pickle.loads(answer.content)
+        self.moved.back += answer.size
         if answer.failed:
-            raise found
-        return found
+            raise answer.found
+        return answer.found
 
 
 @contextmanager

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from onnxopt import native
 from onnxopt.data import custom_ops, libraries_in_use, one_core
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.pool.base import Shared
+
+Bytes = npt.NDArray[np.uint8]
 
 _values: dict[str, Any] = {}
 """Shared values by path."""
@@ -61,30 +68,48 @@ class Carried:
 class Answer:
     """What came of an item."""
 
-    content: bytes
-    """What the function returned or raised, pickled."""
+    found: Any
+    """What the function returned or raised."""
     failed: bool
     read: int
     """Bytes of shared values that were read for it."""
+    size: int = 0
+    """Bytes that were received."""
+
+    def sent(self) -> list[Bytes]:
+        """The pickled answer, then the memory of each array in it: Dask moves arrays without a copy."""
+        buffers: list[pickle.PickleBuffer] = []
+        what = self.found, self.failed, self.read
+        content = pickle.dumps(what, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+        parts: list[bytes | memoryview] = [content, *(one.raw() for one in buffers)]
+        return [np.frombuffer(part, np.uint8) for part in parts]
+
+    @classmethod
+    def received(cls, parts: Sequence[Bytes]) -> Answer:
+        """The answer that was sent. It uses the memory of the parts."""
+        content, *buffers = parts
+        found, failed, read = pickle.loads(content.data, buffers=buffers)
+        return cls(found, failed, read, sum(part.nbytes for part in parts))
 
 
-def carry_out(task: bytes | Shared[bytes], carried: Carried) -> Answer:
+def carry_out(task: bytes | Shared[bytes], carried: Carried) -> list[Bytes]:
     """Runs a pickled function on its item, on one core: the others have workers of their own."""
     _now.read = 0
+    if parent_process() is not None:  # a process for such tasks alone
+        native.keep_memory()
     with suppress(OSError):
         os.chdir(carried.folder)
     try:
         with threadpool_limits(1, "blas"), one_core(), custom_ops(carried.libraries):
             do, item = pickle.loads(task if isinstance(task, bytes) else task.value)
-            return Answer(pickle.dumps(do(item), pickle.HIGHEST_PROTOCOL), False, _now.read)
+            return Answer(do(item), False, _now.read).sent()
     except Exception as error:  # raised again where the item came from
-        return Answer(_sendable(error), True, _now.read)
+        return Answer(_sendable(error), True, _now.read).sent()
 
 
-def _sendable(error: Exception) -> bytes:
+def _sendable(error: Exception) -> Exception:
     try:
-        content = pickle.dumps(error)
-        pickle.loads(content)
+        pickle.loads(pickle.dumps(error))
     except Exception:  # a type of the runtime's
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {first_line(error)}"))
-    return content
+        return RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+    return error
