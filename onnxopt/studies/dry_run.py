@@ -39,6 +39,8 @@ from onnxopt.strategies.baseline import compared, opened, steps_asked_for
 _T = TypeVar("_T")
 _SAMPLES = 16
 """Samples of each part of the data that the short run takes."""
+_LIVE = 2
+"""Copies of layer inputs at a time: the runtime's, and ours."""
 _LOADS = 3
 """Ways of loading in which the finished file is checked."""
 LOSSLESS = "lossless"
@@ -170,11 +172,12 @@ def _forecast(work: Workspace, started: float) -> Forecast:
     if original is None:
         phases, more, name = Seconds(0, 0, 0, trials * trial, building, trial), 0, ""
     else:
-        name, more = parts.calibration.name, _memory(work, parts, few, samples)
+        once, batch = _read_once(parts.calibration)
+        name, more = parts.calibration.name, _memory(work, parts, few, batch)
         phases = Seconds(
-            _moments(laps, samples, few.calibration.count()),
+            once + _moments(laps, samples, few.calibration.count()),
             sum(laps.steps(lambda what, share: what == INPUTS and share > _PASS)),
-            _gains(laps, work, parts.calibration, few.calibration),
+            once + _gains(laps, work, parts.calibration, few.calibration),
             trials * (building + loading + compared_on * each),
             building,
             _LOADS * loading + checked_on * each,
@@ -217,6 +220,16 @@ def _per_sample(original: Original) -> tuple[float, float]:
     return took, took / max(1, original.validation.samples)
 
 
+def _read_once(data: Data) -> tuple[float, int]:
+    """Seconds of reading all of the data once, or of making it, from one batch of each law; samples of the largest."""
+    seconds, largest = 0.0, 0
+    for law in data.by_law:
+        took, batch = _timed(next(iter(law.pending())).read)
+        seconds += took * law.count() / max(1, batch.size)
+        largest = max(largest, batch.size)
+    return seconds, largest
+
+
 def _moments(laps: _Laps, samples: int, few: int) -> float:
     """Seconds of the pass over the data, whose first chunk opens a session."""
     steps = laps.steps(lambda what, share: what == INPUTS and share <= _PASS)
@@ -249,12 +262,16 @@ def _trials(request: Request, asked: Contract, error: float | None) -> int:
 
 def _memory(work: Workspace, parts: Parts, few: Parts, samples: int) -> int:
     """Bytes that all of the data takes beyond what the few samples took: layer inputs of a chunk, and inputs that are
-    kept for comparing."""
+    kept for comparing.
+
+    Arguments:
+        samples: of the largest batch, which chunks are cut from.
+    """
     one = sample_bytes(work.graph, work.sites, few.calibration, work.budget)
-    chunk = min(samples * one, CHUNK_BYTES) - min(few.calibration.count() * one, CHUNK_BYTES)
+    chunk = min(samples * one, CHUNK_BYTES) - min(few.calibration.count() / 2 * one, CHUNK_BYTES)
     batch = next(iter(few.validation))
     own = sum(array.nbytes for array in batch.feeds.values()) / max(1, batch.size)
-    return max(0, chunk) + int(min(KEPT_INPUTS, parts.validation.count() * own))
+    return int(_LIVE * max(0, chunk)) + int(min(KEPT_INPUTS, parts.validation.count() * own))
 
 
 def _lossless(work: Workspace) -> Forecast:
