@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,18 @@ def test_errors_name_the_nearest_option(words: tuple[object, ...], near: str) ->
     done = run("optimize", "no.onnx", "-o", "small.onnx", *words)
     assert done.returncode != 0
     assert near in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_no_color_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everywhere: results and usage errors."""
+    onnx.save(mlp(), tmp_path / "m.onnx")
+
+    def coloured() -> list[str]:
+        result = run("optimize", tmp_path / "m.onnx", "-o", tmp_path / "s.onnx", "--lossless")
+        said = [result, run("optimize", "--max-dorp", 1), run("optimize", "--help")]
+        return [text for done in said for text in re.findall(r"\x1b\[[0-9;]*m", done.stdout + done.stderr)]
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert any(re.search(r"[39]\dm", one) for one in coloured())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not any(re.search(r"[39]\dm", one) for one in coloured())

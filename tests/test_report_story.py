@@ -22,3 +22,9 @@ def test_the_page_begins_with_what_was_asked_given_up_and_next() -> None:
     assert words["Next"] in html.unescape(render(result))
     lossless = dict(story(json.loads(to_json(onnxopt.optimize(mlp(), lossless=True)))))
     assert lossless["Given up"] == "Nothing: every weight is as it was, to the bit."
+
+
+def test_a_size_asks_for_what_is_exact() -> None:
+    words = dict(story(json.loads(to_json(onnxopt.optimize(mlp(), target_ratio=6.0)))))
+    assert "as exact as possible: at least 6x smaller" in words["Asked"]
+    assert "smaller" not in words["Next"].partition("`")[0]

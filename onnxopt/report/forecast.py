@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.text import Text
 
-from onnxopt.report.table import columns
-from onnxopt.report.text import many, size
+from onnxopt.report.text import size
 from onnxopt.studies.dry_run import LOSSLESS, Decision, Forecast
 
 _TIGHT = 10.0
@@ -17,11 +15,10 @@ _TIGHT = 10.0
 
 def print_forecast(console: Console, one: Forecast) -> None:
     """What would be done, what stays as it is and why, then time and memory."""
-    table = columns("what would be done", "weights", "elements", "before")
-    for name, decisions in _groups(one.decisions):
-        elements, count = sum(each.elements for each in decisions), sum(each.bytes for each in decisions)
-        table.add_row(Text(name, overflow="fold"), str(len(decisions)), many(elements), size(count))
-    console.print(table)
+    for what, decisions in _groups(one.decisions):
+        weights = "1 weight" if len(decisions) == 1 else f"{len(decisions)} weights"
+        line = f"{weights}, {size(sum(each.bytes for each in decisions))}: {what}"
+        console.print(line, highlight=False, markup=False)
     console.print()
     for line in _facts(one):
         console.print(line, highlight=False, markup=False)

@@ -24,7 +24,16 @@ def _asked(result: Found) -> str:
     name, before = PurePath(result["source"]).name, size(result["bytes_before"])
     data = f"calibrated on {result['calibrated']}" if result["calibrated"] else "without calibration"
     what = result["contract"] or ("what the plan says" if result["plan"]["steps"] else "every bit kept")
-    return f"{name}, {before}, as small as possible: {what}; {data}."
+    if recipe := result.get("recipe"):
+        what = f"the recipe {recipe}{', ' if result['contract'] else ''}{result['contract']}"
+    aim = "as exact as possible" if _sized(result) else "as small as possible"
+    return f"{name}, {before}, {aim}: {what}; {data}."
+
+
+def _sized(result: Found) -> bool:
+    """Whether the size of the file was asked for."""
+    bounds = result["bounds"] or {}
+    return bounds.get("target_size") is not None or bounds.get("target_ratio") is not None
 
 
 def _given_up(result: Found) -> str:
@@ -37,8 +46,9 @@ def _given_up(result: Found) -> str:
     if found and found["drop"] is not None:
         metric = result["bounds"]["metric"] if result["bounds"] else "the metric"
         parts.append(f"{metric} went from {found['before']:.4g} to {found['after']:.4g}")
-    if found and found["error"]:
-        parts.append(f"the outputs carry noise of {found['error']:.2g} of their size")
+    if found and found["error"] is not None:
+        noise = f"carry noise of {found['error']:.2g} of their size" if found["error"] else "are the same"
+        parts.append(f"the outputs {noise}")
     if found and found["agreement"] is not None:
         parts.append(f"{100 * found['agreement']:.4g} % of the labels are the same")
     if not parts:
@@ -59,7 +69,8 @@ def _advice(result: Found) -> Iterator[str]:
     if result["left_out"]:
         yield f"{next(iter(result['left_out']))} was left out; the reason is below."
     if not result["calibrated"] or result["rests_on"]:
-        yield "Give a few hundred real inputs with --data: the file becomes smaller, and figures hold for them."
+        smaller = "" if _sized(result) else ", and as a rule the file is smaller"
+        yield f"Give a few hundred real inputs with --data: then figures hold for such inputs{smaller}."
     elif not bounds or bounds["max_drop"] is None:
         yield "With labels in --data, --max-drop says what may be lost in the unit that counts for you."
     elif found and found["drop"] is not None and found["drop"] < _SMALL * bounds["max_drop"] and result["promised"]:
