@@ -19,7 +19,7 @@ from onnxopt.cli.time_left import Even
 from onnxopt.studies.dry_run import dry_run
 from tables import Scope, Table
 
-IMAGES = {"digits": 1000, "lenet5": 2000, "resnet20": 2000, "squeezenet1.1": 300, "resnet56": 2000}
+IMAGES = {"digits": 1000, "lenet5": 2000, "resnet20": 2000, "squeezenet1.1": 300}
 """Training images of the runs with data."""
 _FROM, _EVERY = 10.0, 0.5
 """Seconds from which the time left is judged, and how often."""
