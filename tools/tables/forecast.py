@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ class Took:
     right: int
     """Moments at which the time left that was shown was right."""
     moments: int
+    load: float
+    """Mean number of processes that wanted a core in the last minute, of this and other work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ def real(model: str, data: Path | None) -> Took:
         done = onnxopt.optimize(realdata.path_of(model), small, None, data, progress=Schedule(tell))
         ended = time.monotonic()
     right, moments = judged(shown, began, ended)
-    return Took(ended - began, time.process_time() - cpu, done.peak_memory or 0, len(done.trials), right, moments)
+    return Took(ended - began, time.process_time() - cpu, done.peak_memory or 0, len(done.trials), right, moments,
+                os.getloadavg()[0])  # fmt: skip
 
 
 def judged(shown: Sequence[tuple[float, float | None]], began: float, ended: float) -> tuple[int, int]:
@@ -125,11 +129,23 @@ def render(rows: Sequence[Row]) -> str:
     for row in rows:
         said, took = row.said, row.took
         line = [row.model, "none" if row.images is None else str(row.images), f"{said.took:.1f}"]
-        line += [f"{said.seconds:.0f}", f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}"]
+        line += [f"{said.seconds:.0f}", f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}", f"{took.load:.0f}"]
         line += [str(said.trials), str(took.trials), f"{said.memory / 1e6:.0f}", f"{took.memory / 1e6:.0f}"]
         line.append(f"{100 * took.right / took.moments:.0f} % of {took.moments}" if took.moments else "")
         lines.append(line)
-    columns = ["model", "images", "dry run s", "said s", "took s", "CPU s", "tries said", "took", "MB said", "took"]
+    columns = [
+        "model",
+        "images",
+        "dry run s",
+        "said s",
+        "took s",
+        "CPU s",
+        "load",
+        "tries said",
+        "took",
+        "MB said",
+        "took",
+    ]
     apart = [max(row.said.seconds / row.took.seconds, row.took.seconds / row.said.seconds) for row in rows]
     memory = [max(row.said.memory / row.took.memory, row.took.memory / row.said.memory) for row in rows]
     far = (
@@ -137,7 +153,7 @@ def render(rows: Sequence[Row]) -> str:
     )
     right, moments = sum(row.took.right for row in rows), sum(row.took.moments for row in rows)
     bar = f" The time left was right at {100 * right / moments:.0f} % of {moments} moments." if moments else ""
-    return markdown([*columns, "time left right"], "l" + "r" * 10, lines) + f"\n\n{far}{bar} On {machine()}."
+    return markdown([*columns, "time left right"], "l" + "r" * 11, lines) + f"\n\n{far}{bar} On {machine()}."
 
 
 TABLES = (Table("forecast", "docs/engine.md", 6, measure, render, tuple(IMAGES)),)
