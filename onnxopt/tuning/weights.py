@@ -16,8 +16,8 @@ from onnxopt.tuning.optimizer import Vector
 _INSIDE = 0.35
 """Steps from an integer within which a weight starts that feedback has rounded to it: many would be at the edge of 0.5,
 and go over it together."""
-_SHARE = 16
-"""Of the root mean square of a bias, the part that its unit is."""
+_SHARE, _SHARE_OF_WEIGHT = 16, 2
+"""Of the root mean square of a bias, and of pruned or shared weights, the part that its unit is."""
 _LEAST = 1e-4
 """Unit of a bias of zeros."""
 
@@ -124,7 +124,7 @@ class Floats(Weight):
 
     def units(self) -> Vector:
         """[elements]: a part of their size."""
-        return _part_of_size(self.numbers(self.start))
+        return _part_of_size(self.numbers(self.start), _SHARE_OF_WEIGHT if self.start.ndim > 1 else _SHARE)
 
     def numbers(self, values: Array) -> Vector:
         """[elements]: without those that stay 0."""
@@ -165,7 +165,7 @@ class Shared(Weight):
 
     def units(self) -> Vector:
         """[values]: a part of their size."""
-        return _part_of_size(self.start.table[self._free])
+        return _part_of_size(self.start.table[self._free], _SHARE_OF_WEIGHT)
 
     def numbers(self, values: Array) -> Vector:
         """[values]: the mean of the elements that share each."""
@@ -192,10 +192,10 @@ class Shared(Weight):
         return table
 
 
-def _part_of_size(values: Array) -> Vector:
+def _part_of_size(values: Array, share: float) -> Vector:
     """[values]: the same for all."""
     size = float(np.sqrt(np.square(values, dtype=np.float64).mean())) if values.size else 0.0
-    return np.full(values.size, max(size / _SHARE, _LEAST), np.float32)
+    return np.full(values.size, max(size / share, _LEAST), np.float32)
 
 
 class Weights:
