@@ -17,7 +17,6 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from common import realdata
 from common.pages import ROOT
 from tables import Figure, Scope, Table
 from train_digits import split
@@ -94,33 +93,7 @@ def typed(commands: tuple[str, ...], scope: Scope) -> Session:
         return Session(folder.picture(OPTIMIZE), "\n".join(map(folder.text, commands)))
 
 
-TUNING = (
-    "onnxopt optimize lenet5.onnx -o plain.onnx --data train.npz --eval check.npz --max-drop 0.5 | grep -A3 smaller",
-    "onnxopt optimize lenet5.onnx -o tuned.onnx --data train.npz --eval check.npz --max-drop 0.5 --tune 2m "
-    "| grep -A3 smaller",
-    "onnxopt evaluate lenet5.onnx plain.onnx tuned.onnx --data test.npz | head -n 5",
-)
-"""Fine-tuning LeNet-5 on MNIST: half of the test part decides and checks, the other half confirms."""
-
-
-def tuned(scope: Scope) -> Session:
-    """Types `TUNING`."""
-    task = realdata.TASKS["lenet5"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Folder(Path(name))
-        (Path(name) / "lenet5.onnx").write_bytes(realdata.path_of("lenet5").read_bytes())
-        for part in ("train", "test"):
-            samples = task.read(part)
-            order = np.random.default_rng(0).permutation(len(samples.images))
-            names = {"train": order} if part == "train" else {"check": order[:5000], "test": order[5000:]}
-            for file, chosen in names.items():
-                images = task.prepare(samples.images[chosen])
-                np.savez(Path(name) / f"{file}.npz", input=images, labels=samples.labels[chosen])
-        return Session("", "\n".join(map(folder.text, TUNING)))
-
-
-TABLES = (
-    *(
+TABLES = tuple(
     Table(
         name,
         "README.md" if name == "files" else "docs/guide.md",
@@ -131,7 +104,4 @@ TABLES = (
         kind="session",
     )
     for name, commands in SESSIONS.items()
-    ),
-    Table("tune", "docs/tuning.md", 4, tuned, lambda session: f"```console\n{session.text}\n```", ("lenet5",),
-          kind="session"),
-)  # fmt: skip
+)
