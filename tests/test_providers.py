@@ -10,16 +10,20 @@ from pathlib import Path
 
 import commanding
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from builders import mlp
 from compressing import compressed
 from test_runtime import CPU, matmul, rows
 from test_runtimes import packages, python_with
 
+import check_gpu
 import onnxopt
 from onnxopt import OnnxoptError, native, runtime
 from onnxopt.measure.benchmark.worker import Worker
 
+CHECK_GPU = Path(check_gpu.__file__)
 DIGITS = Path(__file__).parent.parent / "models" / "digits.onnx"
 OPENVINO = ("1.24.1", "onnxruntime-openvino")
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
@@ -109,7 +113,28 @@ def test_a_provider_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch)
         onnxopt.load(DIGITS)
 
 
-@pytest.mark.parametrize("command", [("benchmark",), ("evaluate", "--data", "x.npz")], ids=lambda words: words[0])
+def test_optimize_goes_on_without_a_provider(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One sentence says so, and the file is that of the CPU."""
+    model, said = tmp_path / "model.onnx", list[str]()
+    onnx.save(mlp(16), model)
+    onnxopt.optimize(model, tmp_path / "wanted.onnx", effort="fast")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["FakeExecutionProvider", *CPU])
+    with runtime.providers(["fake"], said.append), pytest.warns(UserWarning):
+        onnxopt.optimize(model, tmp_path / "small.onnx", effort="fast")
+    (sentence,) = said
+    assert "FakeExecutionProvider cannot be used on this machine" in sentence
+    assert (tmp_path / "small.onnx").read_bytes() == (tmp_path / "wanted.onnx").read_bytes()
+
+
+def test_a_machine_without_a_gpu_is_not_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_gpu.main(provider="Nonsense") == 1
+    assert "not checked: there is no execution provider 'Nonsense'" in capsys.readouterr().err
+
+
+COMMANDS = (("benchmark",), ("evaluate", "--data", "x.npz"), ("optimize", "-o", "small.onnx"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
 def test_commands_know_the_providers(command: tuple[str, ...]) -> None:
     commanding.refused(
         commanding.run(*command, DIGITS, "--providers", "cpu,Nonsense"), "'Nonsense'", "expected one of", "CPU"
@@ -239,6 +264,12 @@ class TestOpenVINO:
         ]
         done = python_with(version, *command, cwd=tmp_path, package=package)
         assert done.returncode == 0, done.stderr
+
+    def test_optimize(self, files: list[str], tmp_path: Path) -> None:
+        version, package = OPENVINO
+        done = python_with(version, CHECK_GPU, files[1], "", "OpenVINO", cwd=tmp_path, package=package)
+        assert done.returncode == 0, done.stderr
+        assert "equal but for rounding" in done.stdout
 
     def test_in_c(self, files: list[str], tmp_path: Path) -> None:
         version, package = OPENVINO

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 
 from onnxopt.build.running import Running
-from onnxopt.data import Data, quiet_session
+from onnxopt.data import Data, chosen_session
 from onnxopt.graph import LARGEST_INLINE, Source, expose, inline, observe, read
 from onnxopt.metrics.observed import Observed
 from onnxopt.pool import Pool
@@ -58,7 +58,7 @@ def difference(model: Path, against: Path, data: Data) -> float:
 
 
 def _observing(model: onnx.ModelProto, observed: Observed) -> onnxruntime.InferenceSession:
-    return quiet_session(expose(model, [*(value.name for value in model.graph.output), *observed.hidden]))
+    return chosen_session(expose(model, [*(value.name for value in model.graph.output), *observed.hidden]))
 
 
 def _inlined(source: Source) -> onnx.ModelProto:

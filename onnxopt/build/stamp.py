@@ -45,7 +45,8 @@ class Stamp:
         libraries = (file_digest(Path(path)).hex() for path in request.custom_ops)
         data = (_digest_of(spec, source) for spec in (request.data, request.evaluation))
         versions = (version("onnxopt"), onnxruntime.__version__, np.__version__)
-        return cls(source.sha256[:_DIGITS], _digest(data), _digest((*map(repr, used), *libraries)), _digest(versions))
+        options = (*map(repr, used), *libraries, *runtime.providers_in_use())
+        return cls(source.sha256[:_DIGITS], _digest(data), _digest(options), _digest(versions))
 
     @classmethod
     def read(cls, path: Path) -> Stamp:

@@ -11,7 +11,7 @@ import onnx
 
 from onnxopt.calibration.chunks import Chunks, one_sample
 from onnxopt.calibration.range_estimators import Histogram, candidates
-from onnxopt.data import Array, Batch, Data, quiet_session
+from onnxopt.data import Array, Batch, Data, chosen_session
 from onnxopt.graph import Gradient, QuantParams, expose, observe, settings, with_fake_quant, with_zeros_added
 from onnxopt.metrics.output_error import output_error
 
@@ -62,7 +62,7 @@ def _runner(model: onnx.ModelProto, values: Sequence[str]) -> Callable[[Mapping[
     """A function from feeds to those of the values, model inputs included, that are float32."""
     inputs = {value.name for value in model.graph.input}
     names = [name for name in values if name not in inputs]
-    session = quiet_session(expose(model, names)) if names else None
+    session = chosen_session(expose(model, names)) if names else None
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         made = session.run(names, dict(feeds)) if session else []
@@ -81,7 +81,7 @@ class FakeQuantProbe:
     def __init__(self, model: onnx.ModelProto, values: Sequence[str], data: Data, samples: int) -> None:
         self._values = list(values)
         self._observed = observe(model)
-        self._session = quiet_session(expose(with_fake_quant(model, self._values), self._observed.values))
+        self._session = chosen_session(expose(with_fake_quant(model, self._values), self._observed.values))
         self._names = list(self._observed.values)
         off = settings(self._values, {})
         cuttable = one_sample(model, data).size == 1

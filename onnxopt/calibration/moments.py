@@ -19,7 +19,7 @@ from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import HOLD_BACK, Chunks, Shard
 from onnxopt.calibration.stats import Floats, cholesky_feedback, shrinkage
-from onnxopt.data import Batch, quiet_session
+from onnxopt.data import Batch, chosen_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Linear, expose
 from onnxopt.pool import Pool, Shared, Threads
@@ -120,7 +120,7 @@ def _summed(
     graph, uses = one.graph.value, {path: one.uses[path] for path in paths}
     inputs = {value.name for value in graph.model.graph.input}
     names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
-    session = quiet_session(expose(graph.model, names)) if names else None
+    session = chosen_session(expose(graph.model, names)) if names else None
     sums = {
         path: _Sums(graph.values(path), linears, shard.seed(crc32(path.encode())), one.samples,
                     2 * moment_bytes(graph, path, linears[0]) <= one.max_ram, one.chunks.use)

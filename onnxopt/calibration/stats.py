@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from scipy.linalg import lapack
 
-from onnxopt.data import quiet_session
+from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Linear, expose, observe
 from onnxopt.metrics.output_error import output_error
@@ -138,7 +138,7 @@ def peaks(model: onnx.ModelProto, values: Sequence[str], feeds: Iterable[Mapping
         for value in values
         for op in ("ReduceMax", "ReduceMin")
     ]
-    session = quiet_session(expose(model, [node.output[0] for node in ends], ends))
+    session = chosen_session(expose(model, [node.output[0] for node in ends], ends))
     largest = np.zeros(len(values))
     for feed in feeds:
         extremes = np.abs(np.array(session.run(None, dict(feed)), np.float64))
@@ -160,7 +160,7 @@ class Probe:
             t = tensors[path]
             open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
         self._feeds, self._observed = feeds, observe(model)
-        self._session = quiet_session(expose(open_model, self._observed.values))
+        self._session = chosen_session(expose(open_model, self._observed.values))
         self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
 
     def error(self, weights: Mapping[str, Array]) -> float:

@@ -26,6 +26,7 @@ from onnxopt.cli.options import (
     Inputs,
     Libraries,
     LogJson,
+    Measuring,
     Memory,
     Model,
     Output,
@@ -85,7 +86,7 @@ class Planning(Memory, Libraries):
 
 
 @dataclass(frozen=True)
-class Writing(Reporting, Checked):
+class Writing(Reporting, Checked, Measuring):
     """Options for writing the file."""
 
     allow_miss: Annotated[

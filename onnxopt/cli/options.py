@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -266,8 +267,18 @@ class Libraries:
 
 def _chosen(ctx: typer.Context, text: str | None) -> str | None:
     """Chooses the providers for all sessions of the command that run its models."""
-    ctx.with_resource(runtime.providers([] if text is None else [word.strip() for word in text.split(",")]))
+    ctx.with_resource(runtime.providers(_names(text)))
     return text
+
+
+def _preferred(ctx: typer.Context, text: str | None) -> str | None:
+    """`_chosen`, where a session that cannot be on a provider is on the CPU, and a sentence says so."""
+    ctx.with_resource(runtime.providers(_names(text), lambda why: print(f"onnxopt: {why}", file=sys.stderr)))
+    return text
+
+
+def _names(text: str | None) -> list[str]:
+    return [] if text is None else [word.strip() for word in text.split(",")]
 
 
 @dataclass(frozen=True)
@@ -279,6 +290,18 @@ class Running:
         option(metavar="NAMES", callback=_chosen,
                help="Execution providers to run on, the first wherever it can: such as CUDA,CPU. By default, ONNX "
                     "Runtime chooses."),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Option for where a model is measured while it is compressed."""
+
+    providers: Annotated[
+        str | None,
+        option(metavar="NAMES", callback=_preferred,
+               help="Execution providers for statistics, gradients, trials and tuning, the first wherever it can: such "
+                    "as CUDA,CPU. By default, the CPU."),
     ] = None  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from onnxopt.data.hints import Hints, input_scale
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
-from onnxopt.data.random import Array, CannotRun, quiet_session, runnable_feeds
+from onnxopt.data.providers import check_used, providers, providers_in_use
+from onnxopt.data.random import Array, CannotRun, chosen_session, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, stop_spinning
 from onnxopt.data.source import open_data
@@ -25,6 +26,8 @@ __all__ = [
     "Spec",
     "blamed",
     "by_law",
+    "check_used",
+    "chosen_session",
     "cores",
     "custom_ops",
     "file_digest",
@@ -38,6 +41,8 @@ __all__ = [
     "one_core",
     "open_data",
     "parts_of",
+    "providers",
+    "providers_in_use",
     "quiet_session",
     "runnable_feeds",
     "session_options",

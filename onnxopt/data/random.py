@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from onnxopt.data.providers import on_providers
 from onnxopt.data.sessions import session_options
 from onnxopt.errors import OnnxoptError, first_line
 
@@ -37,12 +39,24 @@ class CannotRun(OnnxoptError):
 
 
 def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """A session that logs nothing: callers expect that a model may fail to run."""
+    """A session on the CPU that logs nothing: callers expect that a model may fail to run."""
+    return _quiet(model, ["CPUExecutionProvider"])
+
+
+def chosen_session(model: bytes | str) -> onnxruntime.InferenceSession:
+    """A quiet session for what runs on much data: on the providers that the command was given, or else on the CPU.
+
+    Raises OnnxoptError if one of them cannot be used; see `providers`.
+    """
+    return on_providers(partial(_quiet, model))
+
+
+def _quiet(model: bytes | str, providers: list[str]) -> onnxruntime.InferenceSession:
     options = session_options(spinning=False)
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False  # it would keep the memory of the largest batch, in every session
     options.use_deterministic_compute = True
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def runnable_feeds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from onnxopt import native
-from onnxopt.data import custom_ops, libraries_in_use, one_core
+from onnxopt.data import custom_ops, libraries_in_use, one_core, providers, providers_in_use
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.pool.base import Shared
 
@@ -26,6 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 _values: dict[str, Any] = {}
 """Shared values by path."""
 _loading, _now = Lock(), local()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ class Carried:
 
     folder: str
     libraries: tuple[str, ...]
+    providers: tuple[str, ...]
 
     @classmethod
     def now(cls) -> Carried:
         """What holds here."""
-        return cls(str(Path.cwd()), libraries_in_use())
+        return cls(str(Path.cwd()), libraries_in_use(), providers_in_use())
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,12 @@ def carry_out(task: bytes | Shared[bytes], carried: Carried) -> list[Bytes]:
     with suppress(OSError):
         os.chdir(carried.folder)
     try:
-        with threadpool_limits(1, "blas"), one_core(), custom_ops(carried.libraries):
+        with (
+            threadpool_limits(1, "blas"),
+            one_core(),
+            custom_ops(carried.libraries),
+            providers(carried.providers, _log.warning),
+        ):
             do, item = pickle.loads(task if isinstance(task, bytes) else task.value)
             return Answer(do(item), False, _now.read).sent()
     except Exception as error:  # raised again where the item came from

@@ -1,6 +1,6 @@
 """Compressed models in ONNX Runtime: loading them, registering the library, inspecting files."""
 
-from onnxopt.runtime.providers import providers, providers_in_use
+from onnxopt.data import providers, providers_in_use
 from onnxopt.runtime.session import RESIDENCE, check_custom_ops, load, load_checked, load_to_compare, register, sessions
 
 __all__ = [

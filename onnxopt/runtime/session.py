@@ -12,11 +12,10 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.data import quiet_session, session_options, stop_spinning
+from onnxopt.data import check_used, providers_in_use, quiet_session, session_options, stop_spinning
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
-from onnxopt.runtime.providers import check_used, providers_in_use
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 

@@ -10,7 +10,7 @@ import onnx
 from onnxruntime import OrtValue
 
 from onnxopt.calibration.chunks import any_batch, cut
-from onnxopt.data import Data, Pending, quiet_session
+from onnxopt.data import Data, Pending, chosen_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Gradient, expose
 from onnxopt.graph.autodiff.gradient import Start
@@ -62,7 +62,7 @@ class Lessons:
             parts = -(-pending.size // self._most) if self._most else 1
             kinds = (False, True) if blends else (False,)
             self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
-        self._session = quiet_session(expose(teacher, observed))
+        self._session = chosen_session(expose(teacher, observed))
         self._observed, self._augment = list(observed), augment
         self._kept: dict[int, dict[str, Array]] = {}
         self._room = _KEPT

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime import InferenceSession, OrtValue
 
-from onnxopt.data import quiet_session
+from onnxopt.data import chosen_session, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
@@ -167,7 +167,7 @@ class Gradient:
             del forward  # each of these holds all weights
             if not plan.weights:
                 return plan.unsupported
-            backward = quiet_session(model)
+            backward = chosen_session(model)
             del model
             return _Pass(plan, starts, shapes, self._session(names), backward)
         except Exception as error:  # a model that no rule foresaw must not stop its compression
@@ -197,7 +197,7 @@ class Gradient:
         """A session of the model with these values as further outputs."""
         there = list(self._model.graph.output)
         more = sorted(self._producers.keys() & set(names) - {output.name for output in there})
-        return quiet_session(with_outputs(self._model, [*there, *(onnx.ValueInfoProto(name=name) for name in more)]))
+        return chosen_session(with_outputs(self._model, [*there, *(onnx.ValueInfoProto(name=name) for name in more)]))
 
     def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""

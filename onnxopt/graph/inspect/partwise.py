@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxopt.data import quiet_session
+from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
 from onnxopt.graph.walk import branches
 
@@ -46,7 +46,7 @@ class Partwise:
         nodes = self._model.graph.node[self._at : index]
         if nodes:
             names, part = self._part(nodes, index)
-            session = quiet_session(part)
+            session = chosen_session(part)
             takes = [value.name for value in session.get_inputs()]
             for number, values in enumerate(self._values):
                 made = zip(names, session.run(names, {name: values[name] for name in takes}), strict=True)
