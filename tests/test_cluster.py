@@ -117,7 +117,7 @@ class Deadly(Cluster):
 def test_workers_that_die_change_nothing(tmp_path: Path) -> None:
     model, options = tmp_path / "model.onnx", {"data": tmp_path / "x.npy"}
     onnx.save(mlp(24), model)
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((900, 24), np.float32))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 24), np.float32))
     wanted = optimized(model, Threads(), **options)
     with Deadly("local:2") as pool:
         pool.marks = tmp_path / "marks"

@@ -313,12 +313,14 @@ def test_one_price_buys_alike_in_every_layer(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "images"), [("lenet5", 1000), ("resnet32", 150)])
-def test_hessian_and_price_beat_plain_k_means_on_real_layers(model: str, images: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "images", "every"), [("lenet5", 1000, 2), ("resnet32", 100, 8)])
+def test_hessian_and_price_beat_plain_k_means_on_real_layers(
+    model: str, images: int, every: int, tmp_path: Path
+) -> None:
     """In weighted error at equal bits: a price in every layer, the Hessian over all, as within one it varies less."""
     found = real(model, images, tmp_path)
     hessian, price = [], []
-    for site in [site for site in found.sites if site.elements >= 2000][::2]:
+    for site in [site for site in found.sites if site.elements >= 2000][::every]:
         hessian += gains(found, site, [Codebook(k, hessian=True) for k in (8, 16, 32)])
         _, error = weighted(found, site, Codebook(16))
         prices = [error / site.elements * 2 * np.log(2) * factor for factor in (0.3, 1, 3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def compiler() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_what_devices_need_compiles_for_a_32_bit_system() -> None:
-    """Compiled only; `python tools/cross_build.py` builds all targets, and runs what qemu-user can run."""
-    assert "sources compile without warnings" in cross_build.check("armv7", os.cpu_count() or 1)
+    """What WebAssembly, of 32 bits too, leaves out. `python tools/cross_build.py` builds and runs all that can run."""
+    found = cross_build.check("armv7", os.cpu_count() or 1, "capi|inner_|ort_|other_libraries|streamed")
+    assert re.match(r"\d\d? sources compile without warnings", found)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from onnxopt import native
 from onnxopt.errors import ContainerError
 
 FLIPS = 2000
-KILLS = 6
+KILLS = 4
 RUN = (sys.executable, "-P", "-c", "from onnxopt.cli import main; main()")
 
 

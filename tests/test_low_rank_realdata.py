@@ -26,8 +26,6 @@ needs_data = pytest.mark.skipif(
         ("lenet5", (500, 800), [Svd(8), Svd(32), Tucker(20, 60)], 0.7),
         ("resnet32", (16, 16, 3, 3), [Svd(3), Svd(8), Tucker(6, 6), Tucker(10, 10), Spatial(6), Spatial(12)], 0.97),
         ("resnet32", (64, 64, 3, 3), [Svd(16), Svd(32), Tucker(20, 20), Tucker(40, 40), Spatial(24)], 0.97),
-        pytest.param("mobilefacenet", (512, 128, 1, 1), [Svd(16), Svd(32), Svd(64)], 0.97, marks=pytest.mark.slow),
-        pytest.param("mobilefacenet", (128, 512), [Svd(8), Svd(24), Svd(64)], 0.97, marks=pytest.mark.slow),
     ],
 )
 def test_knowing_the_inputs_errs_less(

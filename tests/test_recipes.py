@@ -217,7 +217,7 @@ def test_lenet5_without_training(
 ) -> None:
     """So much smaller, and so many weights gone, with so few points lost on the whole test part."""
     small, task, source = tmp_path / "small.onnx", realdata.TASKS["lenet5"], realdata.path_of("lenet5")
-    data, few = task.batches("train", 16_000, labelled=True), task.batches("train", 32, labelled=True)
+    data, few = task.batches("train", 6000, labelled=True), task.batches("train", 32, labelled=True)
     result = onnxopt.optimize(source, small, contract, data, evaluation=few, recipe=Recipe.open(name),
                               allow_miss=True)  # fmt: skip
     weights = [event for event in result.events if len(event.shape) > 1 and event.elements]

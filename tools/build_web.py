@@ -21,7 +21,7 @@ _TARGET = Target("wasm32-wasi", "Generic", "wasm32")
 def build() -> Path:
     """Builds the module, or what has changed of it, in build/cross/. Raises CannotBuildError."""
     folder = BUILD / "wasm"
-    configured(_TARGET, _TARGET.zig, folder)
+    configured(_TARGET, _TARGET.zig, folder, "-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=12")
     said(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1)])
     return folder / "onnxopt.wasm"
 

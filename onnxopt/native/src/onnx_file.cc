@@ -12,7 +12,7 @@
 namespace onnxopt {
 namespace {
 
-constexpr std::string_view kMagic{"onnxopt\0", 8};
+constexpr std::string_view kContainerMagic{"onnxopt\0", 8};
 constexpr std::string_view kDomain = "onnxopt";
 constexpr std::string_view kOp = "CompressedModel";
 
@@ -111,7 +111,7 @@ Payload walk_model(Bytes file) {
 }  // namespace
 
 Payload find_payload(Bytes file) {
-  if (file.size >= kMagic.size() && std::equal(kMagic.begin(), kMagic.end(), file.data)) {
+  if (file.size >= kContainerMagic.size() && std::equal(kContainerMagic.begin(), kContainerMagic.end(), file.data)) {
     Payload bare;
     bare.bytes = file;
     return bare;

@@ -15,7 +15,7 @@
 namespace onnxopt {
 namespace {
 
-constexpr const char* kDomain = "onnxopt";
+constexpr const char* kRegisteredDomain = "onnxopt";
 constexpr const char* kOpName = "CompressedModel";
 
 // --- the custom op ---
@@ -135,7 +135,7 @@ CompressedModelOp::CompressedModelOp(const Runtime& with, const OrtSessionOption
   destroy_kernel = [](void* kernel) { delete static_cast<InnerSession*>(kernel); };
 
   OrtCustomOpDomain* created = nullptr;
-  runtime.check(runtime.api.CreateCustomOpDomain()(kDomain, &created));
+  runtime.check(runtime.api.CreateCustomOpDomain()(kRegisteredDomain, &created));
   domain.reset(created);
   runtime.check(runtime.api.CustomOpDomain_Add()(created, this));
 }

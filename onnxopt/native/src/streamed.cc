@@ -13,14 +13,14 @@
 namespace onnxopt {
 namespace {
 
-constexpr const char* kDomain = "onnxopt.streamed";
+constexpr const char* kStreamedDomain = "onnxopt.streamed";
 constexpr const char* kEntry = "entry";
 // An operator for each type of element that is streamed.
 constexpr int kTypes[] = {ort::kFloat32, ort::kFloat16};
-constexpr const char* kNames[] = {"DecodeFloat32", "DecodeFloat16"};
+constexpr const char* kOperators[] = {"DecodeFloat32", "DecodeFloat16"};
 
 bool has_operator(int dtype) { return dtype == kTypes[0] || dtype == kTypes[1]; }
-const char* operator_of(int dtype) { return kNames[dtype == kTypes[0] ? 0 : 1]; }
+const char* operator_of(int dtype) { return kOperators[dtype == kTypes[0] ? 0 : 1]; }
 
 using Names = std::vector<std::string_view>;
 
@@ -41,7 +41,7 @@ void add_node(Message& graph, const Entry& e, size_t index, std::string_view aft
   Message attribute;
   attribute.add(1, kEntry).add(3, index).add(20, 2);
   Message node;
-  node.add(1, after).add(2, e.name).add(4, operator_of(e.dtype)).add(5, attribute).add(7, kDomain);
+  node.add(1, after).add(2, e.name).add(4, operator_of(e.dtype)).add(5, attribute).add(7, kStreamedDomain);
   Message shape;
   for (const int64_t dim : e.dims) shape.add(1, Message().add(1, static_cast<uint64_t>(dim)));
   Message tensor;
@@ -158,14 +158,14 @@ std::string Streamed::model() const {
   each_field(model, [&](const Field& f) {
     if (f.number != 7) out.add(f);
   });
-  return std::move(out.add(7, graph).add(8, Message().add(1, kDomain).add(2, 1)).text());
+  return std::move(out.add(7, graph).add(8, Message().add(1, kStreamedDomain).add(2, 1)).text());
 }
 
 void Streamed::add_to(const Runtime& runtime, OrtSessionOptions* options) {
   using ort::CustomOp;
   const ort::Api& api = runtime.api;
   OrtCustomOpDomain* domain = nullptr;
-  runtime.check(api.CreateCustomOpDomain()(kDomain, &domain));
+  runtime.check(api.CreateCustomOpDomain()(kStreamedDomain, &domain));
   domain_ = {domain, api.ReleaseCustomOpDomain()};
   for (size_t kind = 0; kind < std::size(ops_); ++kind) {
     Op& op = ops_[kind];
