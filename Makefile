@@ -53,7 +53,7 @@ build/native/compile_commands.json: onnxopt/native/CMakeLists.txt
 
 native-test:
 	cmake -S onnxopt/native -B build/sanitized -DONNXOPT_TESTS=ON -DONNXOPT_WERROR=ON -DONNXOPT_SANITIZE=address,undefined \
-	      -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	      -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1"
 	cmake --build build/sanitized --parallel $(JOBS)
 	ctest --test-dir build/sanitized --output-on-failure --parallel $(JOBS)
 
