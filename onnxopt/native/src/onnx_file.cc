@@ -111,7 +111,8 @@ Payload walk_model(Bytes file) {
 }  // namespace
 
 Payload find_payload(Bytes file) {
-  if (file.size >= kContainerMagic.size() && std::equal(kContainerMagic.begin(), kContainerMagic.end(), file.data)) {
+  if (file.size >= kContainerMagic.size() &&
+      std::equal(kContainerMagic.begin(), kContainerMagic.end(), file.data)) {
     Payload bare;
     bare.bytes = file;
     return bare;
