@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from common.runs import Run
-from tables.tuning import Ask, render
+from onnxopt.report.classical import Column, PaperTable, Row
+from tables.tuning import Ask, System, render, render_layers, render_systems
 
 
 def test_a_row_says_what_was_lost_and_whether_that_was_allowed() -> None:
@@ -15,3 +16,16 @@ def test_a_row_says_what_was_lost_and_whether_that_was_allowed() -> None:
         assert "| 100x | 9,900 | 101.0x | 98.10 | 80.00 |" in row
         assert said in row
         assert row.endswith("| 3, noise | 61 | 500 |")
+
+
+def test_a_system_is_as_its_paper_says_where_it_loses_nothing() -> None:
+    system = System("lenet5", "deep-compression", 39, "9epochs", "noise")
+    untuned = Run(1_000_000, 25_000, 5.0, 4.0, 2**27, None, 80.0)
+    layers = PaperTable("t", (Column("count", "count", ""),), (Row("conv", (500.0,)),), Row("total", (500.0,)), ())
+    for metric, size, said in ((98.1, 25_000, "| 0.00 | yes |"), (98.0, 25_000, "**no**"), (98.2, 26_000, "**no**")):
+        tuned = Run(1_000_000, size, 61.4, 50.2, 500_000_000, None, metric)
+        rows = [(system, untuned, tuned, layers, 98.1)]
+        (row,) = [line for line in render_systems(rows).splitlines() if line.startswith("| lenet5")]
+        assert said in row
+        assert row.endswith("| 9, noise | 61 | 50 | 500 |")
+        assert "| conv | 500 |" in render_layers(rows)
