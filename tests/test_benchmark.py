@@ -79,16 +79,16 @@ def compare(seed: int, slower: float) -> tuple[bool, bool, float]:
 
 @pytest.mark.slow
 def test_a_model_is_as_fast_as_itself() -> None:
-    found = [compare(seed, 1.0) for seed in range(40)]
-    assert sum(significant for significant, *_ in found) <= 3  # at 1 %, more than 3 of 40 are one in a thousand
-    assert sum(covered for _, covered, _ in found) >= 34
+    found = [compare(seed, 1.0) for seed in range(24)]
+    assert sum(significant for significant, *_ in found) <= 3  # at 1 %, more than 3 of 24 are one in ten thousand
+    assert sum(covered for _, covered, _ in found) >= 20
 
 
 @pytest.mark.slow
 def test_ten_percent_are_found() -> None:
-    found = [compare(seed, 1.1) for seed in range(20)]
-    assert sum(significant and ratio > 1 for significant, _, ratio in found) >= 19
-    assert sum(covered for _, covered, _ in found) >= 17
+    found = [compare(seed, 1.1) for seed in range(14)]
+    assert sum(significant and ratio > 1 for significant, _, ratio in found) >= 13
+    assert sum(covered for _, covered, _ in found) >= 11
     assert np.mean([ratio for *_, ratio in found]) == pytest.approx(1.1, abs=0.01)
 
 

@@ -211,7 +211,7 @@ needs_models = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_models
-@pytest.mark.parametrize("name", ["resnet20", "squeezenet1.1"])
+@pytest.mark.parametrize("name", ["resnet20"])
 def test_real_models_err_as_gradients_of_their_weights_foretell(name: str) -> None:
     """White noise of 1 % on one weight after the other, against four projections of each of eight images."""
     model = onnx.load(realdata.MODELS / f"{name}.onnx")
@@ -232,9 +232,6 @@ def test_real_models_err_as_gradients_of_their_weights_foretell(name: str) -> No
         noisy = [tensors[key] + np.float32(level) * rng.standard_normal(tensors[key].shape, np.float32) for _ in "1234"]
         error = np.mean([probe.error({key: array}) ** 2 for array in noisy])
         ratios.append(level**2 * power[key] / signal / error)
-    if name == "squeezenet1.1":  # its scores share a large part, without which the same noise counts more
-        assert np.ptp(np.log2(ratios)) < 1, ratios
-        return
     assert np.abs(np.log2(ratios)).max() < 1, ratios
     assert 0.8 < float(np.exp(np.mean(np.log(ratios)))) < 1.25, ratios
 

@@ -205,25 +205,13 @@ def test_widths_are_searched_apart_and_for_each_weight(widths: Recipe, tmp_path:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "contract", "ratio", "zeros", "lost"),
-    [
-        ("deep-compression", Contract(target_ratio=20), 20, 0.0, 0.3),
-        ("hierarchical", Contract(max_drop=1), 10, 0.75, 0.5),
-    ],
-)
-def test_lenet5_without_training(
-    name: str, contract: Contract, ratio: float, zeros: float, lost: float, tmp_path: Path
-) -> None:
-    """So much smaller, and so many weights gone, with so few points lost on the whole test part."""
+def test_lenet5_without_training(tmp_path: Path) -> None:
+    """Deep Compression's, on the whole test part; docs/classical.md has more."""
     small, task, source = tmp_path / "small.onnx", realdata.TASKS["lenet5"], realdata.path_of("lenet5")
-    data, few = task.batches("train", 6000, labelled=True), task.batches("train", 32, labelled=True)
-    result = onnxopt.optimize(source, small, contract, data, evaluation=few, recipe=Recipe.open(name),
-                              allow_miss=True)  # fmt: skip
-    weights = [event for event in result.events if len(event.shape) > 1 and event.elements]
-    gone = sum(event.zeros * event.elements for event in weights) / sum(event.elements for event in weights)
+    data, few = task.batches("train", 16_000, labelled=True), task.batches("train", 32, labelled=True)
+    result = onnxopt.optimize(source, small, Contract(target_ratio=20), data, evaluation=few,
+                              recipe=Recipe.open("deep-compression"), allow_miss=True)  # fmt: skip
     before, after = (realdata.evaluate("lenet5", session).metric for session in
                      (realdata.plain_session(source), realdata.registered_session(small)))  # fmt: skip
-    assert result.bytes_before / result.bytes_after >= ratio
-    assert gone >= zeros
-    assert before - after <= lost
+    assert result.bytes_before / result.bytes_after >= 20
+    assert before - after <= 0.3

@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -42,7 +41,7 @@ class Cache:
     """
 
     def __init__(self, key: str) -> None:
-        self._recent: OrderedDict[str, dict[str, Array]] = OrderedDict()
+        self._kept: dict[str, dict[str, Array]] = {}
         self._alone = Lock()
         self._folder, self._shared = cache_folder() / key, True
         _forget(cache_folder())
@@ -70,9 +69,8 @@ class Cache:
     def get(self, name: str) -> dict[str, Array] | None:
         """The arrays under this name, read-only; None if there are none, or the file is damaged."""
         with self._alone:
-            if name in self._recent and self._file(name).exists():
-                self._recent.move_to_end(name)
-                return dict(self._recent[name])
+            if name in self._kept and self._file(name).exists():
+                return dict(self._kept[name])
         try:
             with np.load(self._file(name), allow_pickle=False) as stored:
                 arrays = dict(stored)
@@ -84,7 +82,7 @@ class Cache:
     def put(self, name: str, **arrays: npt.ArrayLike) -> None:
         """Stores arrays atomically. Raises OSError if the disk is full."""
         with self._alone:
-            self._recent.pop(name, None)
+            self._kept.pop(name, None)
         temporary = self._file(name).with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
         try:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
@@ -99,13 +97,16 @@ class Cache:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _remember(self, name: str, arrays: dict[str, Array]) -> None:
-        """Keeps arrays in memory, as gradients of many batches ask for the same; the oldest give way."""
+        """Keeps arrays in memory while there is room, as gradients of every batch ask for the same.
+
+        They ask in turns, so if the oldest gave way, it would be the one that is asked for next.
+        """
         for array in arrays.values():
             array.setflags(write=False)
+        size = sum(array.nbytes for array in arrays.values())
         with self._alone:
-            self._recent[name] = arrays
-            while sum(array.nbytes for kept in self._recent.values() for array in kept.values()) > _IN_MEMORY:
-                self._recent.popitem(last=False)
+            if size + sum(array.nbytes for kept in self._kept.values() for array in kept.values()) <= _IN_MEMORY:
+                self._kept[name] = arrays
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npz"
@@ -114,7 +115,7 @@ class Cache:
 def _elsewhere(folder: Path) -> Cache:
     """A cache that another process has open, which reads and writes the same files."""
     cache = Cache.__new__(Cache)
-    cache._recent, cache._alone, cache._folder = OrderedDict(), Lock(), folder
+    cache._kept, cache._alone, cache._folder = {}, Lock(), folder
     return cache
 
 

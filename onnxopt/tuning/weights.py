@@ -16,7 +16,7 @@ from onnxopt.tuning.optimizer import Vector
 _INSIDE = 0.35
 """Steps from an integer within which a weight starts that feedback has rounded to it: many would be at the edge of 0.5,
 and go over it together."""
-_SHARE, _SHARE_OF_WEIGHT = 16, 2
+_SHARE, _SHARE_OF_WEIGHT = 16, 8
 """Of the root mean square of a bias, and of pruned or shared weights, the part that its unit is."""
 _LEAST = 1e-4
 """Unit of a bias of zeros."""
