@@ -194,7 +194,7 @@ def test_what_does_not_fit_a_32_bit_memory_is_refused(web: Path, tmp_path: Path)
 def test_damaged_files_are_refused_or_lose_nothing(web: Path, small: Path, tmp_path: Path) -> None:
     intact, rng = small.read_bytes(), np.random.default_rng(1)
     files = []
-    for index, (at, cut) in enumerate(zip(rng.integers(0, len(intact), 400), rng.random(400) < 0.3, strict=True)):
+    for index, (at, cut) in enumerate(zip(rng.integers(0, len(intact), 150), rng.random(150) < 0.3, strict=True)):
         damaged = bytearray(intact)
         damaged[at] ^= 1 << index % 8
         files.append(tmp_path / f"{index}.onnx")
@@ -204,7 +204,7 @@ def test_damaged_files_are_refused_or_lose_nothing(web: Path, small: Path, tmp_p
     for path, one in said.items():
         assert one.get("weights") == weights or one["error"], path
         assert one.get("name", "Error") == "Error"
-    assert sum("error" in one for one in said.values()) > 350
+    assert sum("error" in one for one in said.values()) > 130
 
 
 # --- the package -----------------------------------------------------------------------------------------------------
