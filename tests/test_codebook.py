@@ -313,7 +313,7 @@ def test_one_price_buys_alike_in_every_layer(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "images", "every"), [("lenet5", 1000, 2), ("resnet32", 100, 8)])
+@pytest.mark.parametrize(("model", "images", "every"), [("lenet5", 1000, 2), ("resnet20", 50, 8)])
 def test_hessian_and_price_beat_plain_k_means_on_real_layers(
     model: str, images: int, every: int, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ def say(words: list[str], folder: Path) -> str:
 def without_numbers(page: str) -> list[str]:
     """The printed words: sizes, errors and seconds differ between machines, column widths with them."""
     shown = "\n".join(block.text for block in blocks(page) if block.language in {"console", "text"})
-    return re.sub(r"[-+\d.]+|significant|no difference|k?B|[kM]B", " ", shown).split()
+    return re.sub(r"[-+\d.]+|significant|no difference|[kMG]?B", " ", shown).split()
 
 
 @pytest.mark.slow
