@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import onnxopt
 from common import realdata, runs
 from common.kept import fresh
 from onnxopt import Contract
@@ -34,7 +33,7 @@ worse but for a standard deviation of sqrt(20) = 4.5 answers, 1.1 points.
 
 DOCUMENTED = {
     "resnet32", "resnet56", "resnet50v2_imagenette", "squeezenet1.0", "squeezenet1.1", "mobilenet_v2", "mobilefacenet",
-    "super_resolution",
+    "super_resolution", "ppocr_det",
 }  # fmt: skip
 """Models that take long; docs/models.md measures them."""
 
@@ -52,7 +51,6 @@ FAST = {
     "magika",
     "resnet56_dynamo",
     "mobilenet_v2_int8_tflite",
-    "ppocr_det",
 }
 """Models that take a minute or more with the default effort, which the documents measure."""
 
@@ -82,12 +80,7 @@ def test_small_enough_and_good_enough(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
-    [
-        # Its outputs are nearly 0 on synthetic inputs: the kernels of some processors leave more noise.
-        pytest.param(m, marks=pytest.mark.xfail(raises=onnxopt.Missed, strict=False)) if m == "ppocr_det" else m
-        for m in realdata.SHARED
-        if m not in FLOORS and m not in DOCUMENTED
-    ],
+    [m for m in realdata.SHARED if m not in FLOORS and m not in DOCUMENTED],
 )
 def test_other_models_are_never_larger_and_stay_close(model: str) -> None:
     row = models.row(model, IMAGES.get(model), effort_for(model))
