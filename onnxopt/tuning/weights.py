@@ -223,14 +223,8 @@ class Weights:
         """Rows and columns of each rounded weight."""
         self.rounded = self.masters[: sum(map(prod, self.matrices))]
         """The masters of rounded weights, a view."""
-        self._limits = np.concatenate(
-            [
-                np.full(prod(one.shape), one.most or np.inf, np.float32)
-                for one in rounded
-                if any(two.most for two in rounded)
-            ]
-            or [np.zeros(0, np.float32)]
-        )
+        limits = [np.full(prod(one.shape), one.most or np.inf, np.float32) for one in rounded]
+        self._limits = np.concatenate(limits) if any(one.most for one in rounded) else np.zeros(0, np.float32)
         """[rounded masters]: their largest magnitudes; empty where all may be any."""
         if near and rounded:
             q = np.concatenate([one.start.q.ravel() for one in rounded]).astype(np.float32)
