@@ -23,7 +23,7 @@ from common.static_int8 import METHODS, int8
 from onnxopt import Contract, OnnxoptError
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.measure.benchmark.latency import latency, log_ratios, paired, take_turns
-from onnxopt.measure.benchmark.worker import workers
+from onnxopt.measure.benchmark.worker import LOADED, workers
 
 IMAGES = 16384
 """Training images, at most."""
@@ -94,7 +94,7 @@ def race(model: str, *files: Path) -> Times:
     images = task.read("test").images[:8]
     entry = realdata.plain_session(files[0]).get_inputs()[0].name
     feeds = [{entry: task.prepare(images[i : i + 1])} for i in range(len(images))]
-    turns = [(file, feeds) for file in files]
+    turns = [(file, feeds, LOADED) for file in files]
     times = take_turns(lambda process: workers(turns, THREADS, process), SECONDS)
 
     def pair(one: int, other: int) -> SpeedRatio:

@@ -15,7 +15,7 @@ from onnxopt.measure.benchmark.latency import (
     paired,
     take_turns,
 )
-from onnxopt.measure.benchmark.worker import Feeds, workers
+from onnxopt.measure.benchmark.worker import LOADED, Feeds, workers
 
 _FAR = 4.0
 """Distance of a ratio from one, in half intervals, at which it is certain enough."""
@@ -33,7 +33,7 @@ def time_ratios(
 
     Raises OnnxoptError if a model does not load or run.
     """
-    every = [(path, feeds) for path in (*models, against)]
+    every = [(path, feeds, LOADED) for path in (*models, against)]
     *times, others = take_turns(lambda process: workers(every, None, process), seconds, advance, _decided)
     return [paired(str(path), str(against), log_ratios(one, others)) for path, one in zip(models, times, strict=True)]
 

@@ -111,11 +111,9 @@ class Worker:
 
 @contextmanager
 def workers(
-    models: Sequence[tuple[Path, Sequence[Feeds]] | tuple[Path, Sequence[Feeds], str]],
-    threads: int | None,
-    process: int,
+    models: Sequence[tuple[Path, Sequence[Feeds], str]], threads: int | None, process: int
 ) -> Iterator[list[Worker]]:
-    """One worker for each model, its feeds, and the residence of its weights where that is given.
+    """One worker for each model, its feeds, and the residence of its weights.
 
     The order of their start alternates, as later processes get other memory.
 
@@ -126,8 +124,8 @@ def workers(
     started: dict[int, Worker] = {}
     with ExitStack() as stack:
         for i in range(len(models)) if process % 2 == 0 else reversed(range(len(models))):
-            path, feeds, *residence = models[i]
-            started[i] = stack.enter_context(Worker(path, feeds, threads, *residence))
+            path, feeds, residence = models[i]
+            started[i] = stack.enter_context(Worker(path, feeds, threads, residence))
         yield [started[i] for i in range(len(models))]
 
 
