@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,13 @@ def model(
         [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def tuning_case(folder: Path, width: int, samples: int) -> tuple[Path, Path]:
+    """Files of a small network, and of samples for it."""
+    onnx.save(mlp(width), folder / "small.onnx")
+    np.save(folder / "x.npy", weights(samples, width, seed=5))
+    return folder / "small.onnx", folder / "x.npy"
 
 
 def mlp(width: int = 64, seed: int = 0) -> onnx.ModelProto:

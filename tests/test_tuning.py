@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import lstm, mlp, weights
+from builders import lstm, mlp, tuning_case, weights
 from commanding import refused, run
 from differences import build, node
 from onnx import numpy_helper
@@ -194,9 +194,7 @@ def test_training_makes_noise_and_bits_cheaper_at_their_price() -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path]:
     """A small network, and samples for it."""
-    onnx.save(mlp(16), tmp_path / "small.onnx")
-    np.save(tmp_path / "x.npy", weights(256, 16, seed=5))
-    return tmp_path / "small.onnx", tmp_path / "x.npy"
+    return tuning_case(tmp_path, 16, 256)
 
 
 def test_the_same_passes_give_the_same_bytes(small: tuple[Path, Path], tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from builders import mlp, weights
+from builders import tuning_case
 
 import onnxopt
 from onnxopt import Contract
@@ -26,9 +24,7 @@ class KilledError(Exception):
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A small network, and samples for it, with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    onnx.save(mlp(64), tmp_path / "small.onnx")
-    np.save(tmp_path / "x.npy", weights(512, 64, seed=5))
-    return tmp_path / "small.onnx", tmp_path / "x.npy"
+    return tuning_case(tmp_path, 64, 512)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from builders import mlp, weights
+from builders import mlp, tuning_case, weights
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError
@@ -27,9 +27,7 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path]:
     """A small network, and samples for it."""
-    onnx.save(mlp(64), tmp_path / "small.onnx")
-    np.save(tmp_path / "x.npy", weights(512, 64, seed=5))
-    return tmp_path / "small.onnx", tmp_path / "x.npy"
+    return tuning_case(tmp_path, 64, 512)
 
 
 def noise_of(model: Path, file: Path) -> float:

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from builders import cnn, mlp, weights
+from builders import cnn, tuning_case, weights
 from commanding import refused, run
 
 import onnxopt
@@ -33,9 +32,7 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, Path]:
     """A small network, and samples for it."""
-    onnx.save(mlp(64), tmp_path / "small.onnx")
-    np.save(tmp_path / "x.npy", weights(1024, 64, seed=5))
-    return tmp_path / "small.onnx", tmp_path / "x.npy"
+    return tuning_case(tmp_path, 64, 1024)
 
 
 def test_a_bounded_size_is_used_and_the_file_is_nearer_to_the_original(
