@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from onnxopt.data import Spec
 from onnxopt.errors import OnnxoptError
 from onnxopt.measure.clock import Clock, OrtClock
+from onnxopt.passes import passes_of
 from onnxopt.pool import Pool, Threads
 from onnxopt.spec.augment import Augment
 from onnxopt.spec.augment import parse as parse_augment
@@ -19,7 +20,7 @@ from onnxopt.spec.effort import Effort
 from onnxopt.spec.goal import Goal
 from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.progress import Progress
-from onnxopt.spec.recipes import Recipe
+from onnxopt.spec.recipes import GENTLEST, STRONGEST, Recipe
 from onnxopt.spec.target import Target
 from onnxopt.spec.tuning import Tuning
 
@@ -143,6 +144,7 @@ class Request:
             raise OnnxoptError("--device says which INT8 kernels to target; give --for speed, --for balanced or "
                                "--activations, too")  # fmt: skip
         Target.of(self.device)
+        self._check_steps()
         self.contract.check(self.lossless, self.recipe is not None)
         if self.lossless and self.effort != Effort.DEFAULT:
             raise OnnxoptError(f"--lossless and --effort {self.effort} contradict each other: a lossless file takes no "
@@ -157,6 +159,17 @@ class Request:
             raise OnnxoptError("--tune-labels is their share in training; give --tune, too")
         goal = None if self.goal is None else Goal(self.goal)
         return replace(self, goal=goal, effort=Effort(self.effort), tune=tune, augment=augment)
+
+    def _check_steps(self) -> None:
+        """Raises OnnxoptError if a rule's step is none, before anything is done for it."""
+        ends = () if self.recipe is None else (self.recipe.at(GENTLEST), self.recipe.at(STRONGEST))
+        whose = "" if self.recipe is None else f"recipe {self.recipe.name}: "
+        for prefix, overrides in (("", self.overrides), *((whose, one) for one in ends)):
+            for rule in overrides.rules:
+                try:
+                    _ = passes_of(rule.decided["step"]) if "step" in rule.decided else []
+                except OnnxoptError as error:
+                    raise OnnxoptError(f"{prefix}{rule}: {error}") from error
 
     def _check_tuning(self) -> None:
         """Raises OnnxoptError if nothing can be trained."""

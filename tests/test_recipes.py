@@ -17,6 +17,7 @@ from common import realdata
 from onnxopt import Contract, Missed, OnnxoptError
 from onnxopt.graph import weight_macs
 from onnxopt.spec import recipes
+from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Step
 from onnxopt.spec.promise import Promise
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STRONGEST, Recipe
@@ -50,7 +51,7 @@ def test_knobs_turn_together(recipe: Path, strength: float, q: float, k: int) ->
         (f"colour = 3\n{RULE}skip = true", "there is no key colour"),
         (f'[knobs]\nq = 3\n{RULE}step = "prune{{sigma=$q}}"', "knob q is 3, expected its gentlest and its strongest"),
         (f'{KNOBS}{RULE}step = "prune{{sigma=$p}}"', "there is no knob 'p'"),
-        (f'{KNOBS}{RULE}step = "prune{{"', "rule 2: not a step"),
+        (f'{KNOBS}{RULE}step = "prune{{"', "rule 1: not a step"),
         (f"{KNOBS}{RULE}max_bits = 3", "decides something other than a step"),
     ],
 )
@@ -60,6 +61,20 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, text: str, message: str)
     with pytest.raises(OnnxoptError, match=message) as caught:
         Recipe.open(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [("prnue{keep=0.5}", "no pass is called 'prnue'.*prune"), ("prune{kept=0.5}", "prune takes .*, not kept")],
+)
+def test_a_step_that_is_none_is_refused_before_any_work(tmp_path: Path, step: str, message: str) -> None:
+    """Not even the model is read, which does not exist."""
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{RULE}skip = true\n{RULE}step = '{step}'")
+    for whose, given in (("", {"overrides": Overrides.read(path)}),
+                         (f"recipe {path}: ", {"recipe": Recipe.open(str(path))})):  # fmt: skip
+        with pytest.raises(OnnxoptError, match=rf'^{whose}rule 2 \(op = "Gemm", axes = 2\): .*{message}'):
+            onnxopt.optimize(tmp_path / "nothing.onnx", **given)
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:

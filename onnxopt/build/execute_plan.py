@@ -17,9 +17,9 @@ from onnxopt.calibration.collect import Statistics
 from onnxopt.calibration.stats import Stats
 from onnxopt.calibration.targets import Targets
 from onnxopt.encoding import Array, Encoding, relative_error
-from onnxopt.errors import OnnxoptError, meant
+from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Graph, Site, Stored, is_depthwise, is_for_value, rounding
-from onnxopt.passes import PASSES, Pass, Skip
+from onnxopt.passes import Pass, Skip, passes_of
 from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
 from onnxopt.passes.quantise.feedback import Feedback
@@ -75,9 +75,7 @@ def execute_plan(
     the plan names a pass or a weight that does not exist.
     """
     sites = {site.path: site for site in graph.sites()}
-    passes = {
-        path: [_pass_of(path, one) for one in step] for path, step in plan.steps.items() if not is_structural(step)
-    }
+    passes = {path: _decisions(path, step) for path, step in plan.steps.items() if not is_structural(step)}
     for path in passes:
         check_path(path, sites)
     fixed = frozenset(path for path in sites if path not in passes)
@@ -186,13 +184,11 @@ def _members(
     return found
 
 
-def _pass_of(path: str, step: Step) -> Pass:
-    if step.name not in PASSES:
-        raise OnnxoptError(
-            f"plan, path {path!r}: no pass is called {step.name!r}; there is {', '.join(sorted(PASSES))}"
-            f"{meant(step.name, PASSES)}"
-        )
-    return PASSES[step.name].from_step(step)
+def _decisions(path: str, step: Step) -> list[Pass]:
+    try:
+        return passes_of(step)
+    except OnnxoptError as error:
+        raise OnnxoptError(f"plan, path {path!r}: {error}") from error
 
 
 def _apply(graph: Graph, site: Site, step: Step, decisions: Sequence[Pass], values: Array, stats: Stats) -> Event:

@@ -3,8 +3,10 @@
 from importlib import import_module
 from pkgutil import walk_packages
 
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.passes.base import Pass, Skip
 from onnxopt.passes.structural import Structural
+from onnxopt.spec.plan import Step
 
 for _module in walk_packages(__path__, f"{__name__}."):
     import_module(_module.name)
@@ -16,4 +18,19 @@ QUANTIZING: dict[str, type[Pass]] = {cls.name: cls for cls in Pass.__subclasses_
 PASSES: dict[str, type[Pass]] = {**STRUCTURAL, **QUANTIZING}
 """Every pass by its name."""
 
-__all__ = ["PASSES", "QUANTIZING", "STRUCTURAL", "Pass", "Skip", "Structural"]
+
+def passes_of(step: Step) -> list[Pass]:
+    """The decisions of a step and of those that follow it. Raises OnnxoptError if one names no pass, or has arguments
+    that the pass does not take."""
+    return [_decision(one) for one in step]
+
+
+def _decision(step: Step) -> Pass:
+    if step.name not in PASSES:
+        raise OnnxoptError(
+            f"no pass is called {step.name!r}; there is {', '.join(sorted(PASSES))}{meant(step.name, PASSES)}"
+        )
+    return PASSES[step.name].from_step(step)
+
+
+__all__ = ["PASSES", "QUANTIZING", "STRUCTURAL", "Pass", "Skip", "Structural", "passes_of"]

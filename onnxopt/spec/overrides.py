@@ -131,9 +131,10 @@ class Overrides:
         return cls.of(rules, source)
 
     @classmethod
-    def of(cls, rules: Sequence[dict[str, Any]], source: str = "overrides") -> Overrides:
-        """From tables as in the file. Raises OnnxoptError where a rule is wrong."""
-        return cls(tuple(_rule(rule, number, source) for number, rule in enumerate(rules, 1)))
+    def of(cls, rules: Sequence[dict[str, Any]], source: str = "overrides", first: int = 1) -> Overrides:
+        """From tables as in the file, of which the first has the number `first`. Raises OnnxoptError where a rule is
+        wrong."""
+        return cls(tuple(_rule(rule, number, source) for number, rule in enumerate(rules, first)))
 
     def decided(self, weights: Sequence[Weight]) -> dict[str, Override]:
         """What the rules decide for all weights of a model (in the graph's order), by path."""

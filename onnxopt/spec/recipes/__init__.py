@@ -113,7 +113,7 @@ class Recipe:
             raise OnnxoptError(
                 f"recipe {self.name}: there is no knob {error}; a step has $ and a knob's name"
             ) from error
-        return Overrides.of(rules, f"recipe {self.name}")
+        return Overrides.of(rules, f"recipe {self.name}", first=0)
 
     @property
     def searched(self) -> bool:
