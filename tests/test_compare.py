@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 
 import train_digits
 from onnxopt import Contract, OnnxoptError, cli
+from onnxopt.pool.cluster import Cluster
 from onnxopt.report.compare import render
 from onnxopt.search.slope import Trial
 from onnxopt.spec.recipes import Recipe
 from onnxopt.studies.compare import ENGINE, Systems, compare, front
 
 pytestmark = pytest.mark.slow
+needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra cluster")
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits.onnx"
 MACS = 24 * 9 * 64 + 48 * 24 * 9 * 64 + 128 * 768 + 10 * 128
@@ -65,6 +69,27 @@ def test_multiplications_by_zero_are_told_apart(found: Systems) -> None:
 def test_what_gives_no_file_says_why(found: Systems) -> None:
     (why,) = found.failed.values()
     assert "nothing can follow svd" in why
+
+
+@needs_dask
+def test_a_cluster_finds_the_same(folder: Path, found: Systems) -> None:
+    """Each system runs on a worker; only their times are their own."""
+    recipes, told = [Recipe.open(str(folder / name)) for name in ("pruned.toml", "wrong.toml")], list[str]()
+    with Cluster("local:2") as pool:
+        others = compare(DIGITS, recipes, Contract(error=0.3), folder / "train.npz", pool=pool,
+                         progress=lambda what, share: told.append(what))  # fmt: skip
+        assert pool.moved.tasks == 3
+    assert told == ["engine: done", "pruned: done", "wrong: done"]
+    timeless = [
+        replace(one, systems=tuple(replace(each, seconds=0) for each in one.systems)) for one in (found, others)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@needs_dask
+def test_the_engines_error_comes_from_a_worker(folder: Path) -> None:
+    with Cluster("local:1") as pool, pytest.raises(OnnxoptError, match="no such file"):
+        compare(DIGITS, [], Contract(error=0.3), folder / "nothing.npz", pool=pool)
 
 
 def test_the_engines_error_is_everyones(folder: Path) -> None:

@@ -10,9 +10,12 @@ from typing import Annotated
 
 from onnxopt.cli.app import console, print_json, progress, write
 from onnxopt.cli.groups import command
+from onnxopt.cli.many import Clustered
 from onnxopt.cli.optimize import Checked
 from onnxopt.cli.options import Bounds, Inputs, Memory, Model, Showing, option
 from onnxopt.files import writing
+from onnxopt.pool.cluster import Cluster
+from onnxopt.report.batch import moved
 from onnxopt.report.compare import print_systems, render
 from onnxopt.spec import recipes
 from onnxopt.spec.recipes import Recipe
@@ -22,7 +25,7 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
-class Systems(Memory, Showing, Checked):
+class Systems(Memory, Showing, Checked, Clustered):
     """Options for what to compare and how to show it."""
 
     recipes: Annotated[
@@ -43,8 +46,11 @@ def compare(model: Model, inputs: Inputs, bounds: Bounds, systems: Systems) -> N
         contract, chosen = bounds.contract, _opened(systems.recipes)
         with progress(systems.verbose, systems.log_json) as advance:
             data, checked = inputs.opened(model, systems.evaluation)
-            found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram, tune=systems.tune,
-                            progress=advance)  # fmt: skip
+            with systems.within as pool:
+                found = measure(model, chosen, contract, data, evaluation=checked, max_ram=systems.ram,
+                                tune=systems.tune, progress=advance, pool=pool)  # fmt: skip
+                if isinstance(pool, Cluster):
+                    advance(moved(pool), 1.0)
         found = replace(found, command=shlex.join(["onnxopt", *sys.argv[1:]]))
         if systems.report:
             write(systems.report, render(found))

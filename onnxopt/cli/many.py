@@ -26,25 +26,32 @@ COMMAND = ("-m", "onnxopt.cli")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parallel:
-    """Options for where the models of a command run."""
+class Clustered:
+    """Option for where what is independent runs."""
 
-    jobs: Annotated[int, typer.Option(min=1, help="Of several models, so many at a time.")] = 1
     cluster: Annotated[
         str | None,
-        option(metavar="ADDRESS", help="Run the parts of one model, or each of several, where Dask decides: "
-                                       "tcp://host:8786, or local:4 for four workers on this machine."),
+        option(metavar="ADDRESS", help="Run what is independent, such as the parts of a model, or each of several, "
+                                       "where Dask decides: tcp://host:8786, or local:4 for four workers on this "
+                                       "machine."),
     ] = None  # fmt: skip
 
     @property
-    def pool(self) -> AbstractContextManager[Pool]:
-        """The pool of these options. Raises OnnxoptError for an address that is none."""
-        return Threads(self.jobs) if self.cluster is None else Cluster(self.cluster)
+    def within(self) -> AbstractContextManager[Pool]:
+        """The pool for the parts of one model. Raises OnnxoptError for an address that is none."""
+        return Threads() if self.cluster is None else Cluster(self.cluster)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel(Clustered):
+    """Options for where the models of a command run."""
+
+    jobs: Annotated[int, typer.Option(min=1, help="Of several models, so many at a time.")] = 1
 
     @property
-    def within(self) -> AbstractContextManager[Pool]:
-        """The pool for the parts of one model. Raises as `pool` does."""
-        return Threads() if self.cluster is None else Cluster(self.cluster)
+    def pool(self) -> AbstractContextManager[Pool]:
+        """The pool for whole models. Raises as `within` does."""
+        return Threads(self.jobs) if self.cluster is None else Cluster(self.cluster)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,6 +18,7 @@ from onnxopt.data import Array, Spec, open_data
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import Source, macs, read, weight_macs
 from onnxopt.measure.benchmark.inputs import inputs_for
+from onnxopt.pool import Pool, Shared, Threads
 from onnxopt.request import Options
 from onnxopt.results.result import Result
 from onnxopt.runtime import archive
@@ -88,6 +90,43 @@ class CompareOptions(TypedDict, total=False):
     max_ram: int
     progress: Progress | None
     tune: Tuning | str | None
+    pool: Pool
+    """Where systems run: here one after another, on a cluster each on a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What all systems are asked."""
+
+    model: Path
+    contract: Contract
+    data: Spec | None
+    options: CompareOptions
+    feeds: Mapping[str, Array] | None
+    """Of one sample, for counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A system that is to run."""
+
+    name: str
+    recipe: Recipe | None
+    tune: Tuning | str | None
+    start: float = 0.0
+    """Share of the candidates before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What became of a candidate."""
+
+    name: str
+    system: System | None
+    data: str = ""
+    """Name of the data of its check; empty if there was none."""
+    reason: str = ""
+    """Why it gives no file."""
 
 
 def compare(
@@ -106,39 +145,52 @@ def compare(
     """
     contract = contract.with_default(synthetic=data is None)
     tell = options.pop("progress", None) or (lambda what, share: None)
+    pool = options.pop("pool", None) or Threads()
     contract.check()
-    source, checked = read(model), ""
-    feeds, systems, failed = _sample(source, data), list[System](), dict[str, str]()
-    runs = list(_runs(recipes, options.pop("tune", None)))
-    with tempfile.TemporaryDirectory() as folder:
-        for index, (name, recipe, tune) in enumerate(runs):
-            told = _within(tell, name, index / len(runs), 1 / len(runs))
-            given = Options(allow_miss=True, recipe=recipe, progress=told, tune=tune)
-            given.update(options)  # type: ignore[typeddict-item]
-            try:
-                result = api.optimize(
-                    model, Path(folder) / "small.onnx", contract, data, **given
-                )  # fmt: skip
-            except OnnxoptError as error:
-                if recipe is None:
-                    raise
-                failed[name] = str(error)
-                continue
-            systems.append(_system(name, result, feeds))
-            checked = result.check.data if result.check else ""
+    source, path = read(model), Path(model)
+    feeds = _sample(source, data)
+    candidates = list(_candidates(recipes, options.pop("tune", None)))
+    question = pool.share(_Question(path, contract, data, options, feeds))
+    part, found = 1 / len(candidates), list[_Ran]()
+    work = partial(_ran, question, told=tell if pool.here else None, part=part)
+    for one in pool.stream(work, candidates):
+        found.append(one)
+        if not pool.here:
+            tell(f"{one.name}: done", len(found) * part)
     before, _ = _counted(source.model, feeds)
-    return Systems(source.path, source.size, before, str(contract), contract, checked, tuple(systems), failed)
+    checked = next((one.data for one in reversed(found) if one.system), "")
+    systems = tuple(one.system for one in found if one.system)
+    failed = {one.name: one.reason for one in found if not one.system}
+    return Systems(source.path, source.size, before, str(contract), contract, checked, systems, failed)
 
 
-def _runs(
-    recipes: Sequence[Recipe], tune: Tuning | str | None
-) -> Iterator[tuple[str, Recipe | None, Tuning | str | None]]:
-    """Name, recipe and training of every system."""
+def _candidates(recipes: Sequence[Recipe], tune: Tuning | str | None) -> Iterator[_Candidate]:
+    """The engine, then every recipe, each followed by itself with training."""
+    found = list[_Candidate]()
     for recipe in (None, *recipes):
         name = Path(recipe.name).stem if recipe else ENGINE
-        yield name, recipe, None
+        found.append(_Candidate(name, recipe, None))
         if tune is not None and (recipe is None or recipe.tune):
-            yield f"{name}, tuned", recipe, tune
+            found.append(_Candidate(f"{name}, tuned", recipe, tune))
+    for index, one in enumerate(found):
+        yield replace(one, start=index / len(found))
+
+
+def _ran(question: Shared[_Question], one: _Candidate, told: Progress | None, part: float) -> _Ran:
+    """Runs one system. Raises OnnxoptError if it is the engine and fails."""
+    asked = question.value
+    given = Options(allow_miss=True, recipe=one.recipe, tune=one.tune)
+    given.update(asked.options)  # type: ignore[typeddict-item]
+    if told:
+        given["progress"] = _within(told, one.name, one.start, part)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = api.optimize(asked.model, Path(folder) / "small.onnx", asked.contract, asked.data, **given)
+        except OnnxoptError as error:
+            if one.recipe is None:
+                raise
+            return _Ran(one.name, None, reason=str(error))
+        return _Ran(one.name, _system(one.name, result, asked.feeds), result.check.data if result.check else "")
 
 
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
