@@ -82,6 +82,20 @@ def test_bytes_are_those_of_threads(given: bool, pretended: Callable[[int], Clus
         assert not list(tmp_path.glob("*.pickle"))  # nobody refers to what was shared
 
 
+def test_folds_tell_as_much_of_what_workers_send(pretended: Callable[[int], Cluster], tmp_path: Path) -> None:
+    """The spread of a drop by the jackknife, of every trial."""
+    model = tmp_path / "model.onnx"
+    onnx.save(mlp(24), model)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((900, 24), np.float32))
+    here, there = (
+        onnxopt.optimize(model, tmp_path / "small.onnx", Contract(max_drop=0.02, metric="mse"), tmp_path / "x.npy",
+                         pool=pool, effort="fast").trials
+        for pool in (Threads(), pretended(3))
+    )  # fmt: skip
+    assert here == there
+    assert min(trial.spread for trial in here) > 0
+
+
 def test_arrays_are_sent_without_a_copy() -> None:
     found = {"none": np.zeros((2, 0), np.float32), "turned": np.arange(6.0).reshape(2, 3).T}
     parts = Answer(found, False, 3).sent()
