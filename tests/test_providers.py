@@ -209,6 +209,32 @@ for chosen in (None, options):
     check(session)
 """
 
+TUNE = """
+import re
+import sys
+import numpy as np
+import onnx
+import onnxopt
+from onnxopt import runtime
+from onnxopt.calibration.stats import Probe
+
+model = onnx.load(sys.argv[1])
+(weight,) = model.graph.initializer
+x = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+
+def found(provider):
+    said = []
+    with runtime.providers([provider]):
+        onnxopt.optimize(model, data={"x": x}, tune="2epochs", progress=lambda what, share: said.append(what))
+        moved = Probe(model, [weight.name], [{"x": x}]).error({weight.name: 1.5 * onnx.numpy_helper.to_array(weight)})
+    distances = re.findall("round 1 .* ([0-9.]+) from the original", "\\n".join(said))
+    return [moved, *map(float, distances)]
+
+there, here = found("OpenVINO"), found("CPU")
+assert len(here) > 1 and min(here) > 0, here
+np.testing.assert_allclose(there, here, rtol=0.02)
+"""
+
 C_SCRIPT = """
 import sys
 from pathlib import Path
@@ -270,6 +296,12 @@ class TestOpenVINO:
         done = python_with(version, CHECK_GPU, files[1], "", "OpenVINO", cwd=tmp_path, package=package)
         assert done.returncode == 0, done.stderr
         assert "equal but for rounding" in done.stdout
+
+    def test_weights_that_are_fed(self, files: list[str], tmp_path: Path) -> None:
+        """It takes initializers for constants, also where they are inputs: those of tuning, and of probed noise."""
+        version, package = OPENVINO
+        done = python_with(version, "-c", TUNE, files[1], cwd=tmp_path, package=package)
+        assert done.returncode == 0, done.stderr
 
     def test_in_c(self, files: list[str], tmp_path: Path) -> None:
         version, package = OPENVINO

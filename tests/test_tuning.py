@@ -62,7 +62,8 @@ def batches(*feeds: dict[str, Array]) -> Data:
 
 
 def lessons_of(model: onnx.ModelProto, student: Student, loss: Loss, *feeds: dict[str, Array]) -> Lessons:
-    starts, _ = student.survey(feeds[0], {})
+    matrices = {name: array for name, array in tensors_of(model).items() if array.ndim == 2}
+    starts, _ = student.survey(feeds[0], matrices)
     lessons = Lessons(batches(*feeds), model, [start.name for start in starts])
     loss.learn(starts, lessons.lesson(0).samples, [lessons.lesson(0).wanted])
     return lessons

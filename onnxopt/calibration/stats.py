@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.linalg import lapack
 
 from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
-from onnxopt.graph import Linear, expose, observe
+from onnxopt.graph import Linear, expose, observe, without_defaults
 from onnxopt.metrics.output_error import output_error
 
 Floats = npt.NDArray[np.float64]
@@ -152,16 +152,19 @@ class Probe:
     Raises what the runtime raises if the model does not run.
     """
 
-    def __init__(self, model: onnx.ModelProto, paths: Iterable[str], feeds: Sequence[Mapping[str, Array]]) -> None:
+    def __init__(self, model: onnx.ModelProto, paths: Collection[str], feeds: Sequence[Mapping[str, Array]]) -> None:
         open_model = onnx.ModelProto()
         open_model.CopyFrom(model)
         tensors = {t.name: t for t in model.graph.initializer}
-        for path in paths:  # an initializer that is also an input may be fed
+        for path in paths:
             t = tensors[path]
             open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
-        self._feeds, self._observed = feeds, observe(model)
+        own = {path: onnx.numpy_helper.to_array(tensors[path]) for path in paths}
+        own = {path: array for path, array in own.items() if array.dtype.kind != "V"}  # of types that numpy has not
+        without_defaults(open_model, own)
+        self._feeds, self._observed = [{**feed, **own} for feed in feeds], observe(model)
         self._session = chosen_session(expose(open_model, self._observed.values))
-        self._wanted = [self._session.run(None, dict(feed)) for feed in self._feeds]
+        self._wanted = [self._session.run(None, feed) for feed in self._feeds]
 
     def error(self, weights: Mapping[str, Array]) -> float:
         """Error of the observed values with these weights (see `output_error`), root mean square over the feeds.

@@ -6,7 +6,7 @@ from onnxopt.graph.describe import Users
 from onnxopt.graph.functions import foreign_domains, inline
 from onnxopt.graph.given import Model, on_disk
 from onnxopt.graph.graph import Graph, Site, Stored
-from onnxopt.graph.inspect.expose import expose
+from onnxopt.graph.inspect.expose import expose, without_defaults
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
@@ -85,5 +85,6 @@ __all__ = [
     "weight_macs",
     "with_fake_quant",
     "with_zeros_added",
+    "without_defaults",
     "wrap",
 ]

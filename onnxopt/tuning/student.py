@@ -12,7 +12,7 @@ from onnxruntime import OrtValue
 from onnxopt.calibration.chunks import any_batch, cut
 from onnxopt.data import Data, Pending, chosen_session
 from onnxopt.encoding import Array
-from onnxopt.graph import Gradient, expose
+from onnxopt.graph import Gradient, expose, without_defaults
 from onnxopt.graph.autodiff.gradient import Start
 from onnxopt.search.blends import blended
 from onnxopt.spec.augment import Augment
@@ -92,7 +92,7 @@ class Lessons:
 
 
 class Student:
-    """A model whose weights `paths` are inputs, of which the `trained` ones have gradients.
+    """A model whose weights `paths` are inputs, of which the `trained` ones have gradients. Each is fed in every run.
 
     Arguments:
         model: normalised; changed.
@@ -108,6 +108,7 @@ class Student:
         )
         self._types = {path: onnx.helper.tensor_dtype_to_np_dtype(tensors[path].data_type) for path in paths}
         self._gradient, self._loss = Gradient(model, trained), loss
+        without_defaults(model, paths)  # by which the gradient has found what is observed
 
     def survey(self, feeds: Mapping[str, Array], weights: Mapping[str, Array]) -> tuple[list[Start], dict[str, str]]:
         """The values that are observed; and by path of a weight that no gradient reaches, why."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 from onnx import NodeProto, helper
@@ -36,6 +36,15 @@ def with_outputs(
     finally:
         del graph.node[count:], graph.output[:]
         graph.output.extend(before.output)
+
+
+def without_defaults(model: onnx.ModelProto, inputs: Iterable[str]) -> None:
+    """Drops the initializers of these inputs, in place: some execution providers take an initializer for a constant,
+    whatever is fed."""
+    fed, tensors = frozenset(inputs), model.graph.initializer
+    for index in reversed(range(len(tensors))):
+        if tensors[index].name in fed:
+            del tensors[index]
 
 
 def runtime_types(model: onnx.ModelProto, values: Sequence[str]) -> dict[str, onnx.TypeProto | None]:
