@@ -58,6 +58,19 @@ def test_what_is_done_is_kept(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("memory", "together"), [(96 * 1024, True), (80 * 1024, False), (1, False), (0, True)])
+def test_jobs_run_beside_each_other_where_their_statistics_fit(memory: int, together: bool, tmp_path: Path) -> None:
+    """Those of one take 2 (24^2 + 48^2) 8 = 45 kB at most; one alone always runs."""
+    names = ("first.onnx", "second.onnx")
+    for name in names:
+        onnx.save(mlp(24), tmp_path / name)
+    jobs = [Job(Path(name), Path(f"{name}.out"), (), tmp_path, memory) for name in names]
+    with Threads(2) as pool:
+        assert [one.status for _, one in batch(COMMAND, jobs, pool, lambda what, share: None)] == ["met", "met"]
+    what = [line.split()[1] for line in (tmp_path / "ran.txt").read_text().splitlines()]
+    assert what == (["make", "make", "made", "made"] if together else ["make", "made", "make", "made"])
+
+
 @pytest.mark.parametrize(("codes", "worst"), [([0, 0], 0), ([0, 3], 3), ([3, 1, 0], 1), ([0, -9], 1), ([2], 1)])
 def test_the_exit_code_is_that_of_the_worst(codes: list[int], worst: int) -> None:
     assert exit_code([Outcome(Path(), Path(), "", code, "", None, None, 0.0, None) for code in codes]) == worst

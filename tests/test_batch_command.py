@@ -59,6 +59,7 @@ def test_jobs_share_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert made[0].words == ("--max-drop=0.5", "--data=train.npz", *shared)
     assert made[1].words == ("--max-drop=1", "--data=other data", *shared, "--lossless")
+    assert [job.memory for job in made] == [2**29, 0]
 
 
 def test_several_models_share_the_words_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +97,7 @@ def test_the_table_and_the_exit_code(tmp_path: Path) -> None:
         (JOBS + "max_drop = 1", "job 2: there is no option 'max_drop'; there is activations, allow-miss"),
         (JOBS + "check = 'x'", "job 2: there is no option 'check'"),
         (JOBS + "error = true", "job 2: error is True, expected a text or a number"),
+        (JOBS + "max-ram = 'much'", "job 2: max-ram is 'much', expected bytes"),
         (JOBS + "allow-miss = 1", "job 2: allow-miss is 1, expected true or false"),
         (JOBS + '[[job]]\nmodel = "x"\noutput = "./out"', "job 3: writes out, and so does job 1"),
     ],

@@ -11,7 +11,7 @@ import typer
 from onnxopt.cli.app import app
 from onnxopt.cli.groups import command
 from onnxopt.cli.many import FOR_ALL, Parallel, run_all
-from onnxopt.cli.options import Showing, argument
+from onnxopt.cli.options import Memory, Showing, argument, count
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import read_text
 from onnxopt.spec.documents import parse_toml
@@ -51,7 +51,8 @@ def _jobs(document: Mapping[str, Any]) -> Iterator[Job]:
         if (other := outputs.setdefault(place, number)) != number:
             raise OnnxoptError(f"job {number}: writes {place}, and so does job {other}; name another output")
         options = (word for name, value in words.items() for word in _words(f"job {number}", name, value))
-        yield Job(Path(model), place, tuple(options))
+        memory = count(f"job {number}: max-ram", str(words.get("max-ram", Memory.max_ram)))
+        yield Job(Path(model), place, tuple(options), memory=0 if words.get("lossless") else memory)
 
 
 def _words(job: str, name: str, value: Any) -> Iterator[str]:

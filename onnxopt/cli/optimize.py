@@ -124,8 +124,8 @@ def optimize(
     elif in_folder(models, placing.file):
         if writing.plan_out or writing.report:
             raise OnnxoptError("--plan-out and --report name one file, and a folder may hold several; leave them out")
-        words = placing.options_given()
-        run_all([Job(*pair, words) for pair in outputs(models, placing.file)], placing, writing)
+        words, memory = placing.options_given(), 0 if decisions.lossless else writing.ram
+        run_all([Job(*pair, words, memory=memory) for pair in outputs(models, placing.file)], placing, writing)
     else:
         _optimize(models[0], placing, inputs, bounds, decisions, writing)
 

@@ -8,13 +8,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 from typing import IO, Any
 
+from onnxopt.calibration.moments import moment_bytes
 from onnxopt.errors import Missed, OnnxoptError
+from onnxopt.graph import Graph, hoist, normalise, read
 from onnxopt.pool import Pool
 from onnxopt.spec.progress import Progress
 
@@ -32,6 +36,8 @@ class Job:
     """Further words of `onnxopt optimize`."""
     folder: Path = field(default_factory=Path.cwd)
     """Where relative paths start."""
+    memory: int = 0
+    """Bytes that statistics may take, of all jobs that run here at a time; 0 if it measures none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,10 @@ def batch(command: Sequence[str], jobs: Sequence[Job], pool: Pool, tell: Progres
         command: what Python runs as `onnxopt`.
         tell: told the share of all jobs that is done.
 
-    Yields the index of each job and its outcome, as they end. If it is stopped, the processes that run here are, too.
+    Here, a job waits until its statistics fit beside those of the jobs that run. Yields the index of each job and its
+    outcome, as they end. If it is stopped, the processes that run here are, too.
     """
-    shares, running = _Shares(jobs, tell), _Running()
+    shares, running = _Shares(jobs, tell), _Running(pool.places > 1)
     work = partial(run, tuple(command), running=running, shares=shares) if pool.here else partial(run, tuple(command))
     try:
         for index, outcome in pool.as_ended(work, list(enumerate(jobs))):
@@ -80,11 +87,42 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     return Missed.exit_code if codes <= {0, Missed.exit_code} and any(codes) else OnnxoptError.exit_code * any(codes)
 
 
-class _Running:
-    """Processes that run now."""
+def needed(model: Path) -> float:
+    """Bytes that the statistics of a model take if they are measured all at once; infinite if it cannot be read."""
+    try:
+        content = read(model).model
+        normalise(content)
+        hoist(content)
+        graph = Graph(content)
+        return 2.0 * sum(moment_bytes(graph, path, linears[0]) for path, linears in graph.linears().items())
+    except Exception:  # its job says what is wrong with it
+        return inf
 
-    def __init__(self) -> None:
+
+class _Running:
+    """Processes that run now, and what their statistics may take together."""
+
+    def __init__(self, several: bool = False) -> None:
         self._lock, self._processes, self._ended = Lock(), set[subprocess.Popen[str]](), False
+        self._several = several
+        self._reading, self._freed, self._taken = Lock(), Condition(), 0.0
+
+    @contextmanager
+    def fitting(self, job: Job) -> Iterator[None]:
+        """Waits until the job's statistics fit beside those of others. A job alone always fits."""
+        need = 0.0
+        if job.memory and self._several:
+            with self._reading:  # one model in memory at a time
+                need = min(job.memory, needed(job.folder / job.model))
+        with self._freed:
+            self._freed.wait_for(lambda: not (need and self._taken) or self._taken + need <= job.memory)
+            self._taken += need
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._taken -= need
+                self._freed.notify_all()
 
     def add(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
@@ -141,7 +179,8 @@ def run(
         return Outcome(one.model, one.output, "kept", 0, "", None, output.stat().st_size,
                        time.monotonic() - started, None)  # fmt: skip
     words = (*words, "-o", str(one.output), "--json", "--log-json", "-")
-    code, result, reason = _ended(words, one.folder, running, told)
+    with running.fitting(one):
+        code, result, reason = _ended(words, one.folder, running, told)
     status = result.get("status", "missed" if code == Missed.exit_code else "failed")
     return Outcome(one.model, one.output, status, code, reason, result.get("bytes_before"), result.get("bytes_after"),
                    time.monotonic() - started, result.get("peak_memory"))  # fmt: skip
