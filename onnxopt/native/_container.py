@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_size_t, c_void_p
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import onnx
@@ -19,6 +20,9 @@ from onnxopt.native._library import Array, EntryInfo, check, library
 
 RECONSTRUCTIONS = ("raw", "affine", "codebook", "relative")
 """Their numbers are those of FORMAT.md."""
+
+_BATCH = 8 << 20
+"""Bytes that are decoded at a time, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,29 @@ class Container:
         check(library().onnxopt_decode(self._handle, out, threads), ContainerError)
         made = zip(self.entries, arrays, strict=True)
         return {e.name: _elements(e, array) for e, array in made if array is not None}
+
+    def write(self, file: BinaryIO) -> dict[str, tuple[int, int]]:
+        """Writes every tensor of the model, decoded on all cores, and holds a few MiB of them or one at a time.
+
+        Returns where each begins, at a multiple of a page's size, and its bytes, by name. Raises ContainerError, and
+        OSError where the file takes no more.
+        """
+        places, batch = dict[str, tuple[int, int]](), dict[int, Array]()
+        for i, entry in enumerate(self.entries):
+            if not entry.hidden:
+                batch[i] = np.empty(entry.size, np.uint8)
+            if sum(map(len, batch.values())) < _BATCH and i + 1 < len(self.entries):
+                continue
+            out = (c_void_p * len(self.entries))(
+                *(batch[k].ctypes.data if k in batch else None for k in range(len(self.entries)))
+            )
+            check(library().onnxopt_decode(self._handle, out, 0), ContainerError)
+            for k, array in batch.items():
+                file.write(bytes(-file.tell() % mmap.PAGESIZE))
+                places[self.entries[k].name] = file.tell(), array.nbytes
+                file.write(array)
+            batch = {}
+        return places
 
     def close(self) -> None:
         """Frees the reader; the container cannot be used any more."""

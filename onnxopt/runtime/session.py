@@ -16,6 +16,7 @@ from onnxopt.data import check_used, providers_in_use, quiet_session, session_op
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
+from onnxopt.runtime.unpacked import unpacked
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -23,6 +24,7 @@ _FIRST_SHARING = (1, 23)
 """Older wheels do not share their environment, so a registered library cannot create a session in it."""
 RESIDENCE = "onnxopt.residence"
 """The config entry for where weights are: ``loaded``, ``streamed``, or ``streamed:64MiB``."""
+_KEEP_CONTAINER = "onnxopt.keep_container"
 _LARGEST_MESSAGE = 2**31 - 1
 """Bytes: protobuf's limit."""
 
@@ -34,15 +36,15 @@ def load(
 ) -> onnxruntime.InferenceSession:
     """A session of the inner model of a compressed model, with decoded weights.
 
-    Works with onnxruntime 1.17 and later. A model that is not compressed loads as usual.
+    Works with onnxruntime 1.17 and later. A model that is not compressed loads as usual. Weights of over 16 MiB are
+    decoded into temporary files, which the runtime maps and which are gone when this returns; where there is no room
+    for twice their size, and on Windows, into memory, which then holds them more than once while the session is
+    created. `set_providers` of the session fails: the weights are not there a second time.
 
     Arguments:
         model: a file or its content.
-        sess_options: they can serve any number of sessions. ONNX Runtime takes decoded weights without a copy only
-            through options that suit no other session. So if options are given, the weights are copied once more
-            while the session is created, and must be below 2 GB. Without them, `set_providers` of the session fails,
-            as its weights are freed by then. A model with custom operators needs options with which their library is
-            registered. With the config entry ``onnxopt.residence``, weights stay compressed in memory.
+        sess_options: they can serve any number of sessions. A model with custom operators needs options with which
+            their library is registered. With the config entry ``onnxopt.residence``, weights stay compressed in memory.
         providers: as for `onnxruntime.InferenceSession`.
 
     >>> load("small.onnx").get_inputs()[0].name
@@ -78,7 +80,7 @@ def _created(
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if not is_compressed(outer):
         return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
-    if not is_only_wrapped(outer) or _has_residence(sess_options):
+    if not is_only_wrapped(outer) or (sess_options and _entry(sess_options, RESIDENCE)):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run. It also holds the
         # container, from which weights may be decoded in every run.
         del outer
@@ -90,6 +92,10 @@ def _created(
         return onnxruntime.InferenceSession(source, options)
     data = payload(outer)
     del outer
+    with unpacked(data) as path:
+        if path is not None:
+            options = sess_options or session_options(spinning)
+            return onnxruntime.InferenceSession(str(path), options, providers=providers)
     if sess_options is not None:
         embedded = _embed(data)
         return onnxruntime.InferenceSession(embedded, sess_options, providers=providers)
@@ -155,14 +161,24 @@ def register(sess_options: onnxruntime.SessionOptions) -> None:
     The inner session gets the options as they are now, with the execution providers of ``sess_options.add_provider``.
     Config entries of its own are ``onnxopt.intra_op_num_threads``, ``onnxopt.inter_op_num_threads`` (0: all cores),
     ``onnxopt.graph_optimization_level`` (``disabled``, ``basic``, ``extended`` or ``all``), ``onnxopt.keep_container``
-    (``1``: otherwise, on Linux, the compressed bytes are returned to the system at the first run), and, for the
+    (``1``: the compressed bytes stay in memory; ``0``: on Linux, they are returned to the system while they are
+    decoded, which is the default unless execution providers or an optimized model may need them again), and, for the
     execution providers N = 0, 1, ..., ``onnxopt.ep.N.name`` and ``onnxopt.ep.N.options`` (``key=value;key=value``): see
     docs/loader.md. Set them with ``sess_options.add_session_config_entry`` before.
 
     Raises OnnxoptError if this onnxruntime cannot share its environment (wheels before 1.23) or a setting is wrong.
     """
     _check_shares()
+    _use_up_container(sess_options)
     _register(sess_options)
+
+
+def _use_up_container(sess_options: onnxruntime.SessionOptions) -> None:
+    """Lets the loader give the compressed bytes back while it decodes them, where nothing can come to need them again:
+    no execution provider that may refuse the model, and no optimized model to be written."""
+    undecided = (_entry(sess_options, name) is None for name in (_KEEP_CONTAINER, RESIDENCE, "onnxopt.ep.0.name"))
+    if all(undecided) and not sess_options.has_providers() and not sess_options.optimized_model_filepath:
+        sess_options.add_session_config_entry(_KEEP_CONTAINER, "0")
 
 
 def _check_shares() -> None:
@@ -201,11 +217,11 @@ def _is_compressed(source: str | bytes) -> bool:
         return False
 
 
-def _has_residence(sess_options: onnxruntime.SessionOptions | None) -> bool:
+def _entry(sess_options: onnxruntime.SessionOptions, name: str) -> str | None:
     try:
-        return sess_options is not None and bool(sess_options.get_session_config_entry(RESIDENCE))
+        return str(sess_options.get_session_config_entry(name))
     except RuntimeError:  # there is none
-        return False
+        return None
 
 
 def _embed(data: bytes) -> bytes:

@@ -38,7 +38,15 @@ void check_bools(const uint8_t* values, size_t n) {
 // Decodes one chunk into `out`, where the whole tensor goes. `table` belongs to the entry's auxiliary entry.
 void decode_chunk(const Entry& e, size_t index, const Table& table, uint8_t* out) {
   const Chunk& chunk = e.chunks[index];
-  if (!checksum_matches(chunk.bytes, chunk.crc)) fail("checksum mismatch");
+  if (!checksum_matches(chunk.bytes, chunk.crc)) {
+    const Bytes b = chunk.bytes;
+    const auto zeros = static_cast<size_t>(std::count(b.data, b.data + b.size, 0));
+    fail(
+        zeros
+            ? "checksum mismatch: most bytes are zeros. Was the model saved by a session that had given them "
+              "back? onnxopt.keep_container = 1 keeps them"
+            : "checksum mismatch");
+  }
   const size_t first = index * e.chunk_rows;
   const Shape shape{std::min(e.chunk_rows, e.shape.rows - first), e.shape.cols};
   const size_t width = dtype_bytes(e.dtype);

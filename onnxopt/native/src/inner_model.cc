@@ -10,7 +10,8 @@
 namespace onnxopt {
 namespace {
 
-constexpr size_t kAlignment = 64;  // a cache line, and what the widest vector loads like
+constexpr size_t kBatch =
+    size_t{8} << 20;  // bytes that are decoded before what they were made of is given back
 constexpr const char* kReleaseDomain = "onnxopt.loader";
 constexpr const char* kReleaseName = "Release";
 constexpr size_t kProbeSize = 1024;  // more than the runtime would keep elsewhere than large tensors
@@ -92,42 +93,93 @@ Bytes bytes_of(const Runtime& runtime, const OrtValue* uint8_tensor) {
   return {static_cast<const uint8_t*>(data), size};
 }
 
-InnerModel::InnerModel(const Container& container, unsigned threads, bool with_node, const Streamed* streamed)
-    : model_(streamed == nullptr ? container.model() : streamed->model()) {
-  const std::vector<Entry>& entries = container.entries();
-  size_t total = 0;
-  const auto is_loaded = [&](size_t i) {
-    return !entries[i].hidden && (streamed == nullptr || !streamed->has(i));
-  };
+InnerModel::InnerModel(std::shared_ptr<const Container> container, Handover handover,
+                       const Streamed* streamed)
+    : container_(std::move(container)),
+      handover_(handover),
+      model_(streamed == nullptr ? container_->model() : streamed->model()) {
+  const std::vector<Entry>& entries = container_->entries();
+  uint64_t total = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
-    if (!is_loaded(i)) continue;
     const Entry& e = entries[i];
-    if (e.size > PTRDIFF_MAX - kAlignment - total) fail("the weights do not fit this machine's memory");
-    weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), total, e.size});
-    total += (e.size + kAlignment - 1) / kAlignment * kAlignment;
+    if (e.hidden || (streamed != nullptr && streamed->has(i))) continue;
+    if (e.size > PTRDIFF_MAX - block::kAlignment - total)
+      fail("the weights do not fit this machine's memory");
+    total += e.size + block::kAlignment;
+    const bool lent = handover == Handover::kLent && e.size >= Lender::kSmallest;
+    weights_.push_back({e.name, e.dims, static_cast<int>(e.dtype), e.size, i, lent, nullptr});
   }
-  if (with_node) {
-    weights_.push_back({free_name(model_, "onnxopt.probe"), {kProbeSize}, ort::kUint8, total, kProbeSize});
-    append_release_node(model_, weights_.back().name);
-    total += kProbeSize;
+  if (handover == Handover::kLent) model_ = with_inputs();
+  if (handover != Handover::kCopied) return;
+  weights_.push_back(
+      {free_name(model_, "onnxopt.probe"), {kProbeSize}, ort::kUint8, kProbeSize, entries.size(), false, {}});
+  append_release_node(model_, weights_.back().name);
+}
+
+// GraphProto.initializer = 5, input = 11, output = 12; TensorProto.name = 8; ValueInfoProto.name = 1.
+std::string InnerModel::with_inputs() {
+  each_graph_field(bytes(), [&](const Field& f) {
+    if (f.number != 11 && f.number != 12) return;
+    const std::string_view seen = text_of(f.bytes, 1);  // by the caller: stays as it is
+    for (Weight& w : weights_) w.lent = w.lent && w.name != seen;
+  });
+  Message graph;
+  for (const Weight& w : weights_) {
+    if (!w.lent) continue;
+    lent_.insert(w.name);
+    graph.add(11, value_info(w.name, w.dtype, w.dims));
   }
-  buffer_.reset(new uint8_t[std::max<size_t>(total, 1)]);
-  std::vector<void*> out(entries.size());
-  size_t next = 0;
-  for (size_t i = 0; i < entries.size(); ++i) {
-    if (is_loaded(i)) out[i] = buffer_.get() + weights_[next++].offset;
+  each_graph_field(bytes(), [&](const Field& f) {
+    if (f.number != 5 || !lends(text_of(f.bytes, 8))) graph.add(f);
+  });
+  return std::move(without_graph(bytes()).add(7, graph).text());
+}
+
+void InnerModel::decode(bool lent, unsigned threads, bool using_up) {
+  const std::vector<Entry>& entries = container_->entries();
+  std::vector<bool> used(entries.size());  // by other entries
+  for (const Entry& e : entries) {
+    if (e.reconstruction != Reconstruction::kRaw) used[e.auxiliary] = true;
   }
-  container.decode(out, threads);
+  for (size_t first = 0; first < weights_.size();) {
+    std::vector<void*> out(entries.size());
+    size_t next = first;
+    for (size_t size = 0; next < weights_.size() && (!using_up || size < kBatch); ++next) {
+      Weight& w = weights_[next];
+      if (w.lent != lent) continue;
+      w.memory = new_block(w.size);
+      if (w.entry < entries.size()) out[w.entry] = w.memory.get();
+      size += w.size;
+    }
+    container_->decode(out, threads);
+    for (; first < next; ++first) {
+      const Weight& w = weights_[first];
+      if (!using_up || w.lent != lent || w.entry >= entries.size() || used[w.entry]) continue;
+      const std::vector<Chunk>& chunks = entries[w.entry].chunks;
+      if (chunks.empty()) continue;
+      const uint8_t* begin = chunks.front().bytes.data;
+      drop_pages(begin, static_cast<size_t>(chunks.back().bytes.data + chunks.back().bytes.size - begin));
+    }
+    first = next;
+  }
 }
 
 void InnerModel::found_probe(const void* at) {
-  in_use_ = in_use_ || at == data() + weights_.back().offset;
-  if (!in_use_) buffer_.reset();
+  in_use_ = in_use_ || at == weights_.back().memory.get();
+  if (!in_use_) free_weights();
 }
 
-std::unique_ptr<uint8_t[]> InnerModel::finish() {
-  if (!in_use_) buffer_.reset();
-  return std::move(buffer_);
+void InnerModel::free_weights() {
+  for (Weight& w : weights_) w.memory.reset();
+}
+
+std::vector<Block> InnerModel::finish() {
+  if (!in_use_ && handover_ != Handover::kLent) free_weights();
+  std::vector<Block> kept;
+  for (Weight& w : weights_) {
+    if (w.memory != nullptr) kept.push_back(std::move(w.memory));
+  }
+  return kept;
 }
 
 ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOptions* options)
@@ -138,7 +190,7 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOption
   set_defaults(op_);
   op_.name = [](const CustomOp* op) {
     const InnerModel* lent = static_cast<const Op*>(op)->model;
-    return lent != nullptr && lent->data() != nullptr ? kReleaseName : "Released";
+    return lent != nullptr && lent->holds() ? kReleaseName : "Released";
   };
   op_.input_type = [](const CustomOp*, size_t) -> int { return ort::kUint8; };
   op_.output_type = op_.input_type;
@@ -171,8 +223,9 @@ ReleaseOp::ReleaseOp(const Runtime& runtime, InnerModel& model, OrtSessionOption
   std::vector<const OrtValue*> pointers;
   std::vector<const char*> names;
   for (const InnerModel::Weight& w : model.weights()) {
+    if (w.lent) continue;
     OrtValue* value = nullptr;
-    runtime.check(api.CreateTensorWithDataAsOrtValue()(info, model.data() + w.offset, w.size, w.dims.data(),
+    runtime.check(api.CreateTensorWithDataAsOrtValue()(info, w.memory.get(), w.size, w.dims.data(),
                                                        w.dims.size(), w.dtype, &value));
     values_.emplace_back(value, api.ReleaseValue());
     pointers.push_back(value);
@@ -190,23 +243,39 @@ void ReleaseOp::finish() {
 }
 
 InnerSessionParts create_session(const Runtime& runtime, const OrtEnv* env, OrtSessionOptions* options,
-                                 InnerModel model, std::unique_ptr<Streamed> streamed) {
+                                 InnerModel model, unsigned threads, bool using_up,
+                                 std::unique_ptr<Streamed> streamed) {
+  const bool lends = model.handover() == Handover::kLent;
+  model.decode(false, threads, using_up && !lends);
   InnerSessionParts parts{std::make_unique<ReleaseOp>(runtime, model, options),
+                          lends ? std::make_unique<Lender>(runtime) : nullptr,
                           std::move(streamed),
                           {nullptr, runtime.api.ReleaseSession()},
                           !has_control_flow(model.bytes()) && !has_foreign_operators(model.bytes())};
   if (parts.streamed != nullptr) parts.streamed->add_to(runtime, options);
-  OrtSession* session = nullptr;
-  runtime.check(runtime.api.CreateSessionFromArray()(env, model.model().data(), model.model().size(), options,
-                                                     &session));
-  parts.session.reset(session);
+  if (lends) {
+    parts.session = parts.lender->open(env, options, model.bytes());
+    model.decode(true, threads, using_up);
+    model.close();
+    trim_heap();
+    parts.lender->lend(parts.session.get(), options, model);
+  } else {
+    model.close();
+    OrtSession* session = nullptr;
+    runtime.check(runtime.api.CreateSessionFromArray()(env, model.model().data(), model.model().size(),
+                                                       options, &session));
+    parts.session.reset(session);
+  }
   parts.release->finish();
   if (parts.streamed != nullptr) parts.streamed->finish();
   return parts;
 }
 
 uint64_t prepare(const Container& container, unsigned threads, Bytes& model) {
-  auto made = std::make_unique<Prepared>(Prepared{{container, threads}, nullptr});
+  const std::shared_ptr<const Container> borrowed(std::shared_ptr<const Container>(), &container);
+  auto made = std::make_unique<Prepared>(Prepared{{borrowed, Handover::kCopied}, nullptr});
+  made->model.decode(false, threads, false);
+  made->model.close();
   model = made->model.bytes();
   PreparedModels& all = prepared_models();
   const std::scoped_lock lock(all.mutex);

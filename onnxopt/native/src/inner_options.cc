@@ -76,8 +76,10 @@ Settings::Settings(const Runtime& runtime, const OrtSessionOptions* options)
       // In ONNX Runtime's own format tensors may lie in the caller's memory.
       keep_container(flag(runtime, options, "onnxopt.keep_container") ||
                      flag(runtime, options, "session.use_ort_model_bytes_for_initializers")),
+      use_up_container(config_entry(runtime, options, "onnxopt.keep_container") == "0"),
       may_use_cpu(!flag(runtime, options, "session.disable_cpu_ep_fallback")),
       residence(config_entry(runtime, options, "onnxopt.residence")) {
+  use_up_container = use_up_container && !keep_container && !residence.streamed;
   if (residence.streamed && !may_use_cpu) {
     fail("onnxopt.residence is streamed, which decodes on the CPU, and session.disable_cpu_ep_fallback is 1");
   }

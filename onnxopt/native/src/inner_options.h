@@ -19,8 +19,9 @@ struct Settings {
   int intra_op_threads = -1;
   int inter_op_threads = -1;
   int level = -1;
-  bool keep_container = false;  // else its pages are given back once it is decoded
-  bool may_use_cpu = true;      // false: session.disable_cpu_ep_fallback
+  bool keep_container = false;    // else its pages are given back at the first run
+  bool use_up_container = false;  // its pages are given back while it is decoded, so only once
+  bool may_use_cpu = true;        // false: session.disable_cpu_ep_fallback
   Residence residence{""};
 
   // Throws Error where an entry has no meaning.

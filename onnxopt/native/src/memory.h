@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 
 #if defined(__linux__)
 #include <malloc.h>
@@ -32,5 +34,43 @@ inline void drop_pages(const void* data, size_t size) {
   (void)size;
 #endif
 }
+
+// Memory of its own pages: what is freed goes back to the system at once, whatever else is allocated.
+namespace block {
+
+constexpr size_t kAlignment = 64;  // a cache line, and what the widest vector loads like
+
+// Throws std::bad_alloc.
+inline void* allocate(size_t size) {
+  const size_t whole = size + kAlignment;  // the size stands before the block
+#if defined(__linux__)
+  void* made = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (made == MAP_FAILED) throw std::bad_alloc();
+#else
+  void* made = ::operator new(whole, std::align_val_t{kAlignment});
+#endif
+  *static_cast<size_t*>(made) = whole;
+  return static_cast<uint8_t*>(made) + kAlignment;
+}
+
+inline void free(void* data) {
+  if (data == nullptr) return;
+  void* made = static_cast<uint8_t*>(data) - kAlignment;
+#if defined(__linux__)
+  munmap(made, *static_cast<size_t*>(made));
+#else
+  ::operator delete(made, std::align_val_t{kAlignment});
+#endif
+}
+
+struct Free {
+  void operator()(uint8_t* data) const { free(data); }
+};
+
+}  // namespace block
+
+using Block = std::unique_ptr<uint8_t, block::Free>;
+
+inline Block new_block(size_t size) { return Block(static_cast<uint8_t*>(block::allocate(size))); }
 
 }  // namespace onnxopt

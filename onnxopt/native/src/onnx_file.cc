@@ -110,6 +110,26 @@ Payload walk_model(Bytes file) {
 
 }  // namespace
 
+// ValueInfoProto.name = 1, type = 2; TypeProto.tensor_type = 1, with elem_type = 1 and shape = 2;
+// TensorShapeProto.dim = 1; Dimension.dim_value = 1.
+Message value_info(std::string_view name, int dtype, const std::vector<int64_t>& dims) {
+  Message shape;
+  for (const int64_t dim : dims) shape.add(1, Message().add(1, static_cast<uint64_t>(dim)));
+  Message tensor;
+  tensor.add(1, static_cast<uint64_t>(dtype)).add(2, shape);
+  Message out;
+  out.add(1, name).add(2, Message().add(1, tensor));
+  return out;
+}
+
+Message without_graph(Bytes model) {
+  Message out;
+  each_field(model, [&](const Field& f) {
+    if (f.number != 7) out.add(f);
+  });
+  return out;
+}
+
 Payload find_payload(Bytes file) {
   if (file.size >= kContainerMagic.size() &&
       std::equal(kContainerMagic.begin(), kContainerMagic.end(), file.data)) {

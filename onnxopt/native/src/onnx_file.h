@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "protobuf.h"
 
@@ -14,6 +15,12 @@ void each_graph_field(Bytes model, Take take) {
     if (f.number == 7) each_field(f.bytes, take);
   });
 }
+
+// A ValueInfoProto: the name and type of a tensor.
+Message value_info(std::string_view name, int dtype, const std::vector<int64_t>& dims);
+
+// A serialized model's other fields, to which its graph is to be added.
+Message without_graph(Bytes model);
 
 // Where the container lies.
 struct Payload {

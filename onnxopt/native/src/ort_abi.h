@@ -13,10 +13,14 @@ struct OrtApi;
 struct OrtApiBase;
 struct OrtCustomOpDomain;
 struct OrtEnv;
+struct OrtGraph;
 struct OrtKernelContext;
 struct OrtKernelInfo;
 struct OrtLogger;
 struct OrtMemoryInfo;
+struct OrtModel;
+struct OrtModelEditorApi;
+struct OrtPrepackedWeightsContainer;
 struct OrtRunOptions;
 struct OrtSession;
 struct OrtSessionOptions;
@@ -24,6 +28,7 @@ struct OrtStatus;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtTypeInfo;
 struct OrtValue;
+struct OrtValueInfo;
 
 namespace onnxopt::ort {
 
@@ -38,6 +43,8 @@ using PathChar = char;
 // The API version asked for: CreateKernelV2 and KernelComputeV2 came with 16, so 1.16 and newer runtimes will
 // do.
 constexpr uint32_t kApiVersion = 16;
+// What came later is called only where the runtime has this version.
+constexpr uint32_t kEditorApiVersion = 22;
 
 enum ErrorCode : int { kFail = 1 };
 enum ElementType : int { kUndefined = 0, kFloat32 = 1, kUint8 = 2, kString = 8, kFloat16 = 10 };
@@ -120,7 +127,35 @@ enum LoggingLevel : int { kWarning = 2 };
     (const OrtLogger*, int severity, const char* message, const PathChar* file, int line,                    \
      const char* function))                                                                                  \
   X(249, OrtStatus*, KernelInfoGetConstantInput_tensor,                                                      \
-    (const OrtKernelInfo*, size_t, int*, const OrtValue**))
+    (const OrtKernelInfo*, size_t, int*, const OrtValue**))                                                  \
+  X(285, void, ReleaseValueInfo, (OrtValueInfo*))                                                            \
+  X(287, void, ReleaseGraph, (OrtGraph*))                                                                    \
+  X(288, void, ReleaseModel, (OrtModel*))                                                                    \
+  X(291, const OrtModelEditorApi*, GetModelEditorApi, ())                                                    \
+  X(292, OrtStatus*, CreateTensorWithDataAndDeleterAsOrtValue,                                               \
+    (Allocator * deleter, void* data, size_t bytes, const int64_t* dims, size_t rank, int type, OrtValue**))
+
+// X(slot, name, arguments): functions of the model editor, which return a status.
+#define ONNXOPT_ORT_EDITOR_FUNCTIONS(X)                                                           \
+  X(5, CreateValueInfo, (const char* name, const OrtTypeInfo*, OrtValueInfo**))                   \
+  X(7, CreateGraph, (OrtGraph**))                                                                 \
+  X(8, SetGraphInputs, (OrtGraph*, OrtValueInfo**, size_t count))                                 \
+  X(10, AddInitializerToGraph, (OrtGraph*, const char* name, OrtValue*, bool data_is_external))   \
+  X(12, CreateModel, (const char* const* domains, const int* versions, size_t count, OrtModel**)) \
+  X(13, AddGraphToModel, (OrtModel*, OrtGraph*))                                                  \
+  X(16, CreateModelEditorSessionFromArray,                                                        \
+    (const OrtEnv*, const void* model, size_t size, const OrtSessionOptions*, OrtSession**))      \
+  X(18, ApplyModelToModelEditorSession, (OrtSession*, OrtModel*))                                 \
+  X(19, FinalizeModelEditorSession, (OrtSession*, const OrtSessionOptions*, OrtPrepackedWeightsContainer*))
+
+// What frees a tensor's memory. The runtime calls the members that are not null.
+struct Allocator {
+  uint32_t version;
+  void*(ONNXOPT_ORT_CALL* allocate)(Allocator*, size_t);
+  void(ONNXOPT_ORT_CALL* free)(Allocator*, void*);
+  const OrtMemoryInfo*(ONNXOPT_ORT_CALL* info)(const Allocator*);
+  void* newer[8];  // of newer versions
+};
 
 enum class Slot : size_t {
 #define ONNXOPT_ORT_SLOT(slot, result, name, arguments) name = slot,
@@ -136,6 +171,22 @@ class Api {
 #define ONNXOPT_ORT_ACCESSOR(slot, result, name, arguments) \
   auto name() const { return reinterpret_cast<result(ONNXOPT_ORT_CALL*) arguments>(table_[slot]); }
   ONNXOPT_ORT_FUNCTIONS(ONNXOPT_ORT_ACCESSOR)
+#undef ONNXOPT_ORT_ACCESSOR
+
+ private:
+  using Function = void(ONNXOPT_ORT_CALL*)();
+  Function const* table_;
+};
+
+// The same for the model editor: `Editor(table).CreateGraph()(&graph)`.
+class Editor {
+ public:
+  explicit Editor(const OrtModelEditorApi* table) : table_(reinterpret_cast<Function const*>(table)) {}
+  explicit operator bool() const { return table_ != nullptr; }
+
+#define ONNXOPT_ORT_ACCESSOR(slot, name, arguments) \
+  auto name() const { return reinterpret_cast<OrtStatus*(ONNXOPT_ORT_CALL*)arguments>(table_[slot]); }
+  ONNXOPT_ORT_EDITOR_FUNCTIONS(ONNXOPT_ORT_ACCESSOR)
 #undef ONNXOPT_ORT_ACCESSOR
 
  private:

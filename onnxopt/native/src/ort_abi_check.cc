@@ -11,6 +11,16 @@ namespace onnxopt::ort {
 ONNXOPT_ORT_FUNCTIONS(ONNXOPT_CHECK_SLOT)
 #undef ONNXOPT_CHECK_SLOT
 
+#define ONNXOPT_CHECK_SLOT(slot, name, arguments) \
+  static_assert(offsetof(OrtModelEditorApi, name) == (slot) * sizeof(void*), #name " is in another slot");
+ONNXOPT_ORT_EDITOR_FUNCTIONS(ONNXOPT_CHECK_SLOT)
+#undef ONNXOPT_CHECK_SLOT
+
+static_assert(offsetof(Allocator, allocate) == offsetof(OrtAllocator, Alloc));
+static_assert(offsetof(Allocator, free) == offsetof(OrtAllocator, Free));
+static_assert(offsetof(Allocator, info) == offsetof(OrtAllocator, Info));
+static_assert(sizeof(Allocator) >= sizeof(OrtAllocator));
+
 #define ONNXOPT_CHECK_MEMBER(ours, theirs) \
   static_assert(offsetof(CustomOp, ours) == offsetof(OrtCustomOp, theirs), #theirs " is elsewhere");
 ONNXOPT_CHECK_MEMBER(create_kernel, CreateKernel)

@@ -55,25 +55,34 @@ std::unique_ptr<Streamed> streamed_by(const Settings& settings, std::shared_ptr<
   return streamed->empty() ? nullptr : std::move(streamed);
 }
 
+// How this runtime takes the weights of a container best.
+Handover best_handover(const Runtime& runtime, const Settings& settings, const Container& container) {
+  if (Lender::works_with(runtime, bytes_in(container.model()))) return Handover::kLent;
+  return settings.may_use_cpu ? Handover::kCopied : Handover::kCopiedUnfreed;
+}
+
 // Creates the inner session with the outer one's options. Where that fails, it runs on the CPU: execution
 // providers may refuse a model, or miss what they need on this machine.
 InnerSessionParts create_inner(const CompressedModelOp& op, const OrtKernelInfo* info, const OrtEnv* env,
                                const std::shared_ptr<const Container>& container) {
   const Runtime& runtime = op.runtime;
-  const auto create = [&](const OrtSessionOptions* like, bool other_libraries) {
+  const bool foreign = has_foreign_operators(bytes_in(container->model()));
+  const auto create = [&](const OrtSessionOptions* like, bool other_libraries, bool using_up = false) {
     const Owned<OrtSessionOptions> options = new_options(runtime, like);
     op.settings.apply(runtime, options.get());
     std::unique_ptr<Streamed> streamed = streamed_by(op.settings, container);
-    InnerModel model(*container, op.settings.decoding_threads(), op.settings.may_use_cpu, streamed.get());
+    InnerModel model(container, best_handover(runtime, op.settings, *container), streamed.get());
     if (other_libraries) register_other_libraries(runtime, model.bytes(), options.get());
-    return create_session(runtime, env, options.get(), std::move(model), std::move(streamed));
+    return create_session(runtime, env, options.get(), std::move(model), op.settings.decoding_threads(),
+                          using_up, std::move(streamed));
   };
+  if (op.settings.use_up_container && !foreign) return create(op.options.get(), false, true);
   try {
     return create(op.options.get(), false);
   } catch (const Error& error) {
     // The copy of the options has the libraries that were registered before this one, and takes none twice.
     // Those that were registered later have to be looked for.
-    if (has_foreign_operators(bytes_in(container->model()))) {
+    if (foreign) {
       try {
         return create(op.options.get(), true);
       } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
@@ -95,8 +104,8 @@ std::unique_ptr<InnerSession> create_kernel(const CompressedModelOp& op, const O
   Owned<OrtEnv> env = runtime.environment();
   InnerSessionParts parts = create_inner(op, info, env.get(), std::make_shared<Container>(payload));
   // The runtime keeps the container for as long as the outer session lives, and only this kernel ever reads
-  // it. At the first run, when the runtime has also written its optimized model where it was asked to, its
-  // pages can go, unless weights are decoded from it in every run.
+  // it. Unless its pages are gone by now, at the first run, when the runtime has also written its optimized
+  // model where it was asked to, its pages can go, unless weights are decoded from it in every run.
   const Bytes done_with = op.settings.keep_container || parts.streamed != nullptr ? Bytes{} : payload;
   return std::make_unique<InnerSession>(runtime, std::move(env), std::move(parts), done_with);
 }
@@ -179,27 +188,34 @@ std::filesystem::path beside(const char* model, const std::string& location) {
   return std::filesystem::u8path(model).parent_path() / relative;
 }
 
-// A container and, where that is not the caller's, the memory that it reads.
+// A container and the memory that it reads.
 struct OwnContainer {
   std::vector<uint8_t> bytes;
   Container container;
 
-  explicit OwnContainer(std::vector<uint8_t> from)
-      : bytes(std::move(from)), container({bytes.data(), bytes.size()}) {}
+  OwnContainer(std::vector<uint8_t> from, Bytes part) : bytes(std::move(from)), container(part) {}
 };
 
-std::shared_ptr<const Container> own(std::vector<uint8_t> bytes) {
-  const auto made = std::make_shared<OwnContainer>(std::move(bytes));
+// The container lies in `part` of the bytes.
+std::shared_ptr<const Container> own(std::vector<uint8_t> bytes, Bytes part) {
+  const auto made = std::make_shared<OwnContainer>(std::move(bytes), part);
   return {made, &made->container};
 }
 
-std::shared_ptr<const Container> open(const char* path, Bytes file, const Payload& payload,
-                                      const Settings& settings) {
+std::shared_ptr<const Container> own(std::vector<uint8_t> bytes) {
+  const Bytes whole{bytes.data(), bytes.size()};
+  return own(std::move(bytes), whole);
+}
+
+// `content` is the file where it was read from its path, or empty where it is the caller's.
+std::shared_ptr<const Container> open(const char* path, std::vector<uint8_t> content, Bytes file,
+                                      const Payload& payload, const Settings& settings) {
   if (payload.bytes.data == nullptr) {
     if (path == nullptr) find_container(file);  // throws what is to be said
     return own(read_file(beside(path, payload.location), payload.offset, payload.length));
   }
   const Bytes bytes = payload.bytes;
+  if (!content.empty()) return own(std::move(content), bytes);
   if (settings.residence.streamed) return own({bytes.data, bytes.data + bytes.size});
   return std::make_shared<Container>(bytes);
 }
@@ -224,16 +240,17 @@ OrtSession* create_session_of(const OrtApiBase* base, const char* path, Bytes fi
   if (payload.alone) {
     const Settings settings(runtime, options.get());
     settings.apply(runtime, options.get());
-    std::shared_ptr<const Container> container = open(path, file, payload, settings);
+    std::shared_ptr<const Container> container = open(path, std::move(content), file, payload, settings);
     std::unique_ptr<Streamed> streamed = streamed_by(settings, container);
-    InnerModel model(*container, settings.decoding_threads(), settings.may_use_cpu, streamed.get());
-    container.reset();
-    std::vector<uint8_t>().swap(content);
+    const bool using_up = path != nullptr && streamed == nullptr;
+    const Handover handover = best_handover(runtime, settings, *container);
+    InnerModel model(std::move(container), handover, streamed.get());
     // A clone has the libraries that were registered with the original; the runtime refuses any twice.
     if (like == nullptr) register_other_libraries(runtime, model.bytes(), options.get());
-    InnerSessionParts parts =
-        create_session(runtime, env, options.get(), std::move(model), std::move(streamed));
+    InnerSessionParts parts = create_session(runtime, env, options.get(), std::move(model),
+                                             settings.decoding_threads(), using_up, std::move(streamed));
     keep_forever(std::move(parts.release));
+    if (parts.lender != nullptr) keep_forever(std::move(parts.lender));
     if (parts.streamed != nullptr) keep_forever(std::move(parts.streamed));
     return parts.session.release();
   }

@@ -1,8 +1,7 @@
 // Field numbers are those of onnx.proto: ModelProto.graph = 7, opset_import = 8; OperatorSetIdProto.domain =
 // 1, version = 2; GraphProto.node = 1, initializer = 5, input = 11, output = 12, value_info = 13;
 // NodeProto.input = 1, output = 2, op_type = 4, attribute = 5, domain = 7; AttributeProto.name = 1, i = 3,
-// type = 20; ValueInfoProto.name = 1, type = 2; TypeProto.tensor_type = 1, with elem_type = 1 and shape = 2;
-// TensorShapeProto.dim = 1; Dimension.dim_value = 1; TensorProto.name = 8.
+// type = 20; TensorProto.name = 8.
 #include "streamed.h"
 
 #include <algorithm>
@@ -42,11 +41,7 @@ void add_node(Message& graph, const Entry& e, size_t index, std::string_view aft
   attribute.add(1, kEntry).add(3, index).add(20, 2);
   Message node;
   node.add(1, after).add(2, e.name).add(4, operator_of(e.dtype)).add(5, attribute).add(7, kStreamedDomain);
-  Message shape;
-  for (const int64_t dim : e.dims) shape.add(1, Message().add(1, static_cast<uint64_t>(dim)));
-  Message tensor;
-  tensor.add(1, e.dtype).add(2, shape);
-  graph.add(1, node).add(13, Message().add(1, e.name).add(2, Message().add(1, tensor)));
+  graph.add(1, node).add(13, value_info(e.name, e.dtype, e.dims));
 }
 
 }  // namespace
@@ -154,11 +149,8 @@ std::string Streamed::model() const {
   each_graph_field(model, [&](const Field& f) {
     if (f.number != 5 || !contains(gone, text_of(f.bytes, 8))) graph.add(f);
   });
-  Message out;
-  each_field(model, [&](const Field& f) {
-    if (f.number != 7) out.add(f);
-  });
-  return std::move(out.add(7, graph).add(8, Message().add(1, kStreamedDomain).add(2, 1)).text());
+  return std::move(
+      without_graph(model).add(7, graph).add(8, Message().add(1, kStreamedDomain).add(2, 1)).text());
 }
 
 void Streamed::add_to(const Runtime& runtime, OrtSessionOptions* options) {

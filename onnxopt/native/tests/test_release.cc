@@ -78,11 +78,16 @@ void fill_table() {
   set(Slot::ReleaseValue, release_nothing);
 }
 
+std::shared_ptr<const Container> borrowed(const Container& container) {
+  return {std::shared_ptr<const Container>(), &container};
+}
+
 // Whether the weights are there while kernels are created, and once the session is.
 std::pair<bool, bool> kept(const Runtime& runtime, const Container& container, Has what) {
   has = what;
   given.clear();
-  InnerModel model(container, 1);
+  InnerModel model(borrowed(container), Handover::kCopied);
+  model.decode(false, 1, false);
   ReleaseOp op(runtime, model, nullptr);
   CHECK(given.size() == model.weights().size());
   const uint8_t* const first = given.front();
@@ -90,7 +95,7 @@ std::pair<bool, bool> kept(const Runtime& runtime, const Container& container, H
   void* kernel = nullptr;
   CHECK(release_op->create_kernel_v2(release_op, get_api(16), nullptr, &kernel) == nullptr);
   CHECK(kernel != nullptr);
-  const bool during = model.data() != nullptr;
+  const bool during = model.holds();
   op.finish();
   if (what == Has::kOriginal) CHECK(*first == value);  // a sanitizer sees it if that is freed
   return {during, op.keeps_weights()};
@@ -112,7 +117,7 @@ int main() {
   CHECK(kept(runtime, container, Has::kNothing) == std::make_pair(true, false));
   CHECK(kept(runtime, container, Has::kOriginal) == std::make_pair(true, true));
   // Without its node the model needs no CPU, and no runtime is asked.
-  const InnerModel without(container, 1, false);
+  const InnerModel without(borrowed(container), Handover::kCopiedUnfreed);
   CHECK(without.model() == container.model());
   return 0;
 }
