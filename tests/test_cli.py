@@ -137,9 +137,10 @@ def test_version_and_help() -> None:
 
 def test_the_installed_command_works(source: Path) -> None:
     installed = Path(sys.executable).with_name("onnxopt")
-    done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == run("--version").stdout
-    assert not done.stderr
+    for words in ([installed], [sys.executable, "-m", "onnxopt"]):
+        done = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout == run("--version").stdout
+        assert not done.stderr
     done = subprocess.run([installed, "verify", source], capture_output=True, text=True, check=False)
     refused(Done(done.returncode, done.stdout, done.stderr), "plain ONNX model")
 
