@@ -96,6 +96,19 @@ def test_folds_tell_as_much_of_what_workers_send(pretended: Callable[[int], Clus
     assert min(trial.spread for trial in here) > 0
 
 
+def test_data_is_read_where_it_lies_and_weights_travel_once(
+    pretended: Callable[[int], Cluster], tmp_path: Path
+) -> None:
+    model, x = tmp_path / "model.onnx", np.random.default_rng(0).standard_normal((20_000, 128), np.float32)
+    onnx.save(mlp(128), model)
+    np.save(tmp_path / "x.npy", x)
+    pool = pretended(8)
+    optimized(model, pool, data=tmp_path / "x.npy")
+    size = model.stat().st_size
+    assert pool.moved.tasks > 20
+    assert pool.moved.there < 6 * size < x.nbytes / 10  # few values hold weights, and each is read once
+
+
 def test_arrays_are_sent_without_a_copy() -> None:
     found = {"none": np.zeros((2, 0), np.float32), "turned": np.arange(6.0).reshape(2, 3).T}
     parts = Answer(found, False, 3).sent()
