@@ -22,7 +22,7 @@ def test_no_file_has_over_400_lines() -> None:
 
 def test_the_top_level_holds_five_modules_and_folders() -> None:
     files = {path.name for path in PACKAGE.iterdir() if not path.is_dir()}
-    assert files - {"py.typed"} == {"__init__.py", "api.py", "request.py", "encoding.py", "errors.py"}
+    assert files - {"py.typed", "__main__.py"} == {"__init__.py", "api.py", "request.py", "encoding.py", "errors.py"}
 
 
 def test_every_room_says_what_it_is_for() -> None:

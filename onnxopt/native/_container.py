@@ -119,7 +119,7 @@ class Container:
             for k, array in batch.items():
                 file.write(bytes(-file.tell() % mmap.PAGESIZE))
                 places[self.entries[k].name] = file.tell(), array.nbytes
-                file.write(array)
+                file.write(array.data)
             batch = {}
         return places
 
