@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from builders import mlp
 from commanding import refused, run
 
 import onnxopt
-from onnxopt import Contract
+from onnxopt import Contract, runtime
+from onnxopt.data import chosen_session
 from onnxopt.pool import Pool, Threads
 from onnxopt.pool.cluster import Cluster
 from onnxopt.pool.worker import Answer
@@ -118,6 +120,23 @@ def test_arrays_are_sent_without_a_copy() -> None:
     assert (answer.read, answer.failed, answer.size) == (3, False, sum(map(len, parts)))
     for name, array in found.items():
         np.testing.assert_array_equal(answer.found[name], array, strict=True)
+
+
+def test_a_worker_without_a_provider_says_so(
+    pretended: Callable[[int], Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sentence, where the command was given."""
+    cpu, said = ["CPUExecutionProvider"], list[str]()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["FakeExecutionProvider", *cpu])
+    models = [mlp(24).SerializeToString()] * 3
+    with runtime.providers(["fake"], said.append), pytest.warns(UserWarning):
+        assert list(pretended(2).map(ran_on, models)) == [cpu] * 3
+    (sentence,) = said
+    assert "FakeExecutionProvider cannot be used" in sentence
+
+
+def ran_on(model: bytes) -> list[str]:
+    return chosen_session(model).get_providers()
 
 
 def killing(marks: Path, do: Callable[[Any], Any], item: Any) -> Any:

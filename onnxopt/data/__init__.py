@@ -3,7 +3,7 @@
 from onnxopt.data.hints import Hints, input_scale
 from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.preprocess import PRESETS, ImageOptions
-from onnxopt.data.providers import check_used, providers, providers_in_use
+from onnxopt.data.providers import check_used, providers, providers_in_use, went_without
 from onnxopt.data.random import Array, CannotRun, chosen_session, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
 from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, stop_spinning
@@ -49,4 +49,5 @@ __all__ = [
     "split",
     "stop_spinning",
     "synthetic",
+    "went_without",
 ]

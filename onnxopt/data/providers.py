@@ -70,7 +70,7 @@ def on_providers(create: Callable[[list[str]], onnxruntime.InferenceSession]) ->
         session = create(list(dict.fromkeys((*choice.names, _CPU))))
     except Exception as error:  # the runtime's own types, which share no base class
         session = create([_CPU])
-        _without(f"{choice.names[0]} takes not all graphs of this model, those run on the CPU: {first_line(error)}")
+        went_without(f"{choice.names[0]} takes not all graphs of this model, those run on the CPU: {first_line(error)}")
         return session
     check_used(session, choice.names)
     return session
@@ -83,13 +83,14 @@ def check_used(session: onnxruntime.InferenceSession, wanted: Iterable[str]) -> 
     """
     used = session.get_providers()
     if missing := [name for name in wanted if name not in used]:
-        _without(
+        went_without(
             f"{missing[0]} cannot be used on this machine, ONNX Runtime fell back to {', '.join(used)}: what it "
             "printed says why"
         )
 
 
-def _without(sentence: str) -> None:
+def went_without(sentence: str) -> None:
+    """Says why a session runs without a provider. Raises OnnxoptError where the context has nobody to tell."""
     tell = _chosen.get().tell
     if tell is None:
         raise OnnxoptError(sentence)

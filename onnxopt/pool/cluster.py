@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from onnxopt.data import went_without
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files import cache_folder
 from onnxopt.pool.worker import Answer, Carried, Loaded, carry_out
@@ -195,6 +196,8 @@ class Cluster:
                                f"{first_line(error)}") from error  # fmt: skip
         self.moved.there += answer.read
         self.moved.back += answer.size
+        for sentence in answer.said:
+            went_without(sentence)
         if answer.failed:
             raise answer.found
         return answer.found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ Bytes = npt.NDArray[np.uint8]
 _values: dict[str, Any] = {}
 """Shared values by path."""
 _loading, _now = Lock(), local()
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +74,15 @@ class Answer:
     failed: bool
     read: int
     """Bytes of shared values that were read for it."""
+    said: tuple[str, ...] = ()
+    """Sentences that say what ran without a provider."""
     size: int = 0
     """Bytes that were received."""
 
     def sent(self) -> list[Bytes]:
         """The pickled answer, then the memory of each array in it: Dask moves arrays without a copy."""
         buffers: list[pickle.PickleBuffer] = []
-        what = self.found, self.failed, self.read
+        what = self.found, self.failed, self.read, self.said
         content = pickle.dumps(what, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
         parts: list[bytes | memoryview] = [content, *(one.raw() for one in buffers)]
         return [np.frombuffer(part, np.uint8) for part in parts]
@@ -91,13 +91,13 @@ class Answer:
     def received(cls, parts: Sequence[Bytes]) -> Answer:
         """The answer that was sent. It uses the memory of the parts."""
         content, *buffers = parts
-        found, failed, read = pickle.loads(content.data, buffers=buffers)
-        return cls(found, failed, read, sum(part.nbytes for part in parts))
+        found, failed, read, said = pickle.loads(content.data, buffers=buffers)
+        return cls(found, failed, read, said, sum(part.nbytes for part in parts))
 
 
 def carry_out(task: bytes | Shared[bytes], carried: Carried) -> list[Bytes]:
     """Runs a pickled function on its item, on one core: the others have workers of their own."""
-    _now.read = 0
+    _now.read, said = 0, list[str]()
     if parent_process() is not None:  # a process for such tasks alone
         native.keep_memory()
     with suppress(OSError):
@@ -107,12 +107,12 @@ def carry_out(task: bytes | Shared[bytes], carried: Carried) -> list[Bytes]:
             threadpool_limits(1, "blas"),
             one_core(),
             custom_ops(carried.libraries),
-            providers(carried.providers, _log.warning),
+            providers(carried.providers, said.append),
         ):
             do, item = pickle.loads(task if isinstance(task, bytes) else task.value)
-            return Answer(do(item), False, _now.read).sent()
+            return Answer(do(item), False, _now.read, tuple(said)).sent()
     except Exception as error:  # raised again where the item came from
-        return Answer(_sendable(error), True, _now.read).sent()
+        return Answer(_sendable(error), True, _now.read, tuple(said)).sent()
 
 
 def _sendable(error: Exception) -> Exception:
