@@ -43,6 +43,26 @@ void split(const char* entry, const std::string& value, std::string& text, std::
   }
 }
 
+// Execution providers of libraries that were registered with the environment go by their devices. Whether
+// there are any of this name, which are then appended.
+bool append_plugin(const Runtime& runtime, OrtSessionOptions* options, const std::string& name,
+                   const std::vector<const char*>& keys, const std::vector<const char*>& values) {
+  if (!runtime.is_new()) return false;
+  const ort::Api& api = runtime.api;
+  const Owned<OrtEnv> env = runtime.environment();
+  const OrtEpDevice* const* devices = nullptr;  // the environment's
+  size_t count = 0;
+  runtime.check(api.GetEpDevices()(env.get(), &devices, &count));
+  std::vector<const OrtEpDevice*> chosen;
+  for (size_t i = 0; i < count; ++i) {
+    if (name == api.EpDevice_EpName()(devices[i])) chosen.push_back(devices[i]);
+  }
+  if (chosen.empty()) return false;
+  runtime.check(api.SessionOptionsAppendExecutionProvider_V2()(
+      options, env.get(), chosen.data(), chosen.size(), keys.data(), values.data(), keys.size()));
+  return true;
+}
+
 std::string refusal(const std::string& prefix, const std::string& name, const char* why) {
   return prefix + ".name is '" + name +
          "', which this ONNX Runtime cannot use: the model runs without it. It said: " + why;
@@ -123,6 +143,7 @@ Owned<OrtSessionOptions> inner_options(const Runtime& runtime, const OrtSessionO
     std::vector<const char*> values;
     split(entry.c_str(), config_entry(runtime, outer, entry.c_str()), text, keys, values);
     try {
+      if (append_plugin(runtime, options.get(), name, keys, values)) continue;
       runtime.check(api.SessionOptionsAppendExecutionProvider()(options.get(), name.c_str(), keys.data(),
                                                                 values.data(), keys.size()));
     } catch (const Error& error) {

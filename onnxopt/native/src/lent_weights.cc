@@ -6,12 +6,6 @@
 namespace onnxopt {
 namespace {
 
-ort::Api newer_api(const Runtime& runtime) {
-  const auto* entry = reinterpret_cast<const ort::ApiBase*>(runtime.base);
-  const OrtApi* table = entry->get_api(ort::kEditorApiVersion);
-  return table == nullptr ? runtime.api : ort::Api(table);
-}
-
 // Whether it has one that is no initializer, too.
 bool has_inputs(Bytes model) {
   bool found = false;
@@ -29,13 +23,11 @@ bool has_inputs(Bytes model) {
 
 bool Lender::works_with(const Runtime& runtime, Bytes model) {
   if (!has_inputs(model)) return false;
-  const auto* entry = reinterpret_cast<const ort::ApiBase*>(runtime.base);
-  const OrtApi* table = entry->get_api(ort::kEditorApiVersion);
-  return table != nullptr && ort::Api(table).GetModelEditorApi()() != nullptr;  // small builds have none
+  return runtime.is_new() && runtime.api.GetModelEditorApi()() != nullptr;  // small builds have none
 }
 
 Lender::Lender(const Runtime& runtime)
-    : api_(newer_api(runtime)),
+    : api_(runtime.api),
       editor_(api_.GetModelEditorApi()()),
       memory_(nullptr, runtime.api.ReleaseMemoryInfo()) {
   OrtMemoryInfo* memory = nullptr;

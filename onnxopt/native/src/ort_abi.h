@@ -13,6 +13,7 @@ struct OrtApi;
 struct OrtApiBase;
 struct OrtCustomOpDomain;
 struct OrtEnv;
+struct OrtEpDevice;
 struct OrtGraph;
 struct OrtKernelContext;
 struct OrtKernelInfo;
@@ -44,7 +45,7 @@ using PathChar = char;
 // do.
 constexpr uint32_t kApiVersion = 16;
 // What came later is called only where the runtime has this version.
-constexpr uint32_t kEditorApiVersion = 22;
+constexpr uint32_t kNewApiVersion = 22;
 
 enum ErrorCode : int { kFail = 1 };
 enum ElementType : int { kUndefined = 0, kFloat32 = 1, kUint8 = 2, kString = 8, kFloat16 = 10 };
@@ -133,7 +134,12 @@ enum LoggingLevel : int { kWarning = 2 };
   X(288, void, ReleaseModel, (OrtModel*))                                                                    \
   X(291, const OrtModelEditorApi*, GetModelEditorApi, ())                                                    \
   X(292, OrtStatus*, CreateTensorWithDataAndDeleterAsOrtValue,                                               \
-    (Allocator * deleter, void* data, size_t bytes, const int64_t* dims, size_t rank, int type, OrtValue**))
+    (Allocator * deleter, void* data, size_t bytes, const int64_t* dims, size_t rank, int type, OrtValue**)) \
+  X(303, OrtStatus*, GetEpDevices, (const OrtEnv*, const OrtEpDevice* const**, size_t* count))               \
+  X(304, OrtStatus*, SessionOptionsAppendExecutionProvider_V2,                                               \
+    (OrtSessionOptions*, OrtEnv*, const OrtEpDevice* const*, size_t devices, const char* const* keys,        \
+     const char* const* values, size_t count))                                                               \
+  X(312, const char*, EpDevice_EpName, (const OrtEpDevice*))
 
 // X(slot, name, arguments): functions of the model editor, which return a status.
 #define ONNXOPT_ORT_EDITOR_FUNCTIONS(X)                                                           \

@@ -41,6 +41,11 @@ struct Runtime {
   // Throws Error where the runtime is too old.
   explicit Runtime(const OrtApiBase* with);
 
+  // Whether it has the functions of kNewApiVersion: its table then goes on behind the older ones.
+  bool is_new() const {
+    return reinterpret_cast<const ort::ApiBase*>(base)->get_api(ort::kNewApiVersion) != nullptr;
+  }
+
   void check(OrtStatus* status) const { onnxopt::check(api, status); }
 
   // The process's environment, one more reference to it.

@@ -1,6 +1,6 @@
 # The decoder as one WebAssembly module: what the reader needs of the sources, and web.cc. Built by zig; see
 # tools/build_web.py. C++ exceptions are off: an error leaves the module as a JavaScript exception.
-list(FILTER SOURCES EXCLUDE REGEX "/(capi|inner_|ort_|other_libraries|streamed)")
+list(FILTER SOURCES EXCLUDE REGEX "/(capi|inner_|lent_|ort_|other_libraries|streamed)")
 add_executable(onnxopt_web web/web.cc ${SOURCES} ${CODECS} $<TARGET_OBJECTS:zlib_inflate>)
 set_target_properties(onnxopt_web PROPERTIES OUTPUT_NAME onnxopt SUFFIX .wasm)
 target_include_directories(onnxopt_web PRIVATE src ${GENERATED})
