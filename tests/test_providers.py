@@ -26,6 +26,7 @@ from onnxopt.measure.benchmark.worker import Worker
 CHECK_GPU = Path(check_gpu.__file__)
 DIGITS = Path(__file__).parent.parent / "models" / "digits.onnx"
 OPENVINO = ("1.24.1", "onnxruntime-openvino")
+OPENVINO_PLUGIN = ("1.8.1", "onnxruntime-ep-openvino")
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
@@ -260,6 +261,40 @@ else:
 """
 
 
+PLUGIN = """
+import sys
+import numpy as np
+import onnxruntime
+import onnxopt
+
+sys.path.insert(0, sys.argv[3])
+import onnxruntime_ep_openvino as plugin
+
+model, plain = sys.argv[1:3]
+x = {"x": np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)}
+(wanted,) = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"]).run(None, x)
+onnxruntime.register_execution_provider_library("openvino", plugin.get_library_path())
+(name,) = plugin.get_ep_names()
+precise = {"load_config": '{"CPU":{"INFERENCE_PRECISION_HINT":"f32"}}'}
+
+def devices(options):
+    options.add_provider_for_devices([d for d in onnxruntime.get_ep_devices() if d.ep_name == name], precise)
+
+def entries(options):
+    options.add_session_config_entry("onnxopt.ep.0.name", name)
+    options.add_session_config_entry("onnxopt.ep.0.options", "load_config=" + precise["load_config"])
+
+for choose in (devices, entries):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # the inner session is all OpenVINO's
+    choose(options)
+    onnxopt.register(options)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+    (got,) = onnxruntime.InferenceSession(model, options).run(None, x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+"""
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     (tmp_path / "model.onnx").write_bytes(compressed(matmul()))
@@ -289,6 +324,16 @@ class TestOpenVINO:
             "openvino",
         ]
         done = python_with(version, *command, cwd=tmp_path, package=package)
+        assert done.returncode == 0, done.stderr
+
+    def test_as_a_plugin(self, files: list[str]) -> None:
+        """The provider's own library, in the runtime that is installed."""
+        done = subprocess.run(
+            [sys.executable, "-c", PLUGIN, *files, str(packages(*OPENVINO_PLUGIN))],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
 
     def test_optimize(self, files: list[str], tmp_path: Path) -> None:
