@@ -76,9 +76,23 @@ def vgg(width: float) -> tuple[onnx.ModelProto, dict[str, Affine]]:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), weights
 
 
+def on_grids(model: onnx.ModelProto, folder: Path) -> None:
+    """Writes the model plain and compressed, its matrices replaced by random ones on grids."""
+    rng = np.random.default_rng(0)
+    matrices = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
+    weights = {tensor.name: random_weight(rng, tuple(tensor.dims)) for tensor in matrices}
+    for tensor in matrices:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].values(), tensor.name))
+    write(model, weights, folder)
+
+
 def write_models(folder: Path, width: float) -> None:
-    """Writes the plain and the compressed file."""
-    model, weights = vgg(width)
+    """Writes the plain and the compressed file of a network of VGG-16's shapes."""
+    write(*vgg(width), folder)
+
+
+def write(model: onnx.ModelProto, weights: dict[str, Affine], folder: Path) -> None:
+    """Writes a model as plain.onnx, and with its weights encoded as compressed.onnx."""
     onnx.save(model, folder / "plain.onnx")
     inner, outside, tensors = split(model)
     graph = Graph(inner)
