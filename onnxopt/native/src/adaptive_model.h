@@ -11,9 +11,44 @@
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 namespace onnxopt {
+
+// Eight integers of 16 bits at a time.
+#if defined(__SSE2__)
+#define ONNXOPT_EIGHT
+using Eight = __m128i;
+inline Eight load8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store8(uint16_t* p, Eight a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
+inline Eight all8(int a) { return _mm_set1_epi16(static_cast<int16_t>(a)); }
+inline Eight sum8(Eight a, Eight b) { return _mm_add_epi16(a, b); }
+inline Eight difference8(Eight a, Eight b) { return _mm_sub_epi16(a, b); }
+inline Eight half8(Eight a) { return _mm_srli_epi16(a, 1); }
+inline Eight shifted8(Eight a, unsigned count) {
+  return _mm_sra_epi16(a, _mm_cvtsi32_si128(static_cast<int>(count)));
+}
+// A bit for each of sixteen.
+inline unsigned greater16(Eight a, Eight b, Eight than) {
+  return static_cast<unsigned>(
+      _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpgt_epi16(a, than), _mm_cmpgt_epi16(b, than))));
+}
+#elif defined(__wasm_simd128__)
+#define ONNXOPT_EIGHT
+using Eight = v128_t;
+inline Eight load8(const uint16_t* p) { return wasm_v128_load(p); }
+inline void store8(uint16_t* p, Eight a) { wasm_v128_store(p, a); }
+inline Eight all8(int a) { return wasm_i16x8_splat(static_cast<int16_t>(a)); }
+inline Eight sum8(Eight a, Eight b) { return wasm_i16x8_add(a, b); }
+inline Eight difference8(Eight a, Eight b) { return wasm_i16x8_sub(a, b); }
+inline Eight half8(Eight a) { return wasm_u16x8_shr(a, 1); }
+inline Eight shifted8(Eight a, unsigned count) { return wasm_i16x8_shr(a, count); }
+inline unsigned greater16(Eight a, Eight b, Eight than) {
+  return wasm_i8x16_bitmask(wasm_i8x16_narrow_i16x8(wasm_i16x8_gt(a, than), wasm_i16x8_gt(b, than)));
+}
+#endif
 
 constexpr unsigned kTokens = 16;
 constexpr unsigned kEscape = kTokens - 1;
@@ -59,14 +94,11 @@ struct alignas(16) Tokens {
     const unsigned shift = bit_length((3U * seen + 3U) >> 1) - 1;
     const uint16_t* target = kCertain[token].data();
     const int half = 1 << shift >> 1;
-#if defined(__SSE2__)
-    const __m128i rounding = _mm_set1_epi16(static_cast<int16_t>(half));
-    const __m128i count = _mm_cvtsi32_si128(static_cast<int>(shift));
+#if defined(ONNXOPT_EIGHT)
     for (unsigned t = 0; t < kTokens; t += 8) {
-      const __m128i was = load8(below.data() + t);
-      const __m128i difference = _mm_add_epi16(_mm_sub_epi16(load8(target + t), was), rounding);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(below.data() + t),
-                       _mm_add_epi16(was, _mm_sra_epi16(difference, count)));
+      const Eight was = load8(below.data() + t);
+      const Eight difference = sum8(difference8(load8(target + t), was), all8(half));
+      store8(below.data() + t, sum8(was, shifted8(difference, shift)));
     }
 #else
     for (unsigned t = 0; t < kTokens; ++t) {
@@ -76,10 +108,6 @@ struct alignas(16) Tokens {
 #endif
     seen = static_cast<uint16_t>(seen + (seen < kMemory));
   }
-
-#if defined(__SSE2__)
-  static __m128i load8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-#endif
 };
 
 // The share of the tokens below t in the mean of both.
@@ -89,14 +117,12 @@ inline uint32_t mean_below(const Tokens& a, const Tokens& b, unsigned t) {
 
 // The token in whose share of that mean the number lies.
 inline unsigned token_at(const Tokens& a, const Tokens& b, uint32_t at) {
-#if defined(__SSE2__)
-  const __m128i wanted = _mm_set1_epi16(static_cast<int16_t>(at));
-  const auto beyond = [&](unsigned t) {  // of eight tokens from t on: which lie behind
-    const __m128i sum = _mm_add_epi16(Tokens::load8(a.below.data() + t), Tokens::load8(b.below.data() + t));
-    return _mm_cmpgt_epi16(_mm_srli_epi16(sum, 1), wanted);
+#if defined(ONNXOPT_EIGHT)
+  const auto mean = [&](unsigned t) {
+    return half8(sum8(load8(a.below.data() + t), load8(b.below.data() + t)));
   };
-  const int behind = _mm_movemask_epi8(_mm_packs_epi16(beyond(0), beyond(8)));
-  return bit_length(0xffffU & ~static_cast<unsigned>(behind)) - 1;
+  const unsigned behind = greater16(mean(0), mean(8), all8(static_cast<int>(at)));
+  return bit_length(0xffffU & ~behind) - 1;
 #else
   unsigned found = 0;
   for (unsigned t = 1; t < kTokens; ++t) found += mean_below(a, b, t) <= at;

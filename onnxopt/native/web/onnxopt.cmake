@@ -2,7 +2,7 @@
 # tools/build_web.py. C++ exceptions are off: an error leaves the module as a JavaScript exception.
 list(FILTER SOURCES EXCLUDE REGEX "/(capi|inner_|lent_|ort_|other_libraries|streamed)")
 add_executable(onnxopt_web web/web.cc ${SOURCES} ${CODECS} $<TARGET_OBJECTS:zlib_inflate>)
-set_target_properties(onnxopt_web PROPERTIES OUTPUT_NAME onnxopt SUFFIX .wasm)
+set_target_properties(onnxopt_web PROPERTIES OUTPUT_NAME onnxopt SUFFIX .wasm POSITION_INDEPENDENT_CODE OFF)
 target_include_directories(onnxopt_web PRIVATE src ${GENERATED})
 target_include_directories(onnxopt_web SYSTEM PRIVATE ${ZLIB})
 target_compile_definitions(onnxopt_web PRIVATE Z_PREFIX ONNXOPT_DECODER_ONLY)
