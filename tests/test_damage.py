@@ -17,10 +17,14 @@ import numpy as np
 import onnx
 import pytest
 from builders import mlp
+from test_streamed import chain, session
 
 import onnxopt
 from onnxopt import native
+from onnxopt.build import container
+from onnxopt.encoding import Affine
 from onnxopt.errors import ContainerError
+from onnxopt.graph import Graph, split, wrap
 
 FLIPS = 2000
 KILLS = 4
@@ -76,6 +80,42 @@ def test_mixed_up_files_are_refused_or_change_nothing(compressed: bytes) -> None
         size = int(rng.integers(1, 200))
         part = (compressed[start : start + size], bytes(size), b"", rng.bytes(size))[rng.integers(4)]
         assert _weights(compressed[:to] + part + compressed[to + size :]) in (None, intact)
+
+
+def on_a_grid(model: onnx.ModelProto) -> bytes:
+    """The file, with small integers for weights, whose rows and columns differ in size."""
+    inner, outside, tensors = split(model)
+    graph, rng = Graph(inner), np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        rows, columns = (np.exp(rng.normal(0, 0.5, n)) for n in tensor.dims)
+        q = np.rint(np.outer(rows, columns) * rng.standard_normal(tensor.dims)).astype(np.int32)
+        graph.store(tensor.name, Affine(q, np.array([-12], np.int16), 0, np.dtype(np.float32)))
+    inner, encodings = graph.export()
+    packed = container.write(inner.SerializeToString(), encodings, "{}")
+    return bytes(wrap(model, inner, outside, tensors, packed).SerializeToString())
+
+
+@pytest.mark.parametrize("residence", ["loaded", "streamed"])
+def test_damage_ends_a_session_or_changes_nothing(residence: str) -> None:
+    """Flipped bits of the container, through ONNX Runtime: weights decoded at once, or in every run."""
+    whole = on_a_grid(chain(2, 64))
+    begin, x = whole.index(b"onnxopt\0"), np.ones((1, 64), np.float32)
+    with native.Container(whole) as reader:
+        assert "adaptive" in {entry.codec for entry in reader.entries}
+        size = sum(entry.coded_size for entry in reader.entries)
+    (wanted,) = session(whole, residence).run(None, {"x": x})
+    refused = 0
+    for bit in np.random.default_rng(3).integers(0, 8 * size, 200):
+        damaged = bytearray(whole)
+        damaged[begin + bit // 8] ^= 1 << bit % 8
+        try:
+            (got,) = session(bytes(damaged), residence).run(None, {"x": x})
+        except Exception as error:  # the runtime raises classes of its own
+            assert "onnxopt: " in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(got, wanted)
+    assert refused > 100
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

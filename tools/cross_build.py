@@ -5,7 +5,8 @@
     python tools/cross_build.py --check armv7           # only whether the sources compile, without warnings
     python tools/cross_build.py --wheel aarch64         # Python wheels, in dist/
 
-Nothing of it runs here, but for the native tests of Linux targets where qemu-user is installed.
+Nothing of it runs here, but for the native tests of Linux targets where qemu-user is installed, and of Windows where
+wine is.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Target:
     wheel: str = ""
     """The platform that pip calls it, if it has wheels."""
     emulator: str | None = None
-    """The program of qemu-user that runs its tests."""
+    """The program that runs its tests: of qemu-user, or wine."""
     tests: str = ""
-    """What zig calls the same processor with musl, whose programs need no files of the other system."""
+    """What zig calls the target of the tests; for Linux with musl, so that they need no files of the other system."""
 
 
 TARGETS = {
@@ -68,7 +69,7 @@ TARGETS = {
                     "arm-linux-musleabihf -mcpu=cortex_a7"),
     "riscv64": Target("riscv64-linux-gnu.2.27", "Linux", "riscv64", "manylinux_2_27_riscv64", "qemu-riscv64",
                       "riscv64-linux-musl"),
-    "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64", "win_amd64"),
+    "windows-x64": Target("x86_64-windows-gnu", "Windows", "AMD64", "win_amd64", "wine", "x86_64-windows-gnu"),
     "macos-arm64": Target("aarch64-macos.13.0", "Darwin", "arm64", "macosx_13_0_arm64"),
 }  # fmt: skip
 
