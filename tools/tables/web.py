@@ -59,7 +59,8 @@ def native_times(file: bytes) -> list[float]:
 
 def web_times(wasm: Path, model: Path) -> list[float]:
     """The same in one process of Node.js, which frees the memory of each instance before the next one."""
-    command = ["node", "--expose-gc", "--input-type=module", "-e", DECODE, *map(str, (build_web.WEB, wasm, model, REPEATS))]
+    arguments = map(str, (build_web.WEB, wasm, model, REPEATS))
+    command = ["node", "--expose-gc", "--input-type=module", "-e", DECODE, *arguments]
     return list(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
