@@ -29,6 +29,7 @@ from common.pages import machine, markdown
 from tables import CannotMeasureError, Scope, Table
 
 Feeds = dict[str, Any]
+VERSION = onnxruntime.__version__
 
 MODELS = ("resnet56", "squeezenet1.1", "mobilenet_v2", "mobilefacenet", "silero_half")
 """Those of tasks and of speech; the encoder of sentences comes from a package."""
@@ -122,8 +123,8 @@ class Cell:
 
     ratio: float
     answers: str
-    speed: float
-    """The source's time over the file's."""
+    time: float
+    """The file's over the source's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class Row:
     size: int
     answers: str
     """Of the source."""
+    seconds: float
+    """A run of the source."""
     cells: tuple[Cell | None, ...]
     """By tool; None where it leaves the model as it is, or fails."""
 
@@ -153,8 +156,9 @@ def answers(model: str, file: Path) -> str:
     return f"{100 * float(np.mean(a == b)):.1f} %"
 
 
-def speeds(model: str, files: tuple[Path, ...]) -> list[float]:
-    """The time of the model's file over that of each of these: one thread, one sample, all files in turns.
+def timed(model: str, files: tuple[Path, ...]) -> tuple[float, list[float]]:
+    """Seconds of a run of the model's file, and the time of each of these over it: medians of the rounds, in each of
+    which all files take turns, with one thread and one sample.
 
     Seconds are those that the thread had the processor, so that other work on the machine counts little.
     """
@@ -167,7 +171,8 @@ def speeds(model: str, files: tuple[Path, ...]) -> list[float]:
     for number in range(ROUNDS):
         turns = range(len(sessions)) if number % 2 else reversed(range(len(sessions)))
         rounds.append({i: _seconds(sessions[i], feed, counts[i]) for i in turns})
-    return [median(times[0] / times[i] for times in rounds) for i in range(1, len(sessions))]
+    ratios = [median(times[i] / times[0] for times in rounds) for i in range(1, len(sessions))]
+    return median(times[0] for times in rounds), ratios
 
 
 def _seconds(session: onnxruntime.InferenceSession, feed: Feeds, count: int) -> float:
@@ -192,13 +197,14 @@ def row(model: str) -> Row:
     """One model through all tools."""
     files = {tool: file for tool in TOOLS if (file := made(model, tool)) is not None}
     runs = {tool: RUNTIME.made(_unpacked, model) if tool.packed else file for tool, file in files.items()}
-    times = dict(zip(runs, RUNTIME.once(speeds, model, tuple(runs.values())), strict=True))
+    seconds, ratios = RUNTIME.once(timed, model, tuple(runs.values()))
+    times = dict(zip(runs, ratios, strict=True))
     size = source(model).stat().st_size
     cells = {
         tool: Cell(size / file.stat().st_size, RUNTIME.once(answers, model, runs[tool]), times[tool])
         for tool, file in files.items()
     }
-    return Row(model, size, RUNTIME.once(answers, model, source(model)), tuple(map(cells.get, TOOLS)))
+    return Row(model, size, RUNTIME.once(answers, model, source(model)), seconds, tuple(map(cells.get, TOOLS)))
 
 
 def measure(scope: Scope) -> list[Row]:
@@ -208,19 +214,21 @@ def measure(scope: Scope) -> list[Row]:
 
 def render(rows: Sequence[Row]) -> str:
     """A row for each model and what it needs, a column for each tool."""
-    lines = [[row.model, f"{row.size / 1e6:.1f} MB, {row.answers}", *map(_cell, row.cells)] for row in rows]
+    lines = [[row.model, _source(row), *map(_cell, row.cells)] for row in rows]
     lines.append(["needs data", "", *("yes" if tool.data else "no" for tool in TOOLS)])
     lines.append(["runs in", "ONNX Runtime", *(tool.runs for tool in TOOLS)])
     table = markdown(["model", "source", *(tool.name for tool in TOOLS)], "ll" + "r" * len(TOOLS), lines)
     return (
-        f"{table}\n\nSize ratio; answers; the source's time over the file's on one sample and one thread. {machine()}."
+        f"{table}\n\nTime of one sample on one thread, medians of {ROUNDS} turns; ONNX Runtime {VERSION}, {machine()}."
     )
 
 
+def _source(row: Row) -> str:
+    return "<br>".join((f"{row.size / 1e6:.1f} MB", row.answers, f"{1e3 * row.seconds:.3g} ms"))
+
+
 def _cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "-"
-    return f"**{cell.ratio:.1f}x**, {cell.answers}, {cell.speed:.2f}x"
+    return "-" if cell is None else "<br>".join((f"**{cell.ratio:.1f}x**", cell.answers, f"{cell.time:.2f}x time"))
 
 
 HEADLINES = ("squeezenet1.1", "silero_half", ENCODER)
