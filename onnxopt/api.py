@@ -60,16 +60,17 @@ def optimize(
     at all is copied, unless the size or the form of the file is asked for. A model for which no setting keeps the
     default bound is written lossless as well. `Result.left_out` then says why.
 
-    >>> result = optimize("digits.onnx", data="train.npz", max_drop=0.5)
-    >>> result.status, result.bytes_before // result.bytes_after >= 10
-    ('met', True)
-    >>> result.save("small.onnx").name
-    'small.onnx'
-    >>> result.report("report.html")[:15]
-    '<!DOCTYPE html>'
-
     Raises Missed if the contract cannot be met, OnnxoptError if it contradicts itself, the model cannot be read or
     loaded, or the result cannot be written or run.
+
+    Examples:
+        >>> result = optimize("digits.onnx", data="train.npz", max_drop=0.5)
+        >>> result.status, result.bytes_before // result.bytes_after >= 10
+        ('met', True)
+        >>> result.save("small.onnx").name
+        'small.onnx'
+        >>> result.report("report.html")[:15]
+        '<!DOCTYPE html>'
     """
     request = Request.of(contract, data, options)
     path, folder = on_disk(model)

@@ -20,6 +20,7 @@ from onnx import helper
 from scipy import stats
 from scipy.signal import lfilter
 
+from common.lessons import run_by
 from onnxopt import OnnxoptError, cli
 from onnxopt.measure.benchmark import Latency, benchmark, milliseconds, time_ratio
 from onnxopt.measure.benchmark.energy import Rapl
@@ -327,9 +328,13 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", np.zeros((4, 1, 8, 8), np.float32))
     options = ("--seconds", 0.1, "--threads", "1", "--batch", "1,2")
-    command(monkeypatch, DIGITS, DIGITS, *options)
+    (block,) = run_by("tests/test_benchmark.py", "docs/howto/speed.md")
+    for name in (models := block.text.split()[2:]):
+        (tmp_path / name).write_bytes(DIGITS.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, *models, *options)
     shown = capsys.readouterr()
-    expected = "digits.onnx|mean ms|95 %|p95|RSS|samples/s|Conv|energy|warm-up|onnxruntime"
+    expected = "fast.onnx|mean ms|95 %|p95|RSS|samples/s|Conv|energy|warm-up|onnxruntime"
     for word in expected.split("|"):
         assert word in shown.out, word
     assert "too few processes" in shown.out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import run_model
 from compressing import compressed
 from onnx import helper, numpy_helper
 
+from common.lessons import run_by
 from onnxopt import native
 
 
@@ -71,6 +74,25 @@ def test_container_as_external_data(program: Path, runtime: Path, tmp_path: Path
         size_threshold=0,
     )
     run_model.check(run_model.run(program, runtime, path, None), model)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(runtime: Path, tmp_path: Path) -> None:
+    """In a folder that looks like a clone in which a model was compressed."""
+    (block,) = run_by("tests/test_c_example.py", "README.md")
+    (tmp_path / "small.onnx").write_bytes(compressed(two_outputs()))
+    (tmp_path / "onnxopt").mkdir()
+    (tmp_path / "onnxopt" / "native").symlink_to(run_model.NATIVE)
+    (tmp_path / "bin").mkdir()
+    for name, words in (("onnxopt", "-P -m onnxopt.cli"), ("python", "-P")):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        command.chmod(0o755)
+    path = os.pathsep.join((str(tmp_path / "bin"), os.environ["PATH"]))
+    done = subprocess.run(["sh", "-e", "-c", block.text], cwd=tmp_path, env=os.environ | {"PATH": path},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run_model.check(done.stdout, two_outputs())
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"onnxopt\0"], ids=["empty", "foreign", "cut"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ import run_model
 from compressing import compressed
 from fetching import runtime_headers
 from test_c_example import two_outputs
+
+from common.lessons import run_by
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +83,46 @@ def test_a_cxx_project_finds_the_package(examples: Path, model: Path, kind: str)
         run_model.check(said(examples / f"run_model_cxx_{kind}", model, *way), two_outputs())
     listed = said(examples / f"list_weights_{kind}", model).splitlines()
     assert [line.partition(", ")[0] for line in listed] == ["w: 2048 bytes", "v: 864 bytes"]
+
+
+def lines_of(page: str, language: str) -> str:
+    """What a page of the documents says a program in this language has."""
+    found = run_by("tests/test_install.py", page)
+    (text,) = (block.text for block in found if block.language == language)
+    return text
+
+
+@pytest.mark.parametrize("page", ["docs/hosts.md", "docs/tutorials/images.md"])
+def test_the_lines_for_c_run(page: str, prefix: Path, runtime: Path, model: Path) -> None:
+    """Written with nothing but the runtime's header; the page leaves out what any program has."""
+    lines = lines_of(page, "c")
+    declared = "" if "OrtSession* session;" in lines else "OrtSessionOptions* options; OrtSession* session;\n"
+    created = "" if "CreateSessionOptions(" in lines else "api->CreateSessionOptions(&options);\n"
+    checked = re.sub(r"^(api->.*);$", r"if (\1 != NULL) return 2;", f"{declared}{created}{lines}", flags=re.M)
+    ours = {"libonnxopt.so": prefix / "lib" / "libonnxopt.so", "small.onnx": model}
+    for name, file in ours.items():
+        checked = checked.replace(f'"{name}"', f'"{file}"')
+    said_first = 'api->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "a", &env)'
+    source = model.with_name("page.c")
+    source.write_text(
+        "#include <stdio.h>\n#include <onnxruntime_c_api.h>\nint main(void) {\n"
+        "const OrtApi* api = OrtGetApiBase()->GetApi(16);\nOrtEnv* env;\n"
+        f"if ({said_first} != NULL) return 2;\n{checked}\nsize_t count;\n"
+        'if (api->SessionGetOutputCount(session, &count) != NULL) return 2;\nprintf("%zu", count);\nreturn 0;\n}\n'
+    )
+    said("cc", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), source, runtime,
+         f"-Wl,-rpath,{runtime.parent}", "-o", source.with_suffix(""))  # fmt: skip
+    assert said(source.with_suffix("")) == "2"
+
+
+def test_the_lines_for_cxx_run(prefix: Path, runtime: Path, model: Path) -> None:
+    lines = lines_of("docs/hosts.md", "cpp").replace('"small.onnx"', f'"{model}"')
+    source = model.with_name("page.cc")
+    source.write_text(f'#include <cstdio>\n{lines}\nint main() {{ std::printf("%zu", session.GetOutputCount()); }}\n')
+    said("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), f"-I{prefix / 'include'}",
+         source, runtime, prefix / "lib" / "libonnxopt.so", f"-Wl,-rpath,{runtime.parent}:{prefix / 'lib'}",
+         "-o", source.with_suffix(""))  # fmt: skip
+    assert said(source.with_suffix("")) == "2"
 
 
 def test_exceptions_say_what_is_wrong(examples: Path, tmp_path: Path) -> None:

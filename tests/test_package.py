@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import onnxopt
+from common.lessons import run_by
 from onnxopt import native
 from train_digits import split
 
@@ -46,7 +47,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a source distribution, and with the wheel that was built from it; `make release` names it."""
     given = os.environ.get("ONNXOPT_DIST")
     folder = Path(given).absolute() if given else tmp_path_factory.mktemp("dist")
-    said(sys.executable, "-m", "build", "--outdir", folder, "-C", "cmake.build-type=Plain", ROOT)
+    (block,) = run_by("tests/test_package.py", "README.md")
+    *_, source = block.text.split()  # of `pip install`, which builds and installs the same wheel
+    said(sys.executable, "-m", "build", "--outdir", folder, "-C", "cmake.build-type=Plain", source, cwd=ROOT)
     return folder
 
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from builders import mlp
+
+from common.lessons import run_by
+from common.realdata import plain_session
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the action")
 pytestmark = [
@@ -27,6 +31,10 @@ def folder(tmp_path: Path) -> Path:
     """A project with a model."""
     (tmp_path / "models").mkdir()
     onnx.save(mlp(), tmp_path / "models" / "a.onnx")
+    entry = mlp().graph.input[0]
+    x = np.random.default_rng(0).normal(size=(400, entry.type.tensor_type.shape.dim[-1].dim_value)).astype(np.float32)
+    (scores,) = plain_session(tmp_path / "models" / "a.onnx").run(None, {entry.name: x})
+    np.savez(tmp_path / "train.npz", labels=scores.argmax(1), **{entry.name: x})
     command = tmp_path / "bin" / "onnxopt"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m onnxopt.cli "$@"\n')
@@ -44,7 +52,7 @@ def run(folder: Path, *words: str, **environment: str) -> str:
 
 
 def test_make_makes_what_is_stale(folder: Path) -> None:
-    text = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
     (found,) = re.findall(r"<!-- make -->\n```make\n(.*?)```", text, re.DOTALL)
     (folder / "Makefile").write_text(found)
     run(folder, "make", "OPTIONS=--lossless", "compressed")
@@ -56,7 +64,8 @@ def test_make_makes_what_is_stale(folder: Path) -> None:
 
 def test_the_steps_of_the_action(folder: Path) -> None:
     action = yaml.safe_load((ROOT / ".github" / "actions" / "optimize" / "action.yml").read_text(encoding="utf-8"))
-    given = {"models": "models/*.onnx", "options": "--lossless --jobs 2"}
+    (page,) = run_by("tests/test_pipelines.py", "docs/pipelines.md")
+    given = next(step for step in yaml.safe_load(page.text)["steps"] if step["uses"].startswith("./"))["with"]
     inputs = {name: given.get(name, one.get("default")) for name, one in action["inputs"].items()}
     (folder / "bin" / "python").write_text('#!/bin/sh\necho "$@" > installed\n')  # pip would ask the network
     (folder / "bin" / "python").chmod(0o755)

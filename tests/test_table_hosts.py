@@ -11,7 +11,7 @@ from common.pages import ROOT
 from tables import CannotMeasureError
 from tables.hosts import HOSTS, Case, case, python
 
-PAGE = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/hosts.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

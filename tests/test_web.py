@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from browsing import Arrays, arrays, as_json, chromium, npm, package, run_in_node, served
+from builders import model, weights
 from building import CONTEXT, Box, Entry
 from make_attacks import HERE, attacks
 from onnx import helper
@@ -24,6 +25,7 @@ from PIL import Image
 import build_web
 import onnxopt
 from common import realdata
+from common.lessons import run_by
 from onnxopt import Contract, native
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +150,35 @@ def test_nodes_beside_the_container_are_refused(web: Path, small: Path, tmp_path
 def test_without_a_runtime_it_says_what_is_expected(web: Path, small: Path) -> None:
     with pytest.raises(RuntimeError, match="ort has no InferenceSession, expected onnxruntime-web or onnxruntime-node"):
         run_in_node("node:path", small, {})
+
+
+def photos() -> onnx.ModelProto:
+    """A layer on a picture of the size that the documents have."""
+    size: list[int | str] = [1, 3, 224, 224]
+    return model([helper.make_node("Conv", ["input", "w"], ["output"], pads=[1, 1, 1, 1])],
+                 {"w": weights(8, 3, 3, 3)}, {"input": size}, {"output": [1, 8, 224, 224]})  # fmt: skip
+
+
+PAGES = {"docs/web.md": ["onnxruntime-web", "onnxruntime-node"], "docs/hosts.md": ["onnxruntime-node"],
+         "docs/tutorials/speech.md": ["onnxruntime-web"]}  # fmt: skip
+"""The runtime that each block imports."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_lines_of_the_documents_run(web: Path, page: str) -> None:
+    """In Node.js, where WebGPU is missing and WebAssembly takes its place."""
+    found = run_by("tests/test_web.py", page)
+    for block, runtime in zip(found, PAGES[page], strict=True):
+        assert f"'{runtime}'" in block.text
+        (name,) = re.findall(r"load\('([^']+)'", block.text)
+        place = web / "page" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        onnxopt.optimize(photos(), place, lossless=True)
+        script = f"const pixels = new Float32Array(3 * 224 * 224);\n{block.text}\n"
+        script += "console.log(session.outputNames[0]);\nprocess.exit(0);\n"
+        command = ["node", "--input-type=module", "-e", script]
+        done = subprocess.run(command, cwd=web / "page", capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "output\n"), done.stderr
 
 
 # --- the decoder -----------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri.startswith("source/"):
         page.meta["search"] = {"exclude": True}
         return markdown
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # the tabs have it
     origin, here = _origin(page.file), posixpath.dirname(page.file.src_uri)
 
     def pointed(link: re.Match[str]) -> str:

@@ -47,10 +47,11 @@ def load(
             their library is registered. With the config entry ``onnxopt.residence``, weights stay compressed in memory.
         providers: as for `onnxruntime.InferenceSession`.
 
-    >>> load("small.onnx").get_inputs()[0].name
-    'input'
-
     Raises ContainerError if the file is damaged, OnnxoptError if the installed onnxruntime cannot run it.
+
+    Examples:
+        >>> load("small.onnx").get_inputs()[0].name
+        'input'
     """
     return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
 

@@ -31,7 +31,7 @@ class Contract:
     error: float | None = None
     """The most noise over signal in the outputs."""
     metric: str = "top1"
-    """See `onnxopt.metrics.open_metric`."""
+    """Name of a metric, as `--metric` takes it, or ``package.module:function``."""
     confidence: float = CONFIDENCE
     """How sure it shall be that new samples drop by at most `max_drop`: 0.5 takes the expected drop as it is."""
 

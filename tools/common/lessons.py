@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.pages import ROOT
+
 _BLOCK = re.compile(
     r"(?:^ *<!-- (?P<marker>[^\n]*?) -->\n)?^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S
 )
@@ -48,6 +50,12 @@ def blocks(page: str) -> Iterator[Block]:
     for found in _BLOCK.finditer(page):
         text = re.sub(f"^{found['indent']}", "", found["text"], flags=re.M)
         yield Block(found["language"], text, found["marker"] or "", slice(found.start("text"), found.end("text")))
+
+
+def run_by(test: str, page: str) -> list[Block]:
+    """The blocks of a page, named as from the repository's root, that this test runs."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [block for block in blocks(text) if block.marker == f"run by {test}"]
 
 
 def play(page: str, folder: Path, say: Say) -> str:
@@ -84,12 +92,18 @@ def _commands(block: Block) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+def _expanded(words: list[str]) -> Iterator[str]:
+    """As a shell does with names of files."""
+    for word in words:
+        yield from sorted(map(str, Path().glob(word))) if "*" in word else [word]
+
+
 def _typed(command: str, folder: Path, say: Say, block: Block) -> str:
     """The command, and what it prints; onnxopt by `say`, anything else by the shell."""
     bare = re.sub(r"\s+#.*", "", command)
     ours = _OURS.fullmatch(bare)
     if ours:
-        lines = say(shlex.split(ours["words"]), folder).splitlines()
+        lines = say(list(_expanded(shlex.split(ours["words"]))), folder).splitlines()
         if ours["file"]:
             (folder / ours["file"]).write_text("\n".join(lines), encoding="utf-8")
             lines = []

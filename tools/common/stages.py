@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+import onnxopt
 from common import realdata
 from tables import CannotMeasureError
 
@@ -61,6 +62,15 @@ def small(folder: Path) -> None:
     (folder / "mypkg").mkdir()
     (folder / "mypkg" / "__init__.py").touch()
     (folder / "mypkg" / "mydata.py").write_text(_MYDATA)
+
+
+def pipeline(folder: Path) -> None:
+    """The same, with a folder of models, and one that is compressed."""
+    small(folder)
+    (folder / "models").mkdir()
+    for name in ("first", "resnet"):
+        shutil.copy(folder / "network.onnx", folder / "models" / f"{name}.onnx")
+    onnxopt.optimize(folder / "network.onnx", folder / "small.onnx", lossless=True)
 
 
 _MYDATA = """
@@ -167,7 +177,11 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "docs/text.md": small,
     "docs/result.md": small,
     "docs/howto/data.md": small,
+    "docs/classical.md": small,
+    "docs/loader.md": pipeline,
+    "docs/pipelines.md": pipeline,
     "docs/howto/contracts.md": small,
+    "docs/howto/speed.md": small,
     "docs/tutorials/images.md": images,
     "docs/tutorials/speech.md": speech,
     "docs/tutorials/detector.md": detector,

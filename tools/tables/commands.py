@@ -28,7 +28,8 @@ def _command(name: str, run: Any) -> Iterator[str]:
     every = [(key, one.default, *hints[key]) for key, one in parameters.items() if len(hints[key]) > 1]
     arguments = [one for one in every if isinstance(one[3], ArgumentInfo)]
     options = [one for one in every if isinstance(one[3], OptionInfo) and not one[3].hidden]
-    words = "".join(f" {_name(key, info)}{'...' * str(kind).startswith('list')}" for key, _, kind, info in arguments)
+    several = {key: str(kind).startswith("list") for key, _, kind, _ in arguments}
+    words = "".join(f" {_name(key, info).rstrip('.')}{'...' * several[key]}" for key, _, _, info in arguments)
     yield from (f"## onnxopt {name}", "", f"`onnxopt {name}{words}`", "", _plain(run.__doc__), "")
     if every:
         yield from ("| option | value | |", "| --- | --- | --- |")
