@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from builders import mlp
 from commanding import refused, run
 
+from onnxopt.measure.benchmark.latency import PROCESSES
 from onnxopt.report.json import plain
 from onnxopt.studies.dry_run import dry_run
 
@@ -49,6 +52,21 @@ def test_what_stays_lossless_says_why(source: Path) -> None:
     assert plain(found)["samples"] == 0
 
 
-def test_what_is_not_estimated_is_said(source: Path) -> None:
-    assert dry_run(source, goal="size").not_estimated == ("--for",)
+def test_training_counts_passes_and_other_forms_count_races(source: Path) -> None:
+    data = {"x": np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)}
+    plain_, short, long = (dry_run(source, data=data, tune=tune) for tune in (None, "8epochs", "400epochs"))
+    assert plain_.training is None and short.training and long.training
+    assert 0 < short.training.seconds < long.training.seconds
+    assert long.training.seconds >= 0.8 * 400 * long.training.pass_seconds
+    assert not long.training.at_least
+    timed, endless = (dry_run(source, data=data, tune=tune).training for tune in ("90s", "auto"))
+    assert timed and endless and timed.seconds == 90 and endless.at_least
+    assert dry_run(source, goal="size").strategies > plain_.strategies == 0.0
+
+
+def test_a_forecast_with_the_goal_of_speed_races(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxopt.studies.strategy_time.time_ratio", lambda *_: time.sleep(0.2))
+    found = dry_run(source, goal="speed")
+    assert found.strategies > PROCESSES * 0.1
+    assert found.seconds >= found.strategies
     refused(run("optimize", source, "--dry-run", "--check", "small.onnx"), "contradict each other")

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_workflow_of_the_page(tmp_path: Path) -> None:
     """Its file is the one that `optimize` makes."""
-    text = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/pipelines.md").read_text(encoding="utf-8")
     package, workflow, command = re.findall(r"<!-- run by tests/test_olive.py -->\n```\w+\n(.*?)```", text, re.DOTALL)
     (tmp_path / "package.json").write_text(package)
     (tmp_path / "workflow.json").write_text(workflow)

@@ -50,6 +50,23 @@ def test_more_tries_than_expected_take_longer() -> None:
     assert said[-1] == (60.0, pytest.approx(8 + 5))
 
 
+def test_what_is_no_phase_is_counted_until_it_ends_and_not_as_the_phases_pace() -> None:
+    clock, told = [0.0], list[float]()
+    schedule = Schedule(lambda what, share: told.append(clock[0] / max(share, 1e-9) - clock[0]), lambda: clock[0])
+    schedule("", 0.0)
+    schedule.expect(Seconds(1, 0, 1, 4, 2, 3))
+    clock[0] = 6.0
+    schedule("", 0.9)
+    schedule.pause(100.0)
+    for clock[0], left in ((16.0, 90 + 5), (66.0, 40 + 5)):
+        schedule("tuning", 0.9)
+        assert told[-1] == pytest.approx(left)
+    schedule.pause(0.0)
+    clock[0] = 67.0
+    schedule("writing", 0.925)
+    assert told[-1] == pytest.approx(1 + 3)
+
+
 def test_without_expectations_phases_keep_their_proportions() -> None:
     (_, first), *_ = _said(_MOMENTS, None)
     assert first == pytest.approx(30 + 65 * 10 / (35 / 4), rel=0.01)  # a quarter of 35 %, and 65 % after it

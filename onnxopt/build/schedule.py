@@ -98,12 +98,18 @@ class Schedule:
         self._last: tuple[str, float] | None = None
         self._phase, self._began, self._entered = 0, -1.0, 0.0
         self._spent = [0.0] * len(_USUAL.phases)
+        self._until = 0.0
 
     def expect(self, seconds: Seconds) -> None:
         """What the phases are expected to take; passes on the share anew."""
         self._expected = seconds
         if self._last is not None:
             self(*self._last)
+
+    def pause(self, seconds: float) -> None:
+        """What is done now is none of the phases, and takes so long; the current phase begins after it."""
+        self._entered = self._now()
+        self._until = self._entered + seconds
 
     def __call__(self, what: str, share: float) -> None:
         """See `Progress`; shares as the rooms below tell them."""
@@ -115,7 +121,9 @@ class Schedule:
             self._spent[self._phase] = now - self._entered
             self._phase, self._entered = phase, now
         start, end = _ENDS[phase], _ENDS[phase + 1]
-        left = self._left(now - self._entered, min(1.0, (share - start) / (end - start)))
+        left = max(0.0, self._until - now) + self._left(
+            max(0.0, now - self._entered), min(1.0, (share - start) / (end - start))
+        )
         passed = now - self._began
         self._tell(what, 1.0 if share >= 1 else passed / max(passed + left, 1e-9))
 

@@ -10,7 +10,7 @@ from onnxopt.data import Array
 from onnxopt.measure.benchmark import SpeedRatio, milliseconds, time_by_node, time_ratios
 from onnxopt.spec.progress import Advance
 
-_SECONDS = 60.0
+RACE_SECONDS = 60.0
 """Most that a race takes; on an idle machine it takes some 30."""
 
 
@@ -40,7 +40,7 @@ class OrtClock:
         self, models: Sequence[Path], against: Path, feeds: Mapping[str, Array], advance: Advance
     ) -> list[SpeedRatio]:
         """See `Clock`; in fresh processes that take turns."""
-        return time_ratios(models, against, [dict(feeds)], _SECONDS, advance)
+        return time_ratios(models, against, [dict(feeds)], RACE_SECONDS, advance)
 
     def profile(self, model: bytes, feeds: Mapping[str, Array]) -> dict[str, float]:
         """See `Clock`; medians over runs, from the runtime's profiler."""

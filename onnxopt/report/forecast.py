@@ -42,11 +42,14 @@ def _facts(one: Forecast) -> Iterator[str]:
     if one.trials:
         tries = "try" if one.trials == 1 else "tries"
         parts.append(f"about {one.trials} {tries} of {_seconds(phases.search / one.trials)}")
+    if one.strategies:
+        parts.append(f"other forms of layers roughly {_seconds(one.strategies)}")
+    if one.training:
+        least = ", or more" if one.training.at_least else ""
+        parts.append(f"tuning {_seconds(one.training.seconds)}{least}, at {_seconds(one.training.pass_seconds)} a pass")
     parts.append(f"writing and checking {_seconds(phases.writing + phases.checking)}")
     yield f"time: about {_seconds(one.seconds)}: {', '.join(parts)}"
     yield f"memory: about {size(one.peak_memory)} at the peak"
-    if one.not_estimated:
-        yield f"not estimated: what {' and '.join(one.not_estimated)} takes besides"
     yield "nothing was written"
 
 

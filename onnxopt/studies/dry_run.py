@@ -34,7 +34,10 @@ from onnxopt.search.slope import likely_trials
 from onnxopt.spec.contract import DEFAULT_ERROR, Contract
 from onnxopt.spec.effort import Effort
 from onnxopt.spec.plan import Plan, Step
+from onnxopt.spec.tuning import Tuning
 from onnxopt.strategies.baseline import compared, opened, steps_asked_for
+from onnxopt.studies.strategy_time import strategy_time
+from onnxopt.studies.training_time import Training, training_time
 
 _T = TypeVar("_T")
 _SAMPLES = 16
@@ -84,12 +87,14 @@ class Forecast:
     reading: float
     """Seconds until statistics begin."""
     phases: Seconds
+    training: Training | None
+    """What `--tune` takes besides these phases; None without it."""
+    strategies: float
+    """Seconds that `--for` or `--activations` takes besides, roughly; 0 without them."""
     trials: int
     """Files that are likely to be built and measured until one meets the contract."""
     peak_memory: int
     """Bytes."""
-    not_estimated: tuple[str, ...]
-    """Options that take time and memory beyond this."""
     took: float
     """Seconds of this forecast."""
 
@@ -103,6 +108,8 @@ class Costs:
     trials: int
     more_memory: int
     """Bytes beyond what the short run took."""
+    training: Training | None = None
+    strategies: float = 0.0
 
 
 @dataclass
@@ -182,7 +189,14 @@ def _forecast(work: Workspace, started: float) -> Forecast:
             building,
             _LOADS * loading + checked_on * each,
         )
-    return _told(work, built.events, str(asked), (name, samples), Costs(reading, phases, trials, more))
+    training = None
+    if original is not None and isinstance(request.tune, Tuning):
+        training = training_time(work, replace(original, parts=parts), asked, request.tune, searched.trial.slope, each)
+    strategies = 0.0
+    if original is not None and (request.wanted or request.activations):
+        strategies = strategy_time(work, replace(original, parts=parts), phases.search, phases.moments)
+    costs = Costs(reading, phases, trials, more, training, strategies)
+    return _told(work, built.events, str(asked), (name, samples), costs)
 
 
 def _quiet(what: str, share: float) -> None:
@@ -282,8 +296,6 @@ def _lossless(work: Workspace) -> Forecast:
 
 def _told(work: Workspace, events: Sequence[Event], contract: str, data: tuple[str, int], costs: Costs) -> Forecast:
     request = work.request
-    slow = {"--for": request.goal is not None, "--activations": request.activations is not None,
-            "--tune": request.tune is not None}  # fmt: skip
     decisions = {event.path: _decision(event) for event in events}
     kept = {site.path: "no rule or search decides on it" for site in work.sites}
     if request.lossless:
@@ -291,11 +303,12 @@ def _told(work: Workspace, events: Sequence[Event], contract: str, data: tuple[s
     decisions |= {
         path: _kept(work, path, why) for path, why in {**kept, **work.graph.kept()}.items() if path not in decisions
     }
-    seconds = costs.reading + sum(costs.phases.phases)
+    besides = costs.strategies + (costs.training.seconds if costs.training else 0.0)
+    seconds = costs.reading + sum(costs.phases.phases) + besides
     return Forecast(
         work.source.path, work.bytes_before, contract, *data, tuple(decisions.values()), seconds, costs.reading,
-        costs.phases, costs.trials, (memory.peak() or 0) + costs.more_memory,
-        tuple(name for name, is_given in slow.items() if is_given), 0.0,
+        costs.phases, costs.training, costs.strategies, costs.trials,
+        (memory.peak() or 0) + costs.more_memory, 0.0,
     )  # fmt: skip
 
 

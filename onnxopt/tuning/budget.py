@@ -29,19 +29,31 @@ class Budget:
 
     def __init__(self, limit: Tuning, rounds: int, stages: int = 1) -> None:
         self.is_open, self.is_timed = limit.is_open, limit.seconds is not None
-        self._limit, self._stages, self._most = limit, stages, rounds
+        self.stages = stages
+        """Trainings of each round."""
+        self._limit, self._most = limit, rounds
         self._started, self._longer = time.monotonic(), 1
         self.take(rounds if limit.epochs is None else limit.epochs // (_PASSES * stages))
 
     def rounds_of(self, pass_seconds: float) -> int:
         """How many there is time for, if a pass over the data takes so long."""
-        return round((self._limit.seconds or 0.0) / max(_PASSES * self._stages * pass_seconds, 1e-9))
+        return round((self._limit.seconds or 0.0) / max(_PASSES * self.stages * pass_seconds, 1e-9))
 
     def take(self, rounds: int) -> None:
         """Divides the limit by so many rounds; by one at least."""
         self.rounds = max(1, min(self._most, rounds))
         """Slopes to tune at."""
-        self._total = self._left = self.rounds * self._stages
+        self._total = self._left = self.rounds * self.stages
+
+    def passes(self, updates: int) -> int:
+        """Over the data, of the next training, where no time is given.
+
+        Arguments:
+            updates: of one pass.
+        """
+        if self.is_open:
+            return -(-_SHORTEST // updates) * self._longer
+        return max(1, (self._limit.epochs or 1) // self._total)
 
     def next_training(self, updates: int, seconds_before: float = 0.0) -> Callable[[int], float]:
         """Begins a training. Returns the share of it that is over after a number of updates; at 1 it ends.
@@ -54,11 +66,21 @@ class Budget:
         begun, left = time.monotonic() - seconds_before, max(1, self._left)
         self._left -= 1
         if self._limit.seconds is None:
-            passes = -(-_SHORTEST // updates) * self._longer
-            total = updates * (passes if self.is_open else max(1, (self._limit.epochs or 1) // self._total))
+            total = updates * self.passes(updates)
             return lambda done: done / total
         seconds = max((self._started + self._limit.seconds - begun) / left, 1e-9)
         return lambda done: (time.monotonic() - begun) / seconds
+
+    def seconds_left(self, share: float, passed: float) -> float:
+        """Until all trainings have ended; until these rounds have, where the limit is open.
+
+        Arguments:
+            share: of the current training, that is over.
+            passed: seconds that this has taken.
+        """
+        if self._limit.seconds is not None:
+            return max(0.0, self._started + self._limit.seconds - time.monotonic())
+        return passed / share * (1 - share + self._left)
 
     def lengthen(self) -> None:
         """Begins as many rounds again, in each of which trainings are twice as long."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 
+from onnxopt.build.schedule import Schedule
 from onnxopt.build.workspace import Workspace
 from onnxopt.build.write_checked import Decided
 from onnxopt.calibration.cache import Cache
@@ -54,7 +55,7 @@ def tuned(decided: Decided) -> Iterator[Decided]:
     """
     request, original = decided.work.request, decided.original
     if isinstance(request.tune, Tuning) and decided.kept and decided.contract and original and decided.plan.steps:
-        original = _held_out(decided, original)
+        original = held_out(decided.work, original)
         cache = Cache(key_of(decided.work, original.parts))
         killed = True
         try:
@@ -70,23 +71,44 @@ def tuned(decided: Decided) -> Iterator[Decided]:
         yield decided
 
 
-def _held_out(decided: Decided, original: Original) -> Original:
+def held_out(work: Workspace, original: Original) -> Original:
     """The original with the samples to train on, and others to compare files on.
 
     Training changes scores by much, but not by chance, so what a file loses is counted: on the user's data for the
     check if there is some, else on samples that are held back. A bounded size counts nothing, so it leaves more to
     train on.
     """
-    request, check = decided.work.request, original.parts.check
+    request, check = work.request, original.parts.check
     assert request.data is not None  # since `Request.checked`
     is_given = check is not original.parts.validation
-    counts = request.contract.size(decided.work.bytes_before) is None and (
-        request.contract.bounded or request.recipe is None
-    )
+    counts = request.contract.size(work.bytes_before) is None and (request.contract.bounded or request.recipe is None)
     few = is_given or not counts
     training, held = split(open_data(request.data, original.session), _FEW if few else HELD_BACK)
     validation = check if is_given else held.take(VALIDATION)
     return replace(original, parts=Parts(training, validation, check if is_given else validation), counted=True)
+
+
+def is_once(work: Workspace, contract: Contract) -> bool:
+    """Whether one slope is enough, at which the nearest to the original is wanted and not the smallest file."""
+    recipe, size = work.request.recipe, contract.size(work.bytes_before)
+    return size is not None or not contract.bounded or not (recipe is None or recipe.knobs)
+
+
+def budget_of(work: Workspace, contract: Contract, limit: Tuning) -> Budget:
+    """What is shared among the rounds that a contract needs."""
+    recipe = work.request.recipe
+    stages = 1 if recipe is None else trainings(work, recipe)
+    return Budget(limit, 1 if is_once(work, contract) else _ROUNDS, stages)
+
+
+def trainee(
+    work: Workspace, original: Original, contract: Contract, budget: Budget, checkpoints: Checkpoints
+) -> Trainee:
+    """What is trained: the weights that a slope decides on, or those of a recipe. Raises what `Trainee` raises."""
+    loss, evaluator = Loss(contract.error is None, work.request.tune_labels), original.validation
+    recipe = work.request.recipe
+    setting = Setting(original.parts, budget, loss, evaluator.memorised, evaluator, checkpoints)
+    return Quantized(work, setting) if recipe is None else Staged(work, setting, recipe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +131,9 @@ class _Rounds:
         self._decided, self._original, self._contract = decided, original, contract
         self._work, self._recipe = decided.work, decided.work.request.recipe
         self._size = contract.size(decided.work.bytes_before)
-        self._once = self._size is not None or not contract.bounded or not (self._recipe is None or self._recipe.knobs)
-        """Whether one slope is enough, at which the nearest to the original is wanted and not the smallest file."""
-        stages = 1 if self._recipe is None else trainings(self._work, self._recipe)
-        self._budget = Budget(limit, 1 if self._once else _ROUNDS, stages)
-        loss = Loss(contract.error is None, self._work.request.tune_labels)
-        evaluator = original.validation
-        setting = Setting(original.parts, self._budget, loss, evaluator.memorised, evaluator, checkpoints)
-        self._trainee: Trainee = (
-            Quantized(self._work, setting) if self._recipe is None else Staged(self._work, setting, self._recipe)
-        )
+        self._once = is_once(self._work, contract)
+        self._budget = budget_of(self._work, contract, limit)
+        self._trainee = trainee(self._work, original, contract, self._budget, checkpoints)
         self._done: list[_Round] = []
         self._curve: list[TunedPass] = []
         self._epochs = 0
@@ -140,6 +155,8 @@ class _Rounds:
                 self._search(best.trial.slope if best else kept.slope)
         except KeyboardInterrupt:
             self._work.progress("stopped: the best weights so far are kept", 0.9)
+        if isinstance(schedule := self._work.request.progress, Schedule):
+            schedule.pause(0.0)
         best = self._best()
         if best is None or not self._is_better(best, kept):
             self._work.progress("tuning has found nothing better, so the weights stay as they were", 0.9)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnxopt.build.schedule import Schedule
 from onnxopt.build.tuned_values import digest
 from onnxopt.build.workspace import Workspace
 from onnxopt.data import Batch
@@ -151,6 +152,11 @@ class Trainee(ABC):
         return total / sum(one.samples for one in lessons)
 
     @property
+    def updates(self) -> int:
+        """Of a pass over the data."""
+        return len(self._lessons)
+
+    @property
     def _paths(self) -> list[str]:
         return [*self._trained, *self._fixed]
 
@@ -175,9 +181,15 @@ class Trainee(ABC):
                 found = self._measured(one, plan, weights)
                 passed = checkpoint.seconds + time.monotonic() - begun
                 left = duration(passed * (1 - one.share) / one.share)
+                self._pause(self._setting.budget.seconds_left(one.share, passed))
                 advance(f"pass {one.number}, {one.loss**0.5:.3g} from the original{found}, {left} left")
         except KeyboardInterrupt:
             self.stopped = True
+
+    def _pause(self, seconds: float) -> None:
+        """Tells the time left, which shares of phases do not hold."""
+        if isinstance(schedule := self._work.request.progress, Schedule):
+            schedule.pause(seconds)
 
     def _measured(self, one: Pass, plan: Plan, weights: Weights) -> str:
         """Measures the file after a pass, and says what was found; seldom where that takes long, but at the end."""
