@@ -58,11 +58,18 @@ def runtime() -> Path:
 
 
 @pytest.fixture(scope="module")
-def examples(prefix: Path, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built against the installed library, and against ONNX Runtime as a linker wants to find it."""
-    build, linked = tmp_path_factory.mktemp("examples"), tmp_path_factory.mktemp("runtime")
+def linked(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ONNX Runtime as a linker wants to find it."""
+    folder = tmp_path_factory.mktemp("runtime")
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (linked / name).symlink_to(runtime)
+        (folder / name).symlink_to(runtime)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(prefix: Path, linked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built against the installed library, and against ONNX Runtime."""
+    build = tmp_path_factory.mktemp("examples")
     said("cmake", "-S", EXAMPLES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}",
          "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror", f"-DONNXRUNTIME_INCLUDE={runtime_headers()}",
          f"-DONNXRUNTIME_LIBRARY={linked / 'libonnxruntime.so'}")  # fmt: skip
@@ -93,7 +100,7 @@ def lines_of(page: str, language: str) -> str:
 
 
 @pytest.mark.parametrize("page", ["docs/hosts.md", "docs/tutorials/images.md"])
-def test_the_lines_for_c_run(page: str, prefix: Path, runtime: Path, model: Path) -> None:
+def test_the_lines_for_c_run(page: str, prefix: Path, linked: Path, model: Path) -> None:
     """Written with nothing but the runtime's header; the page leaves out what any program has."""
     lines = lines_of(page, "c")
     declared = "" if "OrtSession* session;" in lines else "OrtSessionOptions* options; OrtSession* session;\n"
@@ -110,18 +117,18 @@ def test_the_lines_for_c_run(page: str, prefix: Path, runtime: Path, model: Path
         f"if ({said_first} != NULL) return 2;\n{checked}\nsize_t count;\n"
         'if (api->SessionGetOutputCount(session, &count) != NULL) return 2;\nprintf("%zu", count);\nreturn 0;\n}\n'
     )
-    said("cc", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), source, runtime,
-         f"-Wl,-rpath,{runtime.parent}", "-o", source.with_suffix(""))  # fmt: skip
+    said("cc", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), source,
+         linked / "libonnxruntime.so", f"-Wl,-rpath,{linked}", "-o", source.with_suffix(""))  # fmt: skip
     assert said(source.with_suffix("")) == "2"
 
 
-def test_the_lines_for_cxx_run(prefix: Path, runtime: Path, model: Path) -> None:
+def test_the_lines_for_cxx_run(prefix: Path, linked: Path, model: Path) -> None:
     lines = lines_of("docs/hosts.md", "cpp").replace('"small.onnx"', f'"{model}"')
     source = model.with_name("page.cc")
     source.write_text(f'#include <cstdio>\n{lines}\nint main() {{ std::printf("%zu", session.GetOutputCount()); }}\n')
-    said("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), f"-I{prefix / 'include'}",
-         source, runtime, prefix / "lib" / "libonnxopt.so", f"-Wl,-rpath,{runtime.parent}:{prefix / 'lib'}",
-         "-o", source.with_suffix(""))  # fmt: skip
+    ours = [f"-I{prefix / 'include'}", f"-L{prefix / 'lib'}", "-lonnxopt", f"-Wl,-rpath,{linked}:{prefix / 'lib'}"]
+    said("c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", runtime_headers(), source,
+         linked / "libonnxruntime.so", *ours, "-o", source.with_suffix(""))  # fmt: skip
     assert said(source.with_suffix("")) == "2"
 
 
