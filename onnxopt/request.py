@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
 from onnxopt.data import Spec
-from onnxopt.errors import OnnxoptError
+from onnxopt.errors import OnnxoptError, meant
 from onnxopt.measure.clock import Clock, OrtClock
 from onnxopt.passes import passes_of
 from onnxopt.pool import Pool, Threads
@@ -230,7 +230,8 @@ class Request:
         """The request for the arguments of a call. Raises TypeError for an unknown option, otherwise as `checked`."""
         known = {one.name for one in fields(cls)} - {"contract", "data", "started"} | set(_BOUNDS)
         if unknown := [name for name in options if name not in known]:
-            raise TypeError(f"there is no option {unknown[0]!r}; there is {', '.join(sorted(known))}")
+            listed = f"there is no option {unknown[0]!r}; there is {', '.join(sorted(known))}"
+            raise TypeError(f"{listed}{meant(unknown[0], known)}")
         given = {name: value for name, value in options.items() if value is not None}
         bounds = {name: given.pop(name) for name in _BOUNDS if name in given}
         if contract is not None and bounds:
