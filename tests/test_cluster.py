@@ -84,6 +84,23 @@ def test_bytes_are_those_of_threads(given: bool, pretended: Callable[[int], Clus
         assert not list(tmp_path.glob("*.pickle"))  # nobody refers to what was shared
 
 
+def test_factor_chains_are_weighed_on_workers(pretended: Callable[[int], Cluster], tmp_path: Path) -> None:
+    """Where no time counts."""
+    model, rng = tmp_path / "model.onnx", np.random.default_rng(0)
+    made = mlp(48)
+    first = made.graph.initializer[0]
+    low = rng.standard_normal((first.dims[0], 6)) @ rng.standard_normal((6, first.dims[1]))
+    first.CopyFrom(onnx.numpy_helper.from_array(low.astype(np.float32), first.name))
+    onnx.save(made, model)
+    np.save(tmp_path / "x.npy", rng.standard_normal((300, 48), np.float32))
+    here, pool = optimized(model, Threads(), data=tmp_path / "x.npy", goal="size"), pretended(2)
+    items = list[str]()
+    submitted = pool._submitted
+    pool._submitted = lambda do, item: (items.append(str(do)), submitted(do, item))[1]  # type: ignore[method-assign]
+    assert optimized(model, pool, data=tmp_path / "x.npy", goal="size") == here
+    assert any("_candidates" in one for one in items)
+
+
 def test_folds_tell_as_much_of_what_workers_send(pretended: Callable[[int], Cluster], tmp_path: Path) -> None:
     """The spread of a drop by the jackknife, of every trial."""
     model = tmp_path / "model.onnx"

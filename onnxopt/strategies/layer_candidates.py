@@ -21,6 +21,7 @@ from onnxopt.passes import STRUCTURAL, Skip, Structural
 from onnxopt.passes.base import matrix
 from onnxopt.passes.quantise.nbits import NBits
 from onnxopt.passes.structural import Form
+from onnxopt.pool import Shared
 from onnxopt.search.allocation import Layer, LayerOption, Part
 from onnxopt.spec.plan import Step
 
@@ -59,18 +60,27 @@ class LayerCandidates:
     """
 
     def __init__(
-        self, graph: Graph, statistics: Statistics, sample: Mapping[str, Array], most: float, clock: Clock | None
+        self,
+        graph: Shared[Graph],
+        statistics: Statistics,
+        sample: Mapping[str, Array],
+        most: float,
+        clock: Clock | None,
     ) -> None:
-        self._graph, self._statistics, self._most, self._clock = graph, statistics, most, clock
-        self._linears = graph.linears()
+        self._shared, self._statistics, self._most, self._clock = graph, statistics, most, clock
+        self._linears = self._graph.linears()
         values = {name for uses in self._linears.values() for use in uses for name in (use.x, use.y)}
-        self._shapes = _shapes(graph.model, values, sample)
+        self._shapes = _shapes(self._graph.model, values, sample)
         self._times: dict[bytes, dict[Structural, tuple[float, float]]] = {}
         """Milliseconds of the unchanged layer and of each factor chain, measured in turns, by layer outline."""
 
+    @property
+    def _graph(self) -> Graph:
+        return self._shared.value
+
     def of(self, site: Site, free: bool) -> Layer:
         """A weight and, if it is `free` to change, the factor chains that may replace its layer."""
-        values = self._graph.values(site.path)
+        values = self._graph.original(site.path)  # whatever a trial has stored
         stats = self._statistics.of(site, values)
         form = Form.known(site, stats)
         shapes = [(self._shapes[use.x], self._shapes[use.y]) for use in self._linears.get(site.path, ())]

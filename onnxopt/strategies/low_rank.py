@@ -10,14 +10,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 
 from onnxopt.build.describe_events import coded
 from onnxopt.build.observing import difference
+from onnxopt.graph import Site
 from onnxopt.measure.clock import Clock
+from onnxopt.pool import Shared
 from onnxopt.results.strategy import Column, LayerOutcome
-from onnxopt.search.allocation import Allocator, LayerDecision
+from onnxopt.search.allocation import Allocator, Layer, LayerDecision
 from onnxopt.spec.goal import Goal
 from onnxopt.spec.plan import Step
 from onnxopt.strategies.base import Outcome, Proposal, Proposals, Refused, Strategy, Variant
@@ -104,6 +107,10 @@ class LowRank(Strategy):
         return replace(outcome, reason=more) if made >= base.noise else outcome
 
 
+def _candidates(every: Shared[LayerCandidates], asked: tuple[Site, bool]) -> Layer:
+    return every.value.of(*asked)
+
+
 def _grown(row: LayerOutcome) -> bool:
     return bool(row["bytes_after"] >= row["bytes_before"])
 
@@ -126,11 +133,16 @@ class _Choice:
         """An allocator over every layer and its candidate factor chains."""
         work, trial = self._base.work, self._base.kept.trial
         most = inf if trial.error is None else trial.error**2
-        timed = clock if self.goal.timed else None
-        candidates, layers = LayerCandidates(work.graph, work.statistics, self._base.sample, most, timed), []
-        for i, site in enumerate(work.sites):
+        timed, pool = clock if self.goal.timed else None, work.request.pool
+        every = LayerCandidates(pool.share(work.graph), work.statistics, self._base.sample, most, timed)
+        free = self._base.undecided
+        asked = [(site, site.path in free) for site in work.sites]
+        # what is timed runs here, one after another
+        found = (every.of(*one) for one in asked) if timed else pool.map(partial(_candidates, pool.share(every)), asked)
+        layers = []
+        for i, (site, layer) in enumerate(zip(work.sites, found, strict=True)):
             work.progress(f"factor chains for {site.path}", 0.4 * i / len(work.sites))
-            layers.append(candidates.of(site, site.path in self._base.undecided))
+            layers.append(layer)
         return Allocator(layers, trial.slope, None if trial.error is None else trial.error**2)
 
     def _choose(self) -> None:
