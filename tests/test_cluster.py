@@ -178,7 +178,7 @@ class Deadly(Cluster):
 
 @pytest.mark.slow
 def test_workers_that_die_change_nothing(tmp_path: Path) -> None:
-    model, options = tmp_path / "model.onnx", {"data": tmp_path / "x.npy"}
+    model, options = tmp_path / "model.onnx", {"data": tmp_path / "x.npy", "goal": "size"}
     onnx.save(mlp(24), model)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 24), np.float32))
     wanted = optimized(model, Threads(), **options)
@@ -187,7 +187,7 @@ def test_workers_that_die_change_nothing(tmp_path: Path) -> None:
         pool.marks.mkdir()
         assert optimized(model, pool, **options) == wanted
     kinds = {path.name for path in pool.marks.iterdir()}
-    assert kinds == {"_summed", "_stored", "_powers", "_treated_alone", "_answered"}
+    assert kinds == {"_summed", "_stored", "_powers", "_treated_alone", "_answered", "_candidates"}
 
 
 HOOK = """
