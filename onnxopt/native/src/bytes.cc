@@ -5,7 +5,7 @@
 
 #if defined(__wasm__)
 // Throws a JavaScript error of this message: the instance is not used again.
-extern "C" __attribute__((import_module("env"), import_name("fail"))) [[noreturn]] void onnxopt_host_fail(
+extern "C" __attribute__((import_module("env"), import_name("fail"), noreturn)) void onnxopt_host_fail(
     const char* text, size_t size);
 #endif
 
