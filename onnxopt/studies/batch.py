@@ -88,9 +88,11 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def needed(model: Path) -> float:
-    """Bytes that the statistics of a model take if they are measured all at once; infinite if it cannot be read."""
+    """Bytes that the statistics of a model take if they are measured all at once; infinite if that is not known."""
     try:
         content = read(model).model
+        if content.functions:  # they would be inlined by ONNX, where a fault ends the process, and all jobs
+            return inf
         normalise(content)
         hoist(content)
         graph = Graph(content)
