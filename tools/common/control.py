@@ -46,9 +46,9 @@ def quantized(model: onnx.ModelProto, bits: int) -> tuple[onnx.ModelProto, onnx.
     copy.CopyFrom(model)
     normalise(copy)
     running, *_ = clean(copy)
+    graph = Graph(running)  # which may add weights
     stored = onnx.ModelProto()
     stored.CopyFrom(running)
-    graph = Graph(running)
     axes = {site.path: site.axis for site in graph.sites() if site.axis is not None and len(site.shape) > 1}
     for here, there in zip(list(running.graph.initializer), list(stored.graph.initializer), strict=True):
         if here.name not in axes:
