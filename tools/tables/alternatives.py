@@ -257,6 +257,6 @@ def headline(rows: Sequence[Row]) -> str:
 
 
 TABLES = (
-    Table("alternatives", "README.md", 20, measure, render, MODELS),
-    Table("headline", "README.md", 20, measure, headline, MODELS),
+    Table("alternatives", "README.md", 25, measure, render, MODELS),
+    Table("headline", "README.md", 25, measure, headline, MODELS),
 )
