@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,30 @@ def test_unknown_targets_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit):
         cross_build.main()
     assert "there is no target vax; expected some of x86_64, " in capsys.readouterr().err
+
+
+def wheel(folder: Path, platform: str, library: str, content: bytes, recorded: bytes) -> Path:
+    """One of two libraries and its record, as scikit-build packs them."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(recorded).digest()).rstrip(b"=").decode()
+    path = folder / f"onnxopt-1-py3-none-{platform}.whl"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("onnxopt-1.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: py3-none-{platform}\n")
+        for name in (library, library.replace("onnxopt.", "onnxopt_quantizer.")):
+            made.writestr(f"onnxopt/lib/{name}", content)
+        made.writestr("onnxopt-1.dist-info/RECORD", f"onnxopt/lib/{library},sha256={digest},{len(content)}\n")
+    return path
+
+
+def test_wheels_are_what_they_say(tmp_path: Path) -> None:
+    windows, mac = cross_build.TARGETS["windows-x64"], cross_build.TARGETS["macos-arm64"]
+    dll = b"MZ of a library"
+    cross_build.check_wheel(wheel(tmp_path, "win_amd64", "onnxopt.dll", dll, dll), windows)
+    wrong = (
+        (("win_amd64", "onnxopt.dll", dll, dll), mac, "its tags are"),
+        (("win_amd64", "libonnxopt.so", dll, dll), windows, "its libraries are"),
+        (("win_amd64", "onnxopt.dll", b"\x7fELF", b"\x7fELF"), windows, "foreign: .'onnxopt/lib/onnxopt"),
+        (("win_amd64", "onnxopt.dll", dll, b"MZ of another"), windows, "is not what RECORD says"),
+    )
+    for made, target, message in wrong:
+        with pytest.raises(cross_build.CannotBuildError, match=message):
+            cross_build.check_wheel(wheel(tmp_path, *made), target)

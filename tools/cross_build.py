@@ -12,6 +12,9 @@ wine is.
 from __future__ import annotations
 
 import argparse
+import base64
+import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -20,6 +23,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +35,8 @@ NATIVE = ROOT / "onnxopt" / "native"
 BUILD = ROOT / "build" / "cross"
 WHEELS = ROOT / "dist"
 
+LIBRARIES = {"Linux": (".so", b"\x7fELF"), "Windows": (".dll", b"MZ"), "Darwin": (".dylib", b"\xcf\xfa\xed\xfe")}
+"""How the names of libraries end, and how their bytes begin."""
 
 _HOST_FLAGS = ("-m", "-Wno-maybe-uninitialized", "-O", "-flto", "-ffat-lto-objects")
 """Flags for this machine's processor, and for GCC alone."""
@@ -157,9 +163,30 @@ def wheel(name: str, jobs: int) -> str:
     said([sys.executable, "-m", "pip", "wheel", "--no-deps", *given, "--wheel-dir", folder, ROOT],
          {"CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)})  # fmt: skip
     (made,) = folder.glob("*.whl")
+    check_wheel(made, target)
     WHEELS.mkdir(exist_ok=True)
     made = made.replace(WHEELS / made.name)
     return f"{made.relative_to(ROOT)} {made.stat().st_size:,} bytes"
+
+
+def check_wheel(path: Path, target: Target) -> None:
+    """Raises CannotBuildError unless a wheel has the target's tag and libraries, and what its RECORD lists."""
+    ending, magic = LIBRARIES[target.system]
+    with zipfile.ZipFile(path) as wheel:
+        info = next(name.partition("/")[0] for name in wheel.namelist() if name.endswith(".dist-info/RECORD"))
+        tags = [line for line in wheel.read(f"{info}/WHEEL").decode().splitlines() if line.startswith("Tag: ")]
+        if tags != [f"Tag: py3-none-{target.wheel}"] or f"-py3-none-{target.wheel}.whl" not in path.name:
+            raise CannotBuildError(f"{path.name}: its tags are {tags}, not py3-none-{target.wheel}")
+        libraries = {name for name in wheel.namelist() if name.startswith("onnxopt/lib/")}
+        prefix = "" if target.system == "Windows" else "lib"
+        wanted = {f"onnxopt/lib/{prefix}{name}{ending}" for name in ("onnxopt", "onnxopt_quantizer")}
+        foreign = [name for name in libraries & wanted if not wheel.read(name).startswith(magic)]
+        if libraries != wanted or foreign:
+            raise CannotBuildError(f"{path.name}: its libraries are {sorted(libraries)}, of these foreign: {foreign}")
+        for name, digest, _ in csv.reader(wheel.read(f"{info}/RECORD").decode().splitlines()):
+            found = base64.urlsafe_b64encode(hashlib.sha256(wheel.read(name)).digest()).rstrip(b"=").decode()
+            if digest and digest != f"sha256={found}":
+                raise CannotBuildError(f"{path.name}: {name} is not what RECORD says")
 
 
 def check(name: str, jobs: int, named: str = "") -> str:

@@ -1,7 +1,6 @@
-"""Peak memory and time of loading a compressed model, against its plain file: runtimes, optimization levels, ways.
+"""Peak memory of loading a compressed model, against its plain file: runtimes, optimization levels, ways.
 
-Every load is a fresh process, and the forms take turns: ratios are medians of those within a turn. Memory is what
-loading adds to the highest resident memory of the process.
+Every load is a fresh process. Memory is what loading adds to the highest resident memory of the process.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import onnxruntime
 
@@ -27,11 +25,10 @@ from tables.loader import on_grids, write_models
 
 RUNTIMES = ("1.23.2", "1.27.0", "")
 """The last one is the installed one."""
-TURNS = {"all": 3, "extended": 1, "basic": 1, "disabled": 1}
+LEVELS = ("all", "extended", "basic", "disabled")
 FORMS = {"registered": "plain", "load": "plain", "c": "c-plain"}
 """Each with what it is compared with."""
 VGG16, RESNET50, IMAGENETTE = "VGG-16's shapes", "ResNet-50's shapes", "resnet50v2_imagenette"
-FASTEST = f"{IMAGENETTE}, `--decode fastest`"
 
 
 def write(model: str, folder: Path) -> None:
@@ -43,8 +40,7 @@ def write(model: str, folder: Path) -> None:
     else:
         source = realdata.path_of(IMAGENETTE)
         (folder / "plain.onnx").symlink_to(source)
-        decode = "fastest" if model == FASTEST else "balanced"
-        onnxopt.optimize(source, folder / "compressed.onnx", effort="fast", decode=decode)
+        onnxopt.optimize(source, folder / "compressed.onnx", effort="fast")
 
 
 def packages(version: str) -> Path:
@@ -56,47 +52,40 @@ def packages(version: str) -> Path:
     return folder
 
 
-def one(folder: Path, version: str, form: str, level: str) -> dict[str, float]:
-    """One load: seconds and MiB."""
+def peak(folder: Path, version: str, form: str, level: str) -> float:
+    """MiB of one load."""
     path = [str(ROOT), str(ROOT / "tools"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*([str(packages(version))] if version else []), *path])}
     file = folder / ("plain.onnx" if form in FORMS.values() else "compressed.onnx")
     command = [sys.executable, "-P", one_load.__file__, form, str(file), level]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout))
+    return float(json.loads(done.stdout)["MiB"])
 
 
-def measured(model: str, version: str) -> list[list[str]]:
-    """Rows of one model in one runtime, a row for each level."""
-    rows = []
+def row(folder: Path, model: str, version: str, level: str) -> list[str]:
+    """Every form in turn."""
+    peaks = {form: peak(folder, version, form, level) for form in ("plain", "c-plain", *FORMS)}
+    ratios = [f"{peaks[form] / peaks[plain]:.2f}x" for form, plain in FORMS.items()]
+    return [model, version or onnxruntime.__version__, level, f"{peaks['plain']:.0f}", *ratios]
+
+
+def measured(model: str) -> list[list[str]]:
+    """Rows of one model, for each runtime and level."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fresh(write, model, folder)
-        for level, turns in TURNS.items():
-            loads = [
-                {form: one(folder, version, form, level) for form in ("plain", "c-plain", *FORMS)} for _ in range(turns)
-            ]
-            ratios = {what: [f"{median(turn[form][what] / turn[plain][what] for turn in loads):.2f}x"
-                             for form, plain in FORMS.items()] for what in ("MiB", "s")}  # fmt: skip
-            plain = f"{median(turn['plain']['MiB'] for turn in loads):.0f}"
-            times = ratios["s"] if level == "all" else [""] * len(FORMS)
-            rows.append([model, version or onnxruntime.__version__, level, plain, *ratios["MiB"], *times])
-    return rows
+        return [row(folder, model, version, level) for version in RUNTIMES for level in LEVELS]
 
 
 def measure(scope: Scope) -> list[list[str]]:
-    """The rows of every model and runtime."""
-    every = [(model, version) for model in (VGG16, RESNET50, IMAGENETTE, FASTEST) for version in RUNTIMES]
-    return [row for model, version in every for row in ONNXOPT.once(measured, model, version)]
+    """The rows of every model."""
+    return [row for model in (RESNET50, IMAGENETTE, VGG16) for row in ONNXOPT.once(measured, model)]
 
 
 def render(rows: Sequence[list[str]]) -> str:
     """The rows in Markdown."""
-    heads = ["model", "runtime", "level", "plain, MiB", "registered", "`load`", "C", "time: registered", "`load`", "C"]
-    return (
-        f"{markdown(heads, 'lllrrrrrrr', rows)}\n\nPeaks, and at the level *all* times, as multiples of the plain "
-        f"file's; medians of {TURNS['all']} turns at the level *all*, else one, on {machine()}."
-    )
+    heads = ["model", "runtime", "level", "plain, MiB", "registered", "`load`", "C"]
+    return f"{markdown(heads, 'lllrrrr', rows)}\n\nOn {machine()}."
 
 
-TABLES = (Table("peaks", "docs/loader.md", 12, measure, render),)
+TABLES = (Table("peaks", "docs/loader.md", 8, measure, render),)
