@@ -23,7 +23,7 @@ from onnxopt.spec.augment import Augment, parse
 from onnxopt.tuning.augmented import augmented, is_images
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
-from onnxopt.tuning.stage import _held_out
+from onnxopt.tuning.stage import held_out
 from onnxopt.tuning.student import Lessons
 
 Array = np.ndarray[Any, Any]
@@ -139,7 +139,7 @@ def test_a_drop_is_counted_on_the_data_for_the_check(small: tuple[Path, Path]) -
     def parts(given: Data, contract: Contract) -> Parts:
         original = Original(session, Parts(whole, whole.take(256), given), None, Observed(("y",)), lambda: session)
         request = Request.of(contract, small[1], {})
-        found = _held_out(cast(Any, SimpleNamespace(work=SimpleNamespace(request=request, bytes_before=1))), original)
+        found = held_out(cast(Any, SimpleNamespace(request=request, bytes_before=1)), original)
         assert found.counted
         return found.parts
 
@@ -156,7 +156,7 @@ def test_without_such_data_a_quarter_is_held_back(small: tuple[Path, Path]) -> N
     validation = whole.take(256)
     original = Original(session, Parts(whole, validation, validation), None, Observed(("y",)), lambda: session)
     request = Request.of(Contract(max_drop=1), small[1], {})
-    found = _held_out(cast(Any, SimpleNamespace(work=SimpleNamespace(request=request, bytes_before=1))), original)
+    found = held_out(cast(Any, SimpleNamespace(request=request, bytes_before=1)), original)
     assert found.parts.check is found.parts.validation
     assert (found.parts.calibration.count(), found.parts.validation.count()) == (768, 256)
 
