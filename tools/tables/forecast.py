@@ -22,6 +22,12 @@ from tables import Scope, Table
 
 IMAGES = {"digits": 1000, "lenet5": 2000, "resnet20": 2000, "squeezenet1.1": 300}
 """Training images of the runs with data."""
+BESIDES: dict[str, tuple[dict[str, str], ...]] = {
+    "digits": ({"goal": "speed"}, {"tune": "40epochs"}),
+    "lenet5": ({"tune": "6epochs"},),
+}
+"""What takes time besides the search, on a part of the images."""
+PART = 500
 _FROM, _EVERY = 10.0, 0.5
 """Seconds from which the time left is judged, and how often."""
 _NEAR, _ROUNDED = 1 / 3, 1.0
@@ -59,6 +65,7 @@ class Row:
     """A model with or without data."""
 
     model: str
+    options: str
     images: int | None
     said: Said
     took: Took
@@ -71,13 +78,13 @@ def _write(model: str, images: int, file: Path) -> None:
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def forecast(model: str, data: Path | None) -> Said:
+def forecast(model: str, data: Path | None, **options: str) -> Said:
     """A dry run."""
-    found = dry_run(realdata.path_of(model), None, data)
+    found = dry_run(realdata.path_of(model), None, data, **options)  # type: ignore[arg-type]
     return Said(found.seconds, found.peak_memory, found.trials, found.took)
 
 
-def real(model: str, data: Path | None) -> Took:
+def real(model: str, data: Path | None, **options: str) -> Took:
     """A run, with what the progress bar shows."""
     left, shown = Even(), list[tuple[float, float | None]]()
 
@@ -88,7 +95,7 @@ def real(model: str, data: Path | None) -> Took:
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
         began, cpu = time.monotonic(), time.process_time()
-        done = onnxopt.optimize(realdata.path_of(model), small, None, data, progress=Schedule(tell))
+        done = onnxopt.optimize(realdata.path_of(model), small, None, data, progress=Schedule(tell), **options)  # type: ignore[arg-type]
         ended = time.monotonic()
     right, moments = judged(shown, began, ended)
     return Took(ended - began, time.process_time() - cpu, done.peak_memory or 0, len(done.trials), right, moments,
@@ -119,7 +126,22 @@ def measure(scope: Scope) -> list[Row]:
             file = Path(folder) / "train.npz"
             fresh(_write, model, IMAGES[model], file)  # in a process of its own, as its memory would count
             for images, data in ((None, None), (IMAGES[model], file)):
-                rows.append(Row(model, images, ONNXOPT.once(forecast, model, data), ONNXOPT.once(real, model, data)))
+                said, took = ONNXOPT.once(forecast, model, data), ONNXOPT.once(real, model, data)
+                rows.append(Row(model, "", images, said, took))
+    return rows
+
+
+def measure_besides(scope: Scope) -> list[Row]:
+    """Every model with every one of `BESIDES`."""
+    rows = []
+    for model in scope.models:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "train.npz"
+            fresh(_write, model, PART, file)
+            for options in BESIDES[model]:
+                said = ONNXOPT.once(forecast, model, file, **options)
+                words = " ".join(f"--{'for' if key == 'goal' else key} {value}" for key, value in options.items())
+                rows.append(Row(model, f"`{words}`", PART, said, ONNXOPT.once(real, model, file, **options)))
     return rows
 
 
@@ -128,7 +150,11 @@ def render(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         said, took = row.said, row.took
-        line = [row.model, "none" if row.images is None else str(row.images), f"{said.took:.1f}"]
+        line = [
+            f"{row.model} {row.options}".rstrip(),
+            "none" if row.images is None else str(row.images),
+            f"{said.took:.1f}",
+        ]
         line += [f"{said.seconds:.0f}", f"{took.seconds:.0f}", f"{took.cpu_seconds:.0f}", f"{took.load:.0f}"]
         line += [str(said.trials), str(took.trials), f"{said.memory / 1e6:.0f}", f"{took.memory / 1e6:.0f}"]
         line.append(f"{100 * took.right / took.moments:.0f} % of {took.moments}" if took.moments else "")
@@ -156,4 +182,7 @@ def render(rows: Sequence[Row]) -> str:
     return markdown([*columns, "time left right"], "l" + "r" * 11, lines) + f"\n\n{far}{bar} On {machine()}."
 
 
-TABLES = (Table("forecast", "docs/engine.md", 6, measure, render, tuple(IMAGES)),)
+TABLES = (
+    Table("forecast", "docs/engine.md", 6, measure, render, tuple(IMAGES)),
+    Table("besides", "docs/engine.md", 8, measure_besides, render, tuple(BESIDES)),
+)
