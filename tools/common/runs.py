@@ -12,6 +12,7 @@ from common import realdata
 from common.kept import RUNTIME
 from onnxopt import Contract
 from onnxopt.data import Spec
+from onnxopt.spec.effort import Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,33 @@ class Run:
         return self.bytes_before / self.bytes_after
 
 
-def compress(source: Path, output: Path, contract: Contract, data: Spec | None, evaluation: Spec | None = None) -> Run:
+def compress(
+    source: Path,
+    output: Path,
+    contract: Contract,
+    data: Spec | None,
+    evaluation: Spec | None = None,
+    effort: Effort = Effort.DEFAULT,
+) -> Run:
     """Compresses a file, with `allow_miss` where the contract is missed; the metric is NaN."""
     refused, started = "", time.process_time()
     try:
-        done = onnxopt.optimize(source, output, contract, data, evaluation=evaluation)
+        done = onnxopt.optimize(source, output, contract, data, evaluation=evaluation, effort=effort)
     except onnxopt.Missed as missed:
         refused, started = str(missed), time.process_time()
-        done = onnxopt.optimize(source, output, contract, data, evaluation=evaluation, allow_miss=True)
+        done = onnxopt.optimize(source, output, contract, data, evaluation=evaluation, effort=effort, allow_miss=True)
     cpu_seconds = time.process_time() - started
     return Run(done.bytes_before, done.bytes_after, done.seconds, cpu_seconds, done.peak_memory or 0,
                done.kept.drop if done.kept else None, float("nan"), refused)  # fmt: skip
 
 
-def optimize(model: str, contract: Contract, images: int | None = None, limit: int | None = None) -> Run:
+def optimize(
+    model: str,
+    contract: Contract,
+    images: int | None = None,
+    limit: int | None = None,
+    effort: Effort = Effort.DEFAULT,
+) -> Run:
     """Compresses a model and evaluates it.
 
     Arguments:
@@ -60,13 +74,14 @@ def optimize(model: str, contract: Contract, images: int | None = None, limit: i
         contract: where it bounds the metric, the images have labels, and the result is checked on the test part.
         images: training images, at most, to calibrate and search on; None for no data.
         limit: test images, at most; None for all.
+        effort: what the run may cost.
     """
     task, labelled = realdata.TASKS[model], contract.max_drop is not None
     data = None if images is None else task.batches("train", images, labelled)
     evaluation = task.batches("test", limit, True) if labelled else None
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
-        run = compress(realdata.path_of(model), small, contract, data, evaluation=evaluation)
+        run = compress(realdata.path_of(model), small, contract, data, evaluation, effort)
         return replace(run, metric=realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric)
 
 
