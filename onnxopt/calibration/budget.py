@@ -31,7 +31,7 @@ class Use:
 
 
 EVERYTHING = Use(32768, 16, 24, 8)
-_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 2)}
+_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 1)}
 _LEAST, _MOST = 32, 1024
 """Samples that are taken where not all are."""
 
