@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
 import pytest
+from builders import mlp
+from commanding import refused, run
 
 from onnxopt.build.schedule import Schedule, Seconds
+from onnxopt.cli import optimize
 from onnxopt.cli.time_left import UNKNOWN, Even, text
+from onnxopt.errors import OnnxoptError
 
 
 def test_even_steps_take_equal_times() -> None:
     left = Even()
     assert left(0.0, 100.0) is None
     assert left(0.5, 130.0) == pytest.approx(30)
+
+
+@pytest.mark.parametrize(("words", "told"), [([], True), (["--for", "speed"], False), (["--activations", "8"], False)])
+def test_races_have_no_time_left(words: list[str], told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody knows how many there are: rather none than a wrong one."""
+    bars = list[bool]()
+
+    @contextmanager
+    def bar(verbose: bool = False, log: Path | None = None, even: bool = True) -> Iterator[Callable[..., None]]:
+        bars.append(even)
+        raise OnnxoptError("enough")
+        yield
+
+    monkeypatch.setattr(optimize, "progress", bar)
+    onnx.save(mlp(), tmp_path / "model.onnx")
+    refused(run("optimize", tmp_path / "model.onnx", "-o", tmp_path / "small.onnx", *words), "enough")
+    assert bars == [told]
 
 
 def _said(events: list[tuple[float, float]], expected: Seconds | None) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import onnxopt
 from onnxopt.cli.event_log import EventLog
-from onnxopt.cli.time_left import Even, text
+from onnxopt.cli.time_left import Even, Unknown, text
 from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
@@ -80,9 +80,10 @@ def show_written(path: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(verbose: bool = False, log: Path | None = None) -> Iterator[Shown]:
+def progress(verbose: bool = False, log: Path | None = None, even: bool = True) -> Iterator[Shown]:
     """A progress bar on standard error if it is a terminal. With `verbose`, also prints a line for each step; with
-    `log`, appends an event for each step to that file, or to standard error if it is ``-``.
+    `log`, appends an event for each step to that file, or to standard error if it is ``-``. The bar tells the time left
+    where every share takes as long, as `even` says.
 
     What hooks print meanwhile goes to standard error. Raises OnnxoptError if the log cannot be written.
     """
@@ -93,7 +94,7 @@ def progress(verbose: bool = False, log: Path | None = None) -> Iterator[Shown]:
         Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
         EventLog.opened(log) as events,
     ):
-        yield Shown(bar, errors if verbose else None, events)
+        yield Shown(bar, errors if verbose else None, events, Even() if even else Unknown())
 
 
 class _Left(ProgressColumn):
@@ -108,8 +109,8 @@ class _Left(ProgressColumn):
 class Shown:
     """A `Progress` that people and programs see."""
 
-    def __init__(self, bar: Bar, lines: Console | None, events: EventLog) -> None:
-        self._bar, self._lines, self._events, self._left = bar, lines, events, Even()
+    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, left: Even | Unknown) -> None:
+        self._bar, self._lines, self._events, self._left = bar, lines, events, left
         self._task, self._last = bar.add_task("reading", total=1.0, ends=None), ""
 
     def __call__(self, what: str, share: float) -> None:

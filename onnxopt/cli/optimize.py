@@ -154,7 +154,8 @@ def _optimize(
     files = {"--output": output, "--plan-out": writing.plan_out, "the tuned values of --plan-out": beside,
              "--report": writing.report}  # fmt: skip
     with together(files) as complete:
-        with progress(writing.verbose, writing.log_json) as advance:
+        races = decisions.goal is not None or decisions.activations is not None  # of which nobody knows how many
+        with progress(writing.verbose, writing.log_json, even=not races) as advance:
             contract, data, options = _options(inputs, bounds, decisions, writing, model)
             options["stamp"] = str(api.stamp(model, contract, data, **options))
             options["progress"] = Schedule(advance)

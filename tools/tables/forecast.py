@@ -97,7 +97,7 @@ def real(model: str, data: Path | None, **options: str) -> Took:
         began, cpu = time.monotonic(), time.process_time()
         done = onnxopt.optimize(realdata.path_of(model), small, None, data, progress=Schedule(tell), **options)  # type: ignore[arg-type]
         ended = time.monotonic()
-    right, moments = judged(shown, began, ended)
+    right, moments = (0, 0) if "goal" in options else judged(shown, began, ended)  # the bar tells none then
     return Took(ended - began, time.process_time() - cpu, done.peak_memory or 0, len(done.trials), right, moments,
                 os.getloadavg()[0])  # fmt: skip
 
