@@ -19,6 +19,12 @@ bool has_inputs(Bytes model) {
   return found;
 }
 
+// What it points to has another owner from now on.
+template <typename Pointer>
+void given(Pointer& pointer) {
+  static_cast<void>(pointer.release());
+}
+
 }  // namespace
 
 bool Lender::works_with(const Runtime& runtime, Bytes model) {
@@ -56,10 +62,10 @@ void Lender::lend(OrtSession* session, const OrtSessionOptions* options, InnerMo
     OrtValue* tensor = nullptr;
     check(api_, api_.CreateTensorWithDataAndDeleterAsOrtValue()(
                     &deleter_, w.memory.get(), w.size, w.dims.data(), w.dims.size(), w.dtype, &tensor));
-    w.memory.release();
+    given(w.memory);
     Owned<OrtValue> value(tensor, api_.ReleaseValue());
     check(api_, editor_.AddInitializerToGraph()(graph.get(), w.name.c_str(), tensor, true));
-    value.release();
+    given(value);
   }
 
   OrtAllocator* allocator = nullptr;  // the runtime's own: not to be released
@@ -81,15 +87,16 @@ void Lender::lend(OrtSession* session, const OrtSessionOptions* options, InnerMo
     inputs.emplace_back(input, api_.ReleaseValueInfo());
   }
   std::vector<OrtValueInfo*> pointers;
+  pointers.reserve(inputs.size());
   for (const auto& input : inputs) pointers.push_back(input.get());
   check(api_, editor_.SetGraphInputs()(graph.get(), pointers.data(), pointers.size()));
-  for (auto& input : inputs) input.release();
+  for (auto& input : inputs) given(input);
 
   OrtModel* additions = nullptr;
   check(api_, editor_.CreateModel()(nullptr, nullptr, 0, &additions));
   Owned<OrtModel> owned(additions, api_.ReleaseModel());
   check(api_, editor_.AddGraphToModel()(additions, graph.get()));
-  graph.release();
+  given(graph);
   check(api_, editor_.ApplyModelToModelEditorSession()(session, additions));
   owned.reset();  // it would hold the weights
   check(api_, editor_.FinalizeModelEditorSession()(session, options, nullptr));
