@@ -326,10 +326,11 @@ class TestOpenVINO:
         done = python_with(version, *command, cwd=tmp_path, package=package)
         assert done.returncode == 0, done.stderr
 
-    def test_as_a_plugin(self, files: list[str]) -> None:
+    def test_as_a_plugin(self, files: list[str], tmp_path: Path) -> None:
         """The provider's own library, in the runtime that is installed."""
         done = subprocess.run(
             [sys.executable, "-c", PLUGIN, *files, str(packages(*OPENVINO_PLUGIN))],
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
