@@ -53,19 +53,21 @@ def packages(version: str) -> Path:
     return folder
 
 
-def peak(folder: Path, version: str, form: str, level: str) -> float:
-    """MiB of one load."""
+def loaded(file: Path, version: str, form: str, level: str) -> dict[str, float]:
+    """Seconds `s` and `MiB` of one load by this runtime; an empty version stands for the installed one."""
     path = [str(ROOT), str(ROOT / "tools"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*([str(packages(version))] if version else []), *path])}
-    file = folder / ("plain.onnx" if form in FORMS.values() else "compressed.onnx")
     command = [sys.executable, "-P", one_load.__file__, form, str(file), level]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout)["MiB"])
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def row(folder: Path, model: str, version: str, level: str) -> list[str]:
     """Every form in turn."""
-    peaks = {form: peak(folder, version, form, level) for form in ("plain", "c-plain", *FORMS)}
+    plain, compressed = folder / "plain.onnx", folder / "compressed.onnx"
+    files = dict.fromkeys(FORMS.values(), plain) | dict.fromkeys(FORMS, compressed)
+    peaks = {form: loaded(file, version, form, level)["MiB"] for form, file in files.items()}
     ratios = [f"{peaks[form] / peaks[plain]:.2f}x" for form, plain in FORMS.items()]
     return [model, version or onnxruntime.__version__, level, f"{peaks['plain']:.0f}", *ratios]
 
