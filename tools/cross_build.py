@@ -103,9 +103,11 @@ def toolchain(target: Target, name: str, folder: Path) -> tuple[dict[str, str], 
     environment = {variable: shlex.join([zig(), tool, *target_flags]) for variable, tool in compilers.items()}
     # To ask which compiler it has, CMake links a program, for which zig builds C++'s library: a minute. It is told.
     told = {"COMPILER_ID": "Clang", "COMPILER_ID_RUN": "TRUE"}
-    formats = {"CMAKE_EXECUTABLE_FORMAT": "ELF"} if target.system == "Linux" else {}  # of that program
+    # CMake reads that program's format as well. What zig links registers destructors and does not run them when it is
+    # unloaded, so the process would jump into nothing at its end: it stays loaded.
+    elf = {"CMAKE_EXECUTABLE_FORMAT": "ELF", "CMAKE_SHARED_LINKER_FLAGS": "-Wl,-z,nodelete"}
     return environment, {
-        **formats,
+        **(elf if target.system == "Linux" else {}),
         **{f"CMAKE_{language}_{key}": value for language in ("C", "CXX") for key, value in told.items()},
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_SYSTEM_NAME": target.system,
