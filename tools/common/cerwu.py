@@ -6,8 +6,8 @@ package hands to the extension is computed here from the paper's equations, and 
 
 The repositories are github.com/Conzel/cerwu and, for DeepCABAC, github.com/Conzel/nncodec in its folder nncodec-fork.
 The extension is the sources that CMakeLists.txt names for `_core`, compiled with pybind11 for NNCodec's Python. A fork
-without the class `EstimatorInterface` needs its declaration: a virtual destructor, `float32_t estimate(int32_t) const` and
-`void update(int32_t)`.
+without the class `EstimatorInterface` needs its declaration: a virtual destructor, `float32_t estimate(int32_t) const`
+and `void update(int32_t)`.
 
     ONNXOPT_CERWU=folder/of/_core ONNXOPT_NNCODEC=peers/bin/python python tools peers
 """
