@@ -45,6 +45,7 @@ def check_output(session: onnxruntime.InferenceSession) -> None:
 
 def test_a_missing_provider_is_warned_of(capfd: pytest.CaptureFixture[str]) -> None:
     """By ONNX Runtime's own logger, once for each; the model runs on the CPU."""
+    onnxruntime.set_default_logger_severity(2)  # commands that ran in this process before have silenced it
     made = options(**{"0_name": "XNNPACK", "0_options": "intra_op_num_threads=1;x=", "1_name": "Nonsense"})
     onnxopt.register(made)
     check_output(onnxruntime.InferenceSession(compressed(matmul()), made, providers=CPU))
