@@ -48,8 +48,10 @@ def packages(version: str) -> Path:
     """The folder to import this onnxruntime from; fetched where it is not there."""
     folder = ROOT / "build" / "runtimes" / f"onnxruntime-{version}"
     if not folder.is_dir():
+        unfinished = folder.with_name(f"{folder.name}.part")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"onnxruntime=={version}"]
-        subprocess.run([*pip, "--target", str(folder)], check=True)
+        subprocess.run([*pip, "--target", str(unfinished)], check=True)
+        unfinished.rename(folder)
     return folder
 
 
