@@ -65,8 +65,7 @@ ASKS = (
 
 def run(ask: Ask, limit: int | None = None) -> Run:
     """One run; kept."""
-    effort = {} if ask.effort is Effort.DEFAULT else {"effort": ask.effort}
-    return ONNXOPT.once(optimize, ask.model, Contract(target_ratio=ask.ratio), ask.images, limit, **effort)
+    return ONNXOPT.once(optimize, ask.model, Contract(target_ratio=ask.ratio), ask.images, limit, effort=ask.effort)
 
 
 def measure_runs(scope: Scope) -> list[tuple[Ask, Run, float]]:
