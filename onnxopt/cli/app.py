@@ -17,7 +17,7 @@ from rich.text import Text
 
 import onnxopt
 from onnxopt.cli.event_log import EventLog
-from onnxopt.cli.time_left import Even, Unknown, text
+from onnxopt.cli.time_left import Even, text
 from onnxopt.files import write_atomically
 from onnxopt.report.json import to_json
 from onnxopt.report.text import size
@@ -94,7 +94,7 @@ def progress(verbose: bool = False, log: Path | None = None, even: bool = True) 
         Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
         EventLog.opened(log) as events,
     ):
-        yield Shown(bar, errors if verbose else None, events, Even() if even else Unknown())
+        yield Shown(bar, errors if verbose else None, events, Even() if even else None)
 
 
 class _Left(ProgressColumn):
@@ -109,14 +109,14 @@ class _Left(ProgressColumn):
 class Shown:
     """A `Progress` that people and programs see."""
 
-    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, left: Even | Unknown) -> None:
+    def __init__(self, bar: Bar, lines: Console | None, events: EventLog, left: Even | None) -> None:
         self._bar, self._lines, self._events, self._left = bar, lines, events, left
         self._task, self._last = bar.add_task("reading", total=1.0, ends=None), ""
 
     def __call__(self, what: str, share: float) -> None:
         """See `Progress`."""
         now = time.monotonic()
-        rest = self._left(share, now)
+        rest = self._left(share, now) if self._left else None
         self._bar.update(self._task, description=what, completed=share, ends=None if rest is None else now + rest)
         if self._lines and what != self._last:
             self._lines.print(what, highlight=False, markup=False, soft_wrap=True)

@@ -20,14 +20,6 @@ class Even:
         return passed * (1 - share) / share if share > 0 and passed > _EARLIEST else None
 
 
-class Unknown:
-    """Nobody can say."""
-
-    def __call__(self, share: float, now: float) -> float | None:
-        """None."""
-        return None
-
-
 def text(seconds: float | None) -> str:
     """In minutes and seconds."""
     return UNKNOWN if seconds is None else f"{round(seconds) // 60}:{round(seconds) % 60:02}"
