@@ -44,6 +44,7 @@ ASKS = (
     Ask("resnet32", 14, 0.1),
     Ask("resnet32", 14, 0.1, effort=BEST),
     Ask("resnet32", 20, 0.8),
+    Ask("resnet32", 20, 0.8, effort=BEST),
     Ask("resnet56", 12, None),
     Ask("resnet56", 24, 0.4),
     Ask("resnet56", 24, 0.4, effort=BEST),
