@@ -17,24 +17,50 @@
 
 namespace onnxopt {
 
+// Not a call: the loop around it keeps its arguments in registers.
+#if defined(__GNUC__)
+#define ONNXOPT_INLINE inline __attribute__((always_inline))
+#else
+#define ONNXOPT_INLINE inline
+#endif
+
 // Eight integers of 16 bits at a time.
 #if defined(__SSE2__)
 #define ONNXOPT_EIGHT
 using Eight = __m128i;
-inline Eight load8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-inline void store8(uint16_t* p, Eight a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
+inline Eight load8(const uint16_t* p) { return _mm_load_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store8(uint16_t* p, Eight a) { _mm_store_si128(reinterpret_cast<__m128i*>(p), a); }
 inline Eight all8(int a) { return _mm_set1_epi16(static_cast<int16_t>(a)); }
 inline Eight sum8(Eight a, Eight b) { return _mm_add_epi16(a, b); }
 inline Eight difference8(Eight a, Eight b) { return _mm_sub_epi16(a, b); }
 inline Eight half8(Eight a) { return _mm_srli_epi16(a, 1); }
-inline Eight shifted8(Eight a, unsigned count) {
-  return _mm_sra_epi16(a, _mm_cvtsi32_si128(static_cast<int>(count)));
-}
 // A bit for each of sixteen.
 inline unsigned greater16(Eight a, Eight b, Eight than) {
   return static_cast<unsigned>(
       _mm_movemask_epi8(_mm_packs_epi16(_mm_cmpgt_epi16(a, than), _mm_cmpgt_epi16(b, than))));
 }
+// Eight times f(shift).
+template <typename F>
+constexpr auto eight_by_shift(F f) {
+  std::array<std::array<uint16_t, 8>, 8> out{};
+  for (unsigned shift = 1; shift < out.size(); ++shift) {
+    for (uint16_t& v : out[shift]) v = static_cast<uint16_t>(f(shift));
+  }
+  return out;
+}
+alignas(16) inline constexpr auto kHalf = eight_by_shift([](unsigned shift) { return 1U << shift >> 1; });
+alignas(16) inline constexpr auto kFactor = eight_by_shift([](unsigned shift) { return 1U << 16 >> shift; });
+// Divides by 2^shift, 1..7, and rounds to the nearest, as (a + half) >> shift does: a product is faster than
+// a shift by what was just loaded.
+class Divider {
+ public:
+  explicit Divider(unsigned shift)
+      : half_(load8(kHalf[shift].data())), factor_(load8(kFactor[shift].data())) {}
+  Eight operator()(Eight a) const { return _mm_mulhi_epi16(sum8(a, half_), factor_); }
+
+ private:
+  Eight half_, factor_;
+};
 #elif defined(__wasm_simd128__)
 #define ONNXOPT_EIGHT
 using Eight = v128_t;
@@ -44,10 +70,17 @@ inline Eight all8(int a) { return wasm_i16x8_splat(static_cast<int16_t>(a)); }
 inline Eight sum8(Eight a, Eight b) { return wasm_i16x8_add(a, b); }
 inline Eight difference8(Eight a, Eight b) { return wasm_i16x8_sub(a, b); }
 inline Eight half8(Eight a) { return wasm_u16x8_shr(a, 1); }
-inline Eight shifted8(Eight a, unsigned count) { return wasm_i16x8_shr(a, count); }
 inline unsigned greater16(Eight a, Eight b, Eight than) {
   return wasm_i8x16_bitmask(wasm_i8x16_narrow_i16x8(wasm_i16x8_gt(a, than), wasm_i16x8_gt(b, than)));
 }
+class Divider {
+ public:
+  explicit Divider(unsigned shift) : factor_(all8(1 << 15 >> shift)) {}
+  Eight operator()(Eight a) const { return wasm_i16x8_q15mulr_sat(a, factor_); }  // rounds to the nearest
+
+ private:
+  Eight factor_;
+};
 #endif
 
 constexpr unsigned kTokens = 16;
@@ -59,12 +92,16 @@ constexpr unsigned kTokenBits = 15, kSignBits = 16;  // of their probabilities
 struct TokenMap {
   std::array<uint16_t, kTokens> first{};
   std::array<uint8_t, kTokens> bits{};
+  std::array<uint16_t, kTokens> middle{};
+  bool any_bits = false;
 
   explicit TokenMap(unsigned detail) {
     for (unsigned t = 1; t < kTokens; ++t) {
       first[t] = static_cast<uint16_t>(first[t - 1] + (1U << bits[t - 1]));
       const unsigned width = bit_length(first[t]);
       bits[t] = static_cast<uint8_t>(t == kEscape || width <= detail + 1 ? 0 : width - 1 - detail);
+      middle[t] = static_cast<uint16_t>(first[t] + (1U << bits[t] >> 1));
+      any_bits = any_bits || bits[t] != 0;
     }
   }
 };
@@ -74,7 +111,7 @@ struct TokenMap {
 constexpr int kFloor = 9, kFree = (1 << kTokenBits) - kFloor * static_cast<int>(kTokens);
 
 // The shares of the tokens below t where `token` is certain: [token][t].
-inline constexpr auto kCertain = [] {
+alignas(16) inline constexpr auto kCertain = [] {
   std::array<std::array<uint16_t, kTokens>, kTokens> out{};
   for (unsigned token = 0; token < kTokens; ++token) {
     for (unsigned t = 0; t < kTokens; ++t)
@@ -83,30 +120,42 @@ inline constexpr auto kCertain = [] {
   return out;
 }();
 
-// Running means of shares, whose rate falls from 1/8 to 1/128; below[t] is the share of the tokens below t.
-struct alignas(16) Tokens {
-  std::array<uint16_t, kTokens + 1> below{};
-  uint16_t seen = 0;  // 0: not used yet
+// Of a running mean that has seen so many: its rate is 1/2^shift, and it has seen `next` afterwards.
+struct Age {
+  uint8_t shift = 0, next = 0;
+};
+inline constexpr auto kAges = [] {
+  constexpr unsigned kMemory = 85;
+  std::array<Age, kMemory + 1> out{};
+  for (unsigned seen = 0; seen <= kMemory; ++seen) {
+    while ((3U * seen + 3U) >> 2 >> out[seen].shift != 0) ++out[seen].shift;
+    out[seen].next = static_cast<uint8_t>(seen + (seen < kMemory));
+  }
+  return out;
+}();
 
-  static constexpr unsigned kMemory = 85;
+// Running means of shares, whose rate falls from 1/8 to 1/128; below[t] is the share of the tokens below t.
+struct alignas(64) Tokens {
+  std::array<uint16_t, kTokens + 1> below{};
+  uint16_t seen = 0;  // 0: not used yet; else at least kConfidence
 
   void update(unsigned token) {
-    const unsigned shift = bit_length((3U * seen + 3U) >> 1) - 1;
+    const Age age = kAges[seen];
     const uint16_t* target = kCertain[token].data();
-    const int half = 1 << shift >> 1;
 #if defined(ONNXOPT_EIGHT)
+    const Divider divided(age.shift);
     for (unsigned t = 0; t < kTokens; t += 8) {
       const Eight was = load8(below.data() + t);
-      const Eight difference = sum8(difference8(load8(target + t), was), all8(half));
-      store8(below.data() + t, sum8(was, shifted8(difference, shift)));
+      store8(below.data() + t, sum8(was, divided(difference8(load8(target + t), was))));
     }
 #else
+    const int half = 1 << age.shift >> 1;
     for (unsigned t = 0; t < kTokens; ++t) {
       const auto difference = static_cast<int16_t>(target[t] - below[t] + half);
-      below[t] = static_cast<uint16_t>(below[t] + (difference >> shift));
+      below[t] = static_cast<uint16_t>(below[t] + (difference >> age.shift));
     }
 #endif
-    seen = static_cast<uint16_t>(seen + (seen < kMemory));
+    seen = age.next;
   }
 };
 
@@ -122,7 +171,7 @@ inline unsigned token_at(const Tokens& a, const Tokens& b, uint32_t at) {
     return half8(sum8(load8(a.below.data() + t), load8(b.below.data() + t)));
   };
   const unsigned behind = greater16(mean(0), mean(8), all8(static_cast<int>(at)));
-  return bit_length(0xffffU & ~behind) - 1;
+  return static_cast<unsigned>(__builtin_ctz(behind | 1U << kTokens)) - 1;
 #else
   unsigned found = 0;
   for (unsigned t = 1; t < kTokens; ++t) found += mean_below(a, b, t) <= at;
@@ -138,11 +187,20 @@ inline unsigned token_at(const Tokens& a, const Tokens& b, uint32_t at) {
 // a decoder ignores what is to be coded, and all return it.
 class AdaptiveModel {
  public:
+  // What is known of the row so far. It is apart so that a loop over columns can keep it in registers.
+  struct Row {
+    uint32_t left = 0, left2 = 0;
+    unsigned left_sign = 0;
+    uint32_t mean = 0, mean_before = 0;  // the second without its newest
+    unsigned seen = 8;
+  };
+
   AdaptiveModel(Shape shape, const ContextHeader& header);
 
-  void start_row();
+  // The next row, after the last one.
+  Row row_after(const Row& last);
   template <class Coder>
-  int32_t code(Coder& coder, size_t col, int32_t value);
+  int32_t code(Coder& coder, Row& row, size_t col, int32_t value);
 
  private:
   static constexpr unsigned kLevels = 48;           // of expected magnitude: half octaves
@@ -192,10 +250,8 @@ class AdaptiveModel {
   std::array<Tokens, kLocals> local_{};
   std::array<Sign, kSignContexts + 1> sign_;  // the last: of zero, which counts as negative
   std::vector<Column> columns_;
-  uint32_t left_ = 0, left2_ = 0;
-  unsigned left_sign_ = 0;
-  uint32_t mean_, row_mean_ = 0, row_mean_before_ = 0;  // of the matrix, the row, the row without its newest
-  unsigned rows_ = 0, row_seen_ = 0, column_seen_ = 3;
+  uint32_t mean_;
+  unsigned rows_ = 0, column_seen_ = 3;
   int base_ = 0;  // log2 of the mean when the row began
 };
 
@@ -210,14 +266,14 @@ uint32_t AdaptiveModel::code_escaped(Coder& coder, uint32_t magnitude) {
 }
 
 template <class Coder>
-int32_t AdaptiveModel::code(Coder& coder, size_t col, int32_t value) {
+ONNXOPT_INLINE int32_t AdaptiveModel::code(Coder& coder, Row& row, size_t col, int32_t value) {
   Column& here = columns_[col];
   const Column far =
       col >= header_.distance ? columns_[col - header_.distance] : Column{0, here.magnitude, 0};
-  const int energy = static_cast<int>(log2_of(uint64_t{row_mean_before_} * here.mean, 1)) - base_;
-  const uint32_t near = 2 * left_ + left2_ + 2 * here.magnitude + far.magnitude;
+  const int energy = static_cast<int>(half_octaves(uint64_t{row.mean_before} * here.mean)) - base_;
+  const uint32_t near = 2 * row.left + row.left2 + 2 * here.magnitude + far.magnitude;
   Tokens& level = level_[static_cast<unsigned>(std::clamp(energy, 0, static_cast<int>(kLevels) - 1))];
-  Tokens& local = local_[std::min(log2_of(near + 1, 1), kLocals - 1)];
+  Tokens& local = local_[std::min(half_octaves(near + 1), kLocals - 1)];
   start(level, local);
   start(local, level);
 
@@ -228,28 +284,29 @@ int32_t AdaptiveModel::code(Coder& coder, size_t col, int32_t value) {
   level.update(token);
   local.update(token);
 
+  const unsigned signs = row.left_sign + 3 * here.sign + 9 * far.sign;
   const unsigned nonzero = 0U - static_cast<unsigned>(token != 0);  // all ones, or none
-  Sign& sign = sign_[((left_sign_ + 3 * here.sign + 9 * far.sign) & nonzero) + (kNoSign & ~nonzero)];
+  Sign& sign = sign_[kNoSign + ((signs - kNoSign) & nonzero)];
   const unsigned minus = coder.sign(sign.p, negative | (token == 0));
   sign.update(minus);
   sign_[kNoSign].p = 1U << kSignBits;
 
-  const unsigned bits = map_.bits[token];
-  uint32_t seen = map_.first[token] + (1U << bits >> 1);
-  uint32_t out = map_.first[token] + coder.bits(bits, magnitude - map_.first[token]);
+  uint32_t seen = map_.middle[token];
+  uint32_t out = map_.first[token];
+  if (map_.any_bits) out += coder.bits(map_.bits[token], magnitude - out);
   if (token == kEscape) {
     out = code_escaped(coder, magnitude);
     seen = std::min(out, kMagnitude);
   }
-  left2_ = left_;
-  left_ = seen;
-  left_sign_ = (1 + minus) & nonzero;
-  row_mean_before_ = row_mean_;
-  follow(row_mean_, seen << 8, row_seen_);
+  row.left2 = row.left;
+  row.left = seen;
+  row.left_sign = (1 + minus) & nonzero;
+  row.mean_before = row.mean;
+  follow(row.mean, seen << 8, row.seen);
   follow(here.mean, seen << 8, column_seen_);
-  row_seen_ += row_seen_ < kRowMemory;
+  row.seen += row.seen < kRowMemory;
   here.magnitude = seen;
-  here.sign = left_sign_;
+  here.sign = row.left_sign;
   return static_cast<int32_t>(((out ^ (0U - minus)) + minus) + static_cast<uint32_t>(header_.centre));
 }
 

@@ -16,8 +16,9 @@ constexpr size_t kTiny = size_t{1} << 10;
 constexpr size_t kSmallQuick = size_t{1} << 12, kWorthwhileQuick = 15;
 // What each must save on what is decoded faster, in percent: `adaptive` on a matrix that is not small, where
 // `rans` is ten times as fast; `context` on any, as `adaptive` is three times as fast. Under kSmallest,
-// nothing.
-constexpr size_t kWorthwhile = 1;
+// nothing. Matrices from kLarge on decide how long a model takes to load.
+constexpr size_t kLarge = size_t{1} << 19;
+constexpr size_t kWorthwhile = 1, kWorthwhileOnLarge = 3;
 // The same of `context` on a matrix that takes next to nothing: others decode it a hundred times as fast.
 constexpr size_t kNextToNothing = 200;
 // A larger matrix is given to them only where they win on this many integers.
@@ -56,6 +57,13 @@ bool wins_sample(const Codec& codec, const int32_t* q, Shape shape, size_t size,
   return cheaper(codec.encode(middle, sample).size(), handicap, rival.encode(middle, sample).size());
 }
 
+// What an adaptive codec must save on the one before it in percent.
+size_t worthwhile(const Codec& codec, size_t n, Prefer prefer) {
+  const bool slower = n >= kSmall || (n >= kTiny && codec.id == codecs::context.id);
+  if (!slower || prefer == Prefer::kSmallest) return 0;
+  return n < kLarge ? kWorthwhile : kWorthwhileOnLarge;
+}
+
 }  // namespace
 
 Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
@@ -76,14 +84,12 @@ Coded encode_best(const int32_t* q, Shape shape, Prefer prefer) {
   if (prefer == Prefer::kFastest || (prefer == Prefer::kQuick && n > kSmallQuick)) {
     return std::move(candidates.best);
   }
-  const bool large = n >= kSmall;
   size_t handicap = prefer == Prefer::kQuick ? kWorthwhileQuick : 0;
   for (const Codec* codec : {&codecs::adaptive, &codecs::context}) {
     if (codec == &codecs::adaptive && n < kTiny) continue;
-    const bool slower = large || (n >= kTiny && codec == &codecs::context);
-    if (slower && prefer != Prefer::kSmallest) handicap += kWorthwhile;
+    handicap += worthwhile(*codec, n, prefer);
     const Codec& rival = *find_codec(candidates.best.codec);
-    if (wins_sample(*codec, q, shape, large ? kSample : kSampleOfSmall, rival, handicap)) {
+    if (wins_sample(*codec, q, shape, n < kSmall ? kSampleOfSmall : kSample, rival, handicap)) {
       candidates.offer(*codec, handicap);
     }
   }

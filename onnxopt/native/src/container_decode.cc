@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <deque>
 
 #include "container_parts.h"
 #include "lossless.h"
@@ -14,6 +13,7 @@ namespace onnxopt {
 namespace {
 
 constexpr size_t kSmallWork = size_t{1} << 16;  // integers that are decoded before a thread has started
+constexpr size_t kSlowness = 16;  // of adaptive codecs, which decode integer by integer, for a coded byte
 
 // A decoded auxiliary entry: float32 scales, a table of elements, or a whole tensor.
 struct Table {
@@ -132,7 +132,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   // By auxiliary entry, however many use it: else a small file could claim one large table many times over.
   std::vector<Table> tables(entries_.size());
   struct Task {
-    size_t entry, chunk;
+    size_t entry, chunk, cost;
   };
   std::vector<Task> tasks;
   size_t work = 0;
@@ -140,14 +140,21 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
   const auto add = [&](size_t i, void* where) {
     const Entry& e = entries_[i];
     to[i] = where;
-    for (size_t c = 0; c < e.chunks.size(); ++c) tasks.push_back({i, c});
+    const bool slow = e.codec == codecs::adaptive.id || e.codec == codecs::context.id;
+    for (size_t c = 0; c < e.chunks.size(); ++c) {
+      tasks.push_back({i, c, e.chunks[c].bytes.size * (slow ? kSlowness : 1)});
+    }
     work += e.shape.size();
     if (e.reconstruction == Reconstruction::kAffine || e.reconstruction == Reconstruction::kCodebook) {
       const Subject subject(quoted(e));
       decode_table(entries_[e.auxiliary], e.reconstruction, tables[e.auxiliary]);
     }
   };
+  const auto dearer = [](const Task& a, const Task& b) { return a.cost > b.cost; };
   const auto run = [&] {
+    // What takes longest comes first, so that all threads end together.
+    std::make_heap(tasks.begin(), tasks.end(), dearer);
+    std::sort_heap(tasks.begin(), tasks.end(), dearer);
     parallel_for(tasks.size(), work < kSmallWork ? 1 : threads, [&](size_t t) {
       const Entry& e = entries_[tasks[t].entry];
       const Subject subject(quoted(e));
@@ -164,7 +171,7 @@ void Container::decode(const std::vector<void*>& out, unsigned threads) const {
       add(i, out[i]);
     }
   }
-  std::deque<std::vector<uint8_t>> besides;
+  std::vector<std::vector<uint8_t>> besides;  // what they hold stays where it is
   for (const size_t i : relatives) {
     const size_t other = entries_[i].auxiliary;
     if (to[other] == nullptr) add(other, besides.emplace_back(entries_[other].size).data());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstring>
 
 #include "codec.h"
 
@@ -44,6 +45,19 @@ inline unsigned bit_length(uint64_t v) {
 inline unsigned log2_of(uint64_t v, unsigned bits) {
   const unsigned whole = bit_length(v) - 1;
   return (whole << bits) + static_cast<unsigned>((v << bits >> whole) & ((1U << bits) - 1));
+}
+
+// log2_of(v, 1), v < 2^53.
+inline unsigned half_octaves(uint64_t v) {
+#if defined(__SSE2__)
+  // The exponent of a double, and its first bit: counting zeros takes longer where it is not an instruction.
+  const auto exact = static_cast<double>(static_cast<int64_t>(v));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &exact, sizeof bits);
+  return static_cast<unsigned>(bits >> 51) - 2 * 1023;
+#else
+  return log2_of(v, 1);
+#endif
 }
 
 // kRate[n] = 2^15 / (n + 1.5): the weight of the newest of n + 1 observations (Krichevsky-Trofimov).

@@ -11,7 +11,7 @@ namespace onnxopt {
 namespace {
 
 constexpr size_t kBatch =
-    size_t{8} << 20;  // bytes that are decoded before what they were made of is given back
+    size_t{64} << 20;  // bytes that are decoded before what they were made of is given back
 constexpr const char* kReleaseDomain = "onnxopt.loader";
 constexpr const char* kReleaseName = "Release";
 constexpr size_t kProbeSize = 1024;  // more than the runtime would keep elsewhere than large tensors

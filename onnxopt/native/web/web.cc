@@ -23,7 +23,7 @@ using onnxopt::Field;
 namespace {
 
 constexpr uint64_t kAlignment = 64;
-constexpr size_t kBatch = size_t{4} << 20;  // weights are decoded in batches of about so many bytes, or one
+constexpr size_t kBatch = size_t{1} << 18;  // weights are decoded in batches of about so many bytes, or one
 constexpr std::string_view kLocation = "onnxopt";
 
 uint64_t aligned(uint64_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }

@@ -30,14 +30,14 @@ AdaptiveModel::AdaptiveModel(Shape shape, const ContextHeader& header)
   std::fill(columns_.begin(), columns_.end(), Column{mean_, 0, 0});
 }
 
-void AdaptiveModel::start_row() {
-  if (rows_ != 0) follow(mean_, row_mean_, std::min(rows_ - 1, kRowsMemory));
+AdaptiveModel::Row AdaptiveModel::row_after(const Row& last) {
+  if (rows_ != 0) follow(mean_, last.mean, std::min(rows_ - 1, kRowsMemory));
   ++rows_;
-  left_ = left2_ = left_sign_ = 0;
-  row_mean_ = row_mean_before_ = mean_;
-  row_seen_ = 8;
-  base_ = static_cast<int>(log2_of(mean_, 1));
+  base_ = static_cast<int>(half_octaves(mean_));
   column_seen_ += column_seen_ < kColumnMemory;
+  Row row;
+  row.mean = row.mean_before = mean_;
+  return row;
 }
 
 namespace {
@@ -125,21 +125,24 @@ class Decoder {
 
   unsigned sign(uint32_t p, unsigned = 0) {
     const auto slot = static_cast<uint32_t>(state_ & ((1U << kSignBits) - 1));
+    // No branch, as the bits of weights are hard to predict.
     const unsigned negative = slot < p;
-    // Branch-free, as the bits of weights are hard to predict.
-    const uint64_t one = uint64_t{0} - negative;
-    const uint64_t share = (p & one) | (((1U << kSignBits) - p) & ~one);
-    state_ = share * (state_ >> kSignBits) + slot - (p & ~one);
-    const uint64_t low = uint64_t{0} - static_cast<uint64_t>((state_ < kLow) & (at_ != words_end_));
-    state_ = state_ << (8 * kWord & low) | (word() & low);
-    at_ += kWord & low;
+    const uint32_t all = 0U - negative;
+    const uint32_t positive_share = (1U << kSignBits) - p;
+    const uint32_t share = positive_share + ((p - positive_share) & all);
+    state_ = share * (state_ >> kSignBits) + (slot - p + (p & all));
+    if (state_ < kLow && at_ != words_end_) {
+      state_ = state_ << (8 * kWord) | word();
+      at_ += kWord;
+    }
     return negative;
   }
 
   uint32_t bits(unsigned count, uint32_t = 0) {
     const uint8_t* p = data_ + words_end_ + std::min(plain_at_, plain_bits_) / 8;
     const uint64_t window =
-        (p[0] | uint64_t{p[1]} << 8 | uint64_t{p[2]} << 16 | uint64_t{p[3]} << 24 | uint64_t{p[4]} << 32) >>
+        (p[0] | uint64_t{p[1]} << 8 | uint64_t{p[2]} << 16 | uint64_t{p[3]} << 24 | uint64_t{p[4]} << 32 |
+         uint64_t{p[5]} << 40 | uint64_t{p[6]} << 48 | uint64_t{p[7]} << 56) >>
         (plain_at_ % 8);
     plain_at_ += count;
     return static_cast<uint32_t>(window) & ((1U << count) - 1);
@@ -186,9 +189,10 @@ std::vector<uint8_t> encode(const int32_t* q, Shape shape) {
   header.detail = best_detail(q, shape.size(), header.centre);
   Encoder coder(shape.size());
   AdaptiveModel model(shape, header);
+  AdaptiveModel::Row row;
   for (size_t r = 0; r < shape.rows; ++r) {
-    model.start_row();
-    for (size_t c = 0; c < shape.cols; ++c) model.code(coder, c, *q++);
+    row = model.row_after(row);
+    for (size_t c = 0; c < shape.cols; ++c) model.code(coder, row, c, *q++);
   }
   std::vector<uint8_t> out;
   Writer writer(out);
@@ -209,10 +213,11 @@ void decode(Bytes in, Shape shape, Sink& sink) {
   AdaptiveModel model(shape, header);
   int32_t run[Sink::kRun];
   size_t first = 0, n = 0;
+  AdaptiveModel::Row row;
   for (size_t r = 0; r < shape.rows; ++r) {
-    model.start_row();
+    row = model.row_after(row);
     for (size_t c = 0; c < shape.cols; ++c) {
-      run[n++] = model.code(coder, c, 0);
+      run[n++] = model.code(coder, row, c, 0);
       if (n < Sink::kRun) continue;
       sink.put(first, run, n);
       first += n;
