@@ -21,7 +21,7 @@ from onnxopt.native._library import Array, EntryInfo, check, library
 RECONSTRUCTIONS = ("raw", "affine", "codebook", "relative")
 """Their numbers are those of FORMAT.md."""
 
-_BATCH = 8 << 20
+_BATCH = 16 << 20
 """Bytes that are decoded at a time, at least."""
 
 
@@ -101,7 +101,7 @@ class Container:
         return {e.name: _elements(e, array) for e, array in made if array is not None}
 
     def write(self, file: BinaryIO) -> dict[str, tuple[int, int]]:
-        """Writes every tensor of the model, decoded on all cores, and holds a few MiB of them or one at a time.
+        """Writes every tensor of the model, decoded on all cores, and holds 16 MiB of them or one at a time.
 
         Returns where each begins, at a multiple of a page's size, and its bytes, by name. Raises ContainerError, and
         OSError where the file takes no more.
