@@ -64,15 +64,9 @@ def web_times(wasm: Path, model: Path) -> list[float]:
     return list(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def measured(name: str) -> dict[str, float]:
+def measured(name: str, wasm: Path) -> dict[str, float]:
     """Bytes of a model's files; milliseconds; the median ratio of WebAssembly to native code in turns."""
     source = realdata.path_of(name)
-    if not shutil.which("node"):
-        raise CannotMeasureError("web: node is not installed")
-    try:
-        wasm = build_web.build()
-    except CannotBuildError as error:
-        raise CannotMeasureError(f"web: {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.onnx"
         onnxopt.optimize(source, small, effort="fast")
@@ -89,7 +83,13 @@ def measured(name: str) -> dict[str, float]:
 
 def measure(scope: Scope) -> list[tuple[str, dict[str, float]]]:
     """Of each model, what `measured` says."""
-    return [(name, ONNXOPT.once(measured, name)) for name in scope.models]
+    if not shutil.which("node"):
+        raise CannotMeasureError("web: node is not installed")
+    try:
+        wasm = build_web.build()
+    except CannotBuildError as error:
+        raise CannotMeasureError(f"web: {error}") from None
+    return [(name, ONNXOPT.once(measured, name, wasm)) for name in scope.models]
 
 
 def render(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
