@@ -107,7 +107,7 @@ class Student:
             if path not in inputs
         )
         self._types = {path: onnx.helper.tensor_dtype_to_np_dtype(tensors[path].data_type) for path in paths}
-        self._gradient, self._loss = Gradient(model, trained), loss
+        self._gradient, self._loss = Gradient(model, trained, keeps=True), loss
         without_defaults(model, paths)  # by which the gradient has found what is observed
 
     def survey(self, feeds: Mapping[str, Array], weights: Mapping[str, Array]) -> tuple[list[Start], dict[str, str]]:

@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession, OrtValue
 from onnxopt.data import chosen_session, quiet_session
 from onnxopt.encoding import Array
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
+from onnxopt.graph.autodiff.blocked import with_blocks
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
 from onnxopt.graph.inspect.expose import with_outputs
 from onnxopt.graph.inspect.observe import observe
@@ -64,10 +65,11 @@ class Gradient:
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.
         weights: names of initializers.
+        keeps: whether sessions keep the memory of a run; see `chosen_session`.
     """
 
-    def __init__(self, model: onnx.ModelProto, weights: Sequence[str]) -> None:
-        self._model, self._weights = model, list(dict.fromkeys(weights))
+    def __init__(self, model: onnx.ModelProto, weights: Sequence[str], keeps: bool = False) -> None:
+        self._keeps, self._model, self._weights = keeps, model, list(dict.fromkeys(weights))
         self._nodes = nodes_of(model)
         self._producers = {name: node for node in self._nodes for name in node.outputs if name}
         self._observed = observe(model)
@@ -164,12 +166,13 @@ class Gradient:
             model, plan = differentiate(self._nodes, forward, [start.name for start in starts], self._weights)
             names = {*plan.fetched, *(start.name for start in starts)}
             shapes = {name: forward.shapes[name] for name in names}
+            known = forward.shapes
             del forward  # each of these holds all weights
             if not plan.weights:
                 return plan.unsupported
-            backward = chosen_session(model)
+            backward = chosen_session(model, self._keeps)
             del model
-            return _Pass(plan, starts, shapes, self._session(names), backward)
+            return _Pass(plan, starts, shapes, self._session(names, known), backward)
         except Exception as error:  # a model that no rule foresaw must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(
                 None, feeds
@@ -193,11 +196,13 @@ class Gradient:
             constants=arrays,
         )
 
-    def _session(self, names: Iterable[str]) -> InferenceSession:
-        """A session of the model with these values as further outputs."""
+    def _session(self, names: Iterable[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> InferenceSession:
+        """A session of the model with these values as further outputs; for inputs of one shape if all are given."""
+        model = with_blocks(self._model, shapes) if shapes else self._model
         there = list(self._model.graph.output)
         more = sorted(self._producers.keys() & set(names) - {output.name for output in there})
-        return chosen_session(with_outputs(self._model, [*there, *(onnx.ValueInfoProto(name=name) for name in more)]))
+        outputs = [*there, *(onnx.ValueInfoProto(name=name) for name in more)]
+        return chosen_session(with_outputs(model, outputs), self._keeps)
 
     def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""

@@ -113,12 +113,23 @@ def _put(grad: Var, shape: list[int], axis: int, indices: Array, n: Node) -> Var
     """The gradient of x in ``y = take(x, indices, axis)``. Changes `shape` from that of `grad` to that of x."""
     size, taken = n.shape(0)[axis], list(shape)
     shape[axis] = size
-    if np.array_equal(indices, np.arange(len(indices)) + (indices[0] if len(indices) else 0)):
+    begin = int(indices[0]) if len(indices) else 0
+    step = int(indices[1]) - begin if len(indices) > 1 else 1
+    if step > 0 and np.array_equal(indices, begin + step * np.arange(len(indices))):
         before, after = [0] * len(shape), [0] * len(shape)
-        before[axis] = int(indices[0]) if len(indices) else 0
-        after[axis] = size - len(indices) - before[axis]
-        return grad.pad(before, after)
+        before[axis], after[axis] = begin, size - begin - step * len(indices)
+        return _apart(grad, taken, axis, step).pad(before, after)
     return add_at(n, n.tape.var(indices.reshape(_along(axis, len(shape)))).expand(taken), grad, shape, axis)
+
+
+def _apart(grad: Var, shape: list[int], axis: int, step: int) -> Var:
+    """With ``step - 1`` zeros behind each element along an axis."""
+    if step == 1:
+        return grad
+    behind = [0] * (len(shape) + 1)
+    behind[axis + 1] = step - 1
+    apart = grad.reshape([*shape[: axis + 1], 1, *shape[axis + 1 :]]).pad([0] * len(behind), behind)
+    return apart.reshape([*shape[:axis], shape[axis] * step, *shape[axis + 1 :]])
 
 
 def add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -> Var:

@@ -14,6 +14,8 @@ from onnxopt.encoding import Array
 
 OPSET, IR = 18, 8
 """Of backward models: the first opset with all that the rules need; onnxruntime 1.17 supports it."""
+BLOCKED = "com.microsoft.nchwc"
+"""The domain of operators on blocks of channels; see `blocked`."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -33,10 +35,14 @@ class Forward:
 
 
 class Tape:
-    """The backward model under construction; all values are float32 except indices and shapes."""
+    """The backward model under construction; all values are float32 except indices and shapes.
 
-    def __init__(self, forward: Forward) -> None:
-        self.forward = forward
+    Arguments:
+        prefix: of the names of new values.
+    """
+
+    def __init__(self, forward: Forward, prefix: str = "") -> None:
+        self.forward, self._prefix = forward, prefix
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, Array] = {}
         self._inputs: dict[str, onnx.ValueInfoProto] = {}
@@ -49,7 +55,7 @@ class Tape:
     def ops(self, op: str, count: int, *inputs: Operand | None, **attributes: Any) -> list[Var]:
         """All `count` outputs of a new node."""
         names = ["" if value is None else self.var(value).name for value in inputs]
-        outputs = [f"{op}.{len(self.nodes)}.{i}" for i in range(count)]
+        outputs = [f"{self._prefix}{op}.{len(self.nodes)}.{i}" for i in range(count)]
         self.nodes.append(helper.make_node(op, names, outputs, **attributes))
         return [Var(self, name) for name in outputs]
 
@@ -58,7 +64,7 @@ class Tape:
         if isinstance(value, Var):
             return value
         array = np.asarray(value, value.dtype if isinstance(value, np.ndarray) else np.float32)
-        name = f"constant.{len(self._constants)}"
+        name = f"{self._prefix}constant.{len(self._constants)}"
         self._constants[name] = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32, copy=False)
         return Var(self, name)
 
@@ -88,17 +94,22 @@ class Tape:
                 nodes.append(node)
                 needed.update(node.input)
         inputs = [value for name, value in self._inputs.items() if name in needed]
-        model = onnx.ModelProto(ir_version=IR, opset_import=[helper.make_opsetid("", OPSET)])
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(BLOCKED, 1)]
+        model = onnx.ModelProto(ir_version=IR, opset_import=opsets)
         model.graph.name = "backward"
         model.graph.node.extend(reversed(nodes))
         model.graph.input.extend(inputs)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        self.initialize(model.graph, needed)
+        self._used.clear()
+        return model.SerializeToString(), [value.name for value in inputs]
+
+    def initialize(self, graph: onnx.GraphProto, needed: set[str]) -> None:
+        """Moves those of the tape's constants that are needed to a graph."""
         for name in list(self._constants):  # mostly weights: there is no room for two copies
             array = self._constants.pop(name)
             if name in needed:
-                model.graph.initializer.append(numpy_helper.from_array(array, name))
-        self._used.clear()
-        return model.SerializeToString(), [value.name for value in inputs]
+                graph.initializer.append(numpy_helper.from_array(array, name))
 
 
 @dataclass(frozen=True, slots=True)
