@@ -12,6 +12,8 @@ Vector = npt.NDArray[np.float32]
 _FIRST, _SECOND = 0.9, 0.99
 """Decay of the averages of gradients and of their squares."""
 _TINY = np.float32(1e-20)
+_RISE = 0.1
+"""Share of the updates in which the rate rises."""
 _CHUNK = 1 << 15
 """Elements treated at a time: all that is read of them fits into a core's cache."""
 
@@ -37,6 +39,7 @@ class Adam:
             values[part] -= scale * mean / (np.sqrt(square) + _TINY)
 
 
-def cosine(rate: float, done: float) -> float:
-    """The rate after a share of the updates, 0 to 1: from `rate` down to 0 (Loshchilov & Hutter 2017)."""
-    return rate * 0.5 * (1 + cos(pi * done))
+def scheduled(rate: float, done: float) -> float:
+    """The rate after a share of the updates, 0 to 1: it rises to `rate`, then falls to 0 as a cosine does (Loshchilov &
+    Hutter 2017). The first updates of Adam would move all values alike, by the whole rate."""
+    return rate * min(1.0, done / _RISE) * 0.5 * (1 + cos(pi * done))

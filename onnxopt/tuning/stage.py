@@ -35,10 +35,13 @@ _ROUNDS = 4
 """Slopes to tune at, at most; where the size is bounded, one is enough, as the price of a bit follows from the size."""
 _WORTH = 0.01
 """Share of the bytes, or of the distance from the original, that has to be saved by training twice as long."""
-_FINER, _NOISIER, _COARSER = 0.5, 2.0, 16.0
-"""The first slope over that of the search, where the contract bounds the size, the noise or the drop; nearer where few
-rounds are there to come back in. Training brings answers back at steps so coarse that most integers are 0; with finer
-ones, few weights become 0 that were not before."""
+_FINER = 0.25
+"""The first slope over that of the search, where the contract bounds the size and the model has one layer. The price of
+bits then decides which of them go. The more layers there are, the less their weights move."""
+_NOISIER, _COARSER = 2.0, 16.0
+"""The same where the contract bounds the noise or the drop; nearer where few rounds are there to come back in. Training
+brings answers back at steps so coarse that most integers are 0; with finer ones, few weights become 0 that were not
+before."""
 _STRIDE = 2.0
 """Factor between slopes until both sides of the bound are known."""
 _NARROW = 1.15
@@ -169,7 +172,7 @@ class _Rounds:
         """Tunes at slopes around the coarsest that meets the contract; until now, `start` is it."""
         self._began = len(self._done)
         if self._once:
-            self._measure(start if self._recipe or self._began else start * _FINER)
+            self._measure(start if self._recipe or self._began else start * _FINER ** (1 / self._trainee.layers))
             return
         low, high, at = start, inf, start * self._first()
         while len(self._done) < self._began + self._budget.rounds and high / low > _NARROW:

@@ -157,6 +157,11 @@ class Trainee(ABC):
         return len(self._lessons)
 
     @property
+    def layers(self) -> int:
+        """Weights that are trained, without biases."""
+        return max(1, sum(self._work.graph.values(path).ndim > 1 for path in self._trained))
+
+    @property
     def _paths(self) -> list[str]:
         return [*self._trained, *self._fixed]
 

@@ -10,19 +10,20 @@ import numpy as np
 
 from onnxopt.encoding import Array
 from onnxopt.tuning.checkpoint import Checkpoint, State
-from onnxopt.tuning.optimizer import Adam, cosine
+from onnxopt.tuning.optimizer import Adam, scheduled
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.weights import Weights
 
-_RATE = 0.03
-"""Units that a weight moves in an update at first. At 0.1, weights wander off, and no zeros are left."""
+_RATE = 0.045
+"""Units that a weight moves in an update at most, over the root of the number of layers, as what all layers do to the
+outputs adds up. At three times that, weights wander off, and no zeros are left."""
 _RELEARN = 8
 """Updates after which the codes follow the integers."""
-_BROKEN, _FIRST, _SLOWER = 16.0, 64, 3.0
-"""A deep model of fine steps breaks when all weights move at once. Where the loss is so many times as large as at first
-within so many updates, the training begins again, so much slower."""
+_BROKEN, _EARLY, _SLOWER = 16.0, 0.2, 3.0
+"""Where the loss is so many times as large as at first within such a share of the training, which begins again, so much
+slower: too much has moved at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,21 @@ class _Run:
 
     def __init__(self, weights: Weights, price: Price) -> None:
         self.weights, self.price = weights, price
-        self.adam, self.speed = Adam(len(weights.masters)), _RATE
-        self.updates, self.recent, self.at_first, self.left = 0, 0.0, 0.0, _FIRST
+        self.adam, self.speed = Adam(len(weights.masters)), _RATE / weights.layers**0.5
+        self.updates, self.recent, self.at_first = 0, 0.0, 0.0
         self.start, self.ended = weights.masters.copy(), False
 
     def update(self, loss: float, by_path: Mapping[str, Array], rate: Rate, share: float) -> None:
         """Moves the weights once."""
         weights = self.weights
-        self.at_first, self.left = self.at_first or loss, self.left - 1
-        if self.left > 0 and not loss <= _BROKEN * self.at_first:
+        self.at_first = self.at_first or loss
+        if share < _EARLY and not loss <= _BROKEN * self.at_first:
             weights.masters[:], self.adam = self.start, Adam(len(self.start))
-            self.speed, self.left = self.speed / _SLOWER, _FIRST
+            self.speed /= _SLOWER
         else:
             gradient = weights.gradient(by_path)
             gradient[: len(weights.rounded)] += np.float32(self.price.value) * rate.gradient(weights.rounded)
-            self.adam.update(weights.masters, gradient, cosine(self.speed, share))
+            self.adam.update(weights.masters, gradient, scheduled(self.speed, share))
             weights.bound()
         self.updates += 1
 
@@ -75,7 +76,7 @@ class _Run:
         checkpoint.keep(
             masters=self.weights.masters, start=self.start, mean=self.adam.mean, square=self.adam.square,
             price=np.array(self.price.state), speeds=np.array([self.speed, self.recent, self.at_first]),
-            numbers=np.array([self.adam.updates, self.updates, self.left, self.ended]),
+            numbers=np.array([self.adam.updates, self.updates, self.ended]),
         )  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -83,7 +84,7 @@ class _Run:
         self.weights.masters[:], self.start = state["masters"], state["start"]
         self.adam.mean[:], self.adam.square[:] = state["mean"], state["square"]
         self.price.state = state["price"].tolist()
-        self.adam.updates, self.updates, self.left, ended = state["numbers"].tolist()
+        self.adam.updates, self.updates, ended = state["numbers"].tolist()
         self.ended = bool(ended)
         self.speed, self.recent, self.at_first = state["speeds"].tolist()
 

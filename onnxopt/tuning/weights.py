@@ -219,6 +219,8 @@ class Weights:
         self._units = np.concatenate(units)
         self.masters = np.concatenate([one.numbers(values[one.path]) for one in self._weights]).astype(np.float32)
         self.masters /= self._units
+        self.layers = max(1, sum(len(one.shape) > 1 for one in self._weights))
+        """Weights that are no vectors."""
         self.matrices = [one.matrix for one in rounded]
         """Rows and columns of each rounded weight."""
         self.rounded = self.masters[: sum(map(prod, self.matrices))]
