@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 import onnxopt
+from common import genai
 from common.pages import ROOT, markdown
 from onnxopt import native
 from tables import CannotMeasureError, Scope, Table
@@ -125,6 +128,30 @@ def node(case: Case) -> list[str]:
     return [f"`{way}`" for way in ways]
 
 
+def browser(case: Case) -> list[str]:
+    """What tests/test_web.py does in Chromium. Raises CannotMeasureError where it cannot."""
+    test = "tests/test_web.py::test_a_browser_gives_what_python_gives"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", test]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "CI": "true"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CannotMeasureError(f"{test} failed:\n{done.stdout}")
+    return ["Chromium, `onnxruntime-web`"]
+
+
+def genai_runs(case: Case) -> list[str]:
+    """A decoder of its own. Raises CannotMeasureError where onnxruntime-genai has not been fetched."""
+    if not genai.PACKAGE.is_dir():
+        raise CannotMeasureError(f"nothing in {genai.PACKAGE}; `pytest -m slow tests/test_genai.py` fetches it")
+    plain, small = case.folder / "decoder.onnx", case.folder / "small_decoder.onnx"
+    genai.write_decoder(plain)
+    onnxopt.optimize(plain, small, lossless=True)
+    if genai.generated(small, native.library_path()) != genai.generated(plain):
+        raise CannotMeasureError("GenAI generates other tokens with the compressed model")
+    return [f"registered, onnxruntime-genai {genai.VERSION}"]
+
+
 def _runtime() -> Path:
     return next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
 
@@ -161,9 +188,9 @@ HOSTS = (
     Host("[Android](#java-and-android)", REGISTERS),
     Host("[iOS](#ios)", "links the library"),
     Host("[Triton](#triton)", REGISTERS),
-    Host("[GenAI](#genai)", REGISTERS),
+    Host("[GenAI](#genai)", REGISTERS, genai_runs),
     Host("[Node.js](#node-browsers-electron)", PACKAGE, node),
-    Host("[browser](#node-browsers-electron)", PACKAGE),
+    Host("[browser](#node-browsers-electron)", PACKAGE, browser),
     Host("[Electron](#node-browsers-electron)", PACKAGE),
     Host("[React Native](#react-native)", "takes the plain model"),
 )
