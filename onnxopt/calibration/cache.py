@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt.encoding import Array
-from onnxopt.files import cache_folder
+from onnxopt.files import Mapped, cache_folder
 
 if sys.platform == "win32":
     import msvcrt
@@ -89,6 +89,10 @@ class Cache:
             temporary.replace(self._file(name))
         finally:
             temporary.unlink(missing_ok=True)
+
+    def mapped(self, array: Array) -> Mapped:
+        """A copy of an array in a file of this folder. Raises OSError if the disk is full."""
+        return Mapped(array, self._folder)
 
     def close(self, keep: bool) -> None:
         """Releases the folder, and deletes it unless `keep`."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import HOLD_BACK, Chunks, Shard
+from onnxopt.calibration.second import Pairs, Squares
 from onnxopt.calibration.stats import Floats, cholesky_feedback, shrinkage
 from onnxopt.data import Batch, chosen_session
 from onnxopt.encoding import Array
@@ -35,8 +36,6 @@ _HELD = 256
 _FEW = 10
 """Vectors for each input, below which moments fit the vectors that they were measured on better than others."""
 _MOST_OPTIMISTIC, _TINY = 16.0, 1e-300
-_BLOCK = 256
-"""Rows of a second moment that are updated at a time."""
 _INPUTS = (1e-15, 1e15)
 """Range of the largest input of a layer: float32 holds its square."""
 _SIGNALS = (1e-30, 1e30)
@@ -106,6 +105,8 @@ def measure_moments(
                 sums[path].include(found.pop(path), power)
             else:
                 sums[path] = found.pop(path)
+            if shard.number + 1 < len(shards):
+                sums[path].set_aside(cache)
     made = pool.map(partial(_stored, subject), ((path, sums.pop(path)) for path in paths))
     for count, (name, arrays) in enumerate(made, 1):
         cache.put(name, **arrays)
@@ -131,6 +132,7 @@ def _summed(
         values = {**feeds, **dict(zip(names, made, strict=True))}
         add = partial(_Sums.add, values=values, size=Batch(feeds).size, hold_back=index % HOLD_BACK == 1)
         list(Threads().map(add, sums.values()))
+        del made, values, add  # before the next ones: they fill a chunk's share of memory
         if told:
             told(Batch(feeds).size)
     return sums
@@ -221,7 +223,7 @@ class _Sums:
     def __init__(
         self, weight: Array, linears: Sequence[Linear], seed: Sequence[int], samples: int, full: bool, use: Use
     ) -> None:
-        self._linears, self._samples, self._full = linears, samples, full
+        self._linears, self._samples = linears, samples
         self._random = np.random.default_rng(seed)
         groups, _, inputs = linears[0].matrix(weight).shape
         self._most = use.rows(inputs)
@@ -232,7 +234,7 @@ class _Sums:
         self.largest = 0.0
         """Magnitude of the largest input. If it is out of `_INPUTS`, the sums mean nothing."""
         self._total: Floats = np.zeros((groups, inputs))
-        self._second: Floats = np.zeros((groups, inputs, inputs) if full else (groups, inputs))
+        self._second: Pairs | Squares = (Pairs if full else Squares)(groups, inputs)
         self._held: list[Array] = []
         self.power = 0.0
         """Mean square of the first vectors."""
@@ -257,12 +259,7 @@ class _Sums:
                 rows -= self._shift
             self.count += rows.shape[1]
             self._total += rows.sum(1, dtype=np.float64)
-            if not self._full:
-                self._second += np.square(rows, dtype=np.float64).sum(1)
-            elif len(rows) == 1:
-                self._second[0] += rows[0].T @ rows[0]  # one array twice: numpy calls BLAS's syrk
-            else:
-                self._second += rows.swapaxes(1, 2) @ rows
+            self._second.add(rows)
 
     def include(self, later: _Sums, power: float) -> None:
         """Adds the sums of the next shard, which it consumes. They are scaled to this one's power, so that a law of
@@ -276,22 +273,19 @@ class _Sums:
         self._held += later._held if scale == 1 else [rows * np.float32(scale) for rows in later._held]
         if later._shift is None:
             return
-        total, second, shift = later._total, later._second, later._shift.astype(np.float64)
+        total, shift = later._total, later._shift.astype(np.float64)
         if scale != 1:
-            total, second, shift = total * scale, second * scale**2, shift * scale
+            total, shift = total * scale, shift * scale
         if self._shift is None:
             self._shift = shift.astype(np.float32)
         off = (shift - self._shift)[:, 0]  # x - a = (x - b) + (b - a)
-        half = total + later.count / 2 * off
-        self._second += second
-        if self._full:
-            for into, u, v in zip(self._second, half, off, strict=True):
-                for i in range(0, len(v), _BLOCK):
-                    into[i : i + _BLOCK] += u[i : i + _BLOCK, None] * v + v[i : i + _BLOCK, None] * u
-        else:
-            self._second += 2 * half * off
+        self._second.include(later._second, scale, total + later.count / 2 * off, off)
         self._total += total + later.count * off
         self.count += later.count
+
+    def set_aside(self, cache: Cache) -> None:
+        """Leaves the sums in a file until the next shard's are included."""
+        self._second.set_aside(cache)
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
         """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""
@@ -299,15 +293,7 @@ class _Sums:
         mean = off = self._total / count
         if self._shift is not None:
             mean = off + self._shift[:, 0]
-        self._second /= count
-        for about, sign in ((off, -1), *(() if centred else ((mean, 1),))):
-            if self._full:
-                for second, vector in zip(self._second, about, strict=True):
-                    for i in range(0, len(vector), _BLOCK):
-                        second[i : i + _BLOCK] += sign * (vector[i : i + _BLOCK, None] * vector)
-            else:
-                self._second += sign * np.square(about)
-        return mean, self._second
+        return mean, self._second.averaged(count, [(-1, off), *([] if centred else [(1, mean)])])
 
     def held(self, mean: Floats) -> Array:
         """Held-back vectors ``[groups, vectors, inputs]`` less `mean`."""

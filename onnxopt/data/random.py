@@ -56,7 +56,7 @@ def chosen_session(model: bytes | str, keeps: bool = False) -> onnxruntime.Infer
 
 
 def _quiet(model: bytes | str, providers: list[str], keeps: bool = False) -> onnxruntime.InferenceSession:
-    options = session_options(spinning=False)
+    options = session_options(sparing=True)
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = keeps
     options.use_deterministic_compute = True

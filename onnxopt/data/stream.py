@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -217,9 +217,15 @@ def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array],
 
 def sha256(*parts: bytes) -> str:
     """Hex digest of parts, each with its length so that different sequences of parts differ."""
+    return sha256_of(parts)
+
+
+def sha256_of(parts: Iterable[bytes]) -> str:
+    """`sha256` of parts that need not be in memory together."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
     return digest.hexdigest()
 
 

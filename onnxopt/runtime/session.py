@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.data import check_used, providers_in_use, quiet_session, session_options, stop_spinning
+from onnxopt.data import check_used, providers_in_use, quiet_session, session_options, spare
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
@@ -57,36 +57,36 @@ def load(
 
 
 def load_to_compare(model: str | os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
-    """`load`, with threads that do not spin: its outputs are the same, and it is not to be timed."""
-    return _load(model if isinstance(model, bytes) else os.fspath(model), spinning=False)
+    """`load`, with options that spare time and memory: its outputs are the same, and it is not to be timed."""
+    return _load(model if isinstance(model, bytes) else os.fspath(model), sparing=True)
 
 
 def _load(
     source: str | bytes,
     sess_options: onnxruntime.SessionOptions | None = None,
     providers: Providers | None = None,
-    spinning: bool = True,
+    sparing: bool = False,
 ) -> onnxruntime.InferenceSession:
     chosen = providers_in_use() if providers is None else ()
-    session = _created(source, sess_options, chosen or providers, spinning)
+    session = _created(source, sess_options, chosen or providers, sparing)
     check_used(session, chosen)
     return session
 
 
 def _created(
-    source: str | bytes, sess_options: onnxruntime.SessionOptions | None, providers: Providers | None, spinning: bool
+    source: str | bytes, sess_options: onnxruntime.SessionOptions | None, providers: Providers | None, sparing: bool
 ) -> onnxruntime.InferenceSession:
     if not _is_compressed(source):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or session_options(sparing), providers=providers)
     outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     if not is_compressed(outer):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(spinning), providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or session_options(sparing), providers=providers)
     if not is_only_wrapped(outer) or (sess_options and _entry(sess_options, RESIDENCE)):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run. It also holds the
         # container, from which weights may be decoded in every run.
         del outer
         _check_shares()
-        options = sess_options or session_options(spinning)
+        options = sess_options or session_options(sparing)
         if providers and not options.has_providers():
             _add(providers, options)
         _register(options)
@@ -95,7 +95,7 @@ def _created(
     del outer
     with unpacked(data) as path:
         if path is not None:
-            options = sess_options or session_options(spinning)
+            options = sess_options or session_options(sparing)
             return onnxruntime.InferenceSession(str(path), options, providers=providers)
     if sess_options is not None:
         embedded = _embed(data)
@@ -103,15 +103,15 @@ def _created(
     prepared = native.prepared(data)
     del data
     with prepared as (key, inner):
-        options = session_options(spinning)
+        options = session_options(sparing)
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
 
 
 def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
-    """The sessions that users can get of a file, one at a time, each with the words for how it was created. Their
-    threads do not spin, which changes no output.
+    """The sessions that users can get of a file, one at a time, each with the words for how it was created. They spare
+    time and memory, which changes no output.
 
     The first is stock ONNX Runtime's with the library registered, where the installed version allows that. `load`
     follows where it skips the outer graph. Of a model that is not compressed there is only one session.
@@ -125,7 +125,7 @@ def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.I
     shares = _version() >= _FIRST_SHARING
     if shares:
         options = onnxruntime.SessionOptions()
-        stop_spinning(options)
+        spare(options)
         register(options)
         yield "loaded by registering the library", onnxruntime.InferenceSession(path, options)
     if not shares or is_only_wrapped(onnx.load(path, load_external_data=False)):

@@ -15,7 +15,7 @@ from onnxopt.metrics.lost_answers import Margins
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import agreement, output_error
 from onnxopt.pool import Pool, Threads
-from onnxopt.search.answers import Change, Question, Runner, unchanged
+from onnxopt.search.answers import Change, Question, Runner, parts, takes_parts, unchanged
 from onnxopt.search.blends import Blends, blended
 from onnxopt.search.identity import first_difference
 from onnxopt.search.scores import Drop, Scores
@@ -92,6 +92,7 @@ class Evaluator:
     ) -> None:
         self._session, self._data, self._metric, self._counted = session, data, metric, counted
         self._hidden = observed.hidden if observed else ()
+        self._in_parts = not self._hidden and takes_parts(session)
         every = [value.name for value in session.get_outputs()]
         self._names = every[: len(every) - len(self._hidden)]
         self._observed = observed or Observed(tuple(self._names))
@@ -136,8 +137,8 @@ class Evaluator:
 
     @property
     def feeds(self) -> Mapping[str, Array]:
-        """The first batch of the data."""
-        return next(iter(self._read())).feeds
+        """The first batch of the data; of a large one, a part if the model takes it."""
+        return next(parts(next(iter(self._read())), self._in_parts)).feeds
 
     @property
     def memorised(self) -> bool:
@@ -232,15 +233,12 @@ class Evaluator:
         self, session: Runner, names: Sequence[str], pool: Pool | None, change: Change = unchanged
     ) -> Callable[[Batch], list[Any]]:
         """Gives the outputs of a model on each batch in turn."""
-        return Question(session, names, self._data, change).asked(pool or Threads())
-
-    def _run(self, batch: Batch) -> list[Any]:
-        return list(self._session.run([*self._names, *self._hidden], batch.feeds))
+        return Question(session, names, self._data, change, self._in_parts).asked(pool or Threads())
 
     def difference(self, session: Runner) -> str:
         """Name of the first output of a model that is not equal to the original's bit for bit; empty if all are."""
-        found = (first_difference(self._names, self._visible(wanted), session.run(self._names, batch.feeds))
-                 for batch, wanted in self._wanted())  # fmt: skip
+        run = self._asked(session, self._names, None)
+        found = (first_difference(self._names, self._visible(wanted), run(batch)) for batch, wanted in self._wanted())
         return next(filter(None, found), "")
 
     def _start(self) -> Scores | None:
@@ -250,8 +248,9 @@ class Evaluator:
         if self._kept is not None:
             yield from zip(self._read(), self._kept, strict=True)
         else:
+            run = self._asked(self._session, [*self._names, *self._hidden], None)
             for batch in self._read():
-                yield batch, self._run(batch)
+                yield batch, run(batch)
 
     def _read(self) -> Iterable[Batch]:
         return self._data if self._batches is None else self._batches

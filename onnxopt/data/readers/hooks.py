@@ -14,7 +14,7 @@ from onnxopt.data.hooks import blamed, is_hook, load_hook, name_of
 from onnxopt.data.inputs import Input, only
 from onnxopt.data.layout import named_axis, samples_of
 from onnxopt.data.readers.base import Options, Reader, Spec, path_of
-from onnxopt.data.stream import Batch, Data, Pending, batch_bytes, sha256
+from onnxopt.data.stream import Batch, Data, Pending, batch_bytes, sha256_of
 from onnxopt.errors import OnnxoptError
 
 _END = object()
@@ -69,7 +69,7 @@ def _open(start: Callable[[], Iterable[Any]], name: str, inputs: list[Input]) ->
             earlier.gives(index, batch)
             yield Pending(batch.size, lambda batch=batch: batch)  # type: ignore[misc]
 
-    return Data(name, pending, cache(lambda: sha256(*(batch_bytes(batch.read()) for batch in pending()))))
+    return Data(name, pending, cache(lambda: sha256_of(batch_bytes(batch.read()) for batch in pending())))
 
 
 class _Earlier:
