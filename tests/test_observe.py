@@ -105,6 +105,30 @@ FORMS = {
         ),
         ("t", "s"),
     ),
+    "boxes and scores": (
+        scored(
+            [
+                node("Mul", ["s", "scale"], ["b"]),
+                node("Sigmoid", ["s"], ["p"]),
+                node("Transpose", ["p"], ["t"]),
+                node("Transpose", ["b"], ["u"]),
+                node("Concat", ["u", "t"], ["y"], axis=0),
+            ],
+            scale=np.float32(320),
+        ),
+        ("y", "u", "t"),
+    ),
+    "boxes of two sizes": (
+        scored(
+            [
+                node("Mul", ["s", "scale"], ["a1"]),
+                node("Mul", ["s", "scale"], ["a2"]),
+                node("Concat", ["a1", "a2"], ["y"], axis=1),
+            ],
+            scale=np.float32(320),
+        ),
+        ("y",),
+    ),
     "labels and scores": (scored([node("ArgMax", ["s"], ["y"], axis=1)], ["y", "s"]), ("s",)),
 }
 """A model of each kind, and the values that its differences show in."""

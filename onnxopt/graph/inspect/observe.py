@@ -3,6 +3,9 @@
 These are the float outputs. An output of labels, indices or selected rows shows a difference only once a decision has
 changed. So what the decision was made on is observed as well: the scores before an ArgMax or a threshold, boxes and
 scores before a NonMaxSuppression, the value that a Cast or QuantizeLinear rounds, the probabilities before a ZipMap.
+
+An output may join values of different kinds, such as the boxes of a detector, in pixels, and its scores. The larger
+values would hide the noise of the others, until no object is found. So what is joined is observed as well.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ _REORDERING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique", "
 """Operators after which the number or the order of rows follows from a decision."""
 _SELECTING = _REORDERING | {"ArgMax", "ArgMin"}
 """The same, and those that choose a row for each sample."""
+_VIEWS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 _OF_SHAPE = frozenset({"Shape", "Size"})
 _STANDARD = ("", "ai.onnx")
 _NO_WEIGHTS = frozenset(
@@ -74,7 +78,7 @@ class _Search:
         """Adds what shows a difference in this output."""
         if output in self._weighed or output in self._weights:
             if self._shows(output) or (self._is_float(output) and self._is_weighed_when_selected(output)):
-                self.values.setdefault(output)
+                self.values.update(dict.fromkeys([output, *self._joined(output)]))
             elif not self._is_float(output) and output not in self.reordered:
                 self.labels.append(output)
         stack = [output]
@@ -126,6 +130,22 @@ class _Search:
         """What changes with an input; of an output that no input changes, what nodes make of weights."""
         made = self._dynamic if output in self._dynamic else self._weights & self._producers.keys()
         return [name for name in dict.fromkeys(_reads(node)) if name in made]
+
+    def _joined(self, output: str) -> list[str]:
+        """What an output joins, if different operators made it."""
+        node = self._maker(output)
+        if node is None or node.op_type != "Concat":
+            return []
+        kinds = {maker.op_type for part in node.input if (maker := self._maker(part)) is not None}
+        apart = len(kinds) > 1 and all(part in self._weighed and self._shows(part) for part in node.input)
+        return list(node.input) if apart else []
+
+    def _maker(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a value, whatever its shape."""
+        node = self._producers.get(name)
+        while node is not None and node.op_type in _VIEWS:
+            node = self._producers.get(node.input[0])
+        return node
 
     def _is_weighed_when_selected(self, name: str) -> bool:
         """Whether a weight acts on selected rows on the way to this value: its noise shows nowhere else."""
