@@ -11,6 +11,7 @@ from threading import Lock
 
 import numpy as np
 
+from onnxopt import native
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks, any_batch, one_sample
@@ -136,6 +137,7 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
                        partial(_peaks, model, uses, chunks, cache), {**unknown, **without})  # fmt: skip
     if budget.corrects and Partwise.takes(graph.model):
         found.targets = partial(Targets, chunks=chunks, sample_bytes=max(sizes.values(), default=1))
+    native.return_memory()  # of what gradients took: 0.1 GB of ResNet-50
     return found
 
 
