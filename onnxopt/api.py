@@ -215,14 +215,32 @@ def adopt(base: Baseline, strategies: Sequence[Strategy]) -> tuple[Baseline, lis
 
 
 def improve(base: Baseline, strategies: Sequence[Strategy]) -> list[Pursued]:
-    """Tries each strategy. Returns the results, fastest first."""
+    """Tries each strategy, and those that add to others upon the fastest. Returns the results, fastest first."""
     found: list[Pursued] = []
     for strategy in strategies:
         if strategy.applies(base):
             found.append(pursue(strategy, base, base.request.clock))
             if (outcome := found[-1].outcome) and strategy.settles(base, outcome):
                 break
-    return sorted(found, key=lambda one: one.outcome.time.ratio if one.outcome and one.outcome.time else 1.0)
+    fastest = min((one for one in found if one.outcome and not one.strategy.adds), key=_ratio, default=None)
+    if fastest is not None:
+        found += _upon(fastest, base, [one for one in strategies if one.adds])
+    return sorted(found, key=_ratio)
+
+
+def _ratio(pursued: Pursued) -> float:
+    return pursued.ratio
+
+
+def _upon(first: Pursued, base: Baseline, strategies: Sequence[Strategy]) -> Iterator[Pursued]:
+    """What strategies that add to another's form make of it; only what is accepted."""
+    assert first.outcome is not None
+    form = replace(base, work=first.outcome.work.telling(base.work.progress), searched=first.outcome.searched)
+    for strategy in strategies:
+        if strategy.applies(form):
+            pursued = replace(pursue(strategy, form, base.request.clock), upon=first)
+            if pursued.outcome:
+                yield pursued
 
 
 def _accepted(base: Baseline, exact: list[StrategyReport], pursued: Sequence[Pursued]) -> Iterator[Decided]:
@@ -233,9 +251,15 @@ def _accepted(base: Baseline, exact: list[StrategyReport], pursued: Sequence[Pur
             continue
         before = [report(other).given_up(_MISSED) for other in pursued[:index]]
         after = [report(other).given_up(_ANOTHER) for other in pursued[index + 1 :]]
+        first = [report(one.upon)] if one.upon else []
         for outcome in attempts(one):
-            reports = [*exact, *before, report(replace(one, outcome=outcome)), *after]
+            reports = _each([*exact, *first, report(replace(one, outcome=outcome)), *before, *after])
             yield _decided(base, outcome, reports)
+
+
+def _each(reports: Sequence[StrategyReport]) -> list[StrategyReport]:
+    """The first report of each strategy, in the order of strategies that are tried alone and upon others."""
+    return list({one.name: one for one in reversed(reports)}.values())[::-1]
 
 
 def _decided(

@@ -123,3 +123,42 @@ def test_what_rules_decide_is_not_asked_for(tmp_path: Path) -> None:
     result = optimized(tmp_path, machine, '[[rule]]\nmatch = "w1"\nmax_bits = 8\n')
     assert [row["path"] for row in found(result).layers] == ["w2"]
     assert any(step.name == "feedback" for step in result.plan.steps.values())
+
+
+class Both(Machine):
+    """INT8 saves time in a Gemm alone; products of 8-bit weights do in any; each halves the time of the model."""
+
+    def __init__(self) -> None:
+        super().__init__([1.0, 0.9, 0.9, 0.5, 0.6], 0.5)
+
+    def profile(self, model: bytes, feeds: object) -> dict[str, float]:
+        nodes = onnx.load_model_from_string(model).graph.node
+        rounded = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+        times = {"Gemm": (1.0, 0.1), "MatMul": (1.0, 3.0)}
+        return {
+            node.name or node.output[0]: times.get(node.op_type, (0.0, 0.0))[not rounded.isdisjoint(node.input)]
+            for node in nodes
+        }
+
+    def time_many(self, models: Sequence[bytes], feeds: Mapping[str, Array]) -> list[float]:
+        if any("MatMulNBits" in ops(one) for one in models):
+            return super().time_many(models, feeds)
+        return [1e-6 if len(ops(one)) == 1 else sum(self.profile(one, feeds).values()) for one in models]
+
+    def race(self, models: Sequence[Path], against: Path, feeds: object, advance: object) -> list[SpeedRatio]:
+        self.seen.append([path.read_bytes() for path in (*models, against)])
+        return [SpeedRatio(str(path), str(against), 0.5, 0.49, 0.51, True, True) for path in models]
+
+
+def test_products_that_int8_leaves_as_they_are_keep_integers_beside_it(tmp_path: Path) -> None:
+    machine = Both()
+    result = optimized(tmp_path, machine)
+    steps = {path: str(step) for path, step in result.plan.steps.items()}
+    assert steps["w1"].endswith("integers") and steps["w2"] == "nbits{bits=8,block=128}"
+    int8 = result.strategy("int8")
+    assert int8 is not None and int8.kept and found(result).kept
+    assert [row["path"] for row in found(result).layers] == ["w2"]
+    assert [one.name for one in result.strategies].count("weight_only") == 1
+    last = [ops(made) for made in machine.seen[-1]]
+    assert all("QuantizeLinear" in one for one in last) and ["MatMulNBits" in one for one in last] == [True, False]
+    assert result.kept is not None and result.kept.error is not None and result.kept.error <= 0.1

@@ -90,6 +90,8 @@ class Strategy(ABC):
     """Whether the outputs stay the same. An exact strategy is adopted before the search and only has to be faster."""
     inline_only: ClassVar[bool] = True
     """Whether it works on the model as one protobuf, which ends at 2 GB."""
+    adds: ClassVar[bool] = False
+    """Whether it is tried upon the form of another strategy, too, on the layers that this one has left as they are."""
     worth: ClassVar[float] = 1.0
     """Largest accepted time, as a share of the baseline's time."""
     columns: ClassVar[tuple[Column, ...]]

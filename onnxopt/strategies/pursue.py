@@ -27,6 +27,14 @@ class Pursued:
     outcome: Outcome | None
     """The accepted outcome; None if there is none."""
     refused: Refused = field(default_factory=lambda: Refused(""))
+    upon: Pursued | None = None
+    """What the strategy was added to; None if it was tried alone."""
+
+    @property
+    def ratio(self) -> float:
+        """Time of the model relative to the one without any strategy; 1 if nothing was accepted, or time not raced."""
+        own = self.outcome.time.ratio if self.outcome and self.outcome.time else 1.0
+        return own if self.upon is None else own * self.upon.ratio
 
 
 def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:

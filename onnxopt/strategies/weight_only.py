@@ -21,6 +21,8 @@ from onnxopt.strategies.layer_candidates import WeightOnlyOption, weight_only_op
 
 _SMALLEST = 2**14
 """Smallest weight to consider, in elements: call overhead dominates smaller products."""
+_REST = 0.5
+"""Of the noise over signal, where values that are rounded to 8 bits make most of it."""
 
 
 class WeightOnly(Strategy):
@@ -31,6 +33,7 @@ class WeightOnly(Strategy):
     phrase = "with weight-only products"
     order = 30
     goals = frozenset({Goal.SPEED})
+    adds = True
     columns = (
         Column("path", "Weight", "The weight of the matrix product"),
         Column("step", "Step", "The step that was applied, or the fastest candidate"),
@@ -47,7 +50,7 @@ class WeightOnly(Strategy):
         offered = _offered(base, clock)
         trial = base.kept.trial
         noise = max(base.noise, DEFAULT_ERROR) if trial.error is None else trial.error  # a size bound limits no noise
-        steps = _chosen(offered, noise)
+        steps = _chosen(offered, noise * (_REST if base.work.form.int8 else 1.0))
         rows = tuple(_rows(offered, steps))
         if not steps:
             return Refused("no product is faster with weight-only integers", rows)
@@ -58,7 +61,8 @@ class WeightOnly(Strategy):
 def _offered(base: Baseline, clock: Clock) -> dict[str, list[WeightOnlyOption]]:
     """Options of each large enough product, by path."""
     work, found = base.work, {}
-    sites = [site for site in work.sites if site.path in base.undecided and site.elements >= _SMALLEST]
+    free = base.undecided - work.form.int8.keys()
+    sites = [site for site in work.sites if site.path in free and site.elements >= _SMALLEST]
     for i, site in enumerate(sites):
         work.progress(f"weight-only integers for {site.path}", 0.4 * i / len(sites))
         stats = work.statistics.of(site, work.graph.values(site.path))

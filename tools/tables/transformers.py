@@ -54,7 +54,7 @@ class Cell:
     """Noise over signal of another tool on the inputs that onnxopt is given."""
 
 
-def _dynamic(source: Path, output: Path) -> None:
+def dynamic(source: Path, output: Path) -> None:
     """Scales per channel where the runtime can run the file, which it cannot for convolutions."""
     for channels, kind in ((True, quantization.QuantType.QInt8), (False, quantization.QuantType.QUInt8)):
         with suppress(Exception):
@@ -73,7 +73,7 @@ def _blocks(bits: int, source: Path, output: Path) -> None:
 
 
 OTHERS: dict[str, Callable[[Path, Path], None]] = {
-    "`quantize_dynamic`": _dynamic,
+    "`quantize_dynamic`": dynamic,
     "MatMulNBits, 4 bits": lambda source, output: _blocks(4, source, output),
     "MatMulNBits, 8 bits": lambda source, output: _blocks(8, source, output),
 }
@@ -85,7 +85,8 @@ def noise_over_signal(wanted: Sequence[Array], got: Sequence[Array]) -> float:
     return float(np.sqrt(noise / sum(float(np.square(a, dtype=np.float64).sum()) for a in wanted)))
 
 
-def _measured(name: str, file: Path, part: Part = "kept") -> Cell:
+def measured(name: str, file: Path, part: Part = "kept") -> Cell:
+    """What a file does on a part of the inputs."""
     wanted, got = (answers(name, one, part) for one in (path_of(name), file))
     ratio = path_of(name).stat().st_size / file.stat().st_size
     return Cell(ratio, noise_over_signal(wanted, got), DEPLOYED[name].same(wanted, got))
@@ -101,7 +102,7 @@ def other(name: str, tool: str) -> Cell | None:
             OTHERS[tool](source, file)
             if file.stat().st_size >= LEAST * source.stat().st_size:
                 return None
-            return replace(_measured(name, file), given=_measured(name, file, "given").noise)
+            return replace(measured(name, file), given=measured(name, file, "given").noise)
         except Exception as error:
             print(f"{name}: {tool}: {error}")
             return None
@@ -117,7 +118,7 @@ def ours(name: str, bound: float | None, data: bool) -> Cell:
         seconds = time.process_time() - started
         announced = done.check.found.error if done.check else None
         why = "; ".join(done.left_out.values())
-        cell = _measured(name, file)
+        cell = measured(name, file)
         return replace(cell, announced=announced, seconds=seconds, memory=done.peak_memory or 0, why=why)
 
 
