@@ -51,6 +51,8 @@ ASKS = (
     Ask("lenet5", 250, 0.5, "20epochs", "noise"),
     Ask("resnet20", 14, 0.3, "20epochs", "flip,crop"),
     Ask("resnet32", 20, 0.3, "20epochs", "flip,crop"),
+    Ask("resnet32", 28, 1.0, "20epochs", "flip,crop"),
+    Ask("resnet56", 25, 0.3, "20epochs", "flip,crop"),
 )
 
 
