@@ -21,7 +21,7 @@ from onnxopt.data import Batch, Data, Pending
 from onnxopt.encoding import Affine
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.loss import Loss
-from onnxopt.tuning.optimizer import Adam
+from onnxopt.tuning.optimizer import Adam, scheduled
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
@@ -142,6 +142,17 @@ def test_the_gradient_of_the_rate_is_what_a_step_adds() -> None:
     added = [rate.bits(np.concatenate([whole[:i], [w + 1], whole[i + 1 :]])) - rate.bits(whole)
              for i, w in enumerate(whole[:100])]  # fmt: skip
     np.testing.assert_allclose(rate.gradient(np.concatenate([between, whole[100:]]))[:100], added, atol=1e-3)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [scheduled(0.5, done) for done in np.linspace(0, 1, 41).tolist()]
+    highest = int(np.argmax(rates))
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0)
+    assert 0 < highest <= 4
+    assert rates[highest] == pytest.approx(0.5, rel=0.03)
+    assert np.all(np.diff(rates[: highest + 1]) > 0)
+    assert np.all(np.diff(rates[highest:]) < 0)
 
 
 def test_adam_moves_by_its_rate_and_finds_a_minimum() -> None:

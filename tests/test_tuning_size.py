@@ -54,6 +54,18 @@ def test_a_bounded_size_is_used_and_the_file_is_nearer_to_the_original(
     assert (noise[1] or 1) < 0.9 * (noise[0] or 0)
 
 
+@pytest.mark.parametrize("ratio", [3, 6])
+def test_a_generous_size_does_no_harm(small: tuple[Path, Path], tmp_path: Path, ratio: float) -> None:
+    contract, x = Contract(target_ratio=ratio), weights(256, 64, seed=6)
+    source = onnxruntime.InferenceSession(small[0])
+    feeds, noise = {source.get_inputs()[0].name: x}, []
+    for tune in (None, "8epochs"):
+        onnxopt.optimize(small[0], tmp_path / "out.onnx", contract, small[1], tune=tune)
+        found = onnxopt.load(tmp_path / "out.onnx").run(None, feeds)
+        noise.append(output_error(source.run(None, feeds), found) or 0.0)
+    assert noise[1] <= noise[0]
+
+
 def test_the_price_follows_the_size() -> None:
     bits = 16000
     fixed, free = Price(1e-6), Price(1e-6, 1000, lambda: bits // 8 + 100)
