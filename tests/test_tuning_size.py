@@ -95,7 +95,7 @@ def test_the_rate_knows_busy_rows_and_columns() -> None:
 
 
 def test_images_are_changed_alike_in_both_layouts() -> None:
-    images, how = weights(32, 3, 16, 24), tuple(Augment)
+    images, how = weights(32, 3, 16, 24), (Augment.FLIP, Augment.CROP, Augment.NOISE)
     first = augmented({"x": images}, how, (1, 2))["x"]
     last = augmented({"x": np.ascontiguousarray(images.transpose(0, 2, 3, 1))}, how[:2], (1, 2))["x"]
     again = augmented({"x": images}, how[:2], (1, 2))["x"]
@@ -113,6 +113,14 @@ def test_half_of_the_images_are_flipped() -> None:
     same = [np.array_equal(one, image) for one, image in zip(found, images, strict=True)]
     assert sum(turned) + sum(same) == 64
     assert 20 < sum(turned) < 44
+
+
+def test_half_of_the_images_get_a_fifth_of_another() -> None:
+    images = weights(64, 1, 8, 8)
+    found = augmented({"x": images}, (Augment.BLEND,), (0,))["x"]
+    same = np.array([np.array_equal(one, image) for one, image in zip(found, images, strict=True)])
+    assert 20 < same.sum() < 44
+    np.testing.assert_allclose(found[~same], (0.8 * images + 0.2 * np.roll(images, 1, 0))[~same], rtol=1e-5, atol=1e-6)
 
 
 def test_images_move_by_an_eighth_at_most() -> None:
@@ -175,7 +183,7 @@ def test_without_such_data_a_quarter_is_held_back(small: tuple[Path, Path]) -> N
 
 def test_names_of_changes_are_read() -> None:
     assert parse(" Flip, crop,flip") == (Augment.FLIP, Augment.CROP)
-    with pytest.raises(OnnxoptError, match="--augment is 'spin', expected some of flip, crop, noise"):
+    with pytest.raises(OnnxoptError, match="--augment is 'spin', expected some of flip, crop, noise, blend"):
         parse("spin")
 
 
@@ -183,7 +191,7 @@ def test_names_of_changes_are_read() -> None:
     ("options", "words"),
     [
         (["--augment", "flip"], ["--augment changes images that train", "--tune"]),
-        (["--tune", "1epochs", "--augment", "spin"], ["--augment is 'spin'", "flip, crop, noise"]),
+        (["--tune", "1epochs", "--augment", "spin"], ["--augment is 'spin'", "flip, crop, noise, blend"]),
     ],
 )
 def test_impossible_changes_are_refused(

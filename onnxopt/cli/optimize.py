@@ -100,7 +100,7 @@ class Writing(Reporting, Checked, Measuring):
     ] = None  # fmt: skip
     augment: Annotated[
         str | None,
-        option(metavar="HOW", help="With --tune: change images that train at random; some of flip, crop, noise."),
+        option(metavar="HOW", help="With --tune: change images at random; some of flip, crop, noise, blend."),
     ] = None  # fmt: skip
     tune_labels: Annotated[
         float | None, option(metavar="SHARE", help="With --tune: train towards labels, too; their share, 0 to 1.")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from onnxopt.encoding import Array
+from onnxopt.search.blends import SHARE
 from onnxopt.spec.augment import Augment
 
 _MOVED = 8
@@ -43,6 +44,9 @@ def _changed(images: Array, how: Collection[Augment], generator: np.random.Gener
         found = _moved(found, generator)
     if Augment.NOISE in how:
         found = found + generator.normal(0, _NOISE * float(found.std()), found.shape)
+    if Augment.BLEND in how:
+        share = np.where(generator.random(len(found)) < 0.5, SHARE, 0)[:, None, None, None]
+        found = (1 - share) * found + share * np.roll(found, 1, 0)
     found = found.astype(images.dtype, copy=False)
     return np.ascontiguousarray(found if channels == 1 else found.transpose(0, 2, 3, 1))
 

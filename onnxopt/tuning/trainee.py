@@ -115,7 +115,8 @@ class Trainee(ABC):
             self._require_labels(next(iter(data)), starts)
         teacher, observed = work.origin.graph.model, [start.name for start in starts]
         self._lessons = Lessons(data, teacher, observed, setting.blends, augment)
-        self._held = Lessons(held, teacher, observed)
+        unknown = tuple(one for one in augment if one is Augment.BLEND)  # others are samples like those that train
+        self._held = Lessons(held, teacher, observed, augment=unknown)
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
         setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
         if setting.budget.is_timed:

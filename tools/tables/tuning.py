@@ -49,10 +49,10 @@ ASKS = (
     Ask("lenet_300_100", 130, 0.2, "20epochs", "noise"),
     Ask("lenet5", 150, 0.1, "20epochs", "noise"),
     Ask("lenet5", 250, 0.5, "20epochs", "noise"),
-    Ask("resnet20", 14, 0.3, "10epochs", "flip,crop"),
-    Ask("resnet32", 20, 0.3, "12epochs", "flip,crop"),
-    Ask("resnet32", 28, 1.0, "12epochs", "flip,crop"),
-    Ask("resnet56", 25, 0.3, "12epochs", "flip,crop"),
+    Ask("resnet20", 14, 0.3, "8epochs", "flip,crop,blend"),
+    Ask("resnet32", 20, 0.3, "8epochs", "flip,crop,blend"),
+    Ask("resnet32", 28, 1.0, "6epochs", "flip,crop,blend"),
+    Ask("resnet56", 25, 0.3, "4epochs", "flip,crop,blend"),
 )
 
 
