@@ -21,6 +21,7 @@ from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
 from onnxopt.graph.rewrite.opset import OPSET, raise_opset
+from onnxopt.graph.rewrite.own_copies import own_copies
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
 from onnxopt.graph.strip import strip
@@ -70,6 +71,7 @@ __all__ = [
     "observe",
     "of_unsure_shape",
     "on_disk",
+    "own_copies",
     "parameters",
     "payload",
     "raise_opset",

@@ -17,7 +17,7 @@ from onnxopt.build.decisions import INT32
 from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.activation_noise import Rounded, measure
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import FusedOp, QdqSupport, QuantParams, fused_ops, is_quantized, step_of_value
+from onnxopt.graph import FusedOp, QdqSupport, QuantParams, fused_ops, is_quantized, own_copies, step_of_value
 from onnxopt.measure.clock import Clock
 from onnxopt.passes.quantise.integers import Integers
 from onnxopt.request import Request
@@ -194,13 +194,16 @@ class _Model:
 
     def measured(self, clock: Clock) -> _Model:
         """This model with the noise of every value and, if time counts, the time of every node."""
-        model, progress = self.work.graph.model, self.work.progress
+        progress = self.work.progress
 
         def advance(share: float) -> None:
             progress("measuring the noise of rounded values", 0.3 * share)
 
         data = self.base.original.parts.calibration
-        rounded, together = measure(model, self.values, data, self.type, advance)
+        model, copies = own_copies(self.work.graph.model, self.ops)
+        found, together = measure(model, [copies.get(one, one) for one in self.values], data, self.type, advance)
+        del model
+        rounded = {one: found[name] for one in self.values if (name := copies.get(one, one)) in found}
         known = replace(self, rounded=rounded)
         timed = self.base.request.wanted is not None
         convert = conversion_ms(clock, self.type) if timed else (0.0, 0.0)
