@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-Array = np.ndarray[Any, Any]
+from common.writer import Array, Writer, number
+
 Weights = Callable[..., Array]
 """A weight by its name in Hugging Face's files and its shape."""
 
@@ -55,30 +55,10 @@ def drawn(name: str, *shape: int) -> Array:
     return values * np.exp(generator.normal(0, 0.3, (shape[0], 1))).astype(np.float32)
 
 
-def _number(value: float) -> Array:
-    return np.array(value, np.float32)
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Nodes and initializers in the order of computation."""
-
+@dataclass(slots=True, kw_only=True)
+class _Writer(Writer):
     weights: Weights
     shape: Shape
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
-
-    def node(self, op: str, *inputs: str | Array, **attributes: Any) -> str:
-        """Adds a node and returns its output; arrays become constants."""
-        name = f"/{len(self.nodes)}/{op}"
-        read = [self.tensor(f"{name}/{i}", one) if isinstance(one, np.ndarray) else one for i, one in enumerate(inputs)]
-        self.nodes.append(helper.make_node(op, read, [f"{name}_output_0"], name, **attributes))
-        return f"{name}_output_0"
-
-    def tensor(self, name: str, values: Array) -> str:
-        """Adds an initializer."""
-        self.tensors[name] = numpy_helper.from_array(np.array(values, order="C"), name)
-        return name
 
     def weight(self, name: str, *shape: int) -> str:
         """Adds a weight under its own name."""
@@ -115,24 +95,24 @@ class _Writer:
             return self.node("Transpose", self.node("Reshape", made, apart), perm=order)
 
         scores = self.node("MatMul", head("query", [0, 2, 1, 3]), head("key", [0, 2, 3, 1]))
-        scores = self.node("Add", self.node("Div", scores, _number((width // heads) ** 0.5)), mask)
+        scores = self.node("Add", self.node("Div", scores, number((width // heads) ** 0.5)), mask)
         met = self.node("MatMul", self.node("Softmax", scores, axis=-1), head("value", [0, 2, 1, 3]))
         met = self.node("Reshape", self.node("Transpose", met, perm=[0, 2, 1, 3]), together)
         met = self.linear(met, f"{name}.attention.output.dense", width, width)
         x = self.norm(self.node("Add", met, x), f"{name}.attention.output.LayerNorm")
         wide = self.linear(x, f"{name}.intermediate.dense", width, 4 * width)
-        erf = self.node("Erf", self.node("Div", wide, _number(2**0.5)))
-        wide = self.node("Mul", self.node("Mul", wide, self.node("Add", erf, _number(1))), _number(0.5))
+        erf = self.node("Erf", self.node("Div", wide, number(2**0.5)))
+        wide = self.node("Mul", self.node("Mul", wide, self.node("Add", erf, number(1))), number(0.5))
         thin = self.linear(wide, f"{name}.output.dense", 4 * width, width)
         return self.norm(self.node("Add", thin, x), f"{name}.output.LayerNorm")
 
 
 def bert(shape: Shape, weights: Weights) -> onnx.ModelProto:
     """The encoder of ids, mask and types; its output are the vectors of all tokens."""
-    writer = _Writer(weights, shape)
+    writer = _Writer(weights=weights, shape=shape)
     x = writer.embedded()
     kept = writer.node("Cast", "attention_mask", to=TensorProto.FLOAT)
-    left = writer.node("Mul", writer.node("Sub", _number(1), kept), _number(-1e4))
+    left = writer.node("Mul", writer.node("Sub", number(1), kept), number(-1e4))
     mask = writer.node("Unsqueeze", left, np.array([1, 2]))
     for index in range(shape.layers):
         x = writer.layer(x, mask, f"encoder.layer.{index}")

@@ -61,6 +61,12 @@ def packaged(name: str) -> Path:
     return file
 
 
+def documents() -> list[str]:
+    """Long texts of NumPy's documentation."""
+    every = sorted({(getattr(np, name).__doc__ or "").strip() for name in dir(np)})
+    return [every[i] for i in np.random.default_rng(0).permutation(len(every)) if len(every[i]) > 500]
+
+
 def sentences(count: int) -> list[str]:
     """English sentences of NumPy's documentation."""
     return _prose((getattr(np, name).__doc__ or "" for name in sorted(dir(np))), count)
