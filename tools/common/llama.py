@@ -99,7 +99,7 @@ class _Writer(Writer):
 
     def norm(self, x: str, name: str) -> str:
         """x / sqrt(mean(x^2) + epsilon) * weight."""
-        squares = self.node("ReduceMean", self.node("Pow", x, number(2)), axes=[-1], keepdims=1)
+        squares = self.node("ReduceMean", self.node("Pow", x, number(2)), np.array([-1]), keepdims=1)
         deviation = self.node("Sqrt", self.node("Add", squares, number(self.shape.epsilon)))
         scale = self.tensor(f"{name}.weight", self.file.weight(f"{name}.weight"))
         return self.node("Mul", self.node("Div", x, deviation), scale)
@@ -202,4 +202,4 @@ def llama(file: File) -> onnx.ModelProto:
         [logits, *caches("present", "all")],
         list(writer.tensors.values()),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
