@@ -13,6 +13,7 @@ import pytest
 from builders import mlp
 
 from common import realdata
+from onnxopt.data import session_options
 
 SCRIPT = """
 import os
@@ -68,3 +69,10 @@ def test_real_models(name: str, images: int, tmp_path: Path) -> None:
         np.save(data, task.prepare(realdata.cifar10("train").images[:images]))
     model = realdata.MODELS / f"{name}.onnx"
     assert len({written(model, tmp_path / "small.onnx", *both, data) for both in ((1, 1), (2, 2))}) == 1
+
+
+def test_sessions_take_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for cores, threads in (({0}, 1), ({0, 2}, 2), ({0, 1, 2, 3}, 0)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: cores, raising=False)
+        assert session_options().intra_op_num_threads == threads

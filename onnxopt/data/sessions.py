@@ -63,8 +63,8 @@ def session_options(sparing: bool = False) -> onnxruntime.SessionOptions:
         sparing: see `spare`.
     """
     options = onnxruntime.SessionOptions()
-    if _one_core.get():
-        options.intra_op_num_threads = 1
+    if cores() < (os.cpu_count() or 1):  # which is what the runtime sees: threads that wait for a core spin
+        options.intra_op_num_threads = cores()
     if sparing:
         spare(options)
     for path in _libraries.get():
