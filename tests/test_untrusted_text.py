@@ -160,6 +160,12 @@ def test_a_plan_with_any_step_is_carried_out_or_refused(
     accepted(onnxopt.apply, model, plan, model.with_name("out.onnx"))
 
 
+def test_a_factorisation_comes_first(model: Path) -> None:
+    plan = Plan(onnxopt.plan(model, lossless=True).model_sha256, {"fc1": Step.parse("codebook{k=4} > svd{rank=2}")})
+    with pytest.raises(OnnxoptError, match="svd stands after codebook; it makes other layers, so it has to come first"):
+        onnxopt.apply(model, plan, model.with_name("out.onnx"))
+
+
 # ---- rules and recipes -----------------------------------------------------------------------------------------------
 
 KEYS = ("match", "op", "axes", "nth", "skip", "lossless", "max_bits", "error", "step", "other")

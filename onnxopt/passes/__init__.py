@@ -1,6 +1,7 @@
 """Every module in `quantise/` and `low_rank/` that holds a pass registers it: dropping a file there is all."""
 
 from importlib import import_module
+from itertools import pairwise
 from pkgutil import walk_packages
 
 from onnxopt.errors import OnnxoptError, meant
@@ -20,9 +21,16 @@ PASSES: dict[str, type[Pass]] = {**STRUCTURAL, **QUANTIZING}
 
 
 def passes_of(step: Step) -> list[Pass]:
-    """The decisions of a step and of those that follow it. Raises OnnxoptError if one names no pass, or has arguments
-    that the pass does not take."""
-    return [_decision(one) for one in step]
+    """The decisions of a step and of those that follow it.
+
+    Raises OnnxoptError if one names no pass or has arguments that the pass does not take, or if one that makes other
+    layers follows another step.
+    """
+    found = [_decision(one) for one in step]
+    for before, one in pairwise(step):
+        if one.name in STRUCTURAL:
+            raise OnnxoptError(f"{one.name} stands after {before.name}; it makes other layers, so it has to come first")
+    return found
 
 
 def _decision(step: Step) -> Pass:
