@@ -277,9 +277,13 @@ x = {"x": np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)}
 onnxruntime.register_execution_provider_library("openvino", plugin.get_library_path())
 (name,) = plugin.get_ep_names()
 precise = {"load_config": '{"CPU":{"INFERENCE_PRECISION_HINT":"f32"}}'}
+found = [d for d in onnxruntime.get_ep_devices() if d.ep_name == name]
+if not found:
+    print("no device")
+    sys.exit()
 
 def devices(options):
-    options.add_provider_for_devices([d for d in onnxruntime.get_ep_devices() if d.ep_name == name], precise)
+    options.add_provider_for_devices(found, precise)
 
 def entries(options):
     options.add_session_config_entry("onnxopt.ep.0.name", name)
@@ -337,6 +341,8 @@ class TestOpenVINO:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        if "no device" in done.stdout:
+            pytest.skip("the plugin takes processors of Intel alone")
 
     def test_optimize(self, files: list[str], tmp_path: Path) -> None:
         version, package = OPENVINO
