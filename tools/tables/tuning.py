@@ -51,7 +51,7 @@ ASKS = (
     Ask("lenet5", 250, 0.5, "20epochs", "noise"),
     Ask("resnet20", 14, 0.3, "8epochs", "flip,crop,blend"),
     Ask("resnet32", 20, 0.3, "8epochs", "flip,crop,blend"),
-    Ask("resnet32", 28, 1.0, "6epochs", "flip,crop,blend"),
+    Ask("resnet32", 28, 1.0, "14epochs", "flip,crop,blend"),
     Ask("resnet56", 25, 0.3, "4epochs", "flip,crop,blend"),
 )
 
