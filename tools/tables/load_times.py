@@ -18,7 +18,7 @@ from common import realdata
 from common.kept import ONNXOPT, fresh
 from common.pages import machine, markdown
 from tables import Scope, Table
-from tables.peaks import FORMS, loaded
+from tables.peaks import FORMS, in_turns
 
 MODEL = "resnet50v2_imagenette"
 DECODE = ("balanced", "fastest")
@@ -49,10 +49,9 @@ def measured(decode: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         compressed, plain = Path(folder) / "compressed.onnx", realdata.path_of(MODEL)
         fresh(write, decode, compressed)
-        files = dict.fromkeys(FORMS.values(), plain) | dict.fromkeys(FORMS, compressed)
-        turns = [{form: loaded(file, "", form, _LEVEL)["s"] for form, file in files.items()} for _ in range(_TURNS)]
-        ratios = {form: median(turn[form] / turn[against] for turn in turns) for form, against in FORMS.items()}
-        return Row(decode, compressed.stat().st_size, 1000 * median(turn["plain"] for turn in turns), ratios)
+        turns = in_turns(plain, compressed, "", _LEVEL, _TURNS)
+        ratios = {form: median(turn[form]["s"] / turn[to]["s"] for turn in turns) for form, to in FORMS.items()}
+        return Row(decode, compressed.stat().st_size, 1000 * median(turn["plain"]["s"] for turn in turns), ratios)
 
 
 def measure(scope: Scope) -> list[Row]:

@@ -68,11 +68,15 @@ def loaded(file: Path, version: str, form: str, level: str) -> dict[str, float]:
     return found
 
 
+def in_turns(plain: Path, compressed: Path, version: str, level: str, turns: int) -> list[dict[str, dict[str, float]]]:
+    """What `loaded` says of each form, and of what it is compared with, by form, in every turn."""
+    files = dict.fromkeys(FORMS.values(), plain) | dict.fromkeys(FORMS, compressed)
+    return [{form: loaded(file, version, form, level) for form, file in files.items()} for _ in range(turns)]
+
+
 def row(folder: Path, model: str, version: str, level: str) -> list[str]:
     """Medians over turns: of each form's ratios to the plain file within a turn, and of the plain file."""
-    plain, compressed = folder / "plain.onnx", folder / "compressed.onnx"
-    files = dict.fromkeys(FORMS.values(), plain) | dict.fromkeys(FORMS, compressed)
-    turns = [{form: loaded(file, version, form, level) for form, file in files.items()} for _ in range(TURNS)]
+    turns = in_turns(folder / "plain.onnx", folder / "compressed.onnx", version, level, TURNS)
 
     def ratio(form: str, what: str) -> str:
         return f"{median(turn[form][what] / turn[FORMS[form]][what] for turn in turns):.2f}x"
