@@ -174,7 +174,8 @@ def llama(file: File) -> onnx.ModelProto:
     Outputs are `logits[batch, new, words]` and the grown caches. Its table of words is its last layer, too.
     """
     writer, shape = _Writer(file=file, shape=file.shape), file.shape
-    table = writer.tensor("token_embd.weight", file.weight("token_embd.weight"))
+    words = file.weight("token_embd.weight")
+    table = writer.tensor("token_embd.weight", words)
     x = writer.node("Gather", table, "input_ids")
     mask, angles = writer.mask(), writer.angles()
     for index in range(shape.layers):
@@ -192,9 +193,7 @@ def llama(file: File) -> onnx.ModelProto:
 
     lengths = {"input_ids": "new", "attention_mask": "all", "position_ids": "new"}
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", one]) for name, one in lengths.items()]
-    logits = helper.make_tensor_value_info(
-        "logits", TensorProto.FLOAT, ["batch", "new", len(file.weight("token_embd.weight"))]
-    )
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "new", len(words)])
     graph = helper.make_graph(
         writer.nodes,
         "llama",

@@ -38,13 +38,17 @@ _BOUNDS = (0.05, 0.1)
 """On the noise over signal."""
 
 
+@cache
+def _source() -> llama.File:
+    return llama.File(packaged(MODEL))
+
+
 def path_of(name: str) -> Path:
     """The model's file, which is written once, in float32."""
-    weights = packaged(name)
-    file = weights.with_suffix(".onnx")
+    file = packaged(name).with_suffix(".onnx")
     if not file.is_file():
         unfinished = file.with_suffix(".part")
-        onnx.save(llama.llama(llama.File(weights)), unfinished)
+        onnx.save(llama.llama(_source()), unfinished)
         unfinished.rename(file)
     return file
 
@@ -52,7 +56,7 @@ def path_of(name: str) -> Path:
 @cache
 def windows(kept: bool) -> Array:
     """Tokens [windows, tokens] of one part."""
-    tokenizer = llama.File(packaged(MODEL)).tokenizer()
+    tokenizer = _source().tokenizer()
     found = list[list[int]]()
     for text in documents()[int(kept) :: 2]:
         ids = tokenizer.encode(text).ids
@@ -81,7 +85,7 @@ def empty(shape: llama.Shape, batch: int) -> list[Array]:
 
 def inputs(kept: bool, folder: Path) -> Callable[[], Iterator[Feeds]]:
     """Windows with an empty cache; then second halves, with the cache of the first, which the plain model has made."""
-    shape, tokens, half = llama.File(packaged(MODEL)).shape, windows(kept), _TOKENS // 2
+    shape, tokens, half = _source().shape, windows(kept), _TOKENS // 2
     session = realdata.plain_session(path_of(MODEL))
     names = [one.name for one in session.get_outputs()[1:]]
     files = list[Path]()
@@ -131,7 +135,7 @@ def evaluated(file: Path) -> Cell:
     with tempfile.TemporaryDirectory() as folder:
         every = inputs(True, Path(folder))
         plain, other = realdata.plain_session(path_of(MODEL)), realdata.registered_session(file)
-        surprise, noise, signal, same = [], 0.0, 0.0, {False: [], True: []}  # type: ignore[var-annotated]
+        surprise, noise, signal, same = [], 0.0, 0.0, dict[bool, list[float]]({False: [], True: []})
         for one in every():
             wanted, got = (session.run(["logits"], one)[0] for session in (plain, other))
             filled = one["past_key_values.0.key"].shape[2] > 0
