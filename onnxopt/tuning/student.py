@@ -34,15 +34,16 @@ class Lesson:
     wanted: Mapping[str, Array]
     """By observed value."""
     labels: Array | None = None
-    """[samples]: classes; None where they are not known, or count for nothing."""
+    """[samples]: classes; None where they are not known. A blend has that of its larger part."""
 
 
 class Lessons:
     """The training samples, in batches of at most `_BATCH`.
 
     Arguments:
-        blends: whether the blends of the samples are lessons, too. Where the teacher knows the samples by heart, its
-            outputs there say little of what it makes of others (mixup, Zhang et al. 2018).
+        kinds: which of the samples are lessons: as they are (False), or blended where they can be (True). Where the
+            teacher knows them by heart, its outputs there say little of what it makes of others (mixup, Zhang et al.
+            2018).
         augment: what is done to images, anew in every pass.
 
     Raises OnnxoptError if the data cannot be read.
@@ -53,14 +54,13 @@ class Lessons:
         data: Data,
         teacher: onnx.ModelProto,
         observed: Sequence[str],
-        blends: bool = False,
+        kinds: Sequence[bool] = (False,),
         augment: Collection[Augment] = (),
     ) -> None:
         self._most = _BATCH if any_batch(teacher) else 0
         self._parts: list[tuple[Pending, int, bool]] = []
         for pending in data.pending():
             parts = -(-pending.size // self._most) if self._most else 1
-            kinds = (False, True) if blends else (False,)
             self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
         self._session = chosen_session(expose(teacher, observed))
         self._observed, self._augment = list(observed), augment
@@ -75,17 +75,16 @@ class Lessons:
         pending, part, blend = self._parts[index]
         parts = list(cut(pending.read(), self._most))
         batch = parts[part % len(parts)]  # a batch that cannot be cut counts once for each part
-        mixed = blended(batch) if blend else None
-        labels, batch = (batch.labels, batch) if mixed is None else (None, mixed)
+        batch = (blended(batch) or batch) if blend else batch  # which keeps its labels
         if self._augment:
             feeds = augmented(batch.feeds, self._augment, (index, passes))
-            return Lesson(batch.size, feeds, self._wanted(feeds), labels)
+            return Lesson(batch.size, feeds, self._wanted(feeds), batch.labels)
         if (wanted := self._kept.get(index)) is None:
             wanted = self._wanted(batch.feeds)
             self._room -= sum(array.nbytes for array in wanted.values())
             if self._room >= 0:
                 self._kept[index] = wanted
-        return Lesson(batch.size, batch.feeds, wanted, labels)
+        return Lesson(batch.size, batch.feeds, wanted, batch.labels)
 
     def _wanted(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(self._observed, self._session.run(self._observed, feeds), strict=True))

@@ -56,7 +56,7 @@ class Setting:
     budget: Budget
     loss: Loss
     blends: bool
-    """See `Lessons`."""
+    """Whether blends of samples train, too; see `Lessons`."""
     evaluator: Evaluator
     """Compares files after passes."""
     checkpoints: Checkpoints
@@ -114,9 +114,9 @@ class Trainee(ABC):
         if work.request.tune_labels:
             self._require_labels(next(iter(data)), starts)
         teacher, observed = work.origin.graph.model, [start.name for start in starts]
-        self._lessons = Lessons(data, teacher, observed, setting.blends, augment)
-        unknown = tuple(one for one in augment if one is Augment.BLEND)  # others are samples like those that train
-        self._held = Lessons(held, teacher, observed, augment=unknown)
+        kinds = (False, True) if setting.blends else (False,)
+        self._lessons = Lessons(data, teacher, observed, kinds, augment)
+        self._held = Lessons(held, teacher, observed, (True,))  # the teacher knows none of them by heart
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
         setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
         if setting.budget.is_timed:
