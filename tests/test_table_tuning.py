@@ -1,9 +1,11 @@
-"""The table of fine-tuning."""
+"""The tables of fine-tuning."""
 
 from __future__ import annotations
 
 from common.runs import Run
 from onnxopt.report.classical import Column, PaperTable, Row
+from tables import factors
+from tables.factors import Factored
 from tables.tuning import Ask, System, render, render_layers, render_systems
 
 
@@ -29,3 +31,14 @@ def test_a_system_is_as_its_paper_says_where_it_loses_nothing() -> None:
         assert said in row
         assert row.endswith("| 9, noise | 61 | 50 | 500 |")
         assert "| conv | 500 |" in render_layers(rows)
+
+
+def test_a_factored_network_is_shown_after_every_number_of_passes() -> None:
+    def rows(last: float) -> list[factors.Row]:
+        found = [Factored(12_000, 9.5, 8.25, 8.3, metric, 700.4, 10**9) for metric in (10.0, 80.0, last)]
+        return [("resnet56", found, 93.4)]
+
+    for last, said in ((92.9, "| 0.50 | 0.5 | yes |"), (92.8, "| 0.60 | 0.5 | **no** |")):
+        (row,) = [line for line in factors.render(rows(last)).splitlines() if line.startswith("| resnet56")]
+        assert f"| 12,000 | 9.50 | 8.25 | 8.30x | 93.40 | 10.00 | 80.00 | {last:.2f} {said}" in row
+        assert row.endswith("| 700 | 1000 |")

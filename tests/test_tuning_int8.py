@@ -30,10 +30,10 @@ def test_int8_layers_are_tuned_as_they_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def is_better(rounds: stage._Rounds, best: stage._Round, kept: Trial) -> bool:
-        """Whatever the size; what training sees is what the file does."""
+        """Whatever the size; what training sees is what the file does, there on blends."""
         work, plan = rounds._work, rounds._decided.plan
-        assert rounds._trainee.distance(work, plan) ** 0.5 == pytest.approx(kept.error, rel=0.05)
-        assert rounds._trainee.distance(best.work, best.plan) ** 0.5 == pytest.approx(best.trial.error, rel=0.05)
+        assert rounds._trainee.distance(work, plan) ** 0.5 == pytest.approx(kept.error, rel=0.1)
+        assert rounds._trainee.distance(best.work, best.plan) ** 0.5 == pytest.approx(best.trial.error, rel=0.1)
         return True
 
     monkeypatch.setattr(stage._Rounds, "_is_better", is_better)

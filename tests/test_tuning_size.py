@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from builders import cnn, tuning_case, weights
+from builders import cnn, model, tuning_case, weights
 from commanding import refused, run
+from onnx import helper
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError, native
@@ -52,6 +54,19 @@ def test_a_bounded_size_is_used_and_the_file_is_nearer_to_the_original(
              for name in ("plain.onnx", "tuned.onnx")]  # fmt: skip
     assert plain.bytes_after <= most
     assert (noise[1] or 1) < 0.9 * (noise[0] or 0)
+
+
+def test_a_deep_model_is_small_enough_before_it_is_cut(tmp_path: Path) -> None:
+    nodes, tensors, x = [], {}, "x"
+    for i in range(12):
+        nodes += [helper.make_node("MatMul", [x, f"w{i}"], [f"h{i}"]), helper.make_node("Relu", [f"h{i}"], [f"r{i}"]),
+                  helper.make_node("Add", [x, f"r{i}"], [f"x{i}"])]  # fmt: skip
+        tensors[f"w{i}"], x = weights(32, 32, seed=i, scale=32**-0.5), f"x{i}"
+    onnx.save(model(nodes, tensors, {"x": ["n", 32]}, {x: ["n", 32]}), tmp_path / "deep.onnx")
+    np.save(tmp_path / "x.npy", weights(1024, 32, seed=5))
+    done = onnxopt.optimize(tmp_path / "deep.onnx", tmp_path / "out", Contract(target_ratio=10), tmp_path / "x.npy",
+                            tune="8epochs")  # fmt: skip
+    assert done.tuning[-1].size <= done.bytes_before / 10
 
 
 @pytest.mark.parametrize("ratio", [3, 6])
@@ -149,6 +164,18 @@ def test_the_teacher_sees_the_images_as_they_are_changed() -> None:
     for one in (first, other):
         wanted = teacher.run(None, dict(one.feeds))[0]
         np.testing.assert_allclose(one.wanted["y"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_can_be_lessons_as_blends() -> None:
+    model, x, labels = cnn(), weights(32, 3, 16, 16), np.arange(32)
+    data = Data("x", lambda: iter([Pending(32, lambda: Batch({"x": x}, labels))]), lambda: "")
+    both = [Lessons(data, model, ["y"], (False, True)).lesson(index) for index in range(2)]
+    lessons = Lessons(data, model, ["y"], (True,))
+    assert len(lessons) == 1
+    np.testing.assert_array_equal(both[0].feeds["x"], x)
+    for one in (both[1], lessons.lesson(0)):
+        np.testing.assert_allclose(one.feeds["x"], 0.8 * x + 0.2 * np.roll(x, 1, 0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(one.labels, labels)
 
 
 def test_a_drop_is_counted_on_the_data_for_the_check(small: tuple[Path, Path]) -> None:

@@ -7,8 +7,9 @@ from math import exp, log
 
 _REACHED = 0.6
 """Share of the training after which the integers shall have their number of bits."""
-_AT_ONCE, _IN_TIME = 4.0, 40.0
-"""Answers of the price to a relative excess of bits: proportional, and added up over the training."""
+_AT_ONCE, _IN_TIME = 20.0, 40.0
+"""Answers of the price to a relative excess of bits: proportional, and added up over the training. A weaker answer
+leaves the files of deep models too large, and cutting them afterwards undoes the training."""
 _MARKS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
 """Shares of the training at which the file is measured: codes are not as long as foretold."""
 _FILL = 0.995

@@ -35,9 +35,10 @@ _ROUNDS = 4
 """Slopes to tune at, at most; where the size is bounded, one is enough, as the price of a bit follows from the size."""
 _WORTH = 0.01
 """Share of the bytes, or of the distance from the original, that has to be saved by training twice as long."""
-_FINER = 0.25
+_FINER, _DEEP = 0.25, 8
 """The first slope over that of the search, where the contract bounds the size and the model has one layer. The price of
-bits then decides which of them go. The more layers there are, the less their weights move."""
+bits then decides which of them go. The more layers there are, the less their weights move; from so many layers on, too
+little for a file that is too large to get smaller without harm."""
 _NOISIER, _COARSER = 2.0, 16.0
 """The same where the contract bounds the noise or the drop; nearer where few rounds are there to come back in. Training
 brings answers back at steps so coarse that most integers are 0; with finer ones, few weights become 0 that were not
@@ -172,7 +173,8 @@ class _Rounds:
         """Tunes at slopes around the coarsest that meets the contract; until now, `start` is it."""
         self._began = len(self._done)
         if self._once:
-            self._measure(start if self._recipe or self._began else start * _FINER ** (1 / self._trainee.layers))
+            layers, follows = self._trainee.layers, self._recipe or self._began
+            self._measure(start if follows or layers >= _DEEP else start * _FINER ** (1 / layers))
             return
         low, high, at = start, inf, start * self._first()
         while len(self._done) < self._began + self._budget.rounds and high / low > _NARROW:

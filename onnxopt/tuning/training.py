@@ -19,6 +19,9 @@ from onnxopt.tuning.weights import Weights
 _RATE = 0.045
 """Units that a weight moves in an update at most, over the root of the number of layers, as what all layers do to the
 outputs adds up. At three times that, weights wander off, and no zeros are left."""
+_FLOATS = 0.1
+"""The same where no weight is rounded, times the distance from the original at first, if that is more: factors of a
+network that was factored in one shot have far to go."""
 _RELEARN = 8
 """Updates after which the codes follow the integers."""
 _BROKEN, _EARLY, _SLOWER = 16.0, 0.2, 3.0
@@ -60,7 +63,10 @@ class _Run:
     def update(self, loss: float, by_path: Mapping[str, Array], rate: Rate, share: float) -> None:
         """Moves the weights once."""
         weights = self.weights
-        self.at_first = self.at_first or loss
+        if not self.at_first:
+            self.at_first = loss
+            if not weights.matrices:
+                self.speed = max(self.speed, _FLOATS * min(1.0, loss**0.5))
         if share < _EARLY and not loss <= _BROKEN * self.at_first:
             weights.masters[:], self.adam = self.start, Adam(len(self.start))
             self.speed /= _SLOWER
