@@ -19,8 +19,11 @@ from onnxopt.spec.augment import Augment
 from onnxopt.tuning.augmented import augmented
 from onnxopt.tuning.loss import Loss
 
-_BATCH = 64
-"""Samples of an update, at most."""
+_SIZES, _UPDATES = (64, 32, 16), 24
+"""Samples of an update, at most, if a pass has so many updates then. Few samples say more in many small updates, which
+take less memory, too."""
+_SMALLEST = 8
+"""The same where they are too few for that."""
 _KEPT = 2**28
 """Largest size of the teacher's outputs to keep in memory, in bytes. The others are computed in every pass."""
 
@@ -38,7 +41,7 @@ class Lesson:
 
 
 class Lessons:
-    """The training samples, in batches of at most `_BATCH`.
+    """The training samples, in batches of 8 to 64: few where they are few.
 
     Arguments:
         kinds: which of the samples are lessons: as they are (False), or blended where they can be (True). Where the
@@ -57,9 +60,12 @@ class Lessons:
         kinds: Sequence[bool] = (False,),
         augment: Collection[Augment] = (),
     ) -> None:
-        self._most = _BATCH if any_batch(teacher) else 0
+        every = list(data.pending())
+        samples = sum(pending.size for pending in every)
+        fitting = (size for size in _SIZES if samples >= _UPDATES * size)
+        self._most = next(fitting, _SMALLEST) if any_batch(teacher) else 0
         self._parts: list[tuple[Pending, int, bool]] = []
-        for pending in data.pending():
+        for pending in every:
             parts = -(-pending.size // self._most) if self._most else 1
             self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
         self._session = chosen_session(expose(teacher, observed))

@@ -28,7 +28,7 @@ PASSES = (0, 1, 10)
 """Over the training images."""
 MODELS = {"resnet56": 0.5, "resnet50v2_imagenette": 0.5, "squeezenet1.0": None}
 """Points that each may lose after the most passes; None where nothing is promised."""
-AUGMENT = ("flip", "crop", "blend")
+AUGMENT = "flip,crop,blend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,9 @@ def run(model: str, passes: int, limit: int | None) -> Factored:
         count = len(images)
         np.save(data, task.prepare(images[np.random.default_rng(0).permutation(count)]))
         del images
-        how = {"tune": f"{passes}epochs", "augment": AUGMENT} if passes else {}
-        done = onnxopt.optimize(source, small, data=data, recipe=Recipe.open("tucker-vbmf"), **how)
+        tune, augment = (f"{passes}epochs", AUGMENT) if passes else (None, "")
+        recipe = Recipe.open("tucker-vbmf")
+        done = onnxopt.optimize(source, small, data=data, recipe=recipe, tune=tune, augment=augment)
         seconds = time.process_time() - started
         before, after = size(onnx.load(source)), size(onnxopt.decompress(small))
         metric = realdata.evaluate(model, realdata.registered_session(small), limit=limit).metric
