@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from builders import cnn, mlp, model, tuning_case, weights
+from builders import cnn, model, tuning_case, weights
 from commanding import refused, run
 from onnx import helper
 
@@ -26,7 +26,7 @@ from onnxopt.tuning.augmented import augmented, is_images
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.stage import held_out
-from onnxopt.tuning.student import Lessons
+from onnxopt.tuning.student import Lessons, update_size
 
 Array = np.ndarray[Any, Any]
 
@@ -169,8 +169,8 @@ def test_the_teacher_sees_the_images_as_they_are_changed() -> None:
 def test_samples_can_be_lessons_as_blends() -> None:
     network, x, labels = cnn(), weights(8, 3, 16, 16), np.arange(8)
     data = Data("x", lambda: iter([Pending(8, lambda: Batch({"x": x}, labels))]), lambda: "")
-    both = [Lessons(data, network, ["y"], (False, True)).lesson(index) for index in range(2)]
-    lessons = Lessons(data, network, ["y"], (True,))
+    both = [Lessons(data, network, ["y"], kinds=(False, True)).lesson(index) for index in range(2)]
+    lessons = Lessons(data, network, ["y"], kinds=(True,))
     assert len(lessons) == 1
     np.testing.assert_array_equal(both[0].feeds["x"], x)
     for one in (both[1], lessons.lesson(0)):
@@ -178,10 +178,9 @@ def test_samples_can_be_lessons_as_blends() -> None:
         np.testing.assert_array_equal(one.labels, labels)
 
 
-@pytest.mark.parametrize(("samples", "parts"), [(64, 8), (256, 32), (960, 30), (1536, 24), (3072, 48)])
-def test_few_samples_make_small_updates(samples: int, parts: int) -> None:
-    data = Data("x", lambda: iter([Pending(samples, lambda: Batch({"x": weights(samples, 64)}))]), lambda: "")
-    assert len(Lessons(data, mlp(), ["y"])) == parts
+@pytest.mark.parametrize(("samples", "size"), [(64, 8), (384, 16), (960, 32), (1535, 32), (1536, 64), (60_000, 64)])
+def test_few_samples_make_small_updates(samples: int, size: int) -> None:
+    assert update_size(samples) == size
 
 
 def test_a_drop_is_counted_on_the_data_for_the_check(small: tuple[Path, Path]) -> None:

@@ -29,6 +29,7 @@ from onnxopt.tuning.budget import Budget
 from onnxopt.tuning.checkpoint import Checkpoints, key_of
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.recipe import Staged, trainings
+from onnxopt.tuning.student import update_size
 from onnxopt.tuning.trainee import Quantized, Setting, Trainee
 
 _ROUNDS = 4
@@ -106,12 +107,16 @@ def budget_of(work: Workspace, contract: Contract, limit: Tuning) -> Budget:
 
 
 def trainee(
-    work: Workspace, original: Original, contract: Contract, budget: Budget, checkpoints: Checkpoints
+    work: Workspace, original: Original, contract: Contract, budget: Budget, checkpoints: Checkpoints, samples: int
 ) -> Trainee:
-    """What is trained: the weights that a slope decides on, or those of a recipe. Raises what `Trainee` raises."""
+    """What is trained: the weights that a slope decides on, or those of a recipe. Raises what `Trainee` raises.
+
+    Arguments:
+        samples: for which the size of updates is chosen.
+    """
     loss, evaluator = Loss(contract.error is None, work.request.tune_labels), original.validation
     recipe = work.request.recipe
-    setting = Setting(original.parts, budget, loss, evaluator.memorised, evaluator, checkpoints)
+    setting = Setting(original.parts, budget, loss, evaluator.memorised, evaluator, checkpoints, update_size(samples))
     return Quantized(work, setting) if recipe is None else Staged(work, setting, recipe)
 
 
@@ -137,7 +142,8 @@ class _Rounds:
         self._size = contract.size(decided.work.bytes_before)
         self._once = is_once(self._work, contract)
         self._budget = budget_of(self._work, contract, limit)
-        self._trainee = trainee(self._work, original, contract, self._budget, checkpoints)
+        samples = original.parts.calibration.count()
+        self._trainee = trainee(self._work, original, contract, self._budget, checkpoints, samples)
         self._done: list[_Round] = []
         self._curve: list[TunedPass] = []
         self._epochs = 0

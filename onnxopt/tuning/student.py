@@ -19,11 +19,8 @@ from onnxopt.spec.augment import Augment
 from onnxopt.tuning.augmented import augmented
 from onnxopt.tuning.loss import Loss
 
-_SIZES, _UPDATES = (64, 32, 16), 24
-"""Samples of an update, at most, if a pass has so many updates then. Few samples say more in many small updates, which
-take less memory, too."""
-_SMALLEST = 8
-"""The same where they are too few for that."""
+_SIZES, _SMALLEST, _UPDATES = (64, 32, 16), 8, 24
+"""Samples of an update, at most: the first size with which a pass has so many updates, or the smallest."""
 _KEPT = 2**28
 """Largest size of the teacher's outputs to keep in memory, in bytes. The others are computed in every pass."""
 
@@ -40,10 +37,17 @@ class Lesson:
     """[samples]: classes; None where they are not known. A blend has that of its larger part."""
 
 
+def update_size(samples: int) -> int:
+    """How many samples an update has, at most, where so many train. Few say more in many small updates, which take less
+    memory, too."""
+    return next((size for size in _SIZES if samples >= _UPDATES * size), _SMALLEST)
+
+
 class Lessons:
-    """The training samples, in batches of 8 to 64: few where they are few.
+    """The training samples, in batches.
 
     Arguments:
+        batch: samples of one, at most.
         kinds: which of the samples are lessons: as they are (False), or blended where they can be (True). Where the
             teacher knows them by heart, its outputs there say little of what it makes of others (mixup, Zhang et al.
             2018).
@@ -57,15 +61,13 @@ class Lessons:
         data: Data,
         teacher: onnx.ModelProto,
         observed: Sequence[str],
+        batch: int = _SIZES[0],
         kinds: Sequence[bool] = (False,),
         augment: Collection[Augment] = (),
     ) -> None:
-        every = list(data.pending())
-        samples = sum(pending.size for pending in every)
-        fitting = (size for size in _SIZES if samples >= _UPDATES * size)
-        self._most = next(fitting, _SMALLEST) if any_batch(teacher) else 0
+        self._most = batch if any_batch(teacher) else 0
         self._parts: list[tuple[Pending, int, bool]] = []
-        for pending in every:
+        for pending in data.pending():
             parts = -(-pending.size // self._most) if self._most else 1
             self._parts += [(pending, part, blend) for part in range(parts) for blend in kinds]
         self._session = chosen_session(expose(teacher, observed))

@@ -60,6 +60,8 @@ class Setting:
     evaluator: Evaluator
     """Compares files after passes."""
     checkpoints: Checkpoints
+    batch: int
+    """Samples of an update, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,8 @@ class Trainee(ABC):
             self._require_labels(next(iter(data)), starts)
         teacher, observed = work.origin.graph.model, [start.name for start in starts]
         kinds = (False, True) if setting.blends else (False,)
-        self._lessons = Lessons(data, teacher, observed, kinds, augment)
-        self._held = Lessons(held, teacher, observed, (True,))  # the teacher knows none of them by heart
+        self._lessons = Lessons(data, teacher, observed, setting.batch, kinds, augment)
+        self._held = Lessons(held, teacher, observed, setting.batch, (True,))  # the teacher knows none of them by heart
         few = [self._lessons.lesson(index) for index in range(min(_POWER, len(self._lessons)))]
         setting.loss.learn(starts, sum(one.samples for one in few), [one.wanted for one in few])
         if setting.budget.is_timed:

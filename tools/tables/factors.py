@@ -60,7 +60,7 @@ def run(model: str, passes: int, limit: int | None) -> Factored:
         count = len(images)
         np.save(data, task.prepare(images[np.random.default_rng(0).permutation(count)]))
         del images
-        tune, augment = (f"{passes}epochs", AUGMENT) if passes else (None, "")
+        tune, augment = (f"{passes}epochs", AUGMENT) if passes else (None, ())
         recipe = Recipe.open("tucker-vbmf")
         done = onnxopt.optimize(source, small, data=data, recipe=recipe, tune=tune, augment=augment)
         seconds = time.process_time() - started
