@@ -199,7 +199,9 @@ def _held_back(share: Fraction) -> Callable[[int], bool]:
     return lambda i: (i - 1) * share // 1 > (i - 2) * share // 1
 
 
-def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array], Batch]) -> Iterator[Pending]:
+def in_batches(
+    count: int, most: int, fixed: int | None, read: Callable[[Array], Batch], lengths: Array | None = None
+) -> Iterator[Pending]:
     """`count` samples in batches, in a shuffled order that is always the same.
 
     Arguments:
@@ -207,11 +209,16 @@ def in_batches(count: int, most: int, fixed: int | None, read: Callable[[Array],
             back.
         fixed: the model's own batch dimension; an incomplete last batch is then dropped.
         read: gives the batch of the samples with these indices.
+        lengths: ``[count]``: only samples of one length share a batch, where the model takes batches of any size. The
+            largest batches come first: they say most of what is usual.
     """
-    size = fixed or max(1, min(most, count // 10))
-    order = np.random.default_rng(0).permutation(count)
-    for start in range(0, count - (fixed or 1) + 1, size):
-        chosen = order[start : start + size]
+    size, order = fixed or max(1, min(most, count // 10)), np.random.default_rng(0).permutation(count)
+    groups = [order]
+    if lengths is not None and not fixed:
+        groups = [order[lengths[order] == length] for length in dict.fromkeys(lengths[order].tolist())]
+    least = fixed or 1
+    batches = [one[start : start + size] for one in groups for start in range(0, len(one) - least + 1, size)]
+    for chosen in sorted(batches, key=len, reverse=True):
         yield Pending(len(chosen), partial(read, chosen))
 
 

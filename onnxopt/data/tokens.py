@@ -19,6 +19,8 @@ from onnxopt.errors import OnnxoptError, first_line
 _INSTEAD = "yield batches from a function instead"
 _ENDLESS = 1e9
 """Tokenizers without a limit state a longer one than this."""
+_BLOCK = 1024
+"""Texts that are encoded together to count their tokens."""
 _PADS = ("[PAD]", "<pad>", "<|pad|>")
 """Names of the padding token, where the tokenizer does not say how to pad."""
 
@@ -117,6 +119,15 @@ class Encoder:
         for entry in self._inputs:
             entry.check(made[entry.name], source)
         return made
+
+    def lengths(self, texts: Sequence[str]) -> Array:
+        """Tokens of each text, ``[texts]``. Raises OnnxoptError where a text cannot be encoded."""
+        found = []
+        for start in range(0, len(texts), _BLOCK):
+            with _blamed(f"{self._path}: cannot encode a text of {self._source}"):
+                encoded = self._made.encode_batch(list(texts[start : start + _BLOCK]))
+            found += [sum(one.attention_mask) for one in encoded]
+        return np.array(found)
 
     def _limit(self) -> None:
         """Cuts texts at the least of the lengths that are known."""

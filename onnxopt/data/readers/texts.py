@@ -56,4 +56,5 @@ def _open(path: Path, tokenizer: Path, inputs: list[Input]) -> Data:
     def digest() -> str:
         return sha256(file_digest(path), file_digest(tokenizer), repr(encode).encode())
 
-    return Data(str(path), lambda: in_batches(count, _BATCH, encode.fixed, read), cache(digest))
+    lengths = cache(lambda: encode.lengths(found.texts))  # padding would count like tokens
+    return Data(str(path), lambda: in_batches(count, _BATCH, encode.fixed, read, lengths()), cache(digest))
