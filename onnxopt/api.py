@@ -29,7 +29,7 @@ from onnxopt.spec.plan import Plan
 from onnxopt.strategies import Strategy, strategies_for
 from onnxopt.strategies.base import Outcome
 from onnxopt.strategies.baseline import Baseline, calibrate, compared
-from onnxopt.strategies.pursue import Pursued, attempts, pursue, report
+from onnxopt.strategies.pursue import Pursued, attempts, pursue, raced_together, report
 from onnxopt.tuning import tuned
 
 _ANOTHER = "another strategy saves more time"
@@ -222,6 +222,7 @@ def improve(base: Baseline, strategies: Sequence[Strategy]) -> list[Pursued]:
             found.append(pursue(strategy, base, base.request.clock))
             if (outcome := found[-1].outcome) and strategy.settles(base, outcome):
                 break
+    found = raced_together(found, base.request.clock)
     fastest = min((one for one in found if one.outcome and not one.strategy.adds), key=_ratio, default=None)
     if fastest is not None:
         found += _upon(fastest, base, [one for one in strategies if one.adds])

@@ -18,7 +18,7 @@ from onnxopt.calibration.stats import Stats
 from onnxopt.calibration.targets import Targets
 from onnxopt.encoding import Array, Encoding, relative_error
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import Graph, Site, Stored, is_depthwise, is_for_value, rounding
+from onnxopt.graph import Graph, Site, Stored, is_depthwise, is_dynamic, is_for_value, rounding
 from onnxopt.passes import Pass, Skip, passes_of
 from onnxopt.passes.base import finite
 from onnxopt.passes.quantise.codebook import Codebook, Member
@@ -88,6 +88,8 @@ def execute_plan(
             continue
         if is_depthwise(step):
             graph.prelu_as_convs(value)
+        if is_dynamic(step):
+            graph.round_dynamically(value)
         if (pair := rounding(step)) is not None:
             graph.pair(value, pair)
     pool = pool or Threads()

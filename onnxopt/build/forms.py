@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
 
-from onnxopt.build.factorise import Factored
+from onnxopt.build.factorise import Factored, factorise
 from onnxopt.calibration.chunks import Chunks, one_sample
+from onnxopt.calibration.collect import Statistics
 from onnxopt.data import Data
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import (
     OPSET,
+    ChannelRanges,
     Graph,
     Neighbours,
+    Smoothing,
     batchnorm_to_conv,
     channel_peaks,
+    channel_ranges,
+    channels_apart,
     equalize,
+    inputs_of,
     is_depthwise,
+    is_dynamic,
     is_equalized,
     is_for_value,
     neighbours,
     raise_opset,
     rounding,
+    smooth,
     step_of_value,
 )
 from onnxopt.passes import STRUCTURAL
@@ -32,6 +40,8 @@ from onnxopt.spec.plan import Step
 
 _EQUALIZED, _PIECE = 256, 8
 """Samples used to equalise channels: in total, and per run."""
+_RANGED = 64
+"""Samples that ranges of single runs are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class Form:
     """Values before depthwise layers whose channel ranges have been equalised."""
     depthwise: tuple[str, ...] = ()
     """Values that depthwise convolutions compute instead of a PRelu."""
+    smoothed: Mapping[str, int] = field(default_factory=dict)
+    """By value that is smoothed for the products that read it, the channels that go apart."""
+    dynamic: tuple[str, ...] = ()
+    """Values that products round by their range in each run."""
     rounded: Mapping[str, Step] = field(default_factory=dict)
     """By value, its QDQ pair."""
     int8: Mapping[str, int] = field(default_factory=dict)
@@ -65,6 +79,8 @@ class Form:
             chains={**self.chains, **{p: s for p, s in steps.items() if s.name in STRUCTURAL}},
             equalised=_union(self.equalised, (v for v, step in values.items() if is_equalized(step))),
             depthwise=_union(self.depthwise, (v for v, step in values.items() if is_depthwise(step))),
+            smoothed={**self.smoothed, **_smoothed(values)},
+            dynamic=_union(self.dynamic, (v for v, step in values.items() if is_dynamic(step))),
             rounded={**self.rounded, **{v: r.step() for v, step in values.items() if (r := rounding(step))}},
             int8={**self.int8, **{p: int(dict(s.args)["bits"]) for p, s in steps.items() if s.name == Integers.name}},
             fixed={**self.fixed, **{p: s for p, s in steps.items() if p not in values and _is_fixed(s)}},
@@ -73,7 +89,7 @@ class Form:
     @property
     def layers(self) -> object:
         """The parts of the form that determine its layers and their statistics."""
-        return dict(self.chains), frozenset(self.equalised), self.needs_opset
+        return dict(self.chains), frozenset(self.equalised), dict(self.smoothed), self.needs_opset
 
     def with_layers_of(self, other: Form) -> Form:
         """This form, with the layers of another form that has applied the same structural steps."""
@@ -84,29 +100,67 @@ class Form:
     @property
     def needs_opset(self) -> bool:
         """Whether operators must support per-channel scales."""
-        return self.raised or bool(self.equalised or self.rounded)
+        return self.raised or bool(self.equalised or self.smoothed or self.dynamic or self.rounded)
 
     @property
     def key(self) -> str:
         """Cache key of the statistics, besides model and data."""
         text = "".join(f"{path}: {step}\n" for path, step in self.factored.steps.items())
         text += "".join(f"{value}: equalize\n" for value in self.equalised)
+        text += "".join(f"{value}: smooth {apart}\n" for value, apart in self.smoothed.items())
         return text + ("convolved\n" if self.convolved else "")
 
     @property
     def values(self) -> dict[str, Step]:
         """All decisions on values, as they appear in a plan."""
-        every = dict.fromkeys((*self.rounded, *self.depthwise, *self.equalised))
+        every = dict.fromkeys((*self.rounded, *self.depthwise, *self.equalised, *self.smoothed, *self.dynamic))
         return {
             one: step_of_value(
-                self.rounded.get(one), equalized=one in self.equalised, depthwise=one in self.depthwise
+                self.rounded.get(one), equalized=one in self.equalised, depthwise=one in self.depthwise,
+                smoothed=self.smoothed.get(one), dynamic=one in self.dynamic,
             )
             for one in every
         }  # fmt: skip
 
+    def carried_out(
+        self,
+        graph: Graph,
+        data: Data | None,
+        statistics: Callable[[], Statistics],
+        wanted: Callable[[Neighbours], bool],
+    ) -> tuple[Graph, Form]:
+        """The graph, which may be changed, with all structural steps applied, and the form that says so.
+
+        Arguments:
+            data: for steps that depend on it; without it, they change nothing.
+            statistics: gives those of the graph.
+            wanted: which channels are equalized.
+        """
+        factored, convolved, equalised = Factored(), False, tuple[str, ...]()
+        if self.chains:
+            factored = factorise(graph, self.chains, statistics())
+        if self.needs_opset:
+            graph, convolved = raise_operators(graph)
+            if data is not None:
+                equalised = equalise(graph.model, data, wanted)
+                smooth(graph.model, smoothings(graph.model, data, self.smoothed))
+        done = replace(self, factored=factored, raised=self.needs_opset, convolved=convolved, equalised=equalised)
+        return Graph(graph.model), done
+
+    @property
+    def changes_layers(self) -> bool:
+        """Whether the layers are others than the origin's, and so their statistics."""
+        return bool(self.chains or self.convolved or self.equalised or self.smoothed)
+
 
 def _union(first: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *more)))
+
+
+def _smoothed(values: Mapping[str, Step]) -> dict[str, int]:
+    """Channels that go apart, by value that is smoothed."""
+    every = {value: channels_apart(step) for value, step in values.items()}
+    return {value: apart for value, apart in every.items() if apart is not None}
 
 
 def _is_fixed(step: Step) -> bool:
@@ -149,3 +203,20 @@ def equalise(model: onnx.ModelProto, data: Data, wanted: Callable[[Neighbours], 
     cuttable = one_sample(model, data).size == 1
     peaks = channel_peaks(model, found, Chunks(data, _PIECE if cuttable else 0).feeds(_EQUALIZED))
     return tuple(one.value for one, _ in equalize(model, peaks))
+
+
+def ranges(model: onnx.ModelProto, data: Data, values: Sequence[str]) -> dict[str, ChannelRanges]:
+    """Ranges of the channels of values that products read, over runs of one sample where the model takes such."""
+    cuttable = one_sample(model, data).size == 1
+    return channel_ranges(model, inputs_of(model, values), Chunks(data, int(cuttable)).feeds(_RANGED))
+
+
+def smoothings(model: onnx.ModelProto, data: Data, apart: Mapping[str, int]) -> dict[str, Smoothing]:
+    """How these values are smoothed, with so many of their channels apart.
+
+    Raises OnnxoptError if no product reads one of them.
+    """
+    found = ranges(model, data, list(apart))
+    if missing := [value for value in apart if value not in found]:
+        raise OnnxoptError(f"plan, value {missing[0]!r}: no matrix product multiplies it by a matrix of its own")
+    return {value: one.smoothing(apart[value]) for value, one in found.items()}

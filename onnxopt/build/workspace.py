@@ -25,8 +25,7 @@ from onnxopt.build import container
 from onnxopt.build.built import Built
 from onnxopt.build.decisions import INT32, candidates, in_eight_bits, quantizing_steps, with_int8
 from onnxopt.build.execute_plan import execute_plan
-from onnxopt.build.factorise import Factored, factorise
-from onnxopt.build.forms import Form, equalise, raise_operators
+from onnxopt.build.forms import Form
 from onnxopt.build.observing import compare_observed
 from onnxopt.build.running import Running
 from onnxopt.calibration.budget import Budget
@@ -169,16 +168,9 @@ class Workspace:
         """The origin with the structural steps of a form applied, in an order that does not depend on the requests."""
         origin, model = self._origin or self, onnx.ModelProto()
         model.CopyFrom(origin.graph.model)
-        graph, factored, convolved, equalised = Graph(model), Factored(), False, tuple[str, ...]()
-        if form.chains:
-            factored = factorise(graph, form.chains, origin.statistics)
-        if form.needs_opset:
-            graph, convolved = raise_operators(graph)
-            if origin.data is not None:
-                equalised = equalise(graph.model, origin.data, wanted)
-        form = replace(form, factored=factored, raised=form.needs_opset, convolved=convolved, equalised=equalised)
-        same = not (form.chains or convolved or equalised)
-        made = replace(self, graph=Graph(graph.model), form=form, _origin=origin, _measured=origin if same else None)
+        graph, form = form.carried_out(Graph(model), origin.data, lambda: origin.statistics, wanted)
+        measured = None if form.changes_layers else origin
+        made = replace(self, graph=graph, form=form, _origin=origin, _measured=measured)
         self._shared.latest = made
         return made
 

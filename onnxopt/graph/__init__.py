@@ -8,7 +8,7 @@ from onnxopt.graph.given import Model, on_disk
 from onnxopt.graph.graph import Graph, Site, Stored
 from onnxopt.graph.inspect.expose import expose, without_defaults
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
-from onnxopt.graph.inspect.fake_quant import settings, with_fake_quant, with_zeros_added
+from onnxopt.graph.inspect.fake_quant import settings, with_dynamic_rounding, with_fake_quant, with_zeros_added
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
 from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
@@ -23,7 +23,16 @@ from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quan
 from onnxopt.graph.rewrite.opset import OPSET, raise_opset
 from onnxopt.graph.rewrite.own_copies import own_copies
 from onnxopt.graph.rewrite.qdq import QuantParams
-from onnxopt.graph.rewrite.value_steps import is_depthwise, is_equalized, is_for_value, rounding, step_of_value
+from onnxopt.graph.rewrite.smooth import ChannelRanges, Smoothing, channel_ranges, inputs_of, products, smooth, smoothed
+from onnxopt.graph.rewrite.value_steps import (
+    channels_apart,
+    is_depthwise,
+    is_dynamic,
+    is_equalized,
+    is_for_value,
+    rounding,
+    step_of_value,
+)
 from onnxopt.graph.strip import strip
 from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
 
@@ -32,6 +41,7 @@ __all__ = [
     "OPSET",
     "STAMP",
     "WEIGHT",
+    "ChannelRanges",
     "FusedOp",
     "Gradient",
     "Graph",
@@ -43,11 +53,14 @@ __all__ = [
     "QdqSupport",
     "QuantParams",
     "Site",
+    "Smoothing",
     "Source",
     "Stored",
     "Users",
     "batchnorm_to_conv",
     "channel_peaks",
+    "channel_ranges",
+    "channels_apart",
     "embed",
     "equalize",
     "expose",
@@ -57,8 +70,10 @@ __all__ = [
     "fused_ops",
     "hoist",
     "inline",
+    "inputs_of",
     "is_compressed",
     "is_depthwise",
+    "is_dynamic",
     "is_equalized",
     "is_for_value",
     "is_only_wrapped",
@@ -74,17 +89,21 @@ __all__ = [
     "own_copies",
     "parameters",
     "payload",
+    "products",
     "raise_opset",
     "read",
     "rounding",
     "runs_in_integers",
     "settings",
+    "smooth",
+    "smoothed",
     "split",
     "step_of_value",
     "strip",
     "tie",
     "trace",
     "weight_macs",
+    "with_dynamic_rounding",
     "with_fake_quant",
     "with_zeros_added",
     "without_defaults",

@@ -16,7 +16,7 @@ from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
-from onnxopt.graph.rewrite import low_rank_chain, matmul_nbits, qdq_insert, round_outputs
+from onnxopt.graph.rewrite import dynamic_int8, low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.graph.roles import is_vector, output_axis
@@ -80,6 +80,8 @@ class Graph:
         self.pairs: dict[str, QuantParams] = {}
         self.depthwise: set[str] = set()
         """Values whose PRelu becomes depthwise convolutions."""
+        self.dynamic: set[str] = set()
+        """Values that products round by their range in each run."""
         self.integers: set[str] = set()
         """Weights that stay int8 at run time."""
         self._tensors = {t.name: t for t in model.graph.initializer}
@@ -90,7 +92,7 @@ class Graph:
         other = object.__new__(Graph)
         other.__dict__.update(self.__dict__)
         other.encodings, other.quantized, other.pairs, other._adjusted = {}, {}, {}, {}
-        other.depthwise, other.integers = set(), set()
+        other.depthwise, other.dynamic, other.integers = set(), set(), set()
         return other
 
     @property
@@ -199,6 +201,7 @@ class Graph:
         self.quantized.clear()
         self.pairs.clear()
         self.depthwise.clear()
+        self.dynamic.clear()
         self.integers.clear()
         self._adjusted.clear()
 
@@ -217,6 +220,14 @@ class Graph:
         """
         qdq_insert.check(self.model, value)
         self.pairs[value] = params
+
+    def round_dynamically(self, value: str) -> None:
+        """Lets the products that read this value of the main graph round it by its own range in each run.
+
+        Raises OnnxoptError where no product reads it, or the model's opset is too old.
+        """
+        dynamic_int8.check(self.model, value)
+        self.dynamic.add(value)
 
     def prelu_as_convs(self, value: str) -> None:
         """Replaces the PRelu that makes this value by depthwise convolutions, which compute the same.
@@ -269,6 +280,8 @@ class Graph:
         round_outputs.insert(inner, self.quantized)
         if self.pairs:
             self._insert_pairs(inner, stored)
+        if self.dynamic:
+            self._insert_dynamic(inner, stored)
         return inner, stored
 
     def _nodes(self) -> onnx.ModelProto:
@@ -283,7 +296,7 @@ class Graph:
         return nodes
 
     def _insert_pairs(self, inner: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
-        grids = {path: weight for path in self.integers if isinstance(weight := stored.get(path), Affine)}
+        grids = self._grids(stored)
         found = qdq_insert.insert(inner, self.pairs, grids, lambda bias: self.encoding(bias).values())
         stored.update({path: Raw(grids[path].q.astype(np.int8)) for path in found.integers})
         for name in found.gone:
@@ -291,12 +304,16 @@ class Graph:
         for index in reversed(range(len(inner.graph.initializer))):
             if inner.graph.initializer[index].name in found.gone:
                 del inner.graph.initializer[index]
-        for name, encoding in found.stored.items():
-            values = encoding.values()
-            tensor = numpy_helper.from_array(values, name)
-            if values.size >= MIN_STORED:
-                stored[name], tensor = encoding, _reference(tensor)
-            inner.graph.initializer.append(tensor)
+        _add(inner, stored, found.stored)
+
+    def _insert_dynamic(self, inner: onnx.ModelProto, stored: dict[str, Encoding]) -> None:
+        weights, scales = dynamic_int8.insert(inner, self.dynamic, self._grids(stored))
+        stored.update(weights)
+        _add(inner, stored, scales)
+
+    def _grids(self, stored: Mapping[str, Encoding]) -> dict[str, Affine]:
+        """Weights that stay int8 at run time, on their grids."""
+        return {path: weight for path in self.integers if isinstance(weight := stored.get(path), Affine)}
 
     def _small(self, name: str) -> onnx.TensorProto:
         """A tensor that stays in the inner model."""
@@ -323,6 +340,16 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
         return sum(map(len, tensor.string_data))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return -(-prod(tensor.dims) // 2) if dtype in PAIRED else prod(tensor.dims) * int(dtype.itemsize)
+
+
+def _add(inner: onnx.ModelProto, stored: dict[str, Encoding], more: Mapping[str, Encoding]) -> None:
+    """Adds initializers; those that are large enough are stored."""
+    for name, encoding in more.items():
+        values = encoding.values()
+        tensor = numpy_helper.from_array(values, name)
+        if values.size >= MIN_STORED:
+            stored[name], tensor = encoding, _reference(tensor)
+        inner.graph.initializer.append(tensor)
 
 
 def _copy_field(message: Any, name: str, value: Any) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from onnxopt.build.preparation import Reference
+from onnxopt.build.workspace import Workspace
 from onnxopt.errors import OnnxoptError, Unsound, first_line
 from onnxopt.measure.benchmark import SpeedRatio
 from onnxopt.measure.clock import Clock
 from onnxopt.results.strategy import StrategyReport
 from onnxopt.spec.contract import Contract
-from onnxopt.strategies.base import Outcome, Proposal, Refused, Strategy
+from onnxopt.spec.plan import Step
+from onnxopt.spec.progress import Advance
+from onnxopt.strategies.base import Outcome, Proposal, Refused, Strategy, Variant
 from onnxopt.strategies.baseline import Baseline
+
+_NEAR = 1.5
+"""Forms that take so much of the fastest one's time race against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +36,14 @@ class Pursued:
     refused: Refused = field(default_factory=lambda: Refused(""))
     upon: Pursued | None = None
     """What the strategy was added to; None if it was tried alone."""
+    together: SpeedRatio | None = None
+    """Its time in a race with other accepted forms; None if there was none."""
 
     @property
     def ratio(self) -> float:
         """Time of the model relative to the one without any strategy; 1 if nothing was accepted, or time not raced."""
-        own = self.outcome.time.ratio if self.outcome and self.outcome.time else 1.0
+        time = self.together or (self.outcome.time if self.outcome else None)
+        own = time.ratio if time else 1.0
         return own if self.upon is None else own * self.upon.ratio
 
 
@@ -60,6 +70,23 @@ def pursue(strategy: Strategy, base: Baseline, clock: Clock) -> Pursued:
                 return Pursued(strategy, base, outcome)
     base.work.forget_since(before)
     return Pursued(strategy, base, None, refused)
+
+
+def raced_together(found: Sequence[Pursued], clock: Clock) -> list[Pursued]:
+    """The same, with times of the accepted forms near the fastest from one race, in which they take turns.
+
+    What a machine does besides changes times between races by more than such forms differ.
+    """
+    timed = [one for one in found if one.outcome and one.outcome.time]
+    near = [one for one in timed if one.ratio <= _NEAR * min(other.ratio for other in timed)]
+    if len(near) < 2:
+        return list(found)
+    base = near[0].base
+    told = partial(base.work.progress, "racing the forms of the model against each other")
+    forms = [one.base.work.with_steps(_as_raced(one.outcome.variant)) for one in near if one.outcome]
+    times = _race(base, forms, clock, lambda share: told(0.6 + 0.1 * share))
+    known = dict(zip(map(id, near), times, strict=True))
+    return [replace(one, together=known.get(id(one))) for one in found]
 
 
 def attempts(pursued: Pursued) -> Iterator[Outcome]:
@@ -136,11 +163,21 @@ def _raced(strategy: Strategy, base: Baseline, clock: Clock, proposal: Proposal)
     def advance(share: float) -> None:
         base.work.progress(f"racing the model {strategy.phrase} against the model without", 0.4 + 0.1 * share)
 
+    forms = (base.work.with_steps(_as_raced(variant)) for variant in proposal.variants)
+    return _race(base, forms, clock, advance)
+
+
+def _as_raced(variant: Variant) -> Mapping[str, Step]:
+    return variant.steps if variant.raced is None else variant.raced
+
+
+def _race(base: Baseline, forms: Iterable[Workspace], clock: Clock, advance: Advance) -> list[SpeedRatio]:
+    """Time of each form relative to the baseline."""
     with tempfile.TemporaryDirectory() as folder:
         against = Path(folder) / "without.onnx"
         base.work.write_plain(against)
         paths = []
-        for i, variant in enumerate(proposal.variants):
+        for i, form in enumerate(forms):
             paths.append(Path(folder) / f"{i}.onnx")
-            base.work.with_steps(variant.steps if variant.raced is None else variant.raced).write_plain(paths[i])
+            form.write_plain(paths[i])
         return clock.race(paths, against, base.sample, advance)

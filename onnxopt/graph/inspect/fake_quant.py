@@ -29,6 +29,14 @@ def with_fake_quant(model: onnx.ModelProto, values: Iterable[str]) -> onnx.Model
     return made
 
 
+def with_dynamic_rounding(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
+    """A copy in which these float values of the main graph are rounded to 8 bits by their own range in each run.
+
+    Needs opset 11.
+    """
+    return _through(model, values, _dynamically_rounded)
+
+
 def with_zeros_added(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -67,6 +75,11 @@ def _through(
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     return made
+
+
+def _dynamically_rounded(value: str, x: str, y: str) -> list[NodeProto]:
+    grid = [f"{value}@{part}" for part in ("int", "scale", "zero")]
+    return [helper.make_node("DynamicQuantizeLinear", [x], grid), helper.make_node("DequantizeLinear", grid, [y])]
 
 
 def settings(values: Iterable[str], pairs: Mapping[str, QuantParams]) -> dict[str, Array]:
