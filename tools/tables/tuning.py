@@ -139,8 +139,8 @@ class System:
 
 
 SYSTEMS = (
-    System("lenet_300_100", "deep-compression", 40, "30epochs", "noise"),
-    System("lenet5", "deep-compression", 39, "2epochs", "noise"),
+    System("lenet_300_100", "deep-compression", 40, "60epochs", "noise"),
+    System("lenet5", "deep-compression", 39, "20epochs", "noise"),
 )
 
 
