@@ -13,6 +13,9 @@ from feeding import everything
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt.data import CannotRun, Data, Hints, quiet_session, split, synthetic
+from onnxopt.data.guesses import laws_of
+from onnxopt.data.inputs import inputs_of
+from onnxopt.data.laws import At, Writing
 
 I64, BOOL = TensorProto.INT64, TensorProto.BOOL
 node = helper.make_node
@@ -255,3 +258,38 @@ def test_inputs_that_are_no_tensors_are_refused() -> None:
     made.graph.output.append(helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ["n"]))
     with pytest.raises(CannotRun, match="input 's' is no tensor of numbers or texts"):
         drawn(made)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 32, 200), (4, 200, 32, 3)])
+def test_writing_has_ink_of_one_brightness_on_paper_of_another(shape: tuple[int, ...]) -> None:
+    axis = shape.index(3)
+    law = Writing(np.dtype(np.float32), axis, None)
+    pixels = law.draw(np.random.default_rng(0), shape, At())
+    assert np.array_equal(pixels, law.draw(np.random.default_rng(0), shape, At()))
+    assert pixels.shape == shape and pixels.min() >= 0 and pixels.max() <= 255
+    for image in np.moveaxis(pixels, axis, 1):
+        grey = image.mean(0)
+        ink = np.abs(grey - np.median(grey)) > 60
+        assert 0.03 < ink.mean() < 0.5
+        across = ink.any(axis=0 if grey.shape[0] < grey.shape[1] else 1)
+        assert across.mean() > 0.4, "signs from end to end"
+
+
+def test_writing_has_the_scale_that_is_asked_for() -> None:
+    law = Writing(np.dtype(np.float32), 1, (0.25, 0.5))
+    x = law.draw(np.random.default_rng(0), (8, 3, 32, 200), At())
+    assert x.mean() == pytest.approx(0.5, abs=1e-3)
+    assert x.std() == pytest.approx(0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "written"), [([3, 32, 256], True), ([3, 64, 128], False), ([1, 32, 256], False)])
+def test_long_images_in_colour_may_be_writing(shape: list[int], written: bool) -> None:
+    made = model(
+        [node("Conv", ["x", "w"], ["y"])], {"w": weights(4, shape[0], 3, 3)}, {"x": ["n", *shape]}, {"y": None}
+    )
+    (entry,) = inputs_of(quiet_session(made.SerializeToString()))
+    laws = laws_of(entry, Hints(made), (16, *shape), 4)
+    assert any(isinstance(law, Writing) for law in laws) is written

@@ -22,6 +22,7 @@ from onnxopt.data.laws import (
     Signal,
     Texts,
     Tokens,
+    Writing,
     codes_near,
 )
 
@@ -122,7 +123,11 @@ def laws_of(entry: Input, hints: Hints, shape: tuple[int, ...], batches: int) ->
     if not images or axis is None:
         return signals
     leaves = Leaves(dtype, batches * shape[0], shape, axis, None if pixels else (factor, offset))
-    return (leaves,) if surely_images(shape) else (leaves, *signals)
+    if surely_images(shape):
+        return (leaves,)
+    # Colours are no spectra: an image that is long may be a line of writing.
+    writing = (Writing(dtype, axis, leaves.scale),) if shape[axis] == 3 else ()
+    return (leaves, *writing, *signals)
 
 
 def _probe(shape: tuple[int, ...], dtype: np.dtype[np.generic], axis: int | None) -> Callable[[], Array]:

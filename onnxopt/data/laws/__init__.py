@@ -10,6 +10,7 @@ from onnxopt.data.laws.leaves import Leaves, dead_leaves
 from onnxopt.data.laws.signals import SHAPES, Signal
 from onnxopt.data.laws.texts import Texts
 from onnxopt.data.laws.tokens import Mask, Positions, Tokens
+from onnxopt.data.laws.writing import Writing
 
 __all__ = [
     "SHAPES",
@@ -24,6 +25,7 @@ __all__ = [
     "Signal",
     "Texts",
     "Tokens",
+    "Writing",
     "codes_near",
     "dead_leaves",
 ]

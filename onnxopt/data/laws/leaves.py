@@ -52,7 +52,7 @@ class Leaves:
         return np.asarray(((part - mean) * (factor / std) + offset).astype(self.dtype))
 
 
-def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
+def dead_leaves(count: int, height: int, width: int, channels: int, seed: int = 0) -> Array:
     """Images of discs and rectangles that occlude each other, uint8 [count, height, width, channels].
 
     Radii have density r^-3, which gives the edge statistics and the power spectrum of natural images (A. Lee,
@@ -61,7 +61,7 @@ def dead_leaves(count: int, height: int, width: int, channels: int) -> Array:
     little colour and a texture, each image a colour cast; edges are soft, and there is a little noise. Each of these
     brings second moments of activations nearer to those on photographs.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     side = min(height, width)
     least, most = max(1.0, side / 16), side / 2
     # Density r^-3 between least and most, by inversion. The mean of r^2 is 2 ln(most / least) / (least^-2 - most^-2).
