@@ -195,3 +195,13 @@ def test_a_value_that_no_product_reads_is_said(tmp_path: Path) -> None:
         plan = Plan(result.plan.model_sha256, steps, result.plan.data)
         with pytest.raises(OnnxoptError, match=f"value '{value}': no matrix product multiplies it"):
             onnxopt.apply(tmp_path / "m.onnx", plan, tmp_path / "again.onnx", tmp_path / "x.npy")
+
+
+def test_a_model_of_small_products_is_not_asked(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    onnx.save(model(nodes, {"w": weights(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]}), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", weights(64, 64))
+    result = onnxopt.optimize(
+        tmp_path / "m.onnx", tmp_path / "s.onnx", None, tmp_path / "x.npy", goal="speed", clock=Machine(0.5)
+    )
+    assert result.strategy("dynamic") is None

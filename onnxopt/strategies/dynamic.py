@@ -92,6 +92,10 @@ class DynamicInt8(Strategy):
         Column("noise", "Noise", "Noise over signal in the model's outputs if only the product's input is rounded"),
     )
 
+    def applies(self, base: Baseline) -> bool:
+        """Whether there are such products."""
+        return bool(_usable(base, base.work))
+
     def about(self, base: Baseline, layers: tuple[LayerOutcome, ...]) -> str:
         """What the strategy does."""
         return ("matrix products multiply int8 weights by inputs that each run rounds to 8 bits, where that saves time "
@@ -137,19 +141,22 @@ def _measured(base: Baseline, allowed: float) -> list[_Input]:
     return [replace(one, noise=one.noise * together / apart) for one in inputs] if apart else inputs
 
 
-def _inputs(base: Baseline, work: Workspace, allowed: float) -> Iterator[_Input]:
-    """Values that only large products of undecided weights round, whose noise is known, in graph order."""
+def _usable(base: Baseline, work: Workspace) -> dict[str, list[FusedOp]]:
+    """By value, its products, where all of them are large and have undecided weights; in graph order."""
     large = {
-        site.path: site.elements
+        site.path
         for site in work.sites
         if site.path in base.undecided and site.elements >= _SMALLEST and site.path not in work.form.int8
     }
     found = products(work.graph.model)
-    usable = {value: ops for value, ops in found.items() if all(op.weight in large for op in ops)}
+    return {value: ops for value, ops in found.items() if all(op.weight in large for op in ops)}
+
+
+def _inputs(base: Baseline, work: Workspace, allowed: float) -> Iterator[_Input]:
+    """Inputs of products, as far as their noise is known."""
+    usable = _usable(base, work)
     known = ranges(work.graph.model, base.original.parts.calibration, list(usable))
     for value, ops in usable.items():
-        if value not in known:
-            continue
         if (option := _option(work, value, ops, known[value], allowed)) is not None:
             yield option
 
