@@ -18,14 +18,14 @@ from onnx.reference import ReferenceEvaluator
 import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending
-from onnxopt.encoding import Affine
+from onnxopt.encoding import Affine, Raw
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.optimizer import Adam, scheduled
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
-from onnxopt.tuning.training import Course, train
+from onnxopt.tuning.training import Course, _Run, train
 from onnxopt.tuning.weights import Weight, Weights
 
 Array = np.ndarray[Any, Any]
@@ -201,6 +201,15 @@ def test_training_makes_noise_and_bits_cheaper_at_their_price() -> None:
     passes = list(train(student, lessons, trained, {}, Price(slope), Course(lambda updates: updates / 400)))
     assert len(passes) == 400 // len(lessons)
     assert cost() < 0.95 * before
+
+
+def test_floats_that_are_far_from_the_original_move_faster() -> None:
+    start, moved = {"w": weights(8, 8)}, []
+    for loss in (1e-6, 1.0):
+        floats = Weights([Weight.of("w", Raw(start["w"]))], start, near=False)
+        _Run(floats, Price(0.0)).update(loss, {"w": weights(8, 8, seed=1)}, Rate([]), 0.1)
+        moved.append(float(np.abs(floats.seen()["w"] - start["w"]).max()))
+    assert moved[1] == pytest.approx(moved[0] * 0.1 / 0.045, rel=1e-3)
 
 
 @pytest.fixture
