@@ -26,7 +26,10 @@ def measure(model: onnx.ModelProto, smoothings: Mapping[str, Smoothing], data: D
     smooth(changed, smoothings)
     names = list(observed.values)
     exact = chosen_session(expose(model, names))
-    rounded = chosen_session(expose(with_dynamic_rounding(changed, list(map(smoothed, smoothings))), names))
+    content = expose(with_dynamic_rounding(changed, list(map(smoothed, smoothings))), names)
+    del changed  # each holds all weights
+    rounded = chosen_session(content)
+    del content
     power, count = 0.0, 0
     for feeds in Chunks(data, int(one_sample(model, data).size == 1)).feeds(_SAMPLES):
         wanted, got = (session.run(names, feeds) for session in (exact, rounded))

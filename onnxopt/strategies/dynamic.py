@@ -34,8 +34,8 @@ _SMALLEST = 2**14
 """Smallest weight to consider, in elements: rounding its input takes longer than a smaller product."""
 _SHARES = (0.7, 0.35, 0.1)
 """Shares of the allowed noise power for rounded inputs, in the order in which they are tried; weights get the rest."""
-_LEVELS, _LARGEST = 255, 127
-"""Steps of 8 bits over the range of an input, and on either side of 0 in a weight."""
+_LEVELS = 255
+"""Steps of 8 bits over the range of an input."""
 _APART = 4
 """Channels that go apart."""
 _WORTH = 0.5
@@ -43,7 +43,7 @@ _WORTH = 0.5
 _SMOOTH_FROM, _APART_FROM = 0.005, 0.1
 """...if that is at least this share of the allowed power: one node for smoothing, three more for channels apart."""
 _ROUND_UP = 2**0.125
-"""Steps of weights lie on a grid, up to so much above what 8 bits need."""
+"""Steps of weights lie on a grid, up to so much above what their bits need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Input:
     noise: float
     """Noise over signal, in power, in the model's outputs when the value is rounded."""
     coarse: float
-    """The same, of weights with 8 bits: they cannot make less."""
+    """The same, of weights with as many bits as the kernels take: they cannot make less."""
     smoothing: Smoothing
     apart: int | None
     """Channels that go apart; None if it is not smoothed."""
@@ -156,51 +156,58 @@ def _inputs(base: Baseline, work: Workspace, allowed: float) -> Iterator[_Input]
     """Inputs of products, as far as their noise is known."""
     usable = _usable(base, work)
     known = ranges(work.graph.model, base.original.parts.calibration, list(usable))
+    noises = _Noises(work, 2 ** (base.request.kind.bits - 1) - 1)
     for value, ops in usable.items():
-        if (option := _option(work, value, ops, known[value], allowed)) is not None:
+        if (option := noises.option(value, ops, known[value], allowed)) is not None:
             yield option
 
 
-def _option(
-    work: Workspace, value: str, ops: Sequence[FusedOp], ranged: ChannelRanges, allowed: float
-) -> _Input | None:
-    """A value with the fewest nodes that more would not make much better; None if its noise is unknown."""
-    paths = tuple(op.weight for op in ops if op.weight is not None)
-    elements = sum(work.graph.values(path).size for path in paths)
+@dataclass(frozen=True)
+class _Noises:
+    """What rounding does to a model's outputs, by statistics of its weights."""
 
-    def option(smoothing: Smoothing, apart: int | None) -> _Input:
-        spread = ranged.squared_range(smoothing) ** 0.5 / _LEVELS
-        noises = [_noise(work, path, smoothing, spread) for path in paths]
-        return _Input(value, paths, elements, sum(a for a, _ in noises), sum(b for _, b in noises), smoothing, apart)
+    work: Workspace
+    largest: int
+    """Steps of a weight on either side of 0."""
 
-    best = option(Smoothing(np.ones(ranged.low.shape[1], np.float32)), None)
-    for apart, least in ((0, _SMOOTH_FROM), (_APART, _APART_FROM)):
-        other = option(ranged.smoothing(apart), apart)
-        if best.total >= least * allowed and other.total <= _WORTH * best.total:
-            best = other
-    return best if best.total < inf else None
+    def option(self, value: str, ops: Sequence[FusedOp], ranged: ChannelRanges, allowed: float) -> _Input | None:
+        """A value with the fewest nodes that more would not make much better; None if its noise is unknown.
 
+        Arguments:
+            allowed: noise over signal, in power.
+        """
+        paths = tuple(op.weight for op in ops if op.weight is not None)
+        elements = sum(self.work.graph.values(path).size for path in paths)
 
-def _noise(work: Workspace, path: str, smoothing: Smoothing, step: float) -> tuple[float, float]:
-    """Noise over signal, in power, in the model's outputs from a product's rounded input, and from its weight with 8
-    bits; infinite if unknown.
+        def option(smoothing: Smoothing, apart: int | None) -> _Input:
+            step = ranged.squared_range(smoothing) ** 0.5 / _LEVELS
+            rounded, coarse = zip(*(self._of(path, smoothing, step) for path in paths), strict=True)
+            return _Input(value, paths, elements, sum(rounded), sum(coarse), smoothing, apart)
 
-    Arguments:
-        step: of the grid of its smoothed input.
-    """
-    (site,) = (site for site in work.sites if site.path == path)
-    values = work.graph.values(path)
-    stats = work.statistics.of(site, values)
-    moments = stats.moments
-    if moments is None or not moments.held_back.shape[1] or not step or not (signal := _signal(stats, values)):
-        return inf, inf
-    w = matrix(values, site, stats)[0].astype(np.float32) * (smoothing.scales * (smoothing.factors > 0))
-    mean = moments.mean[0] if stats.linear is not None and stats.linear.bias else np.zeros(w.shape[1])
-    x = (moments.held_back[0] + mean.astype(np.float32)) * smoothing.factors
-    rounded = np.square((np.rint(x / np.float32(step)) * np.float32(step) - x) @ w.T, dtype=np.float64).sum()
-    steps = np.abs(w).max(1).astype(np.float64) * _ROUND_UP / _LARGEST
-    coarse = np.square(steps).sum() / 12 * float((moments.variance[0] * np.square(smoothing.factors)).sum())
-    return float(rounded) / signal * stats.signal * stats.gain, float(coarse) * stats.gain
+        best = option(Smoothing(np.ones(ranged.low.shape[1], np.float32)), None)
+        for apart, least in ((0, _SMOOTH_FROM), (_APART, _APART_FROM)):
+            other = option(ranged.smoothing(apart), apart)
+            if best.total >= least * allowed and other.total <= _WORTH * best.total:
+                best = other
+        return best if best.total < inf else None
+
+    def _of(self, path: str, smoothing: Smoothing, step: float) -> tuple[float, float]:
+        """Noise over signal, in power, in the outputs from a product's input, rounded with this step after smoothing,
+        and from its weight with all steps that the kernels take; infinite if unknown."""
+        (site,) = (site for site in self.work.sites if site.path == path)
+        values = self.work.graph.values(path)
+        stats = self.work.statistics.of(site, values)
+        moments = stats.moments
+        if moments is None or not moments.held_back.shape[1] or not step or not (signal := _signal(stats, values)):
+            return inf, inf
+        w = matrix(values, site, stats)[0].astype(np.float32) * (smoothing.scales * (smoothing.factors > 0))
+        mean = moments.mean[0] if stats.linear is not None and stats.linear.bias else np.zeros(w.shape[1])
+        x = (moments.held_back[0] + mean.astype(np.float32)) * smoothing.factors
+        errors = np.rint(x / np.float32(step)) * np.float32(step) - x
+        rounded = float(np.square(errors @ w.T, dtype=np.float64).sum()) / signal * stats.signal
+        steps = np.abs(w).max(1).astype(np.float64) * _ROUND_UP / self.largest
+        coarse = float(np.square(steps).sum() / 12 * (moments.variance[0] * np.square(smoothing.factors)).sum())
+        return rounded * stats.gain, coarse * stats.gain
 
 
 def _signal(stats: Stats, values: Array) -> float:
