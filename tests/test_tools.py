@@ -18,7 +18,7 @@ import tables as package
 from common import kept, pages, realdata
 from common.kept import Kept, fresh
 from onnxopt.report.json import to_json
-from tables import Scope, commands, schema, tables
+from tables import Scope, commands, deployed, schema, tables
 
 TOY = """
 from tables import Table
@@ -139,7 +139,7 @@ def test_a_fresh_process_has_memory_of_its_own() -> None:
     assert fresh(len, "abc") == 3
 
 
-@pytest.mark.parametrize("table", [*commands.TABLES, *schema.TABLES], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [*commands.TABLES, *schema.TABLES, *deployed.TABLES], ids=lambda table: table.name)
 def test_a_reference_is_that_of_the_code(table: package.Table) -> None:
     page = (pages.ROOT / table.page).read_text(encoding="utf-8")
     opening, closing = table.markers
