@@ -18,13 +18,13 @@ from onnxopt.pool import Pool, Threads
 from onnxopt.search.answers import Change, Question, Runner, parts, takes_parts, unchanged
 from onnxopt.search.blends import Blends, blended
 from onnxopt.search.identity import first_difference
+from onnxopt.search.kept import Kept
 from onnxopt.search.scores import Drop, Scores
 from onnxopt.spec.promise import Promise
 
-_KEPT = 2**28
-"""Largest size of the original's outputs to keep in memory, in bytes. If there are more, the original runs again."""
 KEPT_INPUTS = 2**26
-"""The same of the inputs. If there are more, they are read again for every comparison."""
+"""Largest size of the inputs to keep in memory, in bytes. If there are more, they are read again for every
+comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ class Evaluator:
         self._names = every[: len(every) - len(self._hidden)]
         self._observed = observed or Observed(tuple(self._names))
         self._labels = frozenset(self._observed.labels)
-        self._kept: list[list[Any]] | None = []
+        self._kept = Kept()
         self._batches: list[Batch] | None = []
-        size, of_inputs, self.samples = 0, 0, 0
+        of_inputs, self.samples = 0, 0
         self.measurable = False
         """Whether the observed values say anything on the data."""
         score = self._start()
@@ -111,11 +111,7 @@ class Evaluator:
             if score:
                 visible = self._visible(outputs)
                 score.add(visible, visible, batch)
-            size += sum(array.nbytes for array in outputs if isinstance(array, np.ndarray))
-            if self._kept is not None:
-                self._kept.append(outputs)
-            if size > _KEPT:
-                self._kept = None
+            self._kept.add(outputs)
             of_inputs += sum(array.nbytes for array in batch.feeds.values())
             if of_inputs > KEPT_INPUTS:
                 self._batches = None
@@ -245,7 +241,7 @@ class Evaluator:
         return Scores(self._metric) if self._metric else None
 
     def _wanted(self) -> Iterator[tuple[Batch, list[Any]]]:
-        if self._kept is not None:
+        if self._kept:
             yield from zip(self._read(), self._kept, strict=True)
         else:
             run = self._asked(self._session, [*self._names, *self._hidden], None)
