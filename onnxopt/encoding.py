@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import prod
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from onnxopt.native import EIGHT_BITS, PAIRED, SIXTEEN_BITS, paired
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int8] | npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 STEPS_PER_OCTAVE = 4
 """Scales are stored as quarter powers of two: within 9% of any wanted scale, at a few bits each.
@@ -57,6 +58,15 @@ def matrix_view(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
     return (prod(dims[: axis + 1]), inner) if inner > 1 else (prod(dims[:axis]), dims[axis])
 
 
+def narrowed(q: Array) -> Integers:
+    """The integers in the smallest type that holds them: there are as many as weights."""
+    least, most = (int(q.min()), int(q.max())) if q.size else (0, 0)
+    for kind in (np.int8, np.int16):
+        if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max:
+            return cast(Integers, q.astype(kind))
+    return cast(Integers, q.astype(np.int32))
+
+
 class Reconstruction(IntEnum):
     """How the reader turns an entry's integers into elements; the numbers of FORMAT.md."""
 
@@ -73,7 +83,7 @@ class UncodedEntry:
     dtype: np.dtype[Any]
     """Of the reconstructed tensor."""
     elements: Array
-    """Of the tensor's shape: int32 where an integer codec may be used, else elements for the lossless codec."""
+    """Of the tensor's shape: `Integers` where an integer codec may be used, else elements for the lossless codec."""
     reconstruction: Reconstruction = Reconstruction.RAW
     axis: int = 0
     """Along which the scales lie."""
@@ -174,7 +184,7 @@ class Raw(Encoding):
 class Affine(Encoding):
     """A uniform grid: ``value = float32(q) * 2^(k/4)``, then rounded to `dtype`."""
 
-    q: npt.NDArray[np.int32]
+    q: Integers
     """Of the weight's shape."""
     k: npt.NDArray[np.int16]
     """[q.shape[axis]], or [1] where one scale serves all"""
@@ -193,11 +203,11 @@ class Affine(Encoding):
 
     def masked(self, kept: Mask) -> Self:
         """On the same grid."""
-        return replace(self, q=np.where(kept, self.q, 0).astype(np.int32))
+        return replace(self, q=narrowed(np.where(kept, self.q, 0)))
 
     def symbols(self) -> Symbols:
         """The integers."""
-        return Symbols(self.q, 8 * self.dtype.itemsize, 8 * self.k.nbytes)
+        return Symbols(self.q.astype(np.int32), 8 * self.dtype.itemsize, 8 * self.k.nbytes)
 
 
 @dataclass(frozen=True, slots=True)

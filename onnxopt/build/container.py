@@ -30,6 +30,8 @@ NEWER = {"adaptive": VERSIONS[2]}
 """Codecs that the first version lacks, and the one that has them."""
 MOST = 2048
 """Elements for each byte of a chunk: of more, readers refuse it."""
+INTEGERS = frozenset(map(np.dtype, (np.int8, np.int16, np.int32)))
+"""Types of elements for integer codecs."""
 CHUNK = 1 << 20
 """Elements per coded chunk: large enough that tables cost next to nothing, small enough to keep every core busy."""
 
@@ -196,7 +198,7 @@ def _chosen(record: _Record, prefer: str) -> _Coded:
     if elements.dtype == np.uint8:  # floats of 8 bits, or pairs
         lossless = _lossless(elements, chunk_rows, inner)
         return min(_integers(elements, chunk_rows, prefer), lossless, key=lambda coded: coded.size)
-    if elements.dtype != np.int32:
+    if elements.dtype not in INTEGERS:
         return _lossless(elements, chunk_rows, inner)
     if entry.reconstruction or not record.name:
         return _integers(elements, chunk_rows, prefer)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnxopt import native
@@ -35,7 +36,7 @@ def packed(values: Mapping[str, Encoding]) -> bytes:
     entries, forms = dict[str, Encoding](), dict[str, dict[str, int]]()
     for path, value in sorted(values.items()):
         if isinstance(value, Affine):
-            entries |= {path: Raw(value.q), f"{path}{_SCALES}": Raw(value.k)}
+            entries |= {path: Raw(value.q.astype(np.int32)), f"{path}{_SCALES}": Raw(value.k)}
             forms[path] = {"axis": value.axis, "type": onnx.helper.np_dtype_to_tensor_dtype(value.dtype)}
         elif isinstance(value, Codebook):
             entries |= {path: Raw(value.index), f"{path}{_TABLE}": Raw(value.table)}

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxopt import native
 from onnxopt.calibration.stats import Floats, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, nearest_log_step, step_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, narrowed, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, channel_rms, correct_bias, finite, matrix, tensor
 
@@ -142,4 +142,4 @@ def _leaf(q: npt.NDArray[np.int32], k: npt.NDArray[np.int16], values: Array, sit
     axis = site.axis or 0
     length = values.shape[axis] if values.ndim else 1
     scales = np.full(1, k.flat[0], np.int16) if (k == k.flat[0]).all() else k.reshape(-1)[:length]
-    return Affine(np.ascontiguousarray(tensor(q, site, stats), np.int32), scales, axis, values.dtype)
+    return Affine(narrowed(np.ascontiguousarray(tensor(q, site, stats))), scales, axis, values.dtype)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import numpy as np
-
 from onnxopt.calibration.stats import Stats
 from onnxopt.encoding import Affine
 from onnxopt.graph import Graph, Site
@@ -35,7 +33,7 @@ class Integers(Pass):
         stored = graph.encoding(site.path)
         if not isinstance(stored, Affine):
             raise Skip("its weights are on no grid, so they stay floats when the model runs")
-        top = int(np.abs(stored.q).max())
+        top = max(int(stored.q.max()), -int(stored.q.min()))
         if top > _TOP:
             raise Skip(f"its weights reach {top} steps, and int8 holds {_TOP}, so they stay floats when the model runs")
         graph.keep_integers(site.path)

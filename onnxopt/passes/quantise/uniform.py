@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from onnxopt.calibration.stats import Stats
-from onnxopt.encoding import Affine, Array, along_axis, nearest_log_step, step_of
+from onnxopt.encoding import Affine, Array, along_axis, narrowed, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, channel_rms, finite
 
@@ -52,7 +52,7 @@ class Uniform(Pass):
         q = np.rint(w / scales)
         if np.abs(q).max() >= _EXACT:
             raise Skip(f"an outlier of {np.abs(q).max():.3g} steps is too far out for a float32 grid")
-        return Affine(q.astype(np.int32), k, axis or 0, values.dtype)
+        return Affine(narrowed(q.astype(np.int32)), k, axis or 0, values.dtype)
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores the weight on the grid."""
