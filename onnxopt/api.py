@@ -78,7 +78,7 @@ def optimize(
         folder = folder or Folder()
         output = folder.path / f"{path.stem}.small.onnx"
     with custom_ops(request.custom_ops), writing({_OUTPUT: Path(output)}):
-        source = plain_source(path)
+        source = plain_source(path, request)
         if request.stamp:
             source.model.metadata_props.add(key=STAMP, value=request.stamp)  # outputs have their source's metadata
         return replace(_optimized(source, request, Path(output)), folder=folder)
@@ -119,7 +119,7 @@ def plan(model: Model, contract: Contract | None = None, data: Spec | None = Non
         )
     path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        source = plain_source(path)
+        source = plain_source(path, request)
         if request.lossless:
             return Plan(source.sha256)
         with prepare(source, request) as work:
@@ -154,7 +154,7 @@ def apply(
     output, (path, folder) = Path(output), on_disk(model)
     request = Request.of(None, data, {**options, "lossless": not plan.steps, "effort": plan.effort})
     with custom_ops(request.custom_ops), writing({_OUTPUT: output}):
-        source, tuned = plain_source(path), tuned_values.of(values, plan)
+        source, tuned = plain_source(path, request), tuned_values.of(values, plan)
         return replace(_applied(source, plan, tuned, request, output), folder=folder)
 
 
@@ -320,11 +320,22 @@ def _bounds(request: Request) -> Contract | None:
     return request.contract if request.contract.bounded else None
 
 
-def plain_source(path: Path) -> Source:
-    """The model of a file. Raises OnnxoptError if it cannot be read, or is compressed already."""
-    native.return_memory()
-    source = read(path)
+def plain_source(path: Path, request: Request | None = None) -> Source:
+    """The model of a file. Raises OnnxoptError if it cannot be read, or is compressed already.
+
+    Arguments:
+        request: what is done with it, which may allow to set its weights aside.
+    """
+    native.return_memory(native.LARGE_BLOCK)
+    source = read(path, request is not None and _sets_aside(request))
+    if source.shelf is not None:
+        native.return_memory(native.SMALL_BLOCK)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")
     runtime.check_custom_ops(source)
     return source
+
+
+def _sets_aside(request: Request) -> bool:
+    """Whether sessions may use weights in place: not where they are timed, trained, or in another process."""
+    return request.goal is None and request.activations is None and request.tune is None and request.pool.here

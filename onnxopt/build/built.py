@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
 from onnxopt.encoding import Encoding
+from onnxopt.graph import LARGEST_INLINE
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan
 
@@ -27,3 +29,7 @@ class Built:
     """By path of a weight that stays INT8 at run time, its integers and scales."""
     rounded: frozenset[str]
     """Layer outputs that the model rounds at run time."""
+
+    def data_name(self, path: Path) -> str:
+        """Name of the separate data file beside the model; empty if one file holds all."""
+        return f"{path.name}.data" if len(self.packed) > LARGEST_INLINE else ""

@@ -30,10 +30,15 @@ _LUCK = 2.0
 """Factor by which a lossless file may differ more from the source than the source does from one run to the next."""
 
 
-def source_session(path: Path) -> onnxruntime.InferenceSession:
-    """Stock ONNX Runtime's session of the source. Raises OnnxoptError if it does not load it."""
+def source_session(source: Source, exact: bool = False) -> onnxruntime.InferenceSession:
+    """Stock ONNX Runtime's session of the source. Raises OnnxoptError if it does not load it.
+
+    Arguments:
+        exact: whether every bit of its outputs counts. Else it uses weights in place that are set aside.
+    """
+    path = source.path
     try:
-        return quiet_session(str(path))
+        return quiet_session(str(path) if exact or source.shelf is None else source.model.SerializeToString())
     except Exception as error:  # the runtime's own types, which share no base class
         raise OnnxoptError(f"{path}: ONNX Runtime does not load the original model, so it would not load a compressed "
                            f"one: {first_line(error)}; nothing was written") from error  # fmt: skip
@@ -97,7 +102,7 @@ class Checking:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        return source_session(self.source.path) if self.original is None else self.original.session
+        return source_session(self.source, self.lossless) if self.original is None else self.original.session
 
     @cached_property
     def _opened(self) -> tuple[str, Evaluator]:

@@ -62,6 +62,8 @@ def prepare(source: Source, request: Request, cleanups: Collection[str] | None =
         for value in inner.graph.output:  # the loader relies on declared shapes, where stock warns
             if value.name in unsure:
                 value.type.tensor_type.ClearField("shape")
+        if source.shelf is not None:
+            inner = source.shelf.taken(inner)  # with what clean-ups have changed
         graph = Graph(inner, not request.lossless)
     except MemoryError:
         raise

@@ -265,6 +265,7 @@ class Workspace:
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
         if (tried := self._shared.built) and tried[0] is self.graph and tried[1].plan == plan:
             return tried[1]
+        self._shared.built = tried = None
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -288,6 +289,7 @@ class Workspace:
         built = self.build(plan, advance)
         if self.request.fast:
             self._shared.built = self.graph, built
+        self.source.rest()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, unchanged = self._put(built, path)  # nothing forces it to the disk
@@ -305,7 +307,7 @@ class Workspace:
         it smaller. `check` runs on the file before it is moved into place; if it raises, no file is left.
         """
         with write_atomically(output) as temporary:
-            if name := _data_name(built, output):
+            if name := built.data_name(output):
                 with writing({"the output's data": output.with_name(name)}):
                     reading(self.source.files)
             written = self._put(built, temporary)
@@ -315,7 +317,7 @@ class Workspace:
 
     def _put(self, built: Built, path: Path) -> tuple[int, bool]:
         """`write`, straight to a path that is nobody's yet."""
-        name = _data_name(built, path)
+        name = built.data_name(path)
         compressed = self._outer(built, name)
         copy = self.source.copy() if not name and len(compressed) >= self.source.size else None
         unchanged = copy is not None and len(copy) <= len(compressed)
@@ -327,7 +329,7 @@ class Workspace:
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
         try:
-            return Running(self.source.path, runtime.load_to_compare(path), path)
+            return Running(self.source.path, runtime.load_to_compare(path, self.source.shelf is not None), path)
         except OnnxoptError:
             raise
         except Exception as error:
@@ -385,8 +387,3 @@ class Workspace:
         self._shared.latest = self._shared.built = None
         if self._shared.blas is not None:
             self._shared.blas.restore_original_limits()
-
-
-def _data_name(built: Built, path: Path) -> str:
-    """Name of the separate data file beside the model; empty if one file holds all."""
-    return f"{path.name}.data" if len(built.packed) > LARGEST_INLINE else ""

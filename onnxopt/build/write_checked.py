@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from onnxopt import runtime
-from onnxopt.build.checking import Checking
+from onnxopt.build.checking import Checking, source_session
 from onnxopt.build.describe_events import chains, events
 from onnxopt.build.workspace import Workspace
 from onnxopt.files import write_atomically
@@ -74,12 +74,15 @@ def write_checked(decided: Decided, output: Path) -> Result:
     built = work.build(decided.plan, lambda share: work.progress(writing, 0.9 + 0.05 * share))
     original, reason = decided.original, "" if decided.original else decided.not_calibrated
     lossless = not built.plan.steps
-    if original and lossless and runtime.providers_in_use():
-        original = replace(original)  # without outputs of another provider, which differ in some bits
+    if original and lossless and (runtime.providers_in_use() or work.source.shelf):
+        # without outputs of another provider, or of weights in place, which differ in some bits
+        session = source_session(work.source, exact=True)
+        original = replace(original, session=session, observed=original.observed.visible)
     check = Checking(work.source, original, contract, decided.met, decided.allow_miss, lossless, reason)
 
     def checked(path: Path) -> None:
         work.progress("checking the file, loaded as a user does", 0.95)
+        work.source.rest()
         with runtime.providers(()):  # as a user's first session runs it
             check(path)
 

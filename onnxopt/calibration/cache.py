@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import IO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,15 +14,8 @@ import numpy.typing as npt
 
 from onnxopt.encoding import Array
 from onnxopt.files import Mapped, cache_folder
+from onnxopt.files.claims import forget_old, locked
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-
-_KEPT = 7 * 24 * 3600
-"""Seconds after which the files of a failed run are deleted."""
 _IN_MEMORY = 2**25
 """Bytes of arrays that are kept in memory as well."""
 
@@ -44,13 +33,13 @@ class Cache:
         self._kept: dict[str, dict[str, Array]] = {}
         self._alone = Lock()
         self._folder, self._shared = cache_folder() / key, True
-        _forget(cache_folder())
+        forget_old()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self._folder / "lock")
+            self._lock = locked(self._folder / "lock")
         except OSError:  # no writable folder, or another run has it: a folder for this run only
             self._folder, self._shared = Path(tempfile.mkdtemp(prefix="onnxopt-")), False
-            self._lock = _locked(self._folder / "lock")
+            self._lock = locked(self._folder / "lock")
 
     def __str__(self) -> str:
         return str(self._folder)
@@ -121,28 +110,3 @@ def _elsewhere(folder: Path) -> Cache:
     cache = Cache.__new__(Cache)
     cache._kept, cache._alone, cache._folder = {}, Lock(), folder
     return cache
-
-
-def _forget(root: Path) -> None:
-    """Deletes what failed runs left here long ago."""
-    with suppress(OSError):
-        for lock in root.glob("*/lock"):
-            if time.time() - lock.stat().st_mtime > _KEPT:
-                with suppress(OSError), _locked(lock):
-                    shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-def _locked(path: Path) -> IO[bytes]:
-    """A file that is locked until it is closed or this process ends. Raises OSError if another process has it."""
-    file = path.open("wb")
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not path.exists():
-            raise FileNotFoundError(path)  # the run that had it has deleted it meanwhile
-    except OSError:
-        file.close()
-        raise
-    return file

@@ -153,13 +153,41 @@ def _powers(
             if _shape(feeds) != last:
                 gradient.forget()
             last = _shape(feeds)
-            gradients, power = gradient.weights(feeds, seed)
-            noise = {path: _mean_power(path, uses.get(path), gradients, cache) for path in paths if path in gradients}
-            found.append(((number, position), (noise, power)))
-            del gradients  # before the next ones: they are as large as the model
+            powers = _Powers(frozenset(paths), uses, cache)
+            power = gradient.weights_in_parts(feeds, seed, powers.add)
+            found.append(((number, position), (powers.rest(), power)))
             if told:
                 told((number + (position + 1) / of_law) / len(laws))
     return found
+
+
+class _Powers:
+    """Noise of weights, from gradients that come in parts: all together are as large as the model."""
+
+    def __init__(self, paths: frozenset[str], uses: Uses, cache: Cache) -> None:
+        self._paths, self._uses, self._cache = paths, uses, cache
+        self._found, self._vectors, self._waiting = dict[str, float](), dict[str, Array](), dict[str, Array]()
+
+    def add(self, gradients: Mapping[str, Array]) -> None:
+        """Takes some of them. A weight waits for that of its bias."""
+        self._vectors |= {path: array for path, array in gradients.items() if array.ndim < 2}
+        self._waiting |= gradients
+        for path in list(self._waiting):
+            uses = self._uses.get(path)
+            if not uses or uses[0].bias is None or uses[0].bias in self._vectors:
+                self._take(path)
+
+    def rest(self) -> dict[str, float]:
+        """The noise of all, by path."""
+        for path in list(self._waiting):
+            self._take(path)
+        return self._found
+
+    def _take(self, path: str) -> None:
+        gradient = self._waiting.pop(path)
+        if path in self._paths:
+            known = {**self._vectors, path: gradient}
+            self._found[path] = _mean_power(path, self._uses.get(path), known, self._cache)
 
 
 def _alike(feeds: Iterator[dict[str, Array]], most: int) -> Iterator[dict[str, Array]]:

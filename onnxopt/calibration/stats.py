@@ -12,6 +12,7 @@ from scipy.linalg import lapack
 
 from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph import Linear, expose, observe, without_defaults
 from onnxopt.metrics.output_error import output_error
 
@@ -159,7 +160,7 @@ class Probe:
         for path in paths:
             t = tensors[path]
             open_model.graph.input.append(onnx.helper.make_tensor_value_info(path, t.data_type, list(t.dims)))
-        own = {path: onnx.numpy_helper.to_array(tensors[path]) for path in paths}
+        own = {path: elements_of(tensors[path]) for path in paths}
         own = {path: array for path, array in own.items() if array.dtype.kind != "V"}  # of types that numpy has not
         without_defaults(open_model, own)
         self._feeds, self._observed = [{**feed, **own} for feed in feeds], observe(model)

@@ -109,7 +109,7 @@ class Preparing:
                 raise OnnxoptError(f"--sample-rate {self.sample_rate} is for audio; give it with --data FOLDER")
             return [None] * len(specs)
         reading([model])
-        native.return_memory()
+        native.return_memory(native.LARGE_BLOCK)
         session = runtime.load_checked(model)
         mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
         size = self.size if self.image_size is None else self.image_size

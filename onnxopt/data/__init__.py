@@ -6,7 +6,7 @@ from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.providers import check_used, providers, providers_in_use, went_without
 from onnxopt.data.random import Array, CannotRun, chosen_session, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
-from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, spare
+from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, spare, used_in_place
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, Pending, by_law, file_digest, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
@@ -49,5 +49,6 @@ __all__ = [
     "spare",
     "split",
     "synthetic",
+    "used_in_place",
     "went_without",
 ]

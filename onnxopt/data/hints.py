@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnxopt.data.laws import Array
+from onnxopt.files.set_aside import elements_of, is_set_aside
 
 MOVES = (
     "Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand", "Slice", "Concat", "Pad",
@@ -83,9 +83,9 @@ class Hints:
     def constant(self, name: str) -> Array | None:
         """The values of a constant; None if this is no constant, or its values lie in another file."""
         tensor = self._constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor is None or (tensor.data_location == onnx.TensorProto.EXTERNAL and not is_set_aside(tensor)):
             return None
-        return np.asarray(numpy_helper.to_array(tensor))
+        return elements_of(tensor)
 
     def tensor(self, name: str) -> onnx.TensorProto:
         """A constant as it is stored, under this name. Raises KeyError if there is none."""

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from onnxopt.data.providers import on_providers
-from onnxopt.data.sessions import session_options
+from onnxopt.data.sessions import session_options, used_in_place
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files.set_aside import loadable
 
 Array = npt.NDArray[Any]
 
@@ -60,7 +61,14 @@ def _quiet(model: bytes | str, providers: list[str], keeps: bool = False) -> onn
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = keeps
     options.use_deterministic_compute = True
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    if isinstance(model, str):
+        return onnxruntime.InferenceSession(model, options, providers=providers)
+    with loadable(model, options) as (content, held):
+        if not held:
+            return onnxruntime.InferenceSession(content, options, providers=providers)
+        session = used_in_place(content, options, providers)
+    session.held = held  # weights
+    return session
 
 
 def runnable_feeds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -85,6 +85,15 @@ def spare(options: onnxruntime.SessionOptions) -> None:
     """
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
+
+
+def used_in_place(
+    model: bytes | str, options: onnxruntime.SessionOptions, providers: Sequence[Any] | None
+) -> onnxruntime.InferenceSession:
+    """A session that copies no weights: it packs none for its kernels, and computes nothing of them in advance. Sums
+    may differ in the last bits."""
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=["ConstantFolding"])
 
 
 _TRAVEL = ("use_deterministic_compute", "enable_cpu_mem_arena", "log_severity_level")

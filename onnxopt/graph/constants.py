@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of, is_set_aside
 from onnxopt.graph.functions import STANDARD
 from onnxopt.graph.walk import fresh, names_taken, set_nodes, subgraphs, tensors
 from onnxopt.native import PAIRED
@@ -84,9 +85,9 @@ def tie(model: onnx.ModelProto) -> None:
     first: dict[tuple[object, ...], str] = {}
     instead: dict[str, str] = {}
     for index, tensor in enumerate(list(model.graph.initializer)):
-        if len(tensor.dims) < 2 or tensor.name in border or tensor.ByteSize() < _TIED:
+        if len(tensor.dims) < 2 or tensor.name in border or (tensor.ByteSize() < _TIED and not is_set_aside(tensor)):
             continue
-        digest = sha256(numpy_helper.to_array(tensor).tobytes()).digest()
+        digest = sha256(np.ascontiguousarray(elements_of(tensor)).reshape(-1).view(np.uint8).data).digest()
         name = first.setdefault((tensor.data_type, tuple(tensor.dims), digest), tensor.name)
         if name != tensor.name:
             instead[tensor.name] = name
@@ -154,4 +155,4 @@ def _equal(a: onnx.TensorProto, b: onnx.TensorProto) -> bool:
     if a is b:
         return True
     same = a.data_type == b.data_type and list(a.dims) == list(b.dims)
-    return same and bool(numpy_helper.to_array(a).tobytes() == numpy_helper.to_array(b).tobytes())
+    return same and bool(elements_of(a).tobytes() == elements_of(b).tobytes())

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
+from onnxopt.files.set_aside import elements_of, whole
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import dynamic_int8, low_rank_chain, matmul_nbits, qdq_insert, round_outputs
@@ -109,7 +110,7 @@ class Graph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Of a model, its nodes and each tensor travel by themselves: a message holds 2 GB at most."""
-        tensors = [tensor.SerializeToString() for tensor in self.model.graph.initializer]
+        tensors = [whole(tensor).SerializeToString() for tensor in self.model.graph.initializer]
         return _travelled, (self._nodes().SerializeToString(), tensors)
 
     def sites(self) -> Iterator[Site]:
@@ -189,7 +190,7 @@ class Graph:
 
     def original(self, path: str) -> Array:
         """The weight at `path`, as it came."""
-        return np.asarray(numpy_helper.to_array(self._tensors[path]))
+        return elements_of(self._tensors[path])
 
     def adjust(self, path: str, values: Array) -> None:
         """Replaces the values of the weight at `path`, in its own shape and type, before any pass stores it."""

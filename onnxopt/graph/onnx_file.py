@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
+from onnxopt.files.set_aside import Shelf, is_set_aside, with_elements
 from onnxopt.graph.constants import repeated, tie
 from onnxopt.graph.scopes import separate
 from onnxopt.graph.walk import tensors, texts
@@ -25,6 +27,10 @@ STAMP = "onnxopt_request"
 LARGEST_INLINE = 2**31 - 2**24
 """Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
 the largest model that can be given further outputs."""
+_SET_ASIDE = 1 << 26
+"""Bytes of a model whose weights are worth setting aside."""
+_PIECE = 1 << 24
+"""Bytes of a file that are read at a time."""
 _FLOAT_BYTES: dict[int, int] = {
     onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2
 }  # fmt: skip
@@ -43,6 +49,13 @@ class Source:
     """Of the file and its external data, in hex."""
     files: tuple[Path, ...] = ()
     """The file and its external data."""
+    shelf: Shelf | None = field(default=None, repr=False)
+    """Where the model's large weights are; None if they are in `model`."""
+
+    def rest(self) -> None:
+        """Gives back the memory of weights that are set aside until they are used again."""
+        if self.shelf is not None:
+            self.shelf.rest()
 
     def copy(self) -> bytes:
         """The model as one file: the source's own bytes or, if it has external data, a model with that data inside.
@@ -52,11 +65,10 @@ class Source:
         data = self.path.read_bytes()
         if len(data) == self.size:
             return data
-        whole = self.model.SerializeToString(deterministic=True)
-        if len(whole) <= self.size:
-            return whole
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model = with_elements(self.model)
+        inside = model.SerializeToString(deterministic=True)
+        if len(inside) <= self.size:
+            return inside
         separate(model)
         tie(model)
         return model.SerializeToString(deterministic=True)
@@ -81,27 +93,33 @@ def is_compressed(model: onnx.ModelProto) -> bool:
     return any(node.domain == DOMAIN and node.op_type == OP for node in model.graph.node)
 
 
-def read(path: str | os.PathLike[str]) -> Source:
-    """Reads an ONNX file with its external data. Raises OnnxoptError if that is impossible, or an open
-    `writing` block would overwrite one of these files."""
+def read(path: str | os.PathLike[str], set_aside: bool = False) -> Source:
+    """Reads an ONNX file with its external data.
+
+    Arguments:
+        set_aside: whether the weights of a large model may be in a file instead of its message; see `Source.shelf`.
+
+    Raises OnnxoptError if that is impossible, or an open `writing` block would overwrite one of these files.
+    """
     path = Path(path)
-    digest = hashlib.sha256()
     reading([path])
     try:
-        data = path.read_bytes()
-        digest.update(data)
-        model = onnx.load_model_from_string(data)
-        external, size = _load_external_data(path, model), len(data)
+        model = onnx.load_model_from_string(path.read_bytes())
+        external = _external(path, model)
+        files = (path, *external)
         reading(external)
-        for file in external:
-            content = file.read_bytes()
-            digest.update(content)
-            size += len(content)
+        size = sum(file.stat().st_size for file in files)
+        shelf = Shelf() if set_aside and size >= _SET_ASIDE else None
+        for file, members in external.items():
+            _read_in(file, members, model.graph.initializer, shelf)
         for tensor in tensors(model):
             if tensor.raw_data and len(tensor.raw_data) != _size(tensor):
                 raise ValueError(
                     f"tensor {tensor.name!r} takes {_size(tensor)} bytes, but it has {len(tensor.raw_data)}"
                 )
+        if shelf is not None:
+            model = shelf.taken(model)
+        sha256 = _digest(files)
     except DecodeError as error:
         raise OnnxoptError(f"{path}: not an ONNX model ({error}); expected a file that onnx.load can read") from error
     except (OSError, ValueError) as error:
@@ -113,26 +131,34 @@ def read(path: str | os.PathLike[str]) -> Source:
     if (name := repeated(model)) is not None:
         raise OnnxoptError(f"{path}: two different constants are called {name!r}, and ONNX Runtime takes the first or "
                            "the last, depending on their size; expected unique names")  # fmt: skip
-    return Source(path, model, size, digest.hexdigest(), (path, *external))
+    return Source(path, model, size, sha256, files, shelf)
 
 
 def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _load_external_data(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Reads tensors that are in files beside the model into it; returns these files, in order of name.
+def _digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the files one after the other, in hex."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _external(path: Path, model: onnx.ModelProto) -> dict[Path, list[onnx.TensorProto]]:
+    """The files beside the model that tensors are in, in order of name, with these tensors.
 
     A file may be a symbolic link to anywhere, as in the cache of Hugging Face: the links are the user's, while the
-    names come from the model. Raises ValueError if a name leads out of the model's folder, or a region does not fit
-    its tensor.
+    names come from the model. Raises ValueError if a name leads out of the model's folder.
     """
     by_location: dict[str, list[onnx.TensorProto]] = {}
     for tensor in tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            given = {entry.key: entry.value for entry in tensor.external_data}
-            by_location.setdefault(given.get("location", ""), []).append(tensor)
-    files = []
+        if (location := _location(tensor)) is not None:
+            by_location.setdefault(location, []).append(tensor)
+    files = {}
     for location, members in sorted(by_location.items()):
         file = path.parent / location
         inside = PurePosixPath(location)
@@ -140,13 +166,32 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> list[Path]:
             raise ValueError(f"tensor {members[0].name!r} is in {location!r}, expected a file in the model's folder")
         if not file.is_file():
             raise ValueError(f"tensor {members[0].name!r} is in {location!r}, which is no file beside the model")
-        with file.open("rb") as stream:
-            for tensor in members:
-                tensor.raw_data = _region(tensor, stream, file.stat().st_size)
+        files[file] = members
+    return files
+
+
+def _location(tensor: onnx.TensorProto) -> str | None:
+    """The file that a tensor says it is in; None if it is in its message."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return None
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _read_in(
+    file: Path, members: Sequence[onnx.TensorProto], weights: Iterable[onnx.TensorProto], shelf: Shelf | None
+) -> None:
+    """Reads elements in a file into their tensors, or sets aside those of weights. Raises ValueError if a region does
+    not fit."""
+    size, place = file.stat().st_size, _location(members[0])
+    with file.open("rb") as stream:
+        if shelf is not None:
+            inside = (tensor for tensor in weights if _location(tensor) == place)
+            shelf.take(inside, lambda tensor: _region(tensor, stream, size))
+        for tensor in members:
+            if not is_set_aside(tensor):
+                tensor.raw_data = _region(tensor, stream, size)
                 tensor.ClearField("external_data")
                 tensor.data_location = onnx.TensorProto.DEFAULT
-        files.append(file)
-    return files
 
 
 def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:

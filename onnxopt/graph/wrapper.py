@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxopt.encoding import Array
 from onnxopt.errors import OnnxoptError
+from onnxopt.files.set_aside import tensor_of, whole
 from onnxopt.graph.inspect.expose import runtime_types, without_weights
 from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD, STAMP
@@ -89,7 +90,7 @@ def wrap(
         payload.external_data.add(key="location", value=location)
     else:
         payload.raw_data = container
-    graph.initializer.extend(tensors)
+    graph.initializer.extend(map(whole, tensors))
     read = set().union(*map(_names_used, outside))
     graph.sparse_initializer.extend(t for t in source.graph.sparse_initializer if t.values.name in read)
     inputs = [name, *(value.name for value in inner.graph.input)]
@@ -105,7 +106,7 @@ def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Replaces an inner model's references to weights by the decoded weights."""
     for tensor in inner.graph.initializer:
         if tensor.name in weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+            tensor.CopyFrom(tensor_of(weights[tensor.name], tensor.name))
 
 
 def is_only_wrapped(outer: onnx.ModelProto) -> bool:

@@ -17,7 +17,16 @@ from onnxopt.native._codecs import (
 )
 from onnxopt.native._container import RECONSTRUCTIONS, Container, Entry, prepared
 from onnxopt.native._elements import EIGHT_BITS, PAIRED, SIXTEEN_BITS, file_bytes, paired
-from onnxopt.native._library import keep_memory, library_path, return_memory, set_simd, simd, version
+from onnxopt.native._library import (
+    LARGE_BLOCK,
+    SMALL_BLOCK,
+    keep_memory,
+    library_path,
+    return_memory,
+    set_simd,
+    simd,
+    version,
+)
 from onnxopt.native._quantizer import FINEST, QuantizerOptions, quantize
 from onnxopt.native._repeats import Stream, repeats_far, varint
 
@@ -25,10 +34,12 @@ __all__ = [
     "CODECS",
     "EIGHT_BITS",
     "FINEST",
+    "LARGE_BLOCK",
     "PAIRED",
     "PREFERENCES",
     "RECONSTRUCTIONS",
     "SIXTEEN_BITS",
+    "SMALL_BLOCK",
     "Container",
     "Entry",
     "QuantizerOptions",

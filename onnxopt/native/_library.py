@@ -16,6 +16,8 @@ from onnxopt.errors import OnnxoptError
 
 Array = npt.NDArray[Any]
 
+LARGE_BLOCK, SMALL_BLOCK = 4 << 20, 1 << 18
+"""Bytes of blocks of memory for `return_memory`; the second for models whose weights are set aside."""
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
 
@@ -124,16 +126,22 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
-def return_memory() -> None:
-    """From now on freed large blocks go back to the system at once; those freed before go back now.
+def return_memory(blocks: int | None = None) -> None:
+    """Gives memory that was freed back to the system.
 
-    glibc keeps them otherwise: 0.6 GB for ResNet-50. Smaller blocks stay, up to 32 MB at a heap's end: with a bound of
-    1 MB for both, a fifth of a run's time went into pages that were given back and taken again.
+    glibc keeps it otherwise: 0.6 GB for ResNet-50.
+
+    Arguments:
+        blocks: from now on, blocks of so many bytes go back as soon as they are freed. Smaller ones stay, up to 32 MB
+            at a heap's end: with a bound of 1 MB for both, a fifth of a run's time went into pages that were given
+            back and taken again. Of a transformer of 0.5 GB, freed blocks below 4 MB are 0.6 GB, as glibc does not
+            find aligned ones again (before version 2.38).
     """
     with suppress(OSError, AttributeError):  # another system, another allocator
         libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD, which then no longer adapts
-        libc.mallopt(-1, 32 << 20)  # M_TRIM_THRESHOLD
+        if blocks is not None:
+            libc.mallopt(-3, blocks)  # M_MMAP_THRESHOLD, which then no longer adapts
+            libc.mallopt(-1, 32 << 20)  # M_TRIM_THRESHOLD
         libc.malloc_trim(0)
 
 

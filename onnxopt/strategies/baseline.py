@@ -187,7 +187,7 @@ def compared(
     """
     request, path = work.request, work.source.path
     made_up = request.data is None and request.evaluation is None and metric is None
-    session = source_session(path)
+    session = source_session(work.source)
     try:
         if parts is None:
             parts = opened(work, session, metric)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import onnx
-from onnx import numpy_helper
 
 from onnxopt import api
 from onnxopt.data import Array, Spec, open_data
 from onnxopt.errors import OnnxoptError
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph import Source, macs, read, weight_macs
 from onnxopt.measure.benchmark.inputs import inputs_for
 from onnxopt.pool import Pool, Shared, Threads
@@ -240,6 +240,6 @@ def _counted(model: onnx.ModelProto, feeds: Mapping[str, Array] | None) -> tuple
         total, by_weight = sum(macs(model, feeds).values()), weight_macs(model, feeds)
     except OnnxoptError:
         return None, None
-    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in by_weight}
+    values = {t.name: elements_of(t) for t in model.graph.initializer if t.name in by_weight}
     idle = sum(count * int((values[name] == 0).sum()) // max(1, values[name].size) for name, count in by_weight.items())
     return total, total - idle

@@ -153,7 +153,7 @@ def _forecast(work: Workspace, started: float) -> Forecast:
     """The forecast of a search."""
     request = work.request
     asked = request.contract if request.recipe else request.contract.with_default(synthetic=request.data is None)
-    session = source_session(work.source.path)
+    session = source_session(work.source)
     try:
         parts = opened(work, session, asked.measure())
         few = parts.first(_SAMPLES, all(one.batch is None for one in inputs_of(session)))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxruntime import InferenceSession, OrtValue
 
 from onnxopt.data import chosen_session, quiet_session
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
 from onnxopt.graph.autodiff.blocked import with_blocks
+from onnxopt.graph.autodiff.segments import segments
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
 from onnxopt.graph.inspect.expose import with_outputs
 from onnxopt.graph.inspect.observe import observe
@@ -44,7 +46,22 @@ class _Pass:
     shapes: dict[str, tuple[int, ...]]
     """Of the values that the backward model takes. They may depend on the data, too."""
     forward: InferenceSession
-    backward: InferenceSession
+    backward: list[tuple[InferenceSession, list[str], list[str]]]
+    """Run one after the other: sessions, and what each takes and gives."""
+
+    def step(self, index: int, given: dict[str, OrtValue]) -> dict[str, Array]:
+        """Runs one of the backward models. Returns gradients by weight, and puts the values that later models take in
+        the place of the `given` ones."""
+        session, takes, gives = self.backward[index]
+        run = session.run_with_ort_values(gives, {name: given[name] for name in takes or given})
+        later = {name for _, taken, _ in self.backward[index + 1 :] for name in taken}
+        for name in given.keys() - later:
+            del given[name]
+        made = {name: value.numpy() for name, value in zip(gives, run, strict=True)}
+        # A value keeps all others of its run, so what later models take is copied.
+        given.update((name, OrtValue.ortvalue_from_numpy(np.array(made[name]))) for name in made.keys() & later)
+        wanted = [(name, gradient(name)) for name in self.plan.weights]
+        return {name: made[output] for name, output in wanted if output in made}
 
 
 class Gradient:
@@ -91,6 +108,14 @@ class Gradient:
         `seed` determines the random projections, one for each sample and output. Weights in `unsupported` are absent.
         Raises what ONNX Runtime raises if the model does not run on `feeds`.
         """
+        found: dict[str, Array] = {}
+        signal = self.weights_in_parts(feeds, seed, found.update)
+        return found, signal
+
+    def weights_in_parts(
+        self, feeds: Mapping[str, Array], seed: int, each: Callable[[dict[str, Array]], None]
+    ) -> float:
+        """The same, where `each` gets the gradients of some weights at a time. Returns the signal's power."""
         generator, signal = np.random.default_rng(seed), 0.0
 
         def projections(starts: Sequence[Start], values: Mapping[str, Array]) -> dict[str, Array]:
@@ -112,7 +137,10 @@ class Gradient:
             return found
 
         given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-        return self.pulled_back(given, projections), signal
+        for part in self._pulled_back(given, projections):
+            each(part)
+            del part  # before the next one is made
+        return signal
 
     def pulled_back(
         self,
@@ -127,16 +155,25 @@ class Gradient:
 
         Raises as `weights` does; none has a gradient where `cotangents` is not called.
         """
+        return {name: array for part in self._pulled_back(feeds, cotangents) for name, array in part.items()}
+
+    def _pulled_back(
+        self,
+        feeds: Mapping[str, OrtValue],
+        cotangents: Callable[[Sequence[Start], Mapping[str, Array]], Mapping[str, Array]],
+    ) -> Iterator[dict[str, Array]]:
+        """The same in parts."""
         now, values = self._forward(feeds)
         if isinstance(now, dict):
             self.unsupported = now
-            return {}
+            return
         self.unsupported = now.plan.unsupported
         found = cotangents(now.starts, {start.name: values[start.name].numpy() for start in now.starts})
         given = {name: values[name] for name in now.plan.fetched}
         given |= {cotangent(name): OrtValue.ortvalue_from_numpy(found[name]) for name in now.plan.cotangents}
-        run = now.backward.run_with_ort_values([gradient(name) for name in now.plan.weights], given)
-        return {name: value.numpy() for name, value in zip(now.plan.weights, run, strict=True)}
+        del values, found
+        for index in range(len(now.backward)):
+            yield now.step(index, given)
 
     def forget(self) -> None:
         """Closes the sessions, which hold all weights for each shape of inputs."""
@@ -170,8 +207,11 @@ class Gradient:
             del forward  # each of these holds all weights
             if not plan.weights:
                 return plan.unsupported
-            backward = chosen_session(model, self._keeps)
+            sizes = {gradient(name): 4 * prod(known[name]) for name in plan.weights}
+            parts = segments(model, sizes)
             del model
+            backward = [(chosen_session(part.model, self._keeps), part.takes, part.gives) for part in parts]
+            del parts
             return _Pass(plan, starts, shapes, self._session(names, known), backward)
         except Exception as error:  # a model that no rule foresaw must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(
@@ -186,7 +226,7 @@ class Gradient:
         values = {name: value for name, value in (*feeds.items(), *zip(made, run, strict=True)) if value.is_tensor()}
         weights = {tensor.name: tensor for tensor in self._model.graph.initializer if tensor.name not in feeds}
         known = constants(self._nodes, set(weights))
-        arrays = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+        arrays = {name: elements_of(tensor) for name, tensor in weights.items()}
         arrays |= {name: value.numpy() for name, value in values.items() if name in known}
         return Forward(
             shapes={name: tuple(value.shape()) for name, value in values.items()}

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import tensor_of
 
 OPSET, IR = 18, 8
 """Of backward models: the first opset with all that the rules need; onnxruntime 1.17 supports it."""
@@ -109,7 +110,7 @@ class Tape:
         for name in list(self._constants):  # mostly weights: there is no room for two copies
             array = self._constants.pop(name)
             if name in needed:
-                graph.initializer.append(numpy_helper.from_array(array, name))
+                graph.initializer.append(tensor_of(array, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ from pkgutil import iter_modules
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnxopt.encoding import Array
 from onnxopt.errors import first_line
+from onnxopt.files.set_aside import elements_of, is_set_aside
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
@@ -57,7 +60,7 @@ def _cleaned(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelPr
     before = _attributes(gs.export_onnx(graph, do_type_check=False).graph)
     if before != _attributes(model.graph):
         raise ValueError("some attributes do not survive")
-    graph, changed = gs.import_onnx(model), {}
+    graph, changed = _imported(model), {}
     for name in names:
         try:
             changed[name] = _CLEANUPS[name](graph)
@@ -73,6 +76,22 @@ def _cleaned(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelPr
     cleaned.graph.output.extend(model.graph.output)
     _keep_returned(model.graph, cleaned.graph)
     return cleaned, changed
+
+
+class _Aside(LazyValues):  # type: ignore[misc]
+    """Elements that are set aside."""
+
+    def load(self) -> Array:
+        return elements_of(self.tensor)
+
+
+def _imported(model: onnx.ModelProto) -> gs.Graph:
+    graph = gs.import_onnx(model)
+    for tensor in graph.tensors().values():
+        held = getattr(getattr(tensor, "_values", None), "tensor", None)
+        if isinstance(held, onnx.TensorProto) and is_set_aside(held):
+            tensor._values, tensor.data_location = _Aside(held), None
+    return graph
 
 
 def _said(error: Exception) -> str:

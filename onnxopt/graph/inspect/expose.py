@@ -9,6 +9,7 @@ from onnx import NodeProto, helper
 
 from onnxopt.data import quiet_session
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files.set_aside import is_set_aside
 
 _SMALL = 4096
 """Bytes of a constant on whose values types and shapes may depend."""
@@ -96,11 +97,15 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = light.graph
     inputs = {value.name for value in graph.input}  # with defaults, and constants of one name, are there already
     sparse = ((t.values.name, t.values.data_type, t.dims, True) for t in model.graph.sparse_initializer)
-    dense = ((t.name, t.data_type, t.dims, t.ByteSize() > _SMALL) for t in model.graph.initializer)
+    dense = ((t.name, t.data_type, t.dims, _is_large(t)) for t in model.graph.initializer)
     large = set[str]()
     for name, kind, dims, is_large in (*dense, *sparse):
         if is_large and name not in inputs | large:
             graph.input.append(helper.make_tensor_value_info(name, kind, list(dims)))
             large.add(name)
-    graph.initializer.extend(t for t in model.graph.initializer if t.name not in large and t.ByteSize() <= _SMALL)
+    graph.initializer.extend(t for t in model.graph.initializer if t.name not in large and not _is_large(t))
     return light
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return is_set_aside(tensor) or tensor.ByteSize() > _SMALL

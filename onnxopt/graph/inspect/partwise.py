@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import tensor_of
 from onnxopt.graph.walk import branches
 
 
@@ -65,7 +66,7 @@ class Partwise:
             nodes, "part",
             [helper.make_tensor_value_info(name, types[name], None) for name in read if name not in self._weights],
             [onnx.ValueInfoProto(name=name) for name in names],
-            [numpy_helper.from_array(self._weight(name), name) for name in read if name in self._weights],
+            [tensor_of(self._weight(name), name) for name in read if name in self._weights],
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
         return names, bytes(model.SerializeToString())

@@ -9,6 +9,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.rewrite.opset import IMAGES, ranks
 
@@ -58,7 +59,7 @@ def _replace(norm: NodeProto, known: dict[str, int], tensors: dict[str, TensorPr
 
 def _values(tensor: TensorProto | None) -> Array:
     assert tensor is not None
-    return np.asarray(numpy_helper.to_array(tensor), np.float64)
+    return np.asarray(elements_of(tensor), np.float64)
 
 
 def _reads(model: onnx.ModelProto) -> Counter[str]:

@@ -21,6 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxopt.data import quiet_session
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.normalise import subgraphs
 
@@ -105,7 +106,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
     tensors = {t.name: t for t in model.graph.initializer}
     changed = []
     for pair in neighbours(model):
-        first, second = (np.asarray(numpy_helper.to_array(tensors[name])) for name in (pair.first, pair.second))
+        first, second = (elements_of(tensors[name]) for name in (pair.first, pair.second))
         reach = peaks.get(pair.value)
         if reach is None or reach.shape != (pair.channels,):
             continue
@@ -115,7 +116,7 @@ def equalize(model: onnx.ModelProto, peaks: Mapping[str, Floats]) -> list[tuple[
         scaled = {pair.first: first * _along(factors, first.ndim, pair.outputs)}
         scaled[pair.second] = _columns_scaled(pair, second, 1 / factors)
         if pair.bias is not None:
-            bias = np.asarray(numpy_helper.to_array(tensors[pair.bias]))
+            bias = elements_of(tensors[pair.bias])
             scaled[pair.bias] = bias * factors.reshape(-1)
         arrays = {name: array.astype(np.float32) for name, array in scaled.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -276,7 +277,7 @@ class _Finder:
         if not name:
             return otherwise
         tensor = self._tensors.get(name)
-        return float(numpy_helper.to_array(tensor).reshape(-1)[0]) if tensor is not None else None
+        return float(elements_of(tensor).reshape(-1)[0]) if tensor is not None else None
 
     def _moves_nothing(self, node: NodeProto, alone: bool, channels: int) -> bool:
         """Whether channels stay in order: padded with zeros, flattened, or single numbers (`alone`) reshaped."""
@@ -286,7 +287,7 @@ class _Finder:
             return self._pads_zeros(node)
         if node.op_type == "Reshape" and alone:
             tensor = self._tensors.get(node.input[1])
-            shape = numpy_helper.to_array(tensor).tolist() if tensor is not None else []
+            shape = elements_of(tensor).tolist() if tensor is not None else []
             first, second, rest = shape[:1], shape[1:2], shape[2:]
             return all(n == 1 for n in rest) and (
                 (first in ([0], [-1]) and second == [channels]) or (first == [0] and second == [-1])
@@ -299,7 +300,7 @@ class _Finder:
         pads, value = _attribute(node, "pads", None), _attribute(node, "value", 0.0)
         if len(node.input) > 1:
             tensor = self._tensors.get(node.input[1])
-            pads = numpy_helper.to_array(tensor).tolist() if tensor is not None else None
+            pads = elements_of(tensor).tolist() if tensor is not None else None
             value = self._scalar(node.input[2], 0.0) if len(node.input) > 2 else 0.0
         return bool(pads and value == 0 and len(pads) >= 4 and pads[1] == pads[len(pads) // 2 + 1] == 0)
 

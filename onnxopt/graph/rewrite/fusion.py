@@ -13,8 +13,9 @@ from enum import Enum, auto
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.normalise import subgraphs
 
 
@@ -144,7 +145,7 @@ def _pads_zeros(node: NodeProto, constants: Mapping[str, TensorProto], attribute
     if len(node.input) < 3 or not node.input[2]:
         return True
     value = constants.get(node.input[2])
-    return value is not None and not np.any(numpy_helper.to_array(value))
+    return value is not None and not np.any(elements_of(value))
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
