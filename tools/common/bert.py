@@ -52,11 +52,13 @@ def drawn(name: str, *shape: int) -> Array:
     if len(shape) == 1:
         return np.full(shape, float(name.endswith("LayerNorm.weight")), np.float32)
     values = generator.standard_normal(shape, np.float32) * np.float32(0.03)
-    return values * np.exp(generator.normal(0, 0.3, (shape[0], 1))).astype(np.float32)
+    return values * np.exp(generator.normal(0, 0.3, (shape[0], *(1,) * (len(shape) - 1)))).astype(np.float32)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Writer(Writer):
+class Encoder(Writer):
+    """Writes the parts of an encoder."""
+
     weights: Weights
     shape: Shape
 
@@ -86,7 +88,12 @@ class _Writer(Writer):
         return self.norm(added, "embeddings.LayerNorm")
 
     def layer(self, x: str, mask: str, name: str) -> str:
-        """Attention, then two fully connected layers."""
+        """Attention, then two fully connected layers, each followed by a norm."""
+        x = self.norm(self.node("Add", self.attended(x, mask, name), x), f"{name}.attention.output.LayerNorm")
+        return self.norm(self.node("Add", self.fed(x, name), x), f"{name}.output.LayerNorm")
+
+    def attended(self, x: str, mask: str, name: str) -> str:
+        """Attention; no mask is an empty name."""
         width, heads = self.shape.width, self.shape.heads
         apart, together = np.array([0, 0, heads, width // heads]), np.array([0, 0, width])
 
@@ -95,21 +102,24 @@ class _Writer(Writer):
             return self.node("Transpose", self.node("Reshape", made, apart), perm=order)
 
         scores = self.node("MatMul", head("query", [0, 2, 1, 3]), head("key", [0, 2, 3, 1]))
-        scores = self.node("Add", self.node("Div", scores, number((width // heads) ** 0.5)), mask)
+        scores = self.node("Div", scores, number((width // heads) ** 0.5))
+        scores = self.node("Add", scores, mask) if mask else scores
         met = self.node("MatMul", self.node("Softmax", scores, axis=-1), head("value", [0, 2, 1, 3]))
         met = self.node("Reshape", self.node("Transpose", met, perm=[0, 2, 1, 3]), together)
-        met = self.linear(met, f"{name}.attention.output.dense", width, width)
-        x = self.norm(self.node("Add", met, x), f"{name}.attention.output.LayerNorm")
+        return self.linear(met, f"{name}.attention.output.dense", width, width)
+
+    def fed(self, x: str, name: str) -> str:
+        """Two fully connected layers."""
+        width = self.shape.width
         wide = self.linear(x, f"{name}.intermediate.dense", width, 4 * width)
         erf = self.node("Erf", self.node("Div", wide, number(2**0.5)))
         wide = self.node("Mul", self.node("Mul", wide, self.node("Add", erf, number(1))), number(0.5))
-        thin = self.linear(wide, f"{name}.output.dense", 4 * width, width)
-        return self.norm(self.node("Add", thin, x), f"{name}.output.LayerNorm")
+        return self.linear(wide, f"{name}.output.dense", 4 * width, width)
 
 
 def bert(shape: Shape, weights: Weights) -> onnx.ModelProto:
     """The encoder of ids, mask and types; its output are the vectors of all tokens."""
-    writer = _Writer(weights=weights, shape=shape)
+    writer = Encoder(weights=weights, shape=shape)
     x = writer.embedded()
     kept = writer.node("Cast", "attention_mask", to=TensorProto.FLOAT)
     left = writer.node("Mul", writer.node("Sub", number(1), kept), number(-1e4))
