@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from onnxopt.encoding import Affine, Encoding, Raw
+from onnxopt.encoding import Affine, Encoding, Raw, narrowed
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph.normalise import fresh, names_taken
 from onnxopt.graph.rewrite.fusion import FusedOp
@@ -70,7 +70,7 @@ def insert(
 def _laid_out(node: NodeProto, weight: Affine) -> Affine:
     """The weight as MatMulInteger takes it, ``[inputs, outputs]``."""
     transposed = any(one.name == "transB" and one.i for one in node.attribute)
-    return Affine(np.ascontiguousarray(weight.q.T), weight.k, 1, weight.dtype) if transposed else weight
+    return Affine(narrowed(weight.q.T), weight.k, 1, weight.dtype) if transposed else weight
 
 
 def _describe(tensor: TensorProto, weight: Affine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import version_converter
 
+from onnxopt.files.set_aside import with_elements
 from onnxopt.graph.inspect.expose import types
 
 OPSET = 13
@@ -24,7 +25,7 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model converted to opset `OPSET` unless it has that or a later one; raises what ONNX's converter raises."""
     if version(model) >= OPSET:
         return model
-    raised = version_converter.convert_version(model, OPSET)
+    raised = version_converter.convert_version(with_elements(model), OPSET)
     raised.ir_version = max(raised.ir_version, _IR)
     return raised
 

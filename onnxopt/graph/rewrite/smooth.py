@@ -20,6 +20,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxopt.data import chosen_session
 from onnxopt.encoding import Array
+from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.inspect.expose import expose
 from onnxopt.graph.rewrite.fusion import FusedOp, fused_ops
 
@@ -148,7 +149,7 @@ def smooth(model: onnx.ModelProto, smoothings: Mapping[str, Smoothing]) -> None:
             nodes += _changed(model, value, smoothing)
         node.input[0] = smoothed(value)
         weight = tensors[op.weight]
-        values, transposed = numpy_helper.to_array(weight), _is_transposed(node)
+        values, transposed = elements_of(weight), _is_transposed(node)
         rows = values.T if transposed else values
         scaled = rows * (smoothing.scales * (smoothing.factors > 0))[:, None]
         weight.CopyFrom(_tensor(scaled.T if transposed else scaled, op.weight))
