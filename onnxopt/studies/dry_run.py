@@ -143,7 +143,7 @@ def dry_run(
     path, _folder = on_disk(model)
     started = time.monotonic()
     with custom_ops(request.custom_ops):
-        source = api.plain_source(path)
+        source = api.plain_source(path, request)
         with prepare(source, request) as work:
             found = _lossless(work) if request.lossless else _forecast(work, started)
     return replace(found, took=time.monotonic() - started)
