@@ -1,4 +1,4 @@
-"""A transformer, a reader, a detector and a decoder beside the runtime's own quantizers, in short.
+"""A transformer, a detector and a decoder beside the runtime's own quantizers, in short.
 
 Nothing is measured here: the numbers are those of the tables in docs/transformers.md and docs/text.md.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from common.pages import ROOT, markdown
 from tables import CannotMeasureError, Scope, Table
 
-MODELS = ("all-MiniLM-L6-v2", "ppocrv5_rec", "nudenet-320n")
+MODELS = ("all-MiniLM-L6-v2", "nudenet-320n")
 """Of docs/transformers.md."""
 DECODER, OURS = "SmolLM2-135M: language model", "**onnxopt `--data --error 0.05`**"
 """The model of the table in docs/text.md, and the row of the default bound."""
