@@ -69,7 +69,7 @@ class Machine:
     def race(self, models: Sequence[Path], against: Path, feeds: object, advance: object) -> list[SpeedRatio]:
         names = {t.name for t in onnx.load(models[0]).graph.initializer}
         if not any("@" in name for name in names - {t.name for t in onnx.load(against).graph.initializer}) or any(
-            node.op_type == "QuantizeLinear" for node in onnx.load(models[0]).graph.node
+            node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in onnx.load(models[0]).graph.node
         ):
             return [SpeedRatio("in INT8", "in floats", 1.0, 0.9, 1.1, False, True) for _ in models]
         self.compared.append({name for name in names if "@" in name})

@@ -41,7 +41,8 @@ optimize(sys.argv[1], sys.argv[2], data=sys.argv[5] or None, effort=sys.argv[6])
 
 def written(model: Path, output: Path, blas: int, runtime: int, data: Path | None, effort: str = "fast") -> bytes:
     """The file that is made with so many threads."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(blas)}
+    asked = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(blas))  # a cluster may have set the second
+    environment = {**os.environ, **asked}
     words = [sys.executable, "-c", SCRIPT, model, output, str(blas), str(runtime), str(data or ""), effort]
     subprocess.run(words, cwd=output.parent, env=environment, check=True)
     return output.read_bytes()
