@@ -88,7 +88,7 @@ class Shelf:
         try:
             with path.open("wb") as file:
                 for tensor in tensors:
-                    if tensor.data_type in _TYPES and not is_set_aside(tensor) and size(tensor) >= LEAST:
+                    if tensor.data_type in _TYPES and not is_set_aside(tensor) and _size(tensor) >= LEAST:
                         file.write(bytes(-file.tell() % _ALIGNED))
                         at = file.tell()
                         file.write(content(tensor) if content else numpy_helper.to_array(tensor).tobytes())
@@ -121,7 +121,7 @@ def is_set_aside(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL and _file_of(tensor) is not None
 
 
-def size(tensor: TensorProto) -> int:
+def _size(tensor: TensorProto) -> int:
     """Bytes of a tensor's elements, of types that numpy has."""
     return prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
@@ -133,8 +133,7 @@ def elements_of(tensor: TensorProto) -> Array:
 
 
 def tensor_of(array: Array, name: str) -> TensorProto:
-    """A tensor of these elements, which refers to the file if the array is a view of a whole tensor that is set
-    aside."""
+    """A tensor of these elements, which refers to the file if the array is a contiguous view of what is set aside."""
     if array.nbytes >= LEAST and array.flags.c_contiguous:
         for file in list(_open.values()):
             at = array.ctypes.data - file.start
@@ -198,5 +197,5 @@ def _refer(tensor: TensorProto, name: str, at: int) -> None:
         tensor.ClearField(field)
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    for key, value in (("location", name), ("offset", str(at)), ("length", str(size(tensor)))):
+    for key, value in (("location", name), ("offset", str(at)), ("length", str(_size(tensor)))):
         tensor.external_data.add(key=key, value=value)

@@ -1,4 +1,4 @@
-"""Time and memory of models, against what they may take: transformers of random weights, and real networks."""
+"""Time and memory of models, against what they may take: transformers of random weights, and a real network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from common import bert, realdata, vit
 from common.kept import ONNXOPT, fresh
 from common.packaged import packaged, sentences
 from common.pages import machine, markdown
+from onnxopt.data import Spec
 from onnxopt.spec.effort import Effort
 from tables import Scope, Table
 
@@ -85,13 +86,17 @@ def run(ask: Ask) -> Row:
     return Row(done["bytes_before"], done["bytes_after"], seconds, done["peak_memory"])
 
 
-def real(model: str, images: int) -> Row:
-    """A real model by default, in this process, which holds its images."""
-    data = realdata.TASKS[model].batches("train", images)
+def _here(source: Path, data: Spec, effort: Effort = Effort.DEFAULT) -> Row:
+    """One run in this process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        done = onnxopt.optimize(realdata.path_of(model), Path(folder) / "small.onnx", data=data)
+        done = onnxopt.optimize(source, Path(folder) / "small.onnx", data=data, effort=effort)
         return Row(done.bytes_before, done.bytes_after, time.process_time() - started, done.peak_memory or 0)
+
+
+def real(model: str, images: int) -> Row:
+    """A real model by default, in this process, which holds its images."""
+    return _here(realdata.path_of(model), realdata.TASKS[model].batches("train", images))
 
 
 def vision(effort: str) -> Row:
@@ -100,9 +105,7 @@ def vision(effort: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         fresh(write_vision, source)
-        started = time.process_time()
-        done = onnxopt.optimize(source, Path(folder) / "small.onnx", data=data, effort=Effort(effort))
-        return Row(done.bytes_before, done.bytes_after, time.process_time() - started, done.peak_memory or 0)
+        return _here(source, data, Effort(effort))
 
 
 def write_vision(path: Path) -> None:
