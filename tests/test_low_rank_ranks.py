@@ -149,6 +149,15 @@ def test_variational_bayes_finds_the_ranks() -> None:
     assert with_ranks(conv_of(w), "spatial") == f"spatial{{rank={rows}}}"
 
 
+def test_weakened_ranks_go_a_part_of_the_way_to_those_of_variational_bayes() -> None:
+    w = of_ranks(4, 7)  # of 20 and 24
+    assert with_ranks(conv_of(w), "tucker{vbmf=1.0}") == "tucker{in=4,out=7}"
+    assert with_ranks(conv_of(w), "tucker{vbmf=0.75}") == "tucker{in=8,out=11}"
+    assert with_ranks(conv_of(w), "svd{vbmf=0.5}") == "svd{rank=16}"
+    low = weights(30, 4) @ weights(4, 40, seed=1) + weights(30, 40, seed=2, scale=0.01)
+    assert with_ranks(conv_of(low[:, :, None, None]), "tucker{vbmf=0.75}") == "svd{rank=10}"
+
+
 def test_groups_get_the_largest_rank_of_any() -> None:
     w = np.concatenate([of_ranks(3, 8), of_ranks(6, 5)])
     assert with_ranks(conv_of(w, 2), "tucker") == "tucker{in=6,out=8}"
@@ -265,7 +274,7 @@ def test_the_executed_step_has_ranks() -> None:
         ("spatial{tolerance=1.5}", "tolerance is 1.5"),
         ("svd{energy=true}", "energy is True"),
         ("svd{energy=nan}", "energy=nan"),
-        ("svd{bits=3}", "svd takes energy, rank, tolerance, not bits"),
+        ("svd{bits=3}", "svd takes energy, rank, tolerance, vbmf, not bits"),
     ],
 )
 def test_a_wrong_step_says_why(step: str, message: str) -> None:
@@ -273,6 +282,6 @@ def test_a_wrong_step_says_why(step: str, message: str) -> None:
         decision(step)
 
 
-@pytest.mark.parametrize("text", ["svd", "tucker{energy=0.9}", "spatial{tolerance=0.02}", "tucker{in=3,out=4}"])
+@pytest.mark.parametrize("text", ["svd", "tucker{energy=0.9}", "spatial{vbmf=0.5}", "tucker{in=3,out=4}"])
 def test_step_text_gives_the_decision_back(text: str) -> None:
     assert str(decision(text).step()) == text

@@ -87,16 +87,19 @@ class Structural(Pass):
     tolerance: float | None = None
     """Noise over signal in the model's outputs that this chain alone may make: its own noise (see `predict`) times the
     layer's gain, to first order."""
+    vbmf: float | None = None
+    """How far ranks go from full, 0, to those of variational Bayes, 1, the default (weakened ranks: Gusak et al.
+    2019, "Automated multi-stage compression of neural networks")."""
 
     def __post_init__(self) -> None:
         given = dict(self.step().args)
-        rules = given.keys() & {"energy", "tolerance"}
+        rules = given.keys() & {"energy", "tolerance", "vbmf"}
         ranks = {name: rank for name, rank in given.items() if name not in rules}
         for name, rank in ranks.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"{name} is {rank}, expected a whole number above 0")
         if len(rules) + bool(ranks) > 1:
-            raise ValueError("expected ranks, an energy or a tolerance, and only one of them")
+            raise ValueError("expected ranks, an energy, a tolerance or a vbmf, and only one of them")
         if ranks and len(ranks) < len(_own(self)):
             raise ValueError("expected all ranks, or none")
         for name in rules:
@@ -149,12 +152,17 @@ class Structural(Pass):
         elif self.energy is not None:
             chosen = self._clipped((math.energy_rank(s, self.energy) for s in self._spectra(layer, form)), form)
         else:
-            found = [[math.evbmf(m) for m in self.unfoldings(form, w, None)] for w in layer.matrix]
-            ranks = [max(groups) for groups in zip(*found, strict=True)]
-            if 0 in ranks:
-                raise Skip("variational Bayes takes all of it for noise, and finds no rank")
-            chosen = self._clipped(ranks, form)
+            chosen = self._clipped(self._bayesian(layer, form), form)
         return chosen._fewer(form)
+
+    def _bayesian(self, layer: Layer, form: Form) -> list[int]:
+        """The rank of each unfolding by variational Bayes, or one that is only a part of the way to it."""
+        unfoldings = [self.unfoldings(form, w, None) for w in layer.matrix]
+        found = [max(map(math.evbmf, groups)) for groups in zip(*unfoldings, strict=True)]
+        if 0 in found:
+            raise Skip("variational Bayes takes all of it for noise, and finds no rank")
+        way, full = 1.0 if self.vbmf is None else self.vbmf, [min(one.shape) for one in unfoldings[0]]
+        return [most - round(way * (most - rank)) for most, rank in zip(full, found, strict=True)]
 
     def _fewer(self, form: Form) -> Self:
         """This decision. Raises Skip if the chain does not have fewer weights than the layer."""
