@@ -147,14 +147,18 @@ def ours(model: str, baseline: int) -> Path | None:
         return None
 
 
+def runtimes(model: str) -> tuple[Row, dict[str, Path]]:
+    """The files of the runtime's quantizer, measured, with their paths by calibration method; everything is kept."""
+    paths = {method: RUNTIME.made(baseline, model, method) for method in METHODS}
+    known = {method: RUNTIME.once(inspect, model, path) for method, path in paths.items()}
+    return Row(model, RUNTIME.once(inspect, model, realdata.path_of(model)), known), paths
+
+
 def measured(model: str, timed: bool = True) -> Row:
     """Makes all files of a model and measures them; everything is kept."""
-    source = realdata.path_of(model)
-    baselines = {method: RUNTIME.made(baseline, model, method) for method in METHODS}
-    known = {method: RUNTIME.once(inspect, model, path) for method, path in baselines.items()}
-    row = Row(model, RUNTIME.once(inspect, model, source), known)
+    row, baselines = runtimes(model)
     our_path = ours(model, row.baseline.size)
-    paths = [source, baselines[row.method], *([our_path] if our_path else [])]
+    paths = [realdata.path_of(model), baselines[row.method], *([our_path] if our_path else [])]
     return replace(
         row,
         ours=None if our_path is None else RUNTIME.once(inspect, model, our_path),
