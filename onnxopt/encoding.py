@@ -8,6 +8,7 @@ from enum import IntEnum
 from math import prod
 from typing import Any, Self, cast
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +30,8 @@ STORABLE = PAIRED | EIGHT_BITS | SIXTEEN_BITS | frozenset(
 )  # fmt: skip
 """Element types that an entry may have."""
 
+_SPARSE = 1.5
+"""Integers from the least to the largest for each one that occurs, from which on those that occur are numbered."""
 _PIECE = 1 << 20
 """Elements of which there are copies in float64."""
 _ROOTS = np.array([2.0 ** (j / STEPS_PER_OCTAVE) for j in range(STEPS_PER_OCTAVE)]).astype(np.float32)
@@ -292,6 +295,75 @@ class Blockwise(Encoding):
         """[outputs * blocks]: the scales times `factor`, in float32."""
         used, index = np.unique(self.k, return_inverse=True)
         return Codebook(index.ravel().astype(np.int32), step_of(used) * np.float32(factor))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The scales that the integers of a weight came with: ``value = (q - zero) * scale``."""
+
+    scale: Array
+    """Broadcasts to the integers; of the type of the values."""
+    zero: npt.NDArray[np.int32]
+    """Likewise."""
+    dtype: np.dtype[Any]
+    """Of the integers."""
+    shape: tuple[int, ...]
+    """Of the integers."""
+    order: tuple[int, ...] = ()
+    """The integers' axes, in the order that the values have them; empty where that is the same."""
+
+    def floats(self, q: Array) -> Array:
+        """The values of integers."""
+        return self._turned(((q.astype(np.int32) - self.zero) * self.scale).astype(self.scale.dtype))
+
+    def nearest(self, values: Array) -> Array:
+        """The integers nearest to values."""
+        limits = ml_dtypes.iinfo(self.dtype)  # type: ignore[no-untyped-call]
+        turned = values.transpose(np.argsort(self.order)) if self.order else values
+        q = np.rint(turned.astype(np.float32) / self.scale) + self.zero
+        return np.ascontiguousarray(np.clip(q, int(limits.min), int(limits.max)).astype(self.dtype))
+
+    def units(self) -> Array:
+        """What a step of one integer adds to each value, in the values' shape; a view."""
+        return self._turned(np.broadcast_to(self.scale, self.shape))
+
+    def _turned(self, values: Array) -> Array:
+        return values.transpose(self.order) if self.order else values
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace(Encoding):
+    """Integers that a model came with, moved to others of the same grid: the same kernels multiply by them."""
+
+    q: Array
+    """Of the grid's type and shape."""
+    grid: Grid
+
+    def values(self) -> Array:
+        """What the model computes of the integers."""
+        return self.grid.floats(self.q)
+
+    def run_time_tensor(self) -> Array:
+        """The integers."""
+        return self.q
+
+    def entries(self) -> tuple[UncodedEntry, ...]:
+        """Integers that leave out others between them by their number, as far fewer bits say it; others as they are."""
+        if self.q.dtype in PAIRED or self.q.dtype.itemsize > 1:
+            return Raw(self.q).entries()
+        table, index = np.unique(self.q, return_inverse=True)
+        if int(table[-1]) - int(table[0]) < _SPARSE * len(table):
+            return Raw(self.q).entries()
+        return Codebook(index.reshape(self.q.shape).astype(np.int32), table).entries()
+
+    def masked(self, kept: Mask) -> Self:
+        """With the grid's zeros."""
+        values = self.values()
+        return replace(self, q=self.grid.nearest(np.where(kept, values, values.dtype.type(0))))
+
+    def symbols(self) -> Symbols:
+        """The integers, less their zeros."""
+        return Symbols(self.q.astype(np.int32) - self.grid.zero, 8 * self.q.dtype.itemsize)
 
 
 def square_sum(values: Array) -> float:

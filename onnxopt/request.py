@@ -200,6 +200,11 @@ class Request:
         return self.effort == Effort.BEST and self.data is not None
 
     @property
+    def moves_integers(self) -> bool:
+        """Whether integers that a model came with may be moved to others. Only real inputs say what that does."""
+        return self.data is not None and not (self.lossless or self.recipe or self.tune)
+
+    @property
     def wanted(self) -> Goal | None:
         """The goal; None without one."""
         return None if self.goal is None else Goal(self.goal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -153,6 +153,7 @@ def _treated(graph: Graph, known: Known, task: _Task, targets: Targets | None) -
     if reason := statistics.unknown.get(path):
         return _kept(task.site, reason)
     stats = statistics.of(task.site, values, frozenset() if task.whole else known.fixed)
+    stats = replace(stats, grid=graph.grids.get(path))
     if targets and isinstance(task.decisions[0], Feedback):
         stats = targets.corrected(path, stats)
     return _apply(graph, task.site, task.step, task.decisions, values, stats)

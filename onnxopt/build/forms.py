@@ -145,7 +145,7 @@ class Form:
                 equalised = equalise(graph.model, data, wanted)
                 smooth(graph.model, smoothings(graph.model, data, self.smoothed))
         done = replace(self, factored=factored, raised=self.needs_opset, convolved=convolved, equalised=equalised)
-        return Graph(graph.model), done
+        return Graph(graph.model, moves=graph.moves), done
 
     @property
     def changes_layers(self) -> bool:
@@ -177,7 +177,7 @@ def raise_operators(graph: Graph) -> tuple[Graph, bool]:
     try:
         model = raise_opset(graph.model)
         convolved = batchnorm_to_conv(model) > 0
-        made = Graph(model)
+        made = Graph(model, moves=graph.moves)
     except Exception as error:  # any failure of the converter
         raise OnnxoptError(f"its operators cannot be brought to version {OPSET}: {first_line(error)}") from error
     if paths != {site.path for site in made.sites()}:

@@ -64,7 +64,7 @@ def prepare(source: Source, request: Request, cleanups: Collection[str] | None =
                 value.type.tensor_type.ClearField("shape")
         if source.shelf is not None:
             inner = source.shelf.taken(inner)  # with what clean-ups have changed
-        graph = Graph(inner, not request.lossless)
+        graph = Graph(inner, not request.lossless, request.moves_integers)
     except MemoryError:
         raise
     except Exception as error:  # nothing that the runtime can run is refused

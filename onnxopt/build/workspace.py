@@ -168,7 +168,9 @@ class Workspace:
         """The origin with the structural steps of a form applied, in an order that does not depend on the requests."""
         origin, model = self._origin or self, onnx.ModelProto()
         model.CopyFrom(origin.graph.model)
-        graph, form = form.carried_out(Graph(model), origin.data, lambda: origin.statistics, wanted)
+        graph, form = form.carried_out(
+            Graph(model, moves=self.graph.moves), origin.data, lambda: origin.statistics, wanted
+        )
         measured = None if form.changes_layers else origin
         made = replace(self, graph=graph, form=form, _origin=origin, _measured=measured)
         self._shared.latest = made
@@ -196,13 +198,14 @@ class Workspace:
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
         told: Callable[[str, float], None] = lambda what, share: self.progress(what, 0.4 * share)  # noqa: E731
-        return calibrate(self.graph, self.sites, self.data, self._shared.caches[key], self.budget, told)
+        return calibrate(self.graph.in_floats, self.sites, self.data, self._shared.caches[key], self.budget, told)
 
     @property
     def budget(self) -> Budget:
         """What statistics may take."""
         one = self.request
-        return Budget(one.max_ram, Effort(one.effort), one.corrects, one.pool, self.stands_for)
+        corrects = one.corrects and not self.graph.grids
+        return Budget(one.max_ram, Effort(one.effort), corrects, one.pool, self.stands_for)
 
     @property
     def _size_counts(self) -> bool:

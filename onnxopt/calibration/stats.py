@@ -11,7 +11,7 @@ import onnx
 from scipy.linalg import lapack
 
 from onnxopt.data import chosen_session
-from onnxopt.encoding import Array
+from onnxopt.encoding import Array, Grid
 from onnxopt.files.set_aside import elements_of
 from onnxopt.graph import Linear, expose, observe, without_defaults
 from onnxopt.metrics.output_error import output_error
@@ -67,6 +67,8 @@ class Stats:
     row_noise: float = float("inf")
     """The most noise over signal in a row of the weight itself, where the inputs that were measured may not resemble
     real ones."""
+    grid: Grid | None = None
+    """Of integers that the model came with; None for floats."""
 
 
 def shrinkage(second: Floats, vectors: int) -> Floats:

@@ -5,7 +5,7 @@ from onnxopt.graph.constants import mostly_integers
 from onnxopt.graph.describe import Users
 from onnxopt.graph.functions import foreign_domains, inline
 from onnxopt.graph.given import Model, on_disk
-from onnxopt.graph.graph import Graph, Site, Stored
+from onnxopt.graph.graph import Graph, Stored
 from onnxopt.graph.inspect.expose import expose, without_defaults
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
 from onnxopt.graph.inspect.fake_quant import settings, with_dynamic_rounding, with_fake_quant, with_zeros_added
@@ -33,6 +33,7 @@ from onnxopt.graph.rewrite.value_steps import (
     rounding,
     step_of_value,
 )
+from onnxopt.graph.sites import Site
 from onnxopt.graph.strip import strip
 from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
 

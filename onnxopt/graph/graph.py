@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -12,19 +12,17 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Raw
+from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Grid, InPlace, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.files.set_aside import elements_of, whole
+from onnxopt.graph.float_twin import Twin, float_twin
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import dynamic_int8, low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
-from onnxopt.graph.roles import is_vector, output_axis
-from onnxopt.native import PAIRED
+from onnxopt.graph.sites import FLOATS, Site, float_sites, tensor_bytes
 
-MIN_QUANTIZED = 16
-"""Elements: a smaller weight costs more in the container's table than quantization saves."""
 _LEAST_SHARE = 0.01
 """Of a model's bytes: what is quantized where all sites have less saves next to nothing, and makes noise."""
 MIN_STORED = 64
@@ -34,26 +32,6 @@ MIN_STORED_INTEGERS = 1024
 
 LOCATION = "onnxopt"
 """The external location that inner models give for their weights; no such file exists, the loader provides them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One weight that a pass may act on."""
-
-    path: str
-    """The initializer's name."""
-    shape: tuple[int, ...]
-    op: str
-    """Type of the node that uses it."""
-    axis: int | None
-    """The axis of the node's outputs; None for a vector with one number for each output."""
-    bytes: int
-    """Its size in the source model."""
-
-    @property
-    def elements(self) -> int:
-        """Number of weights."""
-        return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +49,13 @@ class Graph:
 
     Arguments:
         deep: as for `hoist`, which is called with the model.
+        moves: whether passes may move the integers that the model came with.
     """
 
-    def __init__(self, model: onnx.ModelProto, deep: bool = True) -> None:
+    def __init__(self, model: onnx.ModelProto, deep: bool = True, moves: bool = False) -> None:
         hoist(model, deep)
         self.model = model
+        self.moves = moves
         self.encodings: dict[str, Encoding] = {}
         self.quantized: dict[str, QuantParams] = {}
         self.pairs: dict[str, QuantParams] = {}
@@ -111,31 +91,39 @@ class Graph:
     def __reduce__(self) -> tuple[Any, ...]:
         """Of a model, its nodes and each tensor travel by themselves: a message holds 2 GB at most."""
         tensors = [whole(tensor).SerializeToString() for tensor in self.model.graph.initializer]
-        return _travelled, (self._nodes().SerializeToString(), tensors)
+        return _travelled, (self._nodes().SerializeToString(), tensors, self.moves)
+
+    @cached_property
+    def in_floats(self) -> Graph:
+        """The graph that statistics are measured on: this one, with floats in place of integers that passes move."""
+        return Graph(self._twin.model, deep=False) if self._twin is not None else self
+
+    @cached_property
+    def _twin(self) -> Twin | None:
+        return float_twin(self.model) if self.moves else None
+
+    @property
+    def grids(self) -> Mapping[str, Grid]:
+        """Grids of the integers that passes may move, and of biases that follow them, by path."""
+        return {} if self._twin is None else self._twin.grids
 
     def sites(self) -> Iterator[Site]:
-        """Every float weight, bias or slope that is large enough to store, in graph order.
+        """Every float weight, bias or slope that is large enough to store, and integers that move, in graph order.
 
-        A weight that the model returns is none: it keeps every bit. There is none where all of them together are next
-        to nothing, as in a quantized model: its outputs are worth more than these bytes.
+        A weight that the model returns is none: it keeps every bit. No float is where all of them together are next to
+        nothing, as in a quantized model: its outputs are worth more than these bytes.
         """
         sites = list(self._sites())
-        if sum(site.bytes for site in sites) >= _LEAST_SHARE * sum(size for _, size in self.weights()):
-            yield from sites
+        floats = sum(site.bytes for site in sites if site.path not in self.grids)
+        few = floats < _LEAST_SHARE * sum(size for _, size in self.weights())
+        yield from (site for site in sites if site.path in self.grids or not few)
 
     def _sites(self) -> Iterator[Site]:
-        seen = {value.name for value in self.model.graph.output}
-        for graph in subgraphs(self.model.graph):
-            for node in graph.node:
-                for index, name in enumerate(node.input):
-                    tensor = self._tensors.get(name)
-                    if tensor is None or name in seen or tensor.data_type not in _FLOATS:
-                        continue
-                    axis = output_axis(node, index, len(tensor.dims))
-                    if prod(tensor.dims) < MIN_QUANTIZED or (axis is None and not is_vector(node, index, tensor)):
-                        continue
-                    seen.add(name)
-                    yield Site(name, tuple(tensor.dims), node.op_type, axis, tensor_bytes(tensor))
+        for site in float_sites(self.in_floats.model):
+            if site.path not in self.grids:
+                yield site
+            elif site.axis is not None:
+                yield replace(site, bytes=tensor_bytes(self._tensors[site.path]))
 
     def kept(self) -> dict[str, str]:
         """Why no pass may act on a weight, by the path of each that is no site."""
@@ -150,7 +138,9 @@ class Graph:
         for name, tensor in self._tensors.items():
             if name in sites:
                 continue
-            if tensor.data_type not in _FLOATS:
+            if name in self.grids:
+                found[name] = "it changes only as a weight before it does"
+            elif tensor.data_type not in FLOATS:
                 kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
                 found[name] = f"its elements are {kind}, which are coded as they are"
             elif name in shown:
@@ -189,8 +179,9 @@ class Graph:
         return self._adjusted[path] if path in self._adjusted else self.original(path)
 
     def original(self, path: str) -> Array:
-        """The weight at `path`, as it came."""
-        return elements_of(self._tensors[path])
+        """The weight at `path`, as it came; of integers that move, the values."""
+        elements = elements_of(self._tensors[path])
+        return self.grids[path].floats(elements) if path in self.grids else elements
 
     def adjust(self, path: str, values: Array) -> None:
         """Replaces the values of the weight at `path`, in its own shape and type, before any pass stores it."""
@@ -207,8 +198,14 @@ class Graph:
         self._adjusted.clear()
 
     def store(self, path: str, encoding: Encoding) -> None:
-        """Sets how the weight at `path` is stored."""
+        """Sets how the weight at `path` is stored; integers that move, as the nearest of their grid."""
+        if path in self.grids and not isinstance(encoding, InPlace):
+            encoding = self._in_place(path, encoding.values())
         self.encodings[path] = encoding
+
+    def _in_place(self, path: str, values: Array) -> InPlace:
+        grid = self.grids[path]
+        return InPlace(grid.nearest(values), grid)
 
     def quantize(self, value: str, params: QuantParams) -> None:
         """Rounds this value of the main graph for all its readers, the user included."""
@@ -258,6 +255,8 @@ class Graph:
         Raises OnnxoptError if a name is taken.
         """
         low_rank_chain.replace(self.model, path, tensors, chain)
+        for known in ("_twin", "in_floats"):
+            self.__dict__.pop(known, None)
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
 
@@ -318,8 +317,15 @@ class Graph:
 
     def _small(self, name: str) -> onnx.TensorProto:
         """A tensor that stays in the inner model."""
-        adjusted = self._adjusted.get(name)
-        return self._tensors[name] if adjusted is None else numpy_helper.from_array(adjusted, name)
+        changed = self._elements(name) if name in self._adjusted else None
+        return self._tensors[name] if changed is None else numpy_helper.from_array(changed, name)
+
+    def _elements(self, name: str) -> Array:
+        """The elements that the model has at run time, of a tensor that no pass has stored."""
+        if name not in self._adjusted:
+            return elements_of(self._tensors[name])
+        values = self._adjusted[name]
+        return self._in_place(name, values).q if name in self.grids else values
 
     def _stored(self, name: str) -> Encoding | None:
         """How an initializer is stored; None where it stays in the inner model."""
@@ -332,15 +338,8 @@ class Graph:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if dtype not in STORABLE or (dtype.kind in "iub" and dtype.itemsize >= 4 and count < MIN_STORED_INTEGERS):
             return None
-        return Raw(self.values(name))
-
-
-def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor's elements."""
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return sum(map(len, tensor.string_data))
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return -(-prod(tensor.dims) // 2) if dtype in PAIRED else prod(tensor.dims) * int(dtype.itemsize)
+        elements = self._elements(name)
+        return InPlace(elements, self.grids[name]) if name in self.grids else Raw(elements)
 
 
 def _add(inner: onnx.ModelProto, stored: dict[str, Encoding], more: Mapping[str, Encoding]) -> None:
@@ -360,11 +359,11 @@ def _copy_field(message: Any, name: str, value: Any) -> None:
         setattr(message, name, value)
 
 
-def _travelled(nodes: bytes, tensors: Sequence[bytes]) -> Graph:
+def _travelled(nodes: bytes, tensors: Sequence[bytes], moves: bool) -> Graph:
     """A graph in another process."""
     model = onnx.ModelProto.FromString(nodes)
     model.graph.initializer.extend(map(onnx.TensorProto.FromString, tensors))
-    return Graph(model, deep=False)
+    return Graph(model, False, moves)
 
 
 def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
@@ -372,6 +371,3 @@ def _reference(stored: onnx.TensorProto) -> onnx.TensorProto:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=LOCATION)
     return tensor
-
-
-_FLOATS = tuple(map(onnx.TensorProto.DataType.Value, ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")))

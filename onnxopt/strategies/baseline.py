@@ -82,10 +82,13 @@ class Baseline:
 
     @cached_property
     def undecided(self) -> frozenset[str]:
-        """Paths of weights that no user rule mentions and that are not factors."""
+        """Paths of weights that no user rule mentions and that are neither factors nor integers already."""
         decided, factored = self.search.overrides.decided(self.work.sites), self.work.form.chains
+        integers = self.work.graph.grids
         return frozenset(
-            path for path, one in decided.items() if one.says_nothing and path.rpartition("@")[0] not in factored
+            path
+            for path, one in decided.items()
+            if one.says_nothing and path.rpartition("@")[0] not in factored and path not in integers
         )
 
     def refusal(self, inline_only: bool) -> str:

@@ -104,6 +104,12 @@ def _quantize(n: Node) -> Grads:
     yield 0, n.dy / _scale(n) * (n.y > limits.min) * (n.y < limits.max)
 
 
+@rule("DynamicQuantizeLinear")
+def _quantize_dynamically(n: Node) -> Grads:
+    """Likewise; the range of each run counts as a constant, and nothing saturates."""
+    yield 0, n.dy / n.tape.value(n.outputs[1])
+
+
 @rule("DequantizeLinear")
 def _dequantize(n: Node) -> Grads:
     if n.attr("block_size"):

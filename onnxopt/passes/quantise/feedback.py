@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from onnxopt import native
 from onnxopt.calibration.stats import Floats, Stats
-from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, narrowed, nearest_log_step, step_of
+from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, Raw, narrowed, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
-from onnxopt.passes.base import Pass, channel_rms, correct_bias, finite, matrix, tensor
+from onnxopt.passes.base import Pass, Skip, channel_rms, correct_bias, finite, matrix, tensor
 
 _RATE = 0.25
 """Price of a bit when an integer is chosen, as a share of the slope. At 1, the price would equal that of the step size,
@@ -32,6 +32,9 @@ _LARGE = 2**16  # elements from which on a scale per row costs next to nothing
 _VECTOR = 0.25
 """The noise over signal of a bias, of slopes or of scales, relative to that of a row of weights."""
 _TINY = 1e-60
+_TWICE = 1.7
+"""Integers, of which a step goes over two: over one, there is no noise at all, and where the slope asks for fewer, that
+is worth its bit."""
 _FINEST = 2**21  # steps to the largest weight: float32 hardly resolves finer ones
 
 
@@ -66,16 +69,20 @@ class Feedback(Pass):
         values = graph.values(site.path)
         w, variance = self._matrix(values, site, stats)
         asked, step = self._steps(w, variance, site, stats)
+        unit = _unit(site, stats)
+        if unit is not None and (step == unit).all():
+            raise Skip("coarser integers than those that it came with would make too much noise")
         price = np.full(step.shape, 2 * log(2) * self.slope / stats.gain * _RATE)
         # A row that is quantized more finely than the slope asks for pays for a bit in proportion to its own noise.
         noise = np.square(step) / 12 * variance.astype(np.float64).mean(1)[:, None]
         price = np.where(step < asked, np.minimum(price, 2 * log(2) * noise * _RATE), price)
-        if w.size >= _LARGE and not self.max_bits:
+        if w.size >= _LARGE and not self.max_bits and unit is None:
             # Steps lie on a grid. Some rows take the next finer step and some the next coarser one, so that sizes do
             # not jump.
             step = step * 2.0 ** (((np.arange(w.shape[1]) + 0.5) / w.shape[1] - 0.5) / STEPS_PER_OCTAVE)
         k = nearest_log_step(step)
-        step = step_of(k).astype(np.float64)
+        if unit is None:
+            step = step_of(k).astype(np.float64)
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
         plain = moments.feedback if moments else None
@@ -84,9 +91,12 @@ class Feedback(Pass):
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
+        if unit is None:
+            graph.store(site.path, _leaf(q, k, values, site, stats))
+        else:
+            graph.store(site.path, Raw(tensor((q * step[..., None]).astype(values.dtype), site, stats)))
         if stats.linear is not None:  # what follows is as large as the weight, twice
-            correct_bias(graph, w - q * step[..., None], stats, about_mean=True)
-        graph.store(site.path, _leaf(q, k, values, site, stats))
+            correct_bias(graph, w - matrix(graph.encoding(site.path).values(), site, stats), stats, about_mean=True)
         return ()
 
     def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
@@ -122,7 +132,28 @@ class Feedback(Pass):
         given = np.maximum(np.minimum(step, coarsest), largest / _FINEST)
         if self.max_bits:
             given = np.maximum(given, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
+        if (unit := _unit(site, stats)) is not None:
+            given = unit * _times(given / unit, bounded=bool(self.max_bits))
         return step, np.asarray(given)
+
+
+def _unit(site: Site, stats: Stats) -> Floats | None:
+    """What one integer adds to a row of integers that move, [groups, outputs].
+
+    None for floats, and where the scale is not the same along rows: then each value goes to the nearest integer.
+    """
+    if stats.grid is None:
+        return None
+    units = matrix(stats.grid.units(), site, stats)
+    return units[..., 0].astype(np.float64) if (units == units[..., :1]).all() else None
+
+
+def _times(wanted: Floats, bounded: bool) -> float:
+    """The integers that a step goes over: the same number in all rows, as one table names those that are left."""
+    if bounded:
+        return float(np.ceil(wanted.max()))
+    times = float(np.exp(np.log(wanted).mean()))
+    return 1.0 if times < _TWICE else float(np.rint(times))
 
 
 def _coarsest(w: Floats, site: Site, noise: float) -> Floats:
