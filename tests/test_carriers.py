@@ -9,7 +9,6 @@ import onnx
 import pytest
 from builders import weights
 from carriers import CARRIERS, carrier, ids, integers, node
-from integer_carriers import INTEGER_CARRIERS
 from rich.console import Console
 
 import onnxopt
@@ -20,10 +19,9 @@ from onnxopt.report.table import print_result
 
 INTEGERS = {
     "dequantize_tensor", "dequantize_channel", "dequantize_uint8", "dequantize_block", "dequantize_int4",
-    "dequantize_uint4_block", "nbits", "nbits_8", "gather_blocks", "gather_int8", *INTEGER_CARRIERS,
+    "dequantize_uint4_block", "nbits", "nbits_8", "gather_blocks", "gather_int8",
 }  # fmt: skip
-"""Models whose weight stays what it is without data: the kernels take integers."""
-EVERY = CARRIERS | INTEGER_CARRIERS
+"""Models whose weight stays what it is: the kernels take integers. tests/test_moved_integers.py has more, with data."""
 FOLDED = {
     "cast_float16": "c", "cast_bfloat16": "c", "cast_float8": "c", "cast_int8": "d", "transpose": "m", "reshape": "m",
     "dequantize_int32": "d", "dequantize_float8": "d", "einsum_turned": "w@turned.y", "loop_state": "weight",
@@ -35,12 +33,12 @@ SMALL = 64
 
 
 def optimized(name: str, folder: Path) -> tuple[onnx.ModelProto, onnxopt.Result]:
-    made = EVERY[name]()
+    made = CARRIERS[name]()
     onnx.save(made, folder / "model.onnx")
     return made, onnxopt.optimize(folder / "model.onnx", folder / "small.onnx")
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CARRIERS)
 def test_each_weight_is_quantized_or_has_a_reason(name: str, tmp_path: Path) -> None:
     made, result = optimized(name, tmp_path)
     events = {event.path: event for event in result.events}

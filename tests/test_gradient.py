@@ -124,6 +124,22 @@ def test_rounding_counts_as_the_identity_up_to_saturation() -> None:
     np.testing.assert_allclose(np.sign(found @ tensors["w"]) * found, tensors["w"][:, 0] * [0, 1, 1, 1, 0], rtol=1e-4)
 
 
+def test_rounding_by_the_range_of_a_run_counts_as_the_identity() -> None:
+    x = np.array([[-9, -5, 0.3, 5, 9]], np.float32)
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        node("Cast", ["q"], ["f"], to=FLOAT),
+        node("Cast", ["zero"], ["z"], to=FLOAT),
+        node("Sub", ["f", "z"], ["c"]),
+        node("MatMul", ["c", "w"], ["h"]),
+        node("Mul", ["h", "scale"], ["y"]),
+    ]
+    model = build(nodes, x.shape, {"w": weights(5, 1)})
+    shift(model, "x", x.shape)
+    found = Gradient(model, ["shift of x"]).weights({"x": x}, 0)[0]["shift of x"][0]
+    np.testing.assert_allclose(np.abs(found), np.abs(weights(5, 1)[:, 0]), rtol=1e-4)
+
+
 def test_half_precision_gives_the_same() -> None:
     def found(kind: int, dtype: type) -> np.ndarray:
         nodes = [

@@ -143,6 +143,8 @@ class Graph:
             elif tensor.data_type not in FLOATS:
                 kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
                 found[name] = f"its elements are {kind}, which are coded as they are"
+                if self.moves and len(tensor.dims) > 1:
+                    found[name] += "; nothing is known of how they are used"
             elif name in shown:
                 found[name] = "the model returns it"
             elif name in few:

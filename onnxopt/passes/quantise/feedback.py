@@ -32,9 +32,11 @@ _LARGE = 2**16  # elements from which on a scale per row costs next to nothing
 _VECTOR = 0.25
 """The noise over signal of a bias, of slopes or of scales, relative to that of a row of weights."""
 _TINY = 1e-60
-_TWICE = 1.7
-"""Integers, of which a step goes over two: over one, there is no noise at all, and where the slope asks for fewer, that
-is worth its bit."""
+_ABOUT = 1.4
+"""The most noise of a step over whole integers, as a share of what the slope asks for: at 1.4, it is too much as often as
+it is too little, in the price of bits."""
+_BETWEEN = (2.0, 6), (1.5, 4), (4 / 3, 3)
+"""Steps between one integer and three, and their noise without feedback, in twelfths: each skips some integers."""
 _FINEST = 2**21  # steps to the largest weight: float32 hardly resolves finer ones
 
 
@@ -133,7 +135,7 @@ class Feedback(Pass):
         if self.max_bits:
             given = np.maximum(given, largest / (2 ** (self.max_bits - 1) - 1) * 2**0.125)
         if (unit := _unit(site, stats)) is not None:
-            given = unit * _times(given / unit, bounded=bool(self.max_bits))
+            given = unit * _times(given / unit, stats.moments is not None, bounded=bool(self.max_bits))
         return step, np.asarray(given)
 
 
@@ -148,12 +150,20 @@ def _unit(site: Site, stats: Stats) -> Floats | None:
     return units[..., 0].astype(np.float64) if (units == units[..., :1]).all() else None
 
 
-def _times(wanted: Floats, bounded: bool) -> float:
-    """The integers that a step goes over: the same number in all rows, as one table names those that are left."""
+def _times(wanted: Floats, fed_back: bool, bounded: bool) -> float:
+    """The integers that a step goes over: the same number in all rows, as one table names those that are left.
+
+    Rows make about as much noise together as with the steps that they are wanted with, in integers. A step over n makes
+    ``n^2 / 12`` where feedback has moved the weights between the integers, and none over one. Without feedback, each
+    goes to the nearest: over an odd n that makes ``(n^2 - 1) / 12``, which even ones are not worth.
+    """
     if bounded:
         return float(np.ceil(wanted.max()))
-    times = float(np.exp(np.log(wanted).mean()))
-    return 1.0 if times < _TWICE else float(np.rint(times))
+    twelfths = _ABOUT / np.square(1 / wanted).mean()
+    if fed_back:
+        return max(1.0, float(np.floor(np.sqrt(twelfths))))
+    odd = (np.floor(np.sqrt(twelfths + 1)) - 1) // 2 * 2 + 1
+    return float(odd) if odd > 1 else next((times for times, made in _BETWEEN if made <= twelfths), 1.0)
 
 
 def _coarsest(w: Floats, site: Site, noise: float) -> Floats:
