@@ -56,6 +56,22 @@ def test_a_value_without_elements_has_no_gradient() -> None:
     assert "a value has no elements" in gradient.unsupported["v"]
 
 
+def test_constants_of_a_values_shape_take_no_gradient() -> None:
+    """A detector's anchors, which have the shape of what they are added to."""
+    tensors = {"w": weights(8, 6), "v": weights(6, 6)}
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Shape", ["h"], ["s"]),
+        node("ConstantOfShape", ["s"], ["c"], value=numpy_helper.from_array(np.ones(1, np.float32))),
+        node("MatMul", ["c", "v"], ["a"]),
+        node("Mul", ["h", "a"], ["y"]),
+    ]
+    gradient = Gradient(build(nodes, ["n", 8], tensors), ["w", "v"])
+    found, _ = gradient.weights({"x": weights(2, 8)}, 0)
+    assert set(found) == {"w", "v"}
+    assert not gradient.unsupported
+
+
 @pytest.mark.parametrize("model", [mlp(16), two_outputs(1), two_outputs(1000)], ids=["one", "two", "two unlike"])
 def test_gradients_of_weights_foretell_the_error_of_the_outputs(model: onnx.ModelProto) -> None:
     """Noise on single elements, small enough to add up, makes on average what their gradients say."""

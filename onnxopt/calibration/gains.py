@@ -30,7 +30,8 @@ _CHUNK = 8
 """Most samples in a chunk for gradients: in a small chunk fewer samples meet with random signs."""
 _SHAPES = 2
 """Most shapes of the chunks of a law."""
-_PROBE_SAMPLES = 32
+_PROBE_SAMPLES, _LEAST_SAMPLES, _PROBES = 32, 4, 1024
+"""Most and fewest samples with noise in a weight, and samples with noise in any: each runs the whole model."""
 
 
 def measure_gains(
@@ -48,11 +49,13 @@ def measure_gains(
     uses = {path: linears for path, linears in one.uses.items() if key(path) in cache}
     _from_gradients(subject, sites, uses, cache, pool, lambda share: advance(BY_GRADIENTS, GRADIENTS * share))
     measured, unknown, probe = dict[str, float](), dict[str, str](), None
+    left = sum(f"{key(site.path)}-gain" not in cache for site in sites)
+    samples = min(_PROBE_SAMPLES, max(_LEAST_SAMPLES, _PROBES // max(1, left)))
     for count, site in enumerate(sites, 1):
         known = cache.get(f"{key(site.path)}-gain")
         if known is None:
             probe = probe or Probe(
-                graph.model, _weights_and_biases(uses, [one.path for one in sites]), list(chunks.feeds(_PROBE_SAMPLES))
+                graph.model, _weights_and_biases(uses, [one.path for one in sites]), list(chunks.feeds(samples))
             )
             try:
                 known = {"gain": np.asarray(_from_noise(graph, site, uses.get(site.path), probe, cache))}

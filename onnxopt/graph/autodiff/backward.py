@@ -12,6 +12,8 @@ from onnxopt.graph.autodiff.tape import FLOATS, RULES, Forward, Node, NoGradient
 from onnxopt.graph.normalise import subgraphs
 
 _CHANCE = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_SHAPES = ("Shape", "Size")
+"""Operators to which elements do not matter."""
 
 
 def nodes_of(model: onnx.ModelProto) -> list[Node]:
@@ -31,7 +33,7 @@ def constants(nodes: Sequence[Node], weights: set[str]) -> set[str]:
     """Values that are the same for all inputs of one shape: weights, shapes, and what is computed from them."""
     known = set(weights)
     for node in nodes:
-        if node.op in ("Shape", "Size") or (node.op not in _CHANCE and reads(node) <= known):
+        if node.op in _SHAPES or (node.op not in _CHANCE and reads(node) <= known):
             known.update(node.outputs)
     return known - {""}
 
@@ -134,9 +136,9 @@ def _total(grads: dict[str, list[Var]], name: str) -> Var | None:
 
 
 def _descendants(nodes: Sequence[Node], values: set[str]) -> set[str]:
-    """`values` and all that is computed from them."""
+    """`values` and all that is computed from their elements."""
     found = set(values)
     for node in nodes:
-        if reads(node) & found:
+        if node.op not in _SHAPES and reads(node) & found:
             found.update(node.outputs)
     return found - {""}
