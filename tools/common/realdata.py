@@ -155,6 +155,10 @@ def _unchanged(images: Array) -> Array:
     return images
 
 
+def _of_160_pixels(images: Array) -> Array:
+    return np.stack([np.asarray(Image.fromarray(one).resize((160, 160), Image.Resampling.BILINEAR)) for one in images])
+
+
 # ---- tasks ---------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +207,7 @@ TASKS: dict[str, Task] = {
     "squeezenet1.1": _IMAGENET,
     "mobilenet_v1_0.25": Task(_IMAGENET.data, imagenet, _minus_one_to_one),
     "mobilenet_v2": _IMAGENET,
+    "mobilenet_v1_0.5_int8_tflite": Task(_IMAGENET.data, imagenet, _of_160_pixels, first_class=1),
     "mobilenet_v2_int8_tflite": Task(_IMAGENET.data, imagenet, _unchanged, first_class=1),
     "resnet50v2_imagenette": Task("Imagenette", imagenette, _standard),
     "mobilefacenet": Task("LFW, 1,800 pairs", lfw, _nchw, stand_in=small_photographs),
@@ -295,7 +300,7 @@ def sensible_inputs(model: str) -> list[dict[str, Array]]:
     """
     if model in TASKS:
         task = TASKS[model]
-        size = 1 if model in ("mnist_cntk", "mobilenet_v2_int8_tflite") else 8
+        size = 1 if model == "mnist_cntk" or model.endswith("_int8_tflite") else 8
         images = _limited(task.read("test"), 8).images[:8]
         name = {
             "mnist_cntk": "Input3",

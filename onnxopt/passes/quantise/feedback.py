@@ -33,8 +33,8 @@ _VECTOR = 0.25
 """The noise over signal of a bias, of slopes or of scales, relative to that of a row of weights."""
 _TINY = 1e-60
 _ABOUT = 1.4
-"""The most noise of a step over whole integers, as a share of what the slope asks for: at 1.4, it is too much as often as
-it is too little, in the price of bits."""
+"""The most noise of a step over whole integers, as a share of what the slope asks for: from there on, the bits
+of one integer more are worth its noise."""
 _BETWEEN = (2.0, 6), (1.5, 4), (4 / 3, 3)
 """Steps between one integer and three, and their noise without feedback, in twelfths: each skips some integers."""
 _FINEST = 2**21  # steps to the largest weight: float32 hardly resolves finer ones
