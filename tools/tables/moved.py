@@ -113,5 +113,5 @@ def render(rows: Sequence[Row]) -> str:
     return markdown(columns, "lrlrrrrrrrr", lines)
 
 
-MODELS = ("mobilenet_v1_0.5_int8_tflite", "mobilenet_v2_int8_tflite", SPEAKERS)
-TABLES = (Table("moved", "docs/weights.md", 15, measure, render, MODELS),)
+MODELS = ("mobilenet_v1_0.5_int8_tflite", "mobilenet_v2_int8_tflite")
+TABLES = (Table("moved", "docs/weights.md", 15, measure, render, MODELS, (SPEAKERS,)),)
