@@ -23,13 +23,13 @@ SHAPE = (32, 16)
 """Outputs and inputs of the convolution."""
 
 
-def passes(attributes: dict[str, Any], samples: int, size: int) -> tuple[Array, dict[str, Array]]:
+def passes(attributes: dict[str, Any], samples: int, size: int, opset: int = 17) -> tuple[Array, dict[str, Array]]:
     """Outputs and gradients of two convolutions whose weights are inputs."""
     kernel = attributes["kernel_shape"]
     tensors = {"first": weights(16, 3, 1, 1, seed=1), "w": weights(*SHAPE, *kernel, seed=2), "b": weights(32, seed=3)}
     model = build(
         [node("Conv", ["x", "first"], ["h"]), node("Conv", ["h", "w", "b"], ["y"], **attributes)],
-        [samples, 3, size, 8], tensors,
+        [samples, 3, size, 8], tensors, opset=opset,
     )  # fmt: skip
     model, found = opened(model, tensors), dict[str, Array]()
     gradient = Gradient(model, list(tensors))
@@ -66,6 +66,15 @@ def test_any_convolution_in_blocks(
     np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-4, atol=1e-4)
     for path, slope in slopes.items():
         np.testing.assert_allclose(gradients[path], slope, rtol=1e-4, atol=1e-4 * np.abs(slope).max())
+
+
+@needs_blocks
+def test_models_of_old_opsets_have_blocks_too() -> None:
+    attributes = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    wanted, slopes = passes(attributes, 16, 8)
+    found, gradients = passes(attributes, 16, 8, opset=9)
+    np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == slopes.keys() == {"first", "w", "b"}
 
 
 @needs_blocks

@@ -164,8 +164,9 @@ class Var:
         return self.tape.op(op, self, *inputs, **attributes)
 
     def reshape(self, shape: Sequence[int]) -> Var:
-        """The same elements in another shape; sizes may be 0."""
-        return self.apply("Reshape", np.array(shape, np.int64), allowzero=1)
+        """The same elements in another shape; sizes may be 0, but only from opset 14 on."""
+        empty = {"allowzero": 1} if 0 in shape else {}
+        return self.apply("Reshape", np.array(shape, np.int64), **empty)
 
     def transpose(self, permutation: Sequence[int]) -> Var:
         """Axes in another order."""
