@@ -56,6 +56,13 @@ def test_a_bounded_size_is_used_and_the_file_is_nearer_to_the_original(
     assert (noise[1] or 1) < 0.9 * (noise[0] or 0)
 
 
+def test_few_samples_show_a_large_gain_only(tmp_path: Path) -> None:
+    small, data = tuning_case(tmp_path, 64, 64)  # of which 6 are held back
+    done = onnxopt.optimize(small, tmp_path / "out.onnx", Contract(target_ratio=12), data, tune="5epochs")
+    assert done.tuning
+    assert "tuned" not in done.plan.to_json()
+
+
 def test_a_deep_model_is_small_enough_before_it_is_cut(tmp_path: Path) -> None:
     nodes, tensors, x = [], {}, "x"
     for i in range(12):

@@ -262,5 +262,6 @@ class _Rounds:
         if not self._decided.met:
             return True
         if self._once:
-            return best.distance < self._trainee.distance(self._work, self._decided.plan)
+            before = self._trainee.distance(self._work, self._decided.plan)
+            return best.distance < (1 - self._trainee.doubt) * before
         return best.trial.size < kept.size

@@ -155,6 +155,11 @@ class Trainee(ABC):
         return total / sum(one.samples for one in lessons)
 
     @property
+    def doubt(self) -> float:
+        """The share of a distance that chance makes: one in the root of the number of samples held back."""
+        return float(self._setting.parts.validation.count() ** -0.5)
+
+    @property
     def updates(self) -> int:
         """Of a pass over the data."""
         return len(self._lessons)
