@@ -17,16 +17,19 @@ from onnx import helper
 import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending, open_data
+from onnxopt.encoding import Affine
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import output_error
 from onnxopt.request import Request
 from onnxopt.search.original import Original, Parts
 from onnxopt.spec.augment import Augment, parse
 from onnxopt.tuning.augmented import augmented, is_images
+from onnxopt.tuning.cut import cut
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.stage import held_out
 from onnxopt.tuning.student import Lessons, update_size
+from onnxopt.tuning.weights import Weight, Weights
 
 Array = np.ndarray[Any, Any]
 
@@ -114,6 +117,24 @@ def test_the_rate_knows_busy_rows_and_columns() -> None:
         found.append(rate.bits(masters.ravel()) / 8)
     assert found[0] == pytest.approx(coded, rel=0.06)
     assert found[1] > 1.15 * coded
+
+
+def test_a_cut_takes_what_harms_least_and_no_more_than_it_needs() -> None:
+    drawn = np.random.default_rng(0)
+    grid = Affine(np.rint(drawn.laplace(0, 1, (64, 128))).astype(np.int32), np.array([-8], np.int16), 0,
+                  np.dtype(np.float32))  # fmt: skip
+    found = Weights([Weight.of("w", grid)], {"w": grid.values()}, near=True)
+    found.squares[:] = np.repeat([1.0, 1e-6], 64 * 64)  # the upper half matters
+
+    def measured() -> int:
+        return len(native.encode(cast(Affine, found.stored()["w"]).q)[1])
+
+    before = measured()
+    cut(found, 97 * before // 100, measured)
+    moved = cast(Affine, found.stored()["w"]).q != grid.q
+    assert 0.93 * before < measured() <= 0.97 * before
+    assert not moved[:32].any()
+    assert np.abs(found.rounded - grid.q.ravel()).max() <= 1
 
 
 def test_images_are_changed_alike_in_both_layouts() -> None:

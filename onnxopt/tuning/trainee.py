@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
 from onnxopt.build.schedule import Schedule
@@ -30,9 +29,9 @@ from onnxopt.spec.plan import Plan, Step
 from onnxopt.tuning.augmented import is_images
 from onnxopt.tuning.budget import Budget, duration
 from onnxopt.tuning.checkpoint import Checkpoints
+from onnxopt.tuning.cut import cut
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
-from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.training import Course, Pass, train
 from onnxopt.tuning.weights import Weight, Weights
@@ -41,8 +40,6 @@ _POWER = 8
 """Batches that show the power of the outputs."""
 _SELDOM = 10
 """Times as long as the file was measured, nothing is measured again while weights are trained."""
-_CUT, _CUTS = np.float32(0.01), 20
-"""Steps by which all weights move towards cheaper integers where a file is too large, and how often at most."""
 
 Advance = Callable[[str], None]
 
@@ -251,13 +248,13 @@ class Quantized(Trainee):
         kinds = [Weight.of(path, known[path], most=self._most.get(path, 0)) for path in trained]
         weights = Weights(kinds, start, near=not self._values)
         fixed = {path: one.values() for path, one in known.items() if path not in trained}
-        self._train(plan, weights, fixed, Price(at, size, lambda: self._size(plan, weights.stored())), advance)
-        rate = Rate(weights.matrices)
-        for _ in range(_CUTS if size is not None else 0):
-            if self._size(plan, weights.stored()) <= (size or 0):
-                break
-            rate.learn(weights.rounded)
-            weights.rounded -= _CUT * np.sign(rate.gradient(weights.rounded))
+
+        def measured() -> int:
+            return self._size(plan, weights.stored())
+
+        self._train(plan, weights, fixed, Price(at, size, measured), advance)
+        if size is not None:
+            cut(weights, size, measured)
         self._values, values = weights.values(), weights.stored()
         return self._work.with_tuned(values), planned(plan, values)
 

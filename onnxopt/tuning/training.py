@@ -56,9 +56,15 @@ class _Run:
 
     def __init__(self, weights: Weights, price: Price) -> None:
         self.weights, self.price = weights, price
-        self.adam, self.speed = Adam(len(weights.masters)), _RATE / weights.layers**0.5
+        self.speed = _RATE / weights.layers**0.5
+        self.begin()
         self.updates, self.recent, self.at_first = 0, 0.0, 0.0
         self.start, self.ended = weights.masters.copy(), False
+
+    def begin(self) -> None:
+        """Begins, or begins again."""
+        self.adam = Adam(len(self.weights.masters))
+        self.weights.squares = self.adam.square
 
     def update(self, loss: float, by_path: Mapping[str, Array], rate: Rate, share: float) -> None:
         """Moves the weights once."""
@@ -68,7 +74,8 @@ class _Run:
             if not weights.matrices:
                 self.speed = max(self.speed, _FLOATS * min(1.0, loss**0.5))
         if share < _EARLY and not loss <= _BROKEN * self.at_first:
-            weights.masters[:], self.adam = self.start, Adam(len(self.start))
+            weights.masters[:] = self.start
+            self.begin()
             self.speed /= _SLOWER
         else:
             gradient = weights.gradient(by_path)

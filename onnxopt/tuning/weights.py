@@ -219,6 +219,8 @@ class Weights:
         self._units = np.concatenate(units)
         self.masters = np.concatenate([one.numbers(values[one.path]) for one in self._weights]).astype(np.float32)
         self.masters /= self._units
+        self.squares = np.zeros_like(self.masters)
+        """Of their gradients, the means of late, once they are trained."""
         self.layers = max(1, sum(len(one.shape) > 1 for one in self._weights))
         """Weights that are no vectors."""
         self.matrices = [one.matrix for one in rounded]
