@@ -35,6 +35,8 @@ from onnxopt.tuning import tuned
 _ANOTHER = "another strategy saves more time"
 _MISSED = "the finished file misses the contract"
 _OUTPUT = "the output"
+_LARGE = 2**27
+"""Bytes of a source of which memory counts more than time."""
 
 
 def optimize(
@@ -328,7 +330,7 @@ def plain_source(path: Path, request: Request | None = None) -> Source:
     """
     native.return_memory(native.LARGE_BLOCK)
     source = read(path, request is not None and _sets_aside(request))
-    if source.shelf is not None:
+    if request is not None and source.shelf is not None and (request.lossless or source.size > _LARGE):
         native.return_memory(native.SMALL_BLOCK)
     if is_compressed(source.model):
         raise OnnxoptError(f"{source.path}: is compressed already; `onnxopt decompress` gives the plain model back")

@@ -17,8 +17,8 @@ import onnxopt
 from onnxopt.calibration import chunks, collect
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
-from onnxopt.calibration.moments import DAMPING
-from onnxopt.calibration.stats import Stats, cholesky_feedback, shrinkage
+from onnxopt.calibration.moments import DAMPING, blocks_of
+from onnxopt.calibration.stats import Stats, cholesky_feedback, in_blocks, out_of_blocks, shrinkage
 from onnxopt.data import Hints, quiet_session, synthetic
 from onnxopt.graph import Graph, normalise
 
@@ -171,6 +171,46 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
     moments = least.moments("fc1")
     assert moments.feedback is None
     np.testing.assert_allclose(moments.power[0], np.square(seen(samples)).mean(0), rtol=1e-4)
+
+
+def test_with_little_memory_inputs_know_those_of_their_block(tmp_path: Path) -> None:
+    samples = vectors(1200, 128)
+    whole, some = (Calibrated(mlp(128), samples, tmp_path / str(n), max_ram=2 * 8 * 128 * n) for n in (128, 64))
+    one, two = (found.moments("fc1") for found in (whole, some))
+    assert (one.blocks, two.blocks) == (1, 2)
+    np.testing.assert_allclose(one.power, two.power, rtol=1e-4)
+    np.testing.assert_array_equal(one.held_back, two.held_back)
+    dense, rows = two.whole(), seen(samples)
+    assert dense is not None
+    assert not dense[0, :64, 64:].any()
+    for number, own in enumerate(np.split(rows, 2, 1)):
+        part = slice(64 * number, 64 * number + 64)
+        second = (own.T.astype(np.float64) @ own)[None] / len(own)
+        feedback, variance = cholesky_feedback(second, DAMPING)
+        np.testing.assert_allclose(dense[0, part, part], feedback[0], rtol=0.02, atol=1e-3)
+        np.testing.assert_allclose(two.variance[0, part], variance[0], rtol=0.02)
+    assert 0.2 < some.of("fc1").signal / whole.of("fc1").signal < 5
+    gains = [found.of("fc1").gain * found.of("fc1").signal for found in (whole, some)]
+    assert 0.2 < gains[0] / gains[1] < 5
+
+
+@given(st.integers(1, 20), st.integers(1, 5000), st.integers(1, 2**30), st.sampled_from([None, 64, 2048]))
+def test_blocks_are_equally_wide_and_fit(groups: int, inputs: int, most: int, widest: int | None) -> None:
+    blocks = blocks_of(groups, inputs, most, widest)
+    if blocks is None:
+        assert 8 * groups * inputs**2 > most
+    else:
+        assert inputs % blocks == 0
+        assert 8 * groups * inputs * (inputs // blocks) <= most
+        assert blocks == 1 or inputs // blocks >= 64
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+def test_blocks_come_apart_and_together(groups: int, blocks: int, width: int) -> None:
+    rows = np.arange(groups * 5 * blocks * width).reshape(groups, 5, blocks * width)
+    apart = in_blocks(rows, blocks)
+    np.testing.assert_array_equal(apart[blocks - 1], rows[0, :, (blocks - 1) * width :])
+    np.testing.assert_array_equal(out_of_blocks(apart, blocks), rows)
 
 
 def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

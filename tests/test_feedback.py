@@ -35,15 +35,19 @@ def correlated(*shape: int, seed: int = 0) -> Array:
     return np.moveaxis(rng.standard_normal(shape).swapaxes(1, -1) @ mixed, -1, 1).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["mlp", "cnn"])
+@pytest.fixture(scope="module", params=["mlp", "blocks", "cnn"])
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Statistics]:
-    made, shape = {"mlp": (mlp(64), (512, 64)), "cnn": (cnn(), (64, 3, 16, 16))}[request.param]
+    made, shape, memory = {
+        "mlp": (mlp(64), (512, 64), 2**30),
+        "blocks": (mlp(128), (512, 128), 2 * 8 * 128 * 64),  # for blocks of 64 inputs
+        "cnn": (cnn(), (64, 3, 16, 16), 2**30),
+    }[request.param]
     normalise(made)
     graph = Graph(made)
     samples = correlated(*shape)
     data = open_data(lambda: np.split(samples, 16), quiet_session(made.SerializeToString()))
     cache = Cache(str(tmp_path_factory.mktemp("statistics")))
-    return graph, calibrate(graph, list(graph.sites()), data, cache, Budget(2**30), lambda what, share: None)
+    return graph, calibrate(graph, list(graph.sites()), data, cache, Budget(memory), lambda what, share: None)
 
 
 def noise(error: Array, stats: Stats) -> float:

@@ -56,8 +56,10 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 
-_STATISTICS = 2
+_STATISTICS = 3
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
+_SMALL = 2**24
+"""Bytes of containers that are kept while the next is built; their weights are about five times as large."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")  # for timing, where weight values do not matter
 
 
@@ -71,8 +73,8 @@ class _Shared:
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
     coded: container.Known = field(default_factory=dict)
     """What earlier containers of this model hold as it is."""
-    built: tuple[Graph, Built] | None = None
-    """What a fast run tried last, and of which graph, so as not to build it again. It is as large as the model."""
+    built: list[tuple[Graph, Built]] = field(default_factory=list)
+    """What a fast run tried, and of which graph, so as not to build it again: all where it is small, else the last."""
     blas: threadpool_limits | None = None
     """Within the workspace's context, BLAS and LAPACK use one thread, as their sums depend on the number of threads.
     Weights are treated side by side instead."""
@@ -266,9 +268,11 @@ class Workspace:
         Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
-        if (tried := self._shared.built) and tried[0] is self.graph and tried[1].plan == plan:
-            return tried[1]
-        self._shared.built = tried = None
+        for graph, tried in self._shared.built:
+            if graph is self.graph and tried.plan == plan:
+                return tried
+        if sum(len(tried.packed) for _, tried in self._shared.built) > _SMALL:
+            self._shared.built.clear()
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -291,7 +295,7 @@ class Workspace:
         """
         built = self.build(plan, advance)
         if self.request.fast:
-            self._shared.built = self.graph, built
+            self._shared.built.append((self.graph, built))
         self.source.rest()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
@@ -387,6 +391,7 @@ class Workspace:
         for cache in self._shared.caches.values():
             cache.close(keep=error is not None)
         self._shared.caches.clear()
-        self._shared.latest = self._shared.built = None
+        self._shared.latest = None
+        self._shared.built.clear()
         if self._shared.blas is not None:
             self._shared.blas.restore_original_limits()

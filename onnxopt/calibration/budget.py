@@ -22,6 +22,8 @@ class Use:
     """Chunks of data for gradients..."""
     gradients_a_law: int
     """...and fewest of each law, if there are several."""
+    widest: int | None = None
+    """Most inputs of a weight that know each other; None: as many as memory holds."""
     rows_wanted: float | None = None
     """Input vectors for each input of a weight for which samples are taken; None: all samples."""
 
@@ -31,7 +33,7 @@ class Use:
 
 
 EVERYTHING = Use(32768, 16, 24, 8)
-_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 1)}
+_USES = {Effort.DEFAULT: EVERYTHING, Effort.BEST: EVERYTHING, Effort.FAST: Use(1024, 8, 4, 2, 1024, 1)}
 _LEAST, _MOST = 32, 1024
 """Samples that are taken where not all are."""
 

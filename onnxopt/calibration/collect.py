@@ -125,7 +125,8 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
 
         measure_moments(subject, paths, cache, pool, tick)
 
-    for group in _groups(todo, {path: moment_bytes(graph, path, uses[path][0]) for path in todo}, budget.max_ram // 2):
+    takes = {path: moment_bytes(graph, path, uses[path][0], budget.use.widest) for path in todo}
+    for group in _groups(todo, takes, budget.max_ram // 2):
         unknown |= _one_by_one(moments, group)
         before += len(group)
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}

@@ -19,7 +19,7 @@ from onnxopt.calibration.budget import Use
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import HOLD_BACK, Chunks, Shard
 from onnxopt.calibration.second import Pairs, Squares
-from onnxopt.calibration.stats import Floats, cholesky_feedback, shrinkage
+from onnxopt.calibration.stats import Floats, cholesky_feedback, in_blocks, out_of_blocks, shrinkage
 from onnxopt.data import Batch, chosen_session
 from onnxopt.encoding import Array
 from onnxopt.graph import Graph, Linear, expose
@@ -36,6 +36,8 @@ _HELD = 256
 _FEW = 10
 """Vectors for each input, below which moments fit the vectors that they were measured on better than others."""
 _MOST_OPTIMISTIC, _TINY = 16.0, 1e-300
+_NARROWEST = 64
+"""Inputs of a block, at least."""
 _INPUTS = (1e-15, 1e15)
 """Range of the largest input of a layer: float32 holds its square."""
 _SIGNALS = (1e-30, 1e30)
@@ -47,10 +49,25 @@ def key(path: str) -> str:
     return f"{crc32(path.encode()):08x}-{len(path)}"
 
 
-def moment_bytes(graph: Graph, path: str, linear: Linear) -> int:
-    """Bytes of a weight's second moment, in float64."""
-    groups, _, inputs = linear.matrix(graph.values(path)).shape
-    return int(groups) * int(inputs) ** 2 * 8
+def moment_bytes(graph: Graph, path: str, linear: Linear, widest: int | None = None) -> int:
+    """Bytes of the sums of a weight's second moment, where so many inputs know each other; None: all."""
+    groups, _, inputs = map(int, linear.matrix(graph.values(path)).shape)
+    blocks = -(-inputs // (widest or inputs))
+    return blocks * Pairs.size(groups, -(-inputs // blocks))
+
+
+def blocks_of(groups: int, inputs: int, most: int, widest: int | None) -> int | None:
+    """Blocks of inputs, equally wide, of which second moments ``[groups, blocks, width, width]`` are measured: as few
+    as may be. None if they would be too narrow.
+
+    Arguments:
+        most: bytes of the second moments.
+        widest: inputs of a block. A number of inputs that cannot be divided so is not.
+    """
+    for blocks in range(-(-inputs // (widest or inputs)), inputs // _NARROWEST + 1):
+        if inputs % blocks == 0 and 8 * groups * inputs * (inputs // blocks) <= most:
+            return blocks
+    return 1 if 8 * groups * inputs**2 <= most else None
 
 
 def white_noise(path: str, w: Floats) -> Floats:
@@ -70,7 +87,7 @@ class Subject:
     samples: int
     """Number of samples in the data."""
     max_ram: int
-    """Bytes; a weight whose second moment takes more than half gets its diagonal only."""
+    """Bytes; of a second moment that takes more than half, only blocks along the diagonal are measured."""
 
 
 def measure_moments(
@@ -123,8 +140,8 @@ def _summed(
     names = sorted({linear.x for linears in uses.values() for linear in linears} - inputs)
     session = chosen_session(expose(graph.model, names)) if names else None
     sums = {
-        path: _Sums(graph.values(path), linears, shard.seed(crc32(path.encode())), one.samples,
-                    2 * moment_bytes(graph, path, linears[0]) <= one.max_ram, one.chunks.use)
+        path: _Sums(graph.values(path), linears, shard.seed(crc32(path.encode())), one.samples, one.max_ram // 2,
+                    one.chunks.use)
         for path, linears in uses.items()
     }  # fmt: skip
     for index, feeds in enumerate(one.chunks.of(shard)):
@@ -160,16 +177,11 @@ def _stored(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[
         return _unfit(path), {"largest": sums.largest}
     centred = linears[0].bias is not None and len(linears) == 1
     mean, second = sums.moments(centred)
-    noise = white_noise(path, w)
-    if second.ndim == 3:
-        signal, noise_power = (float((m @ second * m).sum()) for m in (w, noise))
-    else:
-        signal, noise_power = (float((np.square(m) * second[:, None]).sum()) for m in (w, noise))
-    signal = max(0.0, signal)
+    held = sums.held(mean if centred else 0 * mean)
+    signal = max(0.0, _power(in_blocks(w, sums.blocks), second, held, sums.blocks))
     if not _within(_SIGNALS, signal):
         return _unfit(path), {"signal": signal}
     arrays: dict[str, npt.ArrayLike] = {}
-    held = sums.held(mean if centred else 0 * mean)
     if second.ndim == 3:
         power = np.diagonal(second, axis1=1, axis2=2).copy()
         arrays["feedback"], variance, arrays["optimism"] = _fitted(second, sums.count, held)
@@ -177,12 +189,28 @@ def _stored(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[
         power = second
         variance = power + DAMPING * power.mean(1, keepdims=True)
     floor = max(float(variance.max()) * 1e-9, float(np.finfo(np.float32).tiny))  # the inputs may all be 0
+    groups = len(w)
     arrays |= {
-        "mean": mean, "variance": np.maximum(variance, floor).astype(np.float32),
-        "power": np.maximum(power, floor).astype(np.float32), "held": held, "signal": signal,
-        "noise_power": noise_power,
+        "mean": mean.reshape(groups, -1),
+        "variance": np.maximum(variance, floor).astype(np.float32).reshape(groups, -1),
+        "power": np.maximum(power, floor).astype(np.float32).reshape(groups, -1),
+        "held": out_of_blocks(held, sums.blocks), "signal": signal,
     }  # fmt: skip
     return key(path), arrays
+
+
+def _power(w: Floats, second: Floats, held: Array, blocks: int) -> float:
+    """Power of the outputs ``w x``, summed over channels; all but the second moments are in blocks, too.
+
+    Blocks do not know how the inputs of two of them go together. So it is that of the vectors that are held back then.
+    """
+    if blocks > 1 and held.shape[1]:
+        made = out_of_blocks(held, blocks).astype(np.float64) @ out_of_blocks(w, blocks).swapaxes(1, 2)
+        return float(np.square(made).sum() / held.shape[1])
+    if second.ndim == 3:
+        rows = w.astype(np.float32)
+        return float(np.sum(rows @ second.astype(np.float32) * rows, dtype=np.float64))
+    return float((np.square(w) * second[:, None]).sum())
 
 
 def _fitted(second: Floats, vectors: int, held: Array) -> tuple[Array, Array, float]:
@@ -221,12 +249,16 @@ class _Sums:
     """Sums over the input vectors of one weight: of one shard, or of several in order."""
 
     def __init__(
-        self, weight: Array, linears: Sequence[Linear], seed: Sequence[int], samples: int, full: bool, use: Use
+        self, weight: Array, linears: Sequence[Linear], seed: Sequence[int], samples: int, most: int, use: Use
     ) -> None:
         self._linears, self._samples = linears, samples
         self._random = np.random.default_rng(seed)
         groups, _, inputs = linears[0].matrix(weight).shape
         self._most = use.rows(inputs)
+        blocks = blocks_of(groups, inputs, most, use.widest)
+        self.blocks = blocks or 1
+        """Sums are of blocks of inputs, each a group of its own."""
+        groups, inputs = groups * self.blocks, inputs // self.blocks
         # Subtracted from every vector: products in float32 lose a variance that is small against the mean.
         self._shift: Array | None = None
         self.count = 0
@@ -234,7 +266,7 @@ class _Sums:
         self.largest = 0.0
         """Magnitude of the largest input. If it is out of `_INPUTS`, the sums mean nothing."""
         self._total: Floats = np.zeros((groups, inputs))
-        self._second: Pairs | Squares = (Pairs if full else Squares)(groups, inputs)
+        self._second: Pairs | Squares = (Pairs if blocks else Squares)(groups, inputs)
         self._held: list[Array] = []
         self.power = 0.0
         """Mean square of the first vectors."""
@@ -246,7 +278,7 @@ class _Sums:
             self.largest = max(self.largest, _magnitude(rows))
             if self.largest > _INPUTS[1]:
                 return
-            rows = rows.astype(np.float32, copy=False)
+            rows = in_blocks(rows.astype(np.float32, copy=False), self.blocks)
             rows = rows[:, np.isfinite(rows).all((0, 2))]  # overflow, or a mask of infinities, does not count
             if not self.power:
                 self.power = float(np.square(rows, dtype=np.float64).mean()) if rows.size else 0.0
@@ -288,7 +320,8 @@ class _Sums:
         self._second.set_aside(cache)
 
     def moments(self, centred: bool) -> tuple[Floats, Floats]:
-        """Mean, and second moment (or its diagonal), about the mean if `centred`. Consumes the sums."""
+        """Mean, and second moments of each block (or their diagonals), about the mean if `centred`. Uses up the
+        sums."""
         count = max(1, self.count)
         mean = off = self._total / count
         if self._shift is not None:
@@ -296,7 +329,7 @@ class _Sums:
         return mean, self._second.averaged(count, [(-1, off), *([] if centred else [(1, mean)])])
 
     def held(self, mean: Floats) -> Array:
-        """Held-back vectors ``[groups, vectors, inputs]`` less `mean`."""
+        """Held-back vectors ``[groups * blocks, vectors, inputs / blocks]`` less `mean`."""
         if not self._held:
             return np.zeros((*self._total.shape[:1], 0, self._total.shape[1]), np.float32)
         rows = np.concatenate(self._held, 1)

@@ -30,6 +30,11 @@ class Pairs:
         self._sums: Floats = np.zeros(sum(prod(shape) for _, shape in self._shapes()))
         self._mapped: Mapped | None = None
 
+    @staticmethod
+    def size(groups: int, inputs: int) -> int:
+        """Bytes of the sums."""
+        return 8 * groups * inputs * (inputs + min(inputs, _BLOCK)) // 2
+
     def add(self, rows: Array) -> None:
         """Adds the products of these vectors."""
         # Of one group: one array twice, for which numpy calls BLAS's syrk.
@@ -70,6 +75,7 @@ class Pairs:
                     np.add(into, sign * (vector[i : i + _BLOCK, None] * vector[i:]), out=into)
             found[:, i : i + _BLOCK, i:] = own
             found[:, i:, i : i + _BLOCK] = own.swapaxes(1, 2)
+        self._sums = np.zeros(0)
         return found
 
     def _shapes(self) -> Iterator[tuple[int, tuple[int, int, int]]]:

@@ -19,6 +19,8 @@ from onnxopt.metrics.output_error import output_error
 Floats = npt.NDArray[np.float64]
 _TINY = float(np.finfo(np.float64).tiny ** 0.5)
 _MOST_SHRUNK = 0.99
+_AT_A_TIME = 1 << 17
+"""Elements that are moved at a time, so that copies are small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,29 @@ class Moments:
     power: npt.NDArray[np.float32]
     """[groups, inputs]: diagonal of the second moment, about the mean if a bias can correct that"""
     feedback: npt.NDArray[np.float32] | None
-    """[groups, inputs, inputs], strictly upper: what an error of 1 in column i adds to column j; see
-    `cholesky_feedback`. None if there are too many inputs to hold it."""
+    """[groups * blocks, inputs / blocks, inputs / blocks], strictly upper: what an error of 1 in column i adds to
+    column j; see `cholesky_feedback`. Only inputs of one block, see `in_blocks`, know each other. None if there are too
+    many inputs to hold it."""
     variance: npt.NDArray[np.float32]
     """[groups, inputs]: variance of input i given the inputs after it; an error e in column i costs ``variance e^2``"""
     held_back: npt.NDArray[np.float32]
     """[groups, vectors, inputs]: inputs, less the mean, that do not count in the other moments"""
+
+    @property
+    def blocks(self) -> int:
+        """Of inputs that know each other, in each group."""
+        return 1 if self.feedback is None else len(self.feedback) // len(self.mean)
+
+    def whole(self) -> npt.NDArray[np.float32] | None:
+        """The feedback as ``[groups, inputs, inputs]``."""
+        if self.feedback is None or self.blocks == 1:
+            return self.feedback
+        groups, inputs = self.mean.shape
+        width, found = inputs // self.blocks, np.zeros((groups, inputs, inputs), np.float32)
+        for number, own in enumerate(self.feedback):
+            group, at = number // self.blocks, number % self.blocks * width
+            found[group, at : at + width, at : at + width] = own
+        return found
 
     def noise(self, error: Array) -> float:
         """Noise that an error ``[groups, outputs, inputs]`` of the weight makes in the node's outputs.
@@ -69,6 +88,22 @@ class Stats:
     real ones."""
     grid: Grid | None = None
     """Of integers that the model came with; None for floats."""
+
+
+def in_blocks(rows: Array, blocks: int) -> Array:
+    """``[groups, n, inputs]`` as ``[groups * blocks, n, inputs / blocks]``: blocks of neighbouring inputs."""
+    if blocks == 1:
+        return rows
+    groups, n, inputs = rows.shape
+    return rows.reshape(groups, n, blocks, -1).swapaxes(1, 2).reshape(groups * blocks, n, inputs // blocks)
+
+
+def out_of_blocks(rows: Array, blocks: int) -> Array:
+    """The inverse of `in_blocks`."""
+    if blocks == 1:
+        return rows
+    groups, n, width = len(rows) // blocks, rows.shape[1], rows.shape[2]
+    return rows.reshape(groups, blocks, n, width).swapaxes(1, 2).reshape(groups, n, blocks * width)
 
 
 def shrinkage(second: Floats, vectors: int) -> Floats:
@@ -120,9 +155,11 @@ def cholesky_feedback(
 
 def _reverse(values: Floats) -> None:
     half = len(values) // 2
-    first = values[:half].copy()
-    values[:half] = values[: -half - 1 : -1]
-    values[len(values) - half :] = first[::-1]
+    for start in range(0, half, _AT_A_TIME):
+        end = min(start + _AT_A_TIME, half)
+        first = values[start:end].copy()
+        values[start:end] = values[len(values) - end : len(values) - start][::-1]
+        values[len(values) - end : len(values) - start] = first[::-1]
 
 
 def _inverse_cholesky(symmetric: Floats) -> Floats:

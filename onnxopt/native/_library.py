@@ -17,7 +17,7 @@ from onnxopt.errors import OnnxoptError
 Array = npt.NDArray[Any]
 
 LARGE_BLOCK, SMALL_BLOCK = 4 << 20, 1 << 18
-"""Bytes of blocks of memory for `return_memory`; the second for models whose weights are set aside."""
+"""Bytes of blocks of memory for `return_memory`; the second where memory counts more than time."""
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 
 

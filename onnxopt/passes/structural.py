@@ -338,8 +338,9 @@ class Layer:
 def _roots(stats: Stats) -> Iterator[Floats]:
     """See `Layer.roots`."""
     assert stats.moments is not None
-    assert stats.moments.feedback is not None
-    return map(math.root, stats.moments.feedback, stats.moments.variance)
+    feedback = stats.moments.whole()
+    assert feedback is not None
+    return map(math.root, feedback, stats.moments.variance)
 
 
 def eighths(most: float) -> list[int]:

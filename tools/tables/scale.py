@@ -20,11 +20,12 @@ from common.kept import ONNXOPT, fresh
 from common.packaged import packaged, sentences
 from common.pages import machine, markdown
 from onnxopt.data import Spec
+from onnxopt.graph import LARGEST_INLINE
 from onnxopt.spec.effort import Effort
 from tables import Scope, Table
 
 SENTENCES = 600
-SHAPES = {"MiniLM-L6": bert.MINILM, "BERT-base": bert.BASE}
+SHAPES = {"MiniLM-L6": bert.MINILM, "BERT-base": bert.BASE, "BERT, 24 x 1408": bert.Shape(24, 1408, 16)}
 IMAGES = {"resnet50v2_imagenette": 400}
 """Real models, and the training images that they are compressed on."""
 VISION = "ViT-S"
@@ -50,6 +51,8 @@ ASKS = (
     Ask("MiniLM-L6", "--data --effort fast", True),
     Ask("MiniLM-L6", "--lossless", False),
     Ask("BERT-base", "--data --effort fast", True),
+    Ask("BERT, 24 x 1408", "--data --effort fast", True),
+    Ask("BERT, 24 x 1408", "--lossless", False),
 )
 
 
@@ -66,8 +69,10 @@ class Row:
 
 
 def write(path: Path, shape: str) -> None:
-    """Writes the model."""
-    onnx.save(bert.bert(SHAPES[shape], bert.drawn), path)
+    """Writes the model, with external data if it is over 2 GB."""
+    model = bert.bert(SHAPES[shape], bert.drawn)
+    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGEST_INLINE
+    onnx.save(model, path, save_as_external_data=external, location="weights.data")
 
 
 def run(ask: Ask) -> Row:

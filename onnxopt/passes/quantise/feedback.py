@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt import native
-from onnxopt.calibration.stats import Floats, Stats
+from onnxopt.calibration.stats import Floats, Moments, Stats, in_blocks, out_of_blocks
 from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, Raw, narrowed, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
 from onnxopt.passes.base import Pass, Skip, channel_rms, correct_bias, finite, matrix, tensor
@@ -87,9 +87,8 @@ class Feedback(Pass):
             step = step_of(k).astype(np.float64)
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
         moments = stats.moments
-        plain = moments.feedback if moments else None
         price = np.minimum(price, _DEAREST)
-        q, _, _ = native.quantize(w, plain, variance, step, price, options)
+        q = _fed(w, moments, variance, step, price, options)
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
@@ -164,6 +163,19 @@ def _times(wanted: Floats, fed_back: bool, bounded: bool) -> float:
         return max(1.0, float(np.floor(np.sqrt(twelfths))))
     odd = (np.floor(np.sqrt(twelfths + 1)) - 1) // 2 * 2 + 1
     return float(odd) if odd > 1 else next((times for times, made in _BETWEEN if made <= twelfths), 1.0)
+
+
+def _fed(w: Floats, moments: Moments | None, variance: Array, step: Floats, price: Floats,
+         options: native.QuantizerOptions) -> npt.NDArray[np.int32]:  # fmt: skip
+    """Integers of ``W[groups, outputs, inputs]`` by error feedback, which stays within a block of inputs."""
+    if moments is None or moments.blocks == 1:
+        return native.quantize(w, moments.feedback if moments else None, variance, step, price, options)[0]
+    blocks = moments.blocks
+    step, price = (np.repeat(one, blocks, 0) for one in (step, price))
+    q, _, _ = native.quantize(
+        in_blocks(w, blocks), moments.feedback, variance.reshape(len(step), -1), step, price, options
+    )
+    return out_of_blocks(q, blocks)
 
 
 def _coarsest(w: Floats, site: Site, noise: float) -> Floats:

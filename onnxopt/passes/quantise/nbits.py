@@ -74,8 +74,9 @@ class NBits(Pass):
             raise Skip(f"stays in floats: {w.shape[1]} inputs, fewer than a block of {self.block}")
         found, moments = self._plain(w, stats.moments), stats.moments
         error = self._error(w, *found)
-        if moments is not None and moments.feedback is not None and site.path not in graph.encodings:
-            fed = self._fed(w, moments, moments.feedback[0])
+        feedback = None if moments is None else moments.whole()
+        if moments is not None and feedback is not None and site.path not in graph.encodings:
+            fed = self._fed(w, moments, feedback[0])
             other = self._error(w, *fed)
             if not moments.held_back.shape[1] or moments.noise(other) < moments.noise(error):
                 found, error = fed, other

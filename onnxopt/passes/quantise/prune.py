@@ -124,7 +124,7 @@ class Prune(Pass):
 
 def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array], Mask]) -> npt.NDArray[np.float32]:
     """Prunes column by column the weights that `choose` selects from each block's costs, and passes the errors on."""
-    left = w.astype(np.float32)
+    left, feedback = w.astype(np.float32), moments.whole()
     inputs = w.shape[2]
     for at in range(0, inputs, width):
         end = min(at + width, inputs)
@@ -132,11 +132,11 @@ def _sweep(w: Floats, moments: Moments, width: int, choose: Callable[[int, Array
         errors = np.zeros(chosen.shape, np.float32)
         for i in range(at, end):
             errors[..., i - at] = np.where(chosen[..., i - at], left[..., i], 0)
-            if moments.feedback is not None:
-                left[..., i + 1 : end] += errors[..., i - at, None] * moments.feedback[:, None, i, i + 1 : end]
+            if feedback is not None:
+                left[..., i + 1 : end] += errors[..., i - at, None] * feedback[:, None, i, i + 1 : end]
         left[..., at:end][chosen] = 0
-        if moments.feedback is not None:
-            left[..., end:] += errors @ moments.feedback[:, at:end, end:]
+        if feedback is not None:
+            left[..., end:] += errors @ feedback[:, at:end, end:]
     return left
 
 
