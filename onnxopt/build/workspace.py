@@ -268,11 +268,11 @@ class Workspace:
         Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
-        for graph, tried in self._shared.built:
-            if graph is self.graph and tried.plan == plan:
-                return tried
-        if sum(len(tried.packed) for _, tried in self._shared.built) > _SMALL:
-            self._shared.built.clear()
+        earlier = self._shared.built
+        if known := [built for graph, built in earlier if graph is self.graph and built.plan == plan]:
+            return known[0]
+        if sum(len(built.packed) for _, built in earlier) > _SMALL:
+            earlier.clear()
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:

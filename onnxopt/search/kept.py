@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxopt.files import Mapped, cache_folder
 
-_IN_MEMORY, _ON_DISK = 2**26, 2**32
+_IN_MEMORY, _ON_DISK = 2**24, 2**32
 """Bytes of outputs that are kept in memory, and then in files without names."""
 _SMALL = 2**16
 """Bytes of an array that no file is worth."""

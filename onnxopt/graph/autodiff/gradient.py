@@ -23,6 +23,8 @@ from onnxopt.graph.inspect.observe import observe
 
 _PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
 """Operators that make probabilities of scores: they are flat where the model is confident."""
+_AT_ONCE = 1 << 20
+"""Elements of outputs that are looked at together."""
 _VIEWS = ("Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
 """Operators that are skipped when looking for probabilities."""
 
@@ -122,14 +124,9 @@ class Gradient:
             nonlocal signal
             found = {}
             for start in starts:
-                v = centred(generator.choice(np.array([-1, 1], np.float32), start.shape), start.classes)
-                z = values[start.name].astype(np.float64)
-                if not (finite := np.isfinite(z)).all():
-                    z, v = np.where(finite, z, 0), np.where(finite, v, np.float32(0))
-                z = centred(z, start.classes)
-                power = float(np.square(z).sum())
+                v, power = _projection(generator, start, values[start.name])
                 if len(starts) > 1:
-                    samples = len(z) if z.ndim else 1
+                    samples = start.shape[0] if start.shape else 1
                     v *= np.float32((samples / power) ** 0.5 if power > 0 else 0)
                     power = samples if power > 0 else 0
                 signal += power
@@ -262,6 +259,26 @@ class Gradient:
         if node is None or node.op not in _PROBABILITIES:
             return value, self._observed.classes.get(value)
         return node.inputs[0], None if node.op == "Sigmoid" else node.attr("axis", -1 if node.opset >= 13 else 1)
+
+
+def _projection(generator: np.random.Generator, start: Start, z: Array) -> tuple[Array, float]:
+    """Random signs of the shape of z, and the power of z, without what a common shift of scores adds.
+
+    A few rows at a time, as the scores of all words for each token are large.
+    """
+    axis = None if start.classes is None else start.classes % z.ndim
+    in_rows = z.ndim > 1 and axis in (None, z.ndim - 1)
+    v, power = np.empty(z.shape, np.float32), 0.0
+    shape = (prod(z.shape[:-1]), z.shape[-1]) if in_rows else (1, *z.shape)
+    rows, signs, at_once = z.reshape(shape), v.reshape(shape), max(1, _AT_ONCE // max(1, prod(shape[1:])))
+    for at in range(0, len(rows), at_once):
+        part, own = rows[at : at + at_once].astype(np.float64), signs[at : at + at_once]
+        along = axis if axis is None else -1 if in_rows else axis + 1
+        own[...] = centred(generator.choice(np.array([-1, 1], np.float32), own.shape), along)
+        if not (finite := np.isfinite(part)).all():
+            part, own[...] = np.where(finite, part, 0), np.where(finite, own, np.float32(0))
+        power += float(np.square(centred(part, along)).sum())
+    return v, power
 
 
 def centred(array: Array, axis: int | None) -> Array:
