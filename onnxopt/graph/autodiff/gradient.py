@@ -218,18 +218,22 @@ class Gradient:
 
     def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
         """Shapes and types of all values, and the constants among them."""
-        made = sorted(self._producers)
+        weights = {tensor.name: tensor for tensor in self._model.graph.initializer if tensor.name not in feeds}
+        arrays = {name: elements_of(tensor) for name, tensor in weights.items()}
+        turned = {node.outputs[0]: node for node in self._nodes if node.op == "Transpose" and node.inputs[0] in arrays}
+        made = sorted(self._producers.keys() - turned.keys())
         run = self._session(made).run_with_ort_values(made, dict(feeds)) if made else []
         values = {name: value for name, value in (*feeds.items(), *zip(made, run, strict=True)) if value.is_tensor()}
-        weights = {tensor.name: tensor for tensor in self._model.graph.initializer if tensor.name not in feeds}
         known = constants(self._nodes, set(weights))
-        arrays = {name: elements_of(tensor) for name, tensor in weights.items()}
         arrays |= {name: value.numpy() for name, value in values.items() if name in known}
+        # Views: the table of words is as large as many layers.
+        arrays |= {name: arrays[node.inputs[0]].transpose(node.attr("perm")) for name, node in turned.items()}
         return Forward(
             shapes={name: tuple(value.shape()) for name, value in values.items()}
             | {name: array.shape for name, array in arrays.items()},
             types={name: value.element_type() for name, value in values.items()}
-            | {name: tensor.data_type for name, tensor in weights.items()},
+            | {name: tensor.data_type for name, tensor in weights.items()}
+            | {name: weights[node.inputs[0]].data_type for name, node in turned.items()},
             constants=arrays,
         )
 

@@ -79,11 +79,18 @@ class Tape:
         if name not in self._used:
             dtype = self.forward.types[name]
             if name in self.forward.constants:
-                self._used[name] = self.var(self.forward.constants[name].astype(np.float32, copy=False))
+                self._used[name] = self._turned(self.forward.constants[name].astype(np.float32, copy=False))
             else:
                 var = self.input(name, self.forward.shapes[name], dtype)
                 self._used[name] = var if dtype == TensorProto.FLOAT else self.op("Cast", var, to=TensorProto.FLOAT)
         return self._used[name]
+
+    def _turned(self, array: Array) -> Var:
+        """A constant; of a view with its axes in another order, what it is a view of."""
+        order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+        if array.flags.c_contiguous or not (whole := array.transpose(order)).flags.c_contiguous:
+            return self.var(array)
+        return self.var(whole).transpose(np.argsort(order).tolist())
 
     def model(self, outputs: dict[str, Var]) -> tuple[bytes, list[str]]:
         """The model of these outputs, without unused nodes, and the names of its inputs. Empties the tape."""
