@@ -124,9 +124,11 @@ def measure_moments(
                 sums[path] = found.pop(path)
             if shard.number + 1 < len(shards):
                 sums[path].set_aside(cache)
-    made = pool.map(partial(_stored, subject), ((path, sums.pop(path)) for path in paths))
+    # Here, each is put there before the next one is made: those of a pass are as large as its sums.
+    made = pool.map(partial(_stored, subject, cache if pool.here else None), ((path, sums.pop(path)) for path in paths))
     for count, (name, arrays) in enumerate(made, 1):
-        cache.put(name, **arrays)
+        if not pool.here:
+            cache.put(name, **arrays)
         tick(PASS + (1 - PASS) * count / len(paths))
 
 
@@ -168,7 +170,18 @@ def _within(bounds: tuple[float, float], value: float) -> bool:
     return value == 0 or bounds[0] <= value <= bounds[1]
 
 
-def _stored(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[str, npt.ArrayLike]]:
+def _stored(
+    subject: Shared[Subject], cache: Cache | None, of: tuple[str, _Sums]
+) -> tuple[str, dict[str, npt.ArrayLike]]:
+    """What the cache is to hold of one weight, and under which name; nothing if it is put into `cache`."""
+    name, arrays = _made(subject, of)
+    if cache is None:
+        return name, arrays
+    cache.put(name, **arrays)
+    return name, {}
+
+
+def _made(subject: Shared[Subject], of: tuple[str, _Sums]) -> tuple[str, dict[str, npt.ArrayLike]]:
     """What the cache is to hold of one weight, and under which name."""
     path, sums = of
     graph, linears = subject.value.graph.value, subject.value.uses[path]
