@@ -22,7 +22,9 @@ from test_search import Model, candidates
 import onnxopt
 import train_digits
 from onnxopt import Contract, Missed, OnnxoptError
+from onnxopt.build import workspace
 from onnxopt.calibration.budget import Budget
+from onnxopt.graph import Graph
 from onnxopt.search import slope as search
 from onnxopt.search.slope import Pace, Trial
 from onnxopt.spec.effort import Effort
@@ -206,3 +208,19 @@ def test_predicted_slopes_keep_a_promise(start: float, power: float, allowed: fl
     assert best is not None
     assert promise.safe(best)
     assert len(trials) <= 3 * ENOUGH
+
+
+def test_no_file_is_built_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = list[str]()
+    execute = workspace.execute_plan
+
+    def counted(graph: Graph, plan: Plan, *others: Any) -> Any:
+        built.extend([plan.to_json()] if plan.steps else [])
+        return execute(graph, plan, *others)
+
+    monkeypatch.setattr(workspace, "execute_plan", counted)
+    images = np.random.default_rng(0).random((64, 1, 8, 8), np.float32)
+    for error in (0.02, 0.05, 0.1):
+        built.clear()
+        done = onnxopt.optimize(DIGITS, tmp_path / "small.onnx", Contract(error=error), images, effort=Effort.FAST)
+        assert len(built) == len(set(built)) == len(done.trials) > 1

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from common import realdata
 from onnxopt.calibration.stats import Probe
 from onnxopt.graph import normalise
-from onnxopt.graph.autodiff import Gradient
+from onnxopt.graph.autodiff import Gradient, gradient
 
 
 def two_outputs(factor: float) -> onnx.ModelProto:
@@ -170,6 +170,45 @@ def test_half_precision_gives_the_same() -> None:
     half = found(TensorProto.FLOAT16, np.float16)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, found(FLOAT, np.float32), rtol=0.02, atol=0.01)
+
+
+def tied(permutation: list[int] | None) -> onnx.ModelProto:
+    """x[n, 8] -> MatMul w[8, 6] -> Relu -> MatMul, with a table [5, 6] that is turned first -> y[n, 5]."""
+    turned = node("Transpose", ["table"], ["t"], **({} if permutation is None else {"perm": permutation}))
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), turned, node("MatMul", ["r", "t"], ["y"])]
+    return build(nodes, ["n", 8], {"w": weights(8, 6), "table": weights(5, 6, seed=1)})
+
+
+@pytest.mark.parametrize("permutation", [None, [1, 0]])
+def test_a_turned_weight_is_as_good_as_one_that_was_turned_before(permutation: list[int] | None) -> None:
+    x = {"x": weights(4, 8)}
+    found, power = Gradient(tied(permutation), ["w", "table"]).weights(x, 0)
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "t"], ["y"])]
+    plain = build(nodes, ["n", 8], {"w": weights(8, 6), "t": weights(5, 6, seed=1).T.copy()})
+    wanted, same = Gradient(plain, ["w", "t"]).weights(x, 0)
+    np.testing.assert_allclose(found["w"], wanted["w"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["table"], wanted["t"].T, rtol=1e-5, atol=1e-6)
+    assert power == pytest.approx(same)
+
+
+@pytest.mark.parametrize("classes", [None, 1, 2])
+@pytest.mark.parametrize("broken", [False, True])
+def test_projections_of_a_few_rows_are_those_of_all(
+    classes: int | None, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = weights(3, 7, 11)
+    if broken:
+        z[1, 2, 3:5] = np.inf, np.nan
+    found = []
+    for at_once in (1 << 20, 16):
+        monkeypatch.setattr(gradient, "_AT_ONCE", at_once)
+        found.append(gradient._projection(np.random.default_rng(0), gradient.Start("z", z.shape, classes), z))
+    (whole, power), (rows, sum_of_powers) = found
+    assert np.array_equal(whole, rows)
+    assert power == pytest.approx(sum_of_powers)
+    centred = np.where(np.isfinite(z), z, 0).astype(np.float64)
+    centred -= 0 if classes is None else centred.mean(classes, keepdims=True)
+    assert power == pytest.approx(np.square(centred).sum())
 
 
 def test_batches_of_any_size_run() -> None:
