@@ -24,7 +24,7 @@ from onnxopt.request import Request
 from onnxopt.search.original import Original, Parts
 from onnxopt.spec.augment import Augment, parse
 from onnxopt.tuning.augmented import augmented, is_images
-from onnxopt.tuning.cut import cut
+from onnxopt.tuning.cut import cut_to
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.stage import held_out
@@ -130,7 +130,7 @@ def test_a_cut_takes_what_harms_least_and_no_more_than_it_needs() -> None:
         return len(native.encode(cast(Affine, found.stored()["w"]).q)[1])
 
     before = measured()
-    cut(found, 97 * before // 100, measured)
+    cut_to(97 * before // 100, found, measured)
     moved = cast(Affine, found.stored()["w"]).q != grid.q
     assert 0.93 * before < measured() <= 0.97 * before
     assert not moved[:32].any()

@@ -15,7 +15,7 @@ _MORE = 1.05
 """Bits that a cut saves, over those that are too many: changed integers need other codes."""
 
 
-def cut(weights: Weights, size: int, measured: Callable[[], int]) -> None:
+def cut_to(size: int, weights: Weights, measured: Callable[[], int]) -> None:
     """Moves integers to cheaper neighbours until the file is small enough, or nothing helps.
 
     A weight's gradients say what the loss makes of it: their mean square stands for its second derivative (Fisher's

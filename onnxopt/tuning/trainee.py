@@ -12,6 +12,7 @@ import onnx
 from onnxopt.build.schedule import Schedule
 from onnxopt.build.tuned_values import digest
 from onnxopt.build.workspace import Workspace
+from onnxopt.calibration.chunks import any_batch, cut
 from onnxopt.data import Batch
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
@@ -29,7 +30,7 @@ from onnxopt.spec.plan import Plan, Step
 from onnxopt.tuning.augmented import is_images
 from onnxopt.tuning.budget import Budget, duration
 from onnxopt.tuning.checkpoint import Checkpoints
-from onnxopt.tuning.cut import cut
+from onnxopt.tuning.cut import cut_to
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.student import Lessons, Student
@@ -102,17 +103,18 @@ class Trainee(ABC):
         self.stopped = False
         """Whether the user has stopped the last training, whose weights are then as they were at that time."""
         original = {path: work.graph.values(path) for path in self._paths}
-        feeds, augment = next(iter(data)).feeds, tuple(map(Augment, work.request.augment))
-        if augment and not any(map(is_images, feeds.values())):
+        teacher, augment = work.origin.graph.model, tuple(map(Augment, work.request.augment))
+        first = next(cut(next(iter(data)), setting.batch if any_batch(teacher) else 0))  # no more memory than an update
+        if augment and not any(map(is_images, first.feeds.values())):
             raise OnnxoptError(f"{work.name}: --augment changes images, and no input has any (floats [n, channels, "
                                "height, width] or [n, height, width, channels]); leave it out")  # fmt: skip
-        starts, self.frozen = self._student.survey(feeds, original)
+        starts, self.frozen = self._student.survey(first.feeds, original)
         if not self.frozen.keys() < set(trained):
             raise OnnxoptError(f"{work.name}: no weight can be tuned: {next(iter(self.frozen.values()), 'it has none')}"
                                "; leave --tune out")  # fmt: skip
         if work.request.tune_labels:
-            self._require_labels(next(iter(data)), starts)
-        teacher, observed = work.origin.graph.model, [start.name for start in starts]
+            self._require_labels(first, starts)
+        observed = [start.name for start in starts]
         kinds = (False, True) if setting.blends else (False,)
         self._lessons = Lessons(data, teacher, observed, setting.batch, kinds, augment)
         self._held = Lessons(held, teacher, observed, setting.batch, (True,))  # the teacher knows none of them by heart
@@ -254,7 +256,7 @@ class Quantized(Trainee):
 
         self._train(plan, weights, fixed, Price(at, size, measured), advance)
         if size is not None:
-            cut(weights, size, measured)
+            cut_to(size, weights, measured)
         self._values, values = weights.values(), weights.stored()
         return self._work.with_tuned(values), planned(plan, values)
 

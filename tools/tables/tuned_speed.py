@@ -20,7 +20,7 @@ from onnxopt import Contract
 from tables import Scope, Table
 
 MODELS = ("mobilenet_v2",)
-TUNE, AUGMENT = "10epochs", "flip,crop,blend"
+TUNE, AUGMENT = "6epochs", "flip,crop,blend"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ ASKS = (
     Ask("squeezenet1.1", 10, None, "10epochs", "flip,crop,blend"),
     Ask("mobilenet_v1_0.25", 5, None, "10epochs", "flip,crop,blend"),
     Ask("mobilenet_v1_0.25", 7, None, "10epochs", "flip,crop,blend"),
-    Ask("resnet50v2_imagenette", 25, 0.5, "6epochs", "flip,crop,blend"),
+    Ask("resnet50v2_imagenette", 25, 0.5, "4epochs", "flip,crop,blend"),
 )
 
 Row = tuple[Ask, Run, Run, float]
