@@ -18,6 +18,7 @@ import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending, open_data
 from onnxopt.encoding import Affine
+from onnxopt.graph import Gradient
 from onnxopt.metrics.observed import Observed
 from onnxopt.metrics.output_error import output_error
 from onnxopt.request import Request
@@ -209,6 +210,19 @@ def test_samples_can_be_lessons_as_blends() -> None:
 @pytest.mark.parametrize(("samples", "size"), [(64, 8), (384, 16), (960, 32), (1535, 32), (1536, 64), (60_000, 64)])
 def test_few_samples_make_small_updates(samples: int, size: int) -> None:
     assert update_size(samples) == size
+
+
+def test_no_gradient_is_of_more_samples_than_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (small, data), sizes = tuning_case(tmp_path, 64, 128), set[int]()
+    pulled_back = Gradient.pulled_back
+
+    def noted(self: Gradient, feeds: Any, cotangents: Any) -> dict[str, Array]:
+        sizes.add(feeds["x"].shape()[0])
+        return pulled_back(self, feeds, cotangents)
+
+    monkeypatch.setattr(Gradient, "pulled_back", noted)
+    onnxopt.optimize(small, tmp_path / "out.onnx", Contract(target_ratio=12), data, tune="1epochs")
+    assert max(sizes) == update_size(120) == 8
 
 
 def test_a_drop_is_counted_on_the_data_for_the_check(small: tuple[Path, Path]) -> None:
