@@ -58,8 +58,6 @@ from onnxopt.spec.progress import Advance, Progress
 
 _STATISTICS = 3
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
-_SMALL = 2**24
-"""Bytes of containers that are kept while the next is built; their weights are about five times as large."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")  # for timing, where weight values do not matter
 
 
@@ -73,8 +71,8 @@ class _Shared:
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
     coded: container.Known = field(default_factory=dict)
     """What earlier containers of this model hold as it is."""
-    built: list[tuple[Graph, Built]] = field(default_factory=list)
-    """What a fast run tried, and of which graph, so as not to build it again: all where it is small, else the last."""
+    built: tuple[Graph, Built] | None = None
+    """What a fast run tried last, and of which graph, so as not to build it again. It is as large as the model."""
     blas: threadpool_limits | None = None
     """Within the workspace's context, BLAS and LAPACK use one thread, as their sums depend on the number of threads.
     Weights are treated side by side instead."""
@@ -268,11 +266,9 @@ class Workspace:
         Raises OnnxoptError if the plan names a pass or a weight that does not exist.
         """
         plan = replace(plan, steps={**plan.steps, **self.form.factored.steps})  # with the chosen ranks
-        earlier = self._shared.built
-        if known := [built for graph, built in earlier if graph is self.graph and built.plan == plan]:
-            return known[0]
-        if sum(len(built.packed) for _, built in earlier) > _SMALL:
-            earlier.clear()
+        if (tried := self._shared.built) and tried[0] is self.graph and tried[1].plan == plan:
+            return tried[1]
+        self._shared.built = tried = None
         done, steps = itertools.count(1), 2 * max(1, len(self.sites))  # each weight is quantized and coded
 
         def step(path: str) -> None:
@@ -295,7 +291,7 @@ class Workspace:
         """
         built = self.build(plan, advance)
         if self.request.fast:
-            self._shared.built.append((self.graph, built))
+            self._shared.built = self.graph, built
         self.source.rest()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
@@ -391,7 +387,6 @@ class Workspace:
         for cache in self._shared.caches.values():
             cache.close(keep=error is not None)
         self._shared.caches.clear()
-        self._shared.latest = None
-        self._shared.built.clear()
+        self._shared.latest = self._shared.built = None
         if self._shared.blas is not None:
             self._shared.blas.restore_original_limits()
