@@ -189,3 +189,18 @@ def test_an_error_that_rises_once_on_its_way_down_is_no_floor() -> None:
     best = search.meet_error(lambda slope: Trial(slope, 1000, next(seen), None), 0.01, 0.02)
     assert best is not None
     assert best.error == 0.0199
+
+
+def test_files_that_stay_the_same_from_slope_to_slope_take_few_trials() -> None:
+    """Integers that move go over whole ones: noise jumps, and is the same before and after."""
+    tried: list[float] = []
+
+    def measure(slope: float) -> Trial:
+        tried.append(slope)
+        moved = slope > 2.3
+        return Trial(slope, 700 if moved else 1000, 0.08 if moved else 0.01, None)
+
+    best = search.meet_error(measure, 8.0, 0.05)
+    assert best is not None
+    assert best.size == 1000
+    assert len(tried) <= 8

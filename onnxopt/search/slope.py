@@ -224,7 +224,7 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
     low: tuple[float, float] | None = None  # slope and excess at the lower end
     high: tuple[float, float] | None = None
     best: Trial | None = None
-    slope, flat, missed = start, 0, 0
+    slope, flat, missed, sizes = start, 0, 0, dict[bool, int]()
     last: float | None = None
     for tries in range(pace.most):
         pace.left(min(pace.most - tries, _likely(wanted, last, low, high)))
@@ -242,10 +242,12 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
                 return best  # a finer slope changes nothing
         if rising and enough < 0 and low is not None and high is None and over == low[1]:
             return best  # a coarser slope changes nothing: rows have the coarsest steps that they may have
-        if (over > 0) == rising:
+        above = (over > 0) == rising
+        if above:
             high = (slope, over)
         else:
             low = (slope, over)
+        same, sizes[above] = sizes.get(above) == trial.size, trial.size
         if low is None or high is None:
             if slope == ends[high is None]:
                 return best
@@ -257,7 +259,8 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
         worthless = rising and best is not None and abs(best.size - missed) < pace.worth * best.size
         if (worthless or high[0] / low[0] < narrow) and best is not None:
             return best
-        slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), enough / 2))
+        aim = 0.0 if same else enough / 2  # where files stay the same from slope to slope, the middle
+        slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), aim))
     return best
 
 
