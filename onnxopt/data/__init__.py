@@ -6,7 +6,16 @@ from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.providers import check_used, providers, providers_in_use, went_without
 from onnxopt.data.random import Array, CannotRun, chosen_session, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
-from onnxopt.data.sessions import cores, custom_ops, libraries_in_use, one_core, session_options, spare, used_in_place
+from onnxopt.data.sessions import (
+    cores,
+    custom_ops,
+    keep_to_cores,
+    libraries_in_use,
+    one_core,
+    session_options,
+    spare,
+    used_in_place,
+)
 from onnxopt.data.source import open_data
 from onnxopt.data.stream import Batch, Data, Pending, by_law, file_digest, joined, marked, split
 from onnxopt.data.synthetic import ROW_NOISE, synthetic
@@ -34,6 +43,7 @@ __all__ = [
     "input_scale",
     "is_hook",
     "joined",
+    "keep_to_cores",
     "libraries_in_use",
     "load_hook",
     "marked",

@@ -63,8 +63,7 @@ def session_options(sparing: bool = False) -> onnxruntime.SessionOptions:
         sparing: see `spare`.
     """
     options = onnxruntime.SessionOptions()
-    if cores() < (os.cpu_count() or 1):  # which is what the runtime sees: threads that wait for a core spin
-        options.intra_op_num_threads = cores()
+    keep_to_cores(options)
     if sparing:
         spare(options)
     for path in _libraries.get():
@@ -75,6 +74,15 @@ def session_options(sparing: bool = False) -> onnxruntime.SessionOptions:
         except Exception as error:  # the runtime's own types, which share no base class
             raise OnnxoptError(f"--custom-ops {path}: cannot be registered: {first_line(error)}") from error
     return options
+
+
+def keep_to_cores(options: onnxruntime.SessionOptions) -> None:
+    """No more threads than this process may use cores. The runtime sees all, and threads that wait for a core spin.
+
+    Kernels that round by ranges, such as DynamicQuantizeLSTM, give other outputs with another number.
+    """
+    if cores() < (os.cpu_count() or 1):
+        options.intra_op_num_threads = cores()
 
 
 def spare(options: onnxruntime.SessionOptions) -> None:

@@ -12,7 +12,15 @@ import onnx
 import onnxruntime
 
 from onnxopt import native
-from onnxopt.data import check_used, providers_in_use, quiet_session, session_options, spare, used_in_place
+from onnxopt.data import (
+    check_used,
+    keep_to_cores,
+    providers_in_use,
+    quiet_session,
+    session_options,
+    spare,
+    used_in_place,
+)
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
 from onnxopt.graph.onnx_file import PAYLOAD
@@ -137,6 +145,7 @@ def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.I
     shares = _version() >= _FIRST_SHARING
     if shares:
         options = onnxruntime.SessionOptions()
+        keep_to_cores(options)
         spare(options)
         register(options)
         yield "loaded by registering the library", onnxruntime.InferenceSession(path, options)
