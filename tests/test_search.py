@@ -183,6 +183,19 @@ def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
     assert len(tried) < MOST_TRIALS / 2
 
 
+def test_an_error_that_finer_slopes_only_raise_ends_the_search_soon() -> None:
+    """Outputs of a model in INT8 jump: here about a noise of 0.25."""
+    seen = iter((0.226, 0.26, 0.275, 0.245, 0.25, 0.26))
+    tried: list[Trial] = []
+
+    def measure(slope: float) -> Trial:
+        tried.append(Trial(slope, 1000, next(seen), None))
+        return tried[-1]
+
+    assert search.meet_error(measure, 0.01, 0.05) is None
+    assert len(tried) == 3
+
+
 def test_an_error_that_rises_once_on_its_way_down_is_no_floor() -> None:
     """As for a detector on synthetic inputs, where its outputs are nearly zero."""
     seen = iter((0.638, 3.957, 0.293, 0.156, 0.155, 0.071, 0.033, 0.039, 0.027, 0.030, 0.0199))

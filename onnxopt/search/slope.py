@@ -21,7 +21,7 @@ _STRIDE, _EVEN = 4.0, 3
 """Factor between slopes until both sides of the crossing are known. After so many strides, each is longer by this
 factor than the one before: where noise saturates, the start can be off by any factor."""
 _FLAT, _STRIDES = 0.05, 2
-"""If each of this many strides changes the excess by less than this, weights do not cause the remaining noise."""
+"""If each of this many strides lowers the excess by less than this, weights do not cause the remaining noise."""
 _CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.06
 """Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
 _TINY_DROP, _MISSED_DROP = 0.01, 0.02
@@ -237,7 +237,7 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
         if best is not None and enough < 0 and close <= excess(best):
             return best
         if rising and enough < 0 and high is not None and low is None:
-            flat = flat + 1 if over > _FLAT > abs(high[1] - over) else 0
+            flat = flat + 1 if over > _FLAT > high[1] - over else 0
             if flat == _STRIDES:
                 return best  # a finer slope changes nothing
         if rising and enough < 0 and low is not None and high is None and over == low[1]:
