@@ -126,7 +126,8 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
         measure_moments(subject, paths, cache, pool, tick)
 
     takes = {path: moment_bytes(graph, path, uses[path][0], budget.use.widest) for path in todo}
-    for group in _groups(todo, takes, budget.max_ram // 2):
+    # A quarter for the sums of a pass, a half for the second moment of one weight, a quarter for its factor.
+    for group in _groups(todo, takes, budget.max_ram // 4):
         unknown |= _one_by_one(moments, group)
         before += len(group)
     uses = {path: linears for path, linears in uses.items() if path not in unknown and key(path) in cache}
