@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import onnxopt
-from onnxopt.calibration import chunks, collect
+from onnxopt.calibration import chunks, collect, stats
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.moments import DAMPING, blocks_of
@@ -173,7 +173,7 @@ def test_without_memory_for_second_moments_there_are_variances(tmp_path: Path) -
     np.testing.assert_allclose(moments.power[0], np.square(seen(samples)).mean(0), rtol=1e-4)
 
 
-def test_with_little_memory_inputs_know_those_of_their_block(tmp_path: Path) -> None:
+def test_with_little_memory_inputs_know_those_of_their_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = vectors(1200, 128)
     whole, some = (Calibrated(mlp(128), samples, tmp_path / str(n), max_ram=2 * 8 * 128 * n) for n in (128, 64))
     one, two = (found.moments("fc1") for found in (whole, some))
@@ -192,6 +192,11 @@ def test_with_little_memory_inputs_know_those_of_their_block(tmp_path: Path) -> 
     assert 0.2 < some.of("fc1").signal / whole.of("fc1").signal < 5
     gains = [found.of("fc1").gain * found.of("fc1").signal for found in (whole, some)]
     assert 0.2 < gains[0] / gains[1] < 5
+    monkeypatch.setattr(stats, "_WHOLE", 4 * 128**2 - 1)
+    assert one.has_whole
+    assert one.whole() is one.feedback
+    assert not two.has_whole
+    assert two.whole() is None
 
 
 @given(st.integers(1, 20), st.integers(1, 5000), st.integers(1, 2**30), st.sampled_from([None, 64, 2048]))

@@ -19,6 +19,8 @@ from onnxopt.metrics.output_error import output_error
 Floats = npt.NDArray[np.float64]
 _TINY = float(np.finfo(np.float64).tiny ** 0.5)
 _MOST_SHRUNK = 0.99
+_WHOLE = 2**27
+"""Bytes of the feedback of a weight that is put together of blocks."""
 _AT_A_TIME = 1 << 17
 """Elements that are moved at a time, so that copies are small."""
 
@@ -45,9 +47,17 @@ class Moments:
         """Of inputs that know each other, in each group."""
         return 1 if self.feedback is None else len(self.feedback) // len(self.mean)
 
+    @property
+    def has_whole(self) -> bool:
+        """Whether `whole` gives anything."""
+        groups, inputs = self.mean.shape
+        return self.feedback is not None and (self.blocks == 1 or 4 * groups * inputs**2 <= _WHOLE)
+
     def whole(self) -> npt.NDArray[np.float32] | None:
-        """The feedback as ``[groups, inputs, inputs]``."""
-        if self.feedback is None or self.blocks == 1:
+        """The feedback as ``[groups, inputs, inputs]``; None if it is unknown, or too large."""
+        if self.feedback is None or not self.has_whole:
+            return None
+        if self.blocks == 1:
             return self.feedback
         groups, inputs = self.mean.shape
         width, found = inputs // self.blocks, np.zeros((groups, inputs, inputs), np.float32)

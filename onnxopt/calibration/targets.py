@@ -56,7 +56,7 @@ class Targets:
         A weight without second moments, or with several uses, stays as it is; and one behind a part that does not run.
         """
         uses, moments = self._uses.get(path, ()), stats.moments
-        if len(uses) != 1 or stats.linear is None or moments is None or moments.feedback is None:
+        if len(uses) != 1 or stats.linear is None or moments is None or not moments.has_whole:
             return stats
         linear, index = stats.linear, self._nodes[path]
         try:

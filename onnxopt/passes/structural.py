@@ -180,7 +180,7 @@ class Structural(Pass):
 
     def _tolerated(self, tolerance: float, layer: Layer, form: Form, stats: Stats) -> Self:
         """The smallest ranks that keep the tolerance, among ranks that drop equal shares of their spectra."""
-        if stats.moments is None or stats.moments.feedback is None:
+        if stats.moments is None or not stats.moments.has_whole:
             raise Skip("what its noise does to the outputs was not measured; give --data, or more --max-ram")
         left = [np.square(math.tail(s) / np.linalg.norm(s)) for s in self._spectra(layer, form)]
         shares = np.unique(np.concatenate(left))[::-1]
@@ -228,7 +228,7 @@ class Structural(Pass):
         None if the statistics do not suffice. Raises Skip if the weight cannot be factorised.
         """
         form = Form.known(site, stats)
-        if form is None or stats.moments is None or stats.moments.feedback is None or stats.signal <= 0:
+        if form is None or stats.moments is None or not stats.moments.has_whole or stats.signal <= 0:
             return None
         assert stats.linear is not None
         noise = cls.noise(form, stats.linear.matrix(finite(values)), list(_roots(stats)))
@@ -287,7 +287,7 @@ class Layer:
     def roots(self) -> Iterator[Floats | None]:
         """For each group the root L of its inputs' second moment ``L L^T``; None if that is unknown."""
         moments = self._stats.moments
-        if moments is None or moments.feedback is None:
+        if moments is None or not moments.has_whole:
             return repeat(None, len(self.matrix))
         return _roots(self._stats)
 
