@@ -84,7 +84,7 @@ class Gradient:
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.
         weights: names of initializers.
-        keeps: whether sessions keep the memory of a run; see `chosen_session`.
+        keeps: whether the sessions for the first shape keep the memory of a run; see `chosen_session`.
     """
 
     def __init__(self, model: onnx.ModelProto, weights: Sequence[str], keeps: bool = False) -> None:
@@ -207,9 +207,10 @@ class Gradient:
             sizes = {gradient(name): 4 * prod(known[name]) for name in plan.weights}
             parts = segments(model, sizes)
             del model
-            backward = [(chosen_session(part.model, self._keeps), part.takes, part.gives) for part in parts]
+            keeps = self._keeps and not self._passes
+            backward = [(chosen_session(part.model, keeps), part.takes, part.gives) for part in parts]
             del parts
-            return _Pass(plan, starts, shapes, self._session(names, known), backward)
+            return _Pass(plan, starts, shapes, self._session(names, known, keeps), backward)
         except Exception as error:  # a model that no rule foresaw must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(
                 None, feeds
@@ -237,13 +238,15 @@ class Gradient:
             constants=arrays,
         )
 
-    def _session(self, names: Iterable[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> InferenceSession:
+    def _session(
+        self, names: Iterable[str], shapes: Mapping[str, tuple[int, ...]] | None = None, keeps: bool = False
+    ) -> InferenceSession:
         """A session of the model with these values as further outputs; for inputs of one shape if all are given."""
         model = with_blocks(self._model, shapes) if shapes else self._model
         there = list(self._model.graph.output)
         more = sorted(self._producers.keys() & set(names) - {output.name for output in there})
         outputs = [*there, *(onnx.ValueInfoProto(name=name) for name in more)]
-        return chosen_session(with_outputs(model, outputs), self._keeps)
+        return chosen_session(with_outputs(model, outputs), keeps)
 
     def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""
