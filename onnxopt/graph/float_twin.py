@@ -20,8 +20,8 @@ from onnxopt.files.set_aside import elements_of, tensor_of
 from onnxopt.graph.functions import RUNTIME, STANDARD
 from onnxopt.graph.walk import set_nodes, subgraphs
 
-_LARGEST = 2**31 - 2**24
-"""Bytes of a twin's floats: a message holds no more."""
+_LARGEST = 2**30
+"""Bytes of a twin's floats, which messages and sessions hold several times."""
 node = helper.make_node
 Nodes = list[onnx.NodeProto]
 
@@ -35,7 +35,7 @@ class Twin:
 
 
 def float_twin(model: onnx.ModelProto) -> Twin | None:
-    """The twin of a normalised model; None where no weight is read as integers, or its floats are over 2 GB."""
+    """The twin of a normalised model; None where no weight is read as integers, or its floats are over 1 GB."""
     work = _Twins(model)
     nodes = [made for one in model.graph.node for made in work.of(one)]
     if not work.grids or 4 * sum(prod(grid.shape) for grid in work.grids.values()) > _LARGEST:
