@@ -183,6 +183,21 @@ def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
     assert len(tried) < MOST_TRIALS / 2
 
 
+def test_a_trial_without_noise_does_not_mislead() -> None:
+    """Below some slope no integer moves."""
+    tried: list[float] = []
+
+    def measure(slope: float) -> Trial:
+        tried.append(slope)
+        return Trial(slope, round(1000 - 100 * math.log(slope)), math.sqrt(slope) if slope > 1e-4 else 0.0, None)
+
+    best = search.meet_error(measure, 1e-5, 0.05)
+    assert best is not None
+    assert best.error is not None
+    assert 0.045 < best.error <= 0.05
+    assert len(tried) <= 8
+
+
 def test_an_error_that_finer_slopes_only_raise_ends_the_search_soon() -> None:
     """Outputs of a model in INT8 jump: here about a noise of 0.25."""
     seen = iter((0.226, 0.26, 0.275, 0.245, 0.25, 0.26))

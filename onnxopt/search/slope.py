@@ -22,6 +22,8 @@ _STRIDE, _EVEN = 4.0, 3
 factor than the one before: where noise saturates, the start can be off by any factor."""
 _FLAT, _STRIDES = 0.05, 2
 """If each of this many strides lowers the excess by less than this, weights do not cause the remaining noise."""
+_SILENT = -5.0
+"""Excess of a trial that makes no noise: it changes no weight, or next to none."""
 _CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.06
 """Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
 _TINY_DROP, _MISSED_DROP = 0.01, 0.02
@@ -240,7 +242,7 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
             flat = flat + 1 if over > _FLAT > high[1] - over else 0
             if flat == _STRIDES:
                 return best  # a finer slope changes nothing
-        if rising and enough < 0 and low is not None and high is None and over == low[1]:
+        if rising and enough < 0 and low is not None and high is None and over == low[1] > _SILENT:
             return best  # a coarser slope changes nothing: rows have the coarsest steps that they may have
         above = (over > 0) == rising
         if above:
@@ -260,7 +262,9 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
         if (worthless or high[0] / low[0] < narrow) and best is not None:
             return best
         aim = 0.0 if same else enough / 2  # where files stay the same from slope to slope, the middle
-        slope = exp(_between((log(low[0]), low[1]), (log(high[0]), high[1]), aim))
+        silent = rising and low[1] < _SILENT  # of it, only that noise grows as the root of the slope is known
+        over = high[1] - log(high[0] / low[0]) / 2 if silent else low[1]
+        slope = exp(_between((log(low[0]), over), (log(high[0]), high[1]), aim))
     return best
 
 
