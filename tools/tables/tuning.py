@@ -29,6 +29,7 @@ class Ask:
 
 
 ASKS = (
+    Ask("lenet_300_100", 50, 0.08, "20epochs", "noise"),
     Ask("lenet_300_100", 80, 0.2, "20epochs", "noise"),
     Ask("lenet_300_100", 130, 0.2, "20epochs", "noise"),
     Ask("lenet5", 150, 0.1, "20epochs", "noise"),
