@@ -171,12 +171,17 @@ def test_gains_that_say_nothing_count_as_the_largest() -> None:
     assert 0 < gains["tiny"] < 1
 
 
+def size(slope: float) -> int:
+    """Of a file that loses a few bits for each octave."""
+    return round(1000 - 100 * math.log(slope))
+
+
 def test_an_error_that_no_slope_reaches_ends_the_search_soon() -> None:
     """What other things than weights make stays: here 0.1."""
     tried: list[Trial] = []
 
     def measure(slope: float) -> Trial:
-        tried.append(Trial(slope, 1000, math.sqrt(0.1**2 + slope), None))
+        tried.append(Trial(slope, size(slope), math.sqrt(0.1**2 + slope), None))
         return tried[-1]
 
     assert search.meet_error(measure, 0.01, 0.05) is None
@@ -189,7 +194,7 @@ def test_a_trial_without_noise_does_not_mislead() -> None:
 
     def measure(slope: float) -> Trial:
         tried.append(slope)
-        return Trial(slope, round(1000 - 100 * math.log(slope)), math.sqrt(slope) if slope > 1e-4 else 0.0, None)
+        return Trial(slope, size(slope), math.sqrt(slope) if slope > 1e-4 else 0.0, None)
 
     best = search.meet_error(measure, 1e-5, 0.05)
     assert best is not None
@@ -198,13 +203,28 @@ def test_a_trial_without_noise_does_not_mislead() -> None:
     assert len(tried) <= 8
 
 
+def test_weights_that_are_as_coarse_as_can_be_are_no_floor() -> None:
+    """The formula may start where nothing is left of them: files are the same but for the slope's digits."""
+    tried: list[Trial] = []
+
+    def measure(slope: float) -> Trial:
+        finer = min(slope, 1e-3)
+        tried.append(Trial(slope, size(finer) + len(tried) % 3, math.sqrt(10 * finer), None))
+        return tried[-1]
+
+    best = search.meet_error(measure, 1e5, 0.02)
+    assert best is not None
+    assert best.error is not None
+    assert 0.017 < best.error <= 0.02
+
+
 def test_an_error_that_finer_slopes_only_raise_ends_the_search_soon() -> None:
     """Outputs of a model in INT8 jump: here about a noise of 0.25."""
     seen = iter((0.226, 0.26, 0.275, 0.245, 0.25, 0.26))
     tried: list[Trial] = []
 
     def measure(slope: float) -> Trial:
-        tried.append(Trial(slope, 1000, next(seen), None))
+        tried.append(Trial(slope, size(slope), next(seen), None))
         return tried[-1]
 
     assert search.meet_error(measure, 0.01, 0.05) is None

@@ -24,6 +24,8 @@ _FLAT, _STRIDES = 0.05, 2
 """If each of this many strides lowers the excess by less than this, weights do not cause the remaining noise."""
 _SILENT = -5.0
 """Excess of a trial that makes no noise: it changes no weight, or next to none."""
+_DIGITS = 16
+"""Bytes by which files differ whose slopes alone do: they hold them as text."""
 _CLOSE_SIZE, _CLOSE_ERROR, _CLOSE_DROP = 0.01, 0.05, 0.06
 """Share of a bound below which a trial is close enough: of a size, of a noise, and of the noise for a drop."""
 _TINY_DROP, _MISSED_DROP = 0.01, 0.02
@@ -226,7 +228,7 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
     low: tuple[float, float] | None = None  # slope and excess at the lower end
     high: tuple[float, float] | None = None
     best: Trial | None = None
-    slope, flat, missed, sizes = start, 0, 0, dict[bool, int]()
+    slope, flat, missed, sizes = start, 0, 0, dict[bool, float]()
     last: float | None = None
     for tries in range(pace.most):
         pace.left(min(pace.most - tries, _likely(wanted, last, low, high)))
@@ -238,18 +240,18 @@ def _cross(measure: Callable[[float], Trial], start: float, wanted: _Crossing, p
         close = 2 * enough if tries + 1 >= pace.enough else enough
         if best is not None and enough < 0 and close <= excess(best):
             return best
-        if rising and enough < 0 and high is not None and low is None:
+        above = (over > 0) == rising
+        same, sizes[above] = abs(sizes.get(above, -inf) - trial.size) <= _DIGITS, trial.size
+        if rising and enough < 0 and high is not None and low is None and not same:  # else all weights are as coarse
             flat = flat + 1 if over > _FLAT > high[1] - over else 0
             if flat == _STRIDES:
                 return best  # a finer slope changes nothing
         if rising and enough < 0 and low is not None and high is None and over == low[1] > _SILENT:
             return best  # a coarser slope changes nothing: rows have the coarsest steps that they may have
-        above = (over > 0) == rising
         if above:
             high = (slope, over)
         else:
             low = (slope, over)
-        same, sizes[above] = sizes.get(above) == trial.size, trial.size
         if low is None or high is None:
             if slope == ends[high is None]:
                 return best
