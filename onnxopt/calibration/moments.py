@@ -221,9 +221,16 @@ def _power(w: Floats, second: Floats, held: Array, blocks: int) -> float:
         made = out_of_blocks(held, blocks).astype(np.float64) @ out_of_blocks(w, blocks).swapaxes(1, 2)
         return float(np.square(made).sum() / held.shape[1])
     if second.ndim == 3:
-        rows = w.astype(np.float32)
-        return float(np.sum(rows @ second.astype(np.float32) * rows, dtype=np.float64))
+        (rows, unit), (moments, square) = _in_float32(w), _in_float32(second)
+        return float(np.sum(rows @ moments * rows, dtype=np.float64)) * unit**2 * square
     return float((np.square(w) * second[:, None]).sum())
+
+
+def _in_float32(values: Floats) -> tuple[npt.NDArray[np.float32], float]:
+    """The values relative to their largest magnitude, and that: float32 does not hold every power."""
+    unit = _magnitude(values) or 1.0
+    found = np.empty(values.shape, np.float32)
+    return np.divide(values, unit, out=found, casting="same_kind"), unit
 
 
 def _fitted(second: Floats, vectors: int, held: Array) -> tuple[Array, Array, float]:
