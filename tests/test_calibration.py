@@ -210,9 +210,9 @@ def test_blocks_are_equally_wide_and_fit(groups: int, inputs: int, most: int, wi
         assert blocks == 1 or inputs // blocks >= 64
 
 
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-def test_blocks_come_apart_and_together(groups: int, blocks: int, width: int) -> None:
-    rows = np.arange(groups * 5 * blocks * width).reshape(groups, 5, blocks * width)
+@given(st.integers(1, 3), st.integers(0, 5), st.integers(1, 4), st.integers(1, 4))
+def test_blocks_come_apart_and_together(groups: int, vectors: int, blocks: int, width: int) -> None:
+    rows = np.arange(groups * vectors * blocks * width).reshape(groups, vectors, blocks * width)
     apart = in_blocks(rows, blocks)
     np.testing.assert_array_equal(apart[blocks - 1], rows[0, :, (blocks - 1) * width :])
     np.testing.assert_array_equal(out_of_blocks(apart, blocks), rows)

@@ -104,8 +104,8 @@ def in_blocks(rows: Array, blocks: int) -> Array:
     """``[groups, n, inputs]`` as ``[groups * blocks, n, inputs / blocks]``: blocks of neighbouring inputs."""
     if blocks == 1:
         return rows
-    groups, n, inputs = rows.shape
-    return rows.reshape(groups, n, blocks, -1).swapaxes(1, 2).reshape(groups * blocks, n, inputs // blocks)
+    groups, n, width = *rows.shape[:2], rows.shape[2] // blocks
+    return rows.reshape(groups, n, blocks, width).swapaxes(1, 2).reshape(groups * blocks, n, width)
 
 
 def out_of_blocks(rows: Array, blocks: int) -> Array:
