@@ -52,7 +52,6 @@ ASKS = (
     Ask("MiniLM-L6", "--lossless", False),
     Ask("BERT-base", "--data --effort fast", True),
     Ask("BERT, 24 x 1408", "--data --effort fast", True),
-    Ask("BERT, 24 x 1408", "--lossless", False),
 )
 
 
