@@ -35,7 +35,7 @@ ASKS = (
     Ask("lenet5", 150, 0.1, "20epochs", "noise"),
     Ask("lenet5", 250, 0.5, "20epochs", "noise"),
     Ask("resnet20", 14, 0.3, "8epochs", "flip,crop,blend"),
-    Ask("resnet32", 20, 0.3, "14epochs", "flip,crop,blend"),
+    Ask("resnet32", 20, 0.3, "8epochs", "flip,crop,blend"),
     Ask("resnet32", 28, 1.0, "14epochs", "flip,crop,blend"),
     Ask("resnet56", 25, 0.3, "14epochs", "flip,crop,blend"),
     Ask("squeezenet1.1", 7, None, "10epochs", "flip,crop,blend"),
