@@ -77,7 +77,7 @@ class Statistics:
             raise OnnxoptError(f"{self._cache}: the statistics of {site.path} are gone; run again")
         uses = self._uses[site.path]
         linear = uses[0]
-        moments = Moments(stored["mean"], stored["power"], stored.get("feedback"), stored["variance"], stored["held"])
+        moments = Moments.of(stored)
         signal = float(stored["signal"]) or 1e-30
         if linear.bias in fixed:
             linear = replace(linear, bias=None)
@@ -125,7 +125,8 @@ def calibrate(graph: Graph, sites: Sequence[Site], data: Data, cache: Cache, bud
 
         measure_moments(subject, paths, cache, pool, tick)
 
-    takes = {path: moment_bytes(graph, path, uses[path][0], budget.use.widest) for path in todo}
+    half, widest = budget.max_ram // 2, budget.use.widest
+    takes = {path: moment_bytes(graph, path, uses[path][0], half, widest) for path in todo}
     # A quarter for the sums of a pass, a half for the second moment of one weight, a quarter for its factor.
     for group in _groups(todo, takes, budget.max_ram // 4):
         unknown |= _one_by_one(moments, group)

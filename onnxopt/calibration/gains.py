@@ -11,7 +11,7 @@ import numpy as np
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
 from onnxopt.calibration.moments import NOISE, Subject, key, white_noise
-from onnxopt.calibration.stats import Floats, Probe, in_blocks, out_of_blocks
+from onnxopt.calibration.stats import Moments, Probe, in_blocks, out_of_blocks
 from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Gradient, Graph, Linear, Site
@@ -233,10 +233,10 @@ def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[
     bias = linears[0].bias
     if bias is not None and bias in gradients and len(linears) == 1:
         rows = rows - gradients[bias].reshape(*rows.shape[:2], 1) * stored["mean"][:, None].astype(np.float32)
-    if "feedback" in stored:
-        blocks = len(stored["feedback"]) // len(rows)
-        fed = in_blocks(rows, blocks) @ stored["feedback"].swapaxes(1, 2)
-        rows = rows - out_of_blocks(fed, blocks)
+    moments = Moments.of(stored)
+    if moments.feedback is not None:
+        fed = in_blocks(rows, moments.blocks) @ moments.feedback.swapaxes(1, 2)
+        rows = rows - out_of_blocks(fed, moments.blocks)
     powers = np.square(rows, dtype=np.float64).sum(2)
     power = float((powers / stored["variance"].sum(1, dtype=np.float64)[:, None]).mean())
     return power * float(stored.get("optimism", 1.0))
@@ -253,7 +253,9 @@ def _from_noise(graph: Graph, site: Site, linears: Sequence[Linear] | None, prob
         if linear.bias and len(linears) == 1:
             bias = graph.values(linear.bias)
             weights[linear.bias] = (bias - np.einsum("goi,gi->go", noise, stored["mean"]).ravel()).astype(bias.dtype)
-        ratio = float(stored["signal"] / max(_power(noise, stored), 1e-300))
+        moments = Moments.of(stored)
+        power = moments.noise(noise) / max(1, moments.held_back.shape[1])
+        ratio = float(stored["signal"] / max(power, 1e-300))
     else:
         w = values.astype(np.float64)
         weights = {site.path: (w + white_noise(site.path, w)).astype(values.dtype)}
@@ -261,15 +263,6 @@ def _from_noise(graph: Graph, site: Site, linears: Sequence[Linear] | None, prob
     gain = probe.error(weights) ** 2 * ratio if np.isfinite(values).all() else 0.0
     cache.put(f"{key(site.path)}-gain", gain=gain)
     return gain
-
-
-def _power(noise: Floats, stored: Mapping[str, Array]) -> float:
-    """Power of noise of a weight, ``[groups, outputs, inputs]``, in the node's outputs: on the inputs that were held
-    back, or by their power if none were."""
-    held = stored["held"]
-    if not held.shape[1]:
-        return float((np.square(noise).sum(1) * stored["power"]).sum())
-    return float(np.square(held @ noise.swapaxes(1, 2), dtype=np.float64).sum() / held.shape[1])
 
 
 def _weights_and_biases(uses: Uses, paths: Sequence[str]) -> list[str]:

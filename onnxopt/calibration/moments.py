@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from zlib import crc32
 
 import numpy as np
@@ -49,14 +50,14 @@ def key(path: str) -> str:
     return f"{crc32(path.encode()):08x}-{len(path)}"
 
 
-def moment_bytes(graph: Graph, path: str, linear: Linear, widest: int | None = None) -> int:
-    """Bytes of the sums of a weight's second moment, where so many inputs know each other; None: all."""
+def moment_bytes(graph: Graph, path: str, linear: Linear, most: float = inf, widest: int | None = None) -> int:
+    """Bytes of the sums of a weight's second moment, of blocks of inputs where `blocks_of` says so."""
     groups, _, inputs = map(int, linear.matrix(graph.values(path)).shape)
-    blocks = -(-inputs // (widest or inputs))
-    return blocks * Pairs.size(groups, -(-inputs // blocks))
+    blocks = blocks_of(groups, inputs, most, widest)
+    return 8 * groups * inputs if blocks is None else Pairs.size(groups * blocks, inputs // blocks)
 
 
-def blocks_of(groups: int, inputs: int, most: int, widest: int | None) -> int | None:
+def blocks_of(groups: int, inputs: int, most: float, widest: int | None) -> int | None:
     """Blocks of inputs, equally wide, of which second moments ``[groups, blocks, width, width]`` are measured: as few
     as may be. None if they would be too narrow.
 

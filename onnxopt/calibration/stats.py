@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,11 @@ class Moments:
     """[groups, inputs]: variance of input i given the inputs after it; an error e in column i costs ``variance e^2``"""
     held_back: npt.NDArray[np.float32]
     """[groups, vectors, inputs]: inputs, less the mean, that do not count in the other moments"""
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Array]) -> Self:
+        """From what the cache holds of a weight."""
+        return cls(stored["mean"], stored["power"], stored.get("feedback"), stored["variance"], stored["held"])
 
     @property
     def blocks(self) -> int:
