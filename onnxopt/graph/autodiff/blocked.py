@@ -36,7 +36,7 @@ def _block() -> int:
     for size in _SIZES:
         tape = Tape(Forward({}, {}, {}))
         feeds = {"x": tape.input("x", x.shape), "w": tape.input("w", w.shape)}
-        blocked = convolved(feeds["x"], _in_blocks(feeds["w"], w.shape, size), w.shape, pads=[1] * 4)
+        blocked = convolved(rows_of(feeds["x"]), _in_blocks(feeds["w"], w.shape, size), w.shape, pads=[1] * 4)
         plain = feeds["x"].apply("Conv", feeds["w"], pads=[1] * 4)
         model, _ = tape.model({"blocked": blocked, "plain": plain})
         try:
@@ -55,18 +55,40 @@ def fits(shape: Sequence[int], group: int) -> bool:
     return size > 0 and group == 1 and len(shape) == 4 and shape[0] % size == shape[1] % size == 0
 
 
-def convolved(x: Var, kernel: Var, shape: Sequence[int], bias: Var | None = None, **attributes: Any) -> Var:
+def convolved(rows: Var, kernel: Var, shape: Sequence[int], bias: Var | None = None, **attributes: Any) -> Var:
     """A convolution ``[n, shape[0], ...]``.
 
     Arguments:
+        rows: what is convolved, see `rows_of`.
         kernel: in blocks, see `weights` and `samples`.
         shape: ``[outputs, inputs, height, width]`` of the kernel.
         attributes: as those of Conv.
     """
-    rows = x.apply("ReorderInput", domain=BLOCKED)
     given = [kernel] if bias is None else [kernel, bias]
     found = rows.apply("Conv", *given, domain=BLOCKED, **{**attributes, "kernel_shape": list(shape[2:])})
     return found.apply("ReorderOutput", domain=BLOCKED, channels=shape[0])
+
+
+def rows_of(x: Var) -> Var:
+    """Values ``[n, channels, height, width]`` in blocks; the same node for all that read them so."""
+    known = x.tape.blocked
+    if x.name not in known:
+        known[x.name] = x.apply("ReorderInput", domain=BLOCKED)
+    return known[x.name]
+
+
+def padded(rows: Var, shape: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Var:
+    """Rows with zeros around. In blocks, there is more to copy at a time.
+
+    Arguments:
+        shape: ``[n, channels, height, width]``.
+        before: zeros above and on the left.
+        after: zeros below and on the right.
+    """
+    (count, channels, height, width), size = shape, block()
+    found = rows.reshape([count, channels // size, height, width * size])
+    found = found.pad([0, 0, before[0], before[1] * size], [0, 0, after[0], after[1] * size])
+    return found.reshape([count, channels, height + before[0] + after[0], width + before[1] + after[1]])
 
 
 def weights(w: Var, shape: Sequence[int]) -> Var:
@@ -83,8 +105,7 @@ def _in_blocks(w: Var, shape: Sequence[int], size: int) -> Var:
 def samples(values: Var, shape: Sequence[int]) -> Var:
     """Values ``[n, channels, height, width]`` as a kernel in blocks, with the channels as outputs and n as inputs."""
     (count, channels, height, width), size = shape, block()
-    parts = values.apply("ReorderInput", domain=BLOCKED)
-    parts = parts.reshape([count // size, size, channels // size, height * width, size])
+    parts = rows_of(values).reshape([count // size, size, channels // size, height * width, size])
     return parts.transpose([2, 0, 3, 1, 4]).reshape([channels, count, height, width])
 
 
@@ -106,7 +127,7 @@ def with_blocks(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> 
             continue
         x, w, *bias = (Var(tape, name) for name in node.input if name)
         shape = shapes[w.name]
-        convolved(x, weights(w, shape), shape, *bias, **_attributes(node))
+        convolved(rows_of(x), weights(w, shape), shape, *bias, **_attributes(node))
         tape.nodes[-1].output[0] = node.output[0]
     needed = {name for node in tape.nodes for name in node.input}
     changed = onnx.ModelProto()

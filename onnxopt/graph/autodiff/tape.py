@@ -48,6 +48,8 @@ class Tape:
         self._constants: dict[str, Array] = {}
         self._inputs: dict[str, onnx.ValueInfoProto] = {}
         self._used: dict[str, Var] = {}
+        self.blocked: dict[str, Var] = {}
+        """Values in blocks of channels, by name; see `blocked`."""
 
     def op(self, op: str, *inputs: Operand | None, **attributes: Any) -> Var:
         """The output of a new node."""

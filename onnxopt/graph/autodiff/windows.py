@@ -84,7 +84,7 @@ def _turned_in_blocks(n: Node, at: Windows, pads: list[int]) -> Var:
     turned = n.input(1).reshape([outputs, inputs, taps]).apply("Gather", np.arange(taps)[::-1], axis=2)
     shape = [inputs, outputs, *at.kernel]
     kernel = blocked.weights(turned.transpose([1, 0, 2]).reshape(shape), shape)
-    return blocked.convolved(n.dy, kernel, shape, dilations=at.dilations, pads=pads)
+    return blocked.convolved(blocked.rows_of(n.dy), kernel, shape, dilations=at.dilations, pads=pads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,9 @@ def _correlate_in_blocks(large: _Side, small: _Side, at: Windows, more: int) -> 
     strides and dilations change places. Padding is explicit, as there are kernels for whole rows without it alone.
     """
     end, others = [more, 0, 0, 0], range(2, 4)
-    rows = large.value.pad([0] * 4, end).transpose([1, 0, *others]).pad([0, 0, *at.before], [0, 0, *at.after])
+    shape = [large.shape[1], large.shape[0] + more, *large.shape[2:]]
+    rows = blocked.rows_of(large.value.pad([0] * 4, end).transpose([1, 0, *others]))
+    rows = blocked.padded(rows, shape, at.before, at.after)
     shape = [small.shape[0] + more, *small.shape[1:]]
     kernel = blocked.samples(small.value.pad([0] * 4, end), shape)
     shape = [shape[1], shape[0], *shape[2:]]
