@@ -99,9 +99,17 @@ def _cast(n: Node) -> Grads:
 
 @rule("QuantizeLinear")
 def _quantize(n: Node) -> Grads:
-    """The straight-through estimator: rounding counts as the identity, and saturated elements pass nothing."""
+    """The straight-through estimator: rounding counts as the identity, and saturated elements pass nothing.
+
+    So does the gradient of the scale, from here and from DequantizeLinear: of ``s round(x / s)`` it is ``round(x / s) -
+    x / s``, or where the value saturates, the limit (Esser et al. 2020, learned step sizes).
+    """
     limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(n.tape.forward.types[n.outputs[0]]))
-    yield 0, n.dy / _scale(n) * (n.y > limits.min) * (n.y < limits.max)
+    scale = _scale(n)
+    grad = n.dy / scale * (n.y > limits.min) * (n.y < limits.max)
+    yield 0, grad
+    if n.wants(1):
+        yield 1, _summed(n, -grad * n.x / scale)
 
 
 @rule("DynamicQuantizeLinear")
@@ -114,8 +122,18 @@ def _quantize_dynamically(n: Node) -> Grads:
 def _dequantize(n: Node) -> Grads:
     if n.attr("block_size"):
         yield from _block_scales(n)
-    else:
+        return
+    if n.wants(0):
         yield 0, n.dy * _scale(n)
+    if n.wants(1):
+        yield 1, _summed(n, n.dy * (n.x - n.input(2) if n.has(2) else n.x))
+
+
+def _summed(n: Node, grad: Var) -> Var:
+    """The gradient of a scale that serves all elements."""
+    if n.shape(1):
+        raise NoGradient("it has a scale that is no constant for each channel")
+    return grad.sum(list(range(n.rank))).reshape([])
 
 
 def _block_scales(n: Node) -> Grads:
@@ -133,6 +151,8 @@ def _block_scales(n: Node) -> Grads:
 def _scale(n: Node) -> Var:
     if n.attr("block_size"):
         raise NoGradient("it quantizes in blocks")
+    if n.inputs[1] not in n.tape.forward.constants and not n.shape(1):
+        return n.input(1)
     scale = n.constant(1)
     axis = n.attr("axis", 1) % n.rank if n.rank else 0
     return n.tape.var(scale if scale.size == 1 else scale.reshape([-1 if i == axis else 1 for i in range(n.rank)]))
