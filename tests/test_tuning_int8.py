@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 from builders import residual
 from test_pairs import X
+from test_strategy_dynamic import Machine as Products
+from test_strategy_dynamic import inputs, network
 from test_strategy_int8 import Machine, data, source  # noqa: F401 (fixtures)
 
 import onnxopt
@@ -18,7 +20,8 @@ from onnxopt.encoding import Affine
 from onnxopt.graph.rewrite import round_outputs
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.search.slope import Trial
-from onnxopt.tuning import stage
+from onnxopt.tuning import stage, trainee
+from onnxopt.tuning.student import Lessons
 from onnxopt.tuning.weights import Weight, Weights
 
 
@@ -43,8 +46,31 @@ def test_int8_layers_are_tuned_as_they_run(
     ends = [str(step).endswith("> tuned > integers") for step in done.plan.steps.values() if step.name == "feedback"]
     assert ends
     assert all(ends)
+    before = onnxopt.optimize(source, tmp_path / "plain.onnx", Contract(error=0.3), data, clock=Machine(), goal="speed")
+    scales = [{str(step) for step in one.plan.steps.values() if "qdq" in str(step)} for one in (before, done)]
+    assert scales[0] != scales[1]
     onnxopt.apply(source, done.plan, tmp_path / "applied.onnx", data, done.values)
     assert (tmp_path / "applied.onnx").read_bytes() == out.read_bytes()
+
+
+def test_inputs_that_each_run_rounds_by_its_range_are_rounded_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[tuple[float, float]]()
+
+    def is_better(rounds: stage._Rounds, best: stage._Round, kept: Trial) -> bool:
+        seen.append((rounds._trainee.distance(rounds._work, rounds._decided.plan) ** 0.5, kept.error or 0.0))
+        return True
+
+    monkeypatch.setattr(stage._Rounds, "_is_better", is_better)
+    monkeypatch.setattr(stage, "is_once", lambda work, contract: True)
+    monkeypatch.setattr(trainee, "Lessons", lambda *given: Lessons(*given[:4]))  # without blends, as files are measured
+    onnx.save(network(), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", inputs(5, 512))
+    done = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "out", Contract(error=0.06), tmp_path / "x.npy",
+                            goal="speed", clock=Products(0.5), tune="2epochs")  # fmt: skip
+    assert {value for value, step in done.plan.steps.items() if str(step) == "dynamic"} == {"x@smoothed", "h"}
+    assert seen[0][0] == pytest.approx(seen[0][1], rel=0.08)  # without it, 13 % less
 
 
 def test_integers_stay_in_their_range() -> None:

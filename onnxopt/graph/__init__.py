@@ -8,7 +8,13 @@ from onnxopt.graph.given import Model, on_disk
 from onnxopt.graph.graph import Graph, Stored
 from onnxopt.graph.inspect.expose import expose, without_defaults
 from onnxopt.graph.inspect.extract_layer import WEIGHT, extract_layer
-from onnxopt.graph.inspect.fake_quant import settings, with_dynamic_rounding, with_fake_quant, with_zeros_added
+from onnxopt.graph.inspect.fake_quant import (
+    settings,
+    with_dynamic_rounding,
+    with_fake_quant,
+    with_trained_rounding,
+    with_zeros_added,
+)
 from onnxopt.graph.inspect.macs import macs, parameters, weight_macs
 from onnxopt.graph.inspect.observe import observe
 from onnxopt.graph.inspect.ort_profile import Kernel, trace
@@ -106,6 +112,7 @@ __all__ = [
     "weight_macs",
     "with_dynamic_rounding",
     "with_fake_quant",
+    "with_trained_rounding",
     "with_zeros_added",
     "without_defaults",
     "wrap",

@@ -14,8 +14,9 @@ from onnxopt.passes.quantise.tuned import Tuned
 from onnxopt.search.knobs import Knobs
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.recipes import MIDDLE, STEP, STRONGEST, Recipe
+from onnxopt.tuning.floats import biases
 from onnxopt.tuning.price import Price
-from onnxopt.tuning.trainee import Advance, Setting, Trainee, biases, planned
+from onnxopt.tuning.trainee import Advance, Setting, Trainee, planned
 from onnxopt.tuning.weights import Weight, Weights
 
 _TUNED = Tuned().step()

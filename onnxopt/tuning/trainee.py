@@ -16,9 +16,9 @@ from onnxopt.calibration.chunks import any_batch, cut
 from onnxopt.data import Batch
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph import is_depthwise, is_for_value, rounding
+from onnxopt.graph import is_depthwise, is_dynamic, is_for_value
 from onnxopt.graph.autodiff.gradient import Start
-from onnxopt.graph.rewrite import round_outputs
+from onnxopt.graph.rewrite import dynamic_int8
 from onnxopt.graph.rewrite.prelu_to_conv import prelu_as_convs
 from onnxopt.passes.quantise.feedback import Feedback
 from onnxopt.passes.quantise.integers import Integers
@@ -31,8 +31,10 @@ from onnxopt.tuning.augmented import is_images
 from onnxopt.tuning.budget import Budget, duration
 from onnxopt.tuning.checkpoint import Checkpoints
 from onnxopt.tuning.cut import cut_to
+from onnxopt.tuning.floats import biases, parameters
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
+from onnxopt.tuning.ranges import Ranges
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.training import Course, Pass, train
 from onnxopt.tuning.weights import Weight, Weights
@@ -80,7 +82,8 @@ class Trainee(ABC):
     Arguments:
         trained: paths of weights and biases to train.
         fixed: paths of weights that have a step and keep what it gives.
-        steps: of a plan, which say what is rounded while the model runs. Gradients pass that unchanged, too.
+        steps: of a plan, which say what is rounded while the model runs. Gradients pass that unchanged, too. Where
+            they name 8 bits, the scales are trained.
 
     Raises OnnxoptError if no gradient reaches any, the data cannot be read, or images shall be augmented and there are
     none.
@@ -98,18 +101,20 @@ class Trainee(ABC):
         work.graph.reset()
         model = onnx.ModelProto()
         model.CopyFrom(work.graph.model)
-        _as_it_runs(model, steps)
-        self._student = Student(model, self._paths, self._trained, setting.loss)
+        model, self._ranges = _as_it_runs(model, steps)
+        wanted = [*self._trained, *self._ranges.values]
+        self._student = Student(model, self._paths, wanted, setting.loss)
         self.stopped = False
         """Whether the user has stopped the last training, whose weights are then as they were at that time."""
-        original = {path: work.graph.values(path) for path in self._paths}
+        original = {path: work.graph.values(path) for path in (*self._trained, *self._fixed)}
+        original |= {path: one.values() for path, one in self._ranges.stored(steps).items()}
         teacher, augment = work.origin.graph.model, tuple(map(Augment, work.request.augment))
         first = next(cut(next(iter(data)), setting.batch if any_batch(teacher) else 0))  # no more memory than an update
         if augment and not any(map(is_images, first.feeds.values())):
             raise OnnxoptError(f"{work.name}: --augment changes images, and no input has any (floats [n, channels, "
                                "height, width] or [n, height, width, channels]); leave it out")  # fmt: skip
         starts, self.frozen = self._student.survey(first.feeds, original)
-        if not self.frozen.keys() < set(trained):
+        if not self.frozen.keys() < set(wanted):
             raise OnnxoptError(f"{work.name}: no weight can be tuned: {next(iter(self.frozen.values()), 'it has none')}"
                                "; leave --tune out")  # fmt: skip
         if work.request.tune_labels:
@@ -170,13 +175,18 @@ class Trainee(ABC):
 
     @property
     def _paths(self) -> list[str]:
-        return [*self._trained, *self._fixed]
+        return [*self._trained, *self._fixed, *self._ranges.values]
 
     def _known(self, work: Workspace, plan: Plan) -> dict[str, Encoding]:
-        """How a plan stores the weights."""
+        """How a plan stores the weights, and the scales of rounded values."""
         built, graph = work.build(plan), work.graph
-        stored = {**built.encodings, **built.grids}
-        return {path: stored.get(path, Raw(graph.values(path))) for path in self._paths}
+        stored = {**built.encodings, **built.grids, **self._ranges.stored(plan.steps)}
+        return {path: stored[path] if path in stored else Raw(graph.values(path)) for path in self._paths}
+
+    def _tuned(self, plan: Plan, values: Mapping[str, Encoding]) -> tuple[Workspace, Plan]:
+        """The workspace with trained values, and the plan with them."""
+        weights = {path: one for path, one in values.items() if path not in self._ranges.values}
+        return self._work.with_tuned(weights), self._ranges.planned(planned(plan, weights), values)
 
     def _train(self, plan: Plan, weights: Weights, fixed: Mapping[str, Array], price: Price, advance: Advance) -> None:
         """Trains weights for a part of the budget. The plan is that of the file with these weights.
@@ -208,9 +218,8 @@ class Trainee(ABC):
         begun = time.monotonic()
         if begun < self._next and one.share < 1:
             return ""
-        values = weights.stored()
-        work = self._work.with_tuned(values)
-        size, found = work.try_plan(planned(plan, values), self._setting.evaluator)
+        work, tuned = self._tuned(plan, weights.stored())
+        size, found = work.try_plan(tuned, self._setting.evaluator)
         now = time.monotonic()
         self._next = now + _SELDOM * (now - begun)
         error, drop = (None, None) if found is None else (found.difference, found.drop)
@@ -220,19 +229,21 @@ class Trainee(ABC):
 
     def _size(self, plan: Plan, values: Mapping[str, Encoding]) -> int:
         """Of the file with these values, in bytes."""
-        return self._work.with_tuned(values).try_plan(planned(plan, values), None)[0]
+        work, tuned = self._tuned(plan, values)
+        return work.try_plan(tuned, None)[0]
 
 
 class Quantized(Trainee):
-    """The weights that the slope decides on, and the biases that stay floats. Every round begins where the one before
-    it has ended."""
+    """The weights that the slope decides on, the scales of values in 8 bits, and the biases, slopes and parameters of
+    normalizations that stay floats. Every round begins where the one before it has ended."""
 
     def __init__(self, work: Workspace, setting: Setting) -> None:
         work.graph.reset()
         overrides = work.request.overrides
         steps, sites = work.plan(1.0, overrides).steps, {site.path for site in work.sites}
         users = {path for path, one in overrides.decided(work.sites).items() if not one.says_nothing}
-        self._floats = [bias for bias in biases(work) if bias not in steps and bias not in users]
+        floats = dict.fromkeys([*biases(work), *parameters(work)])
+        self._floats = [path for path in floats if path not in steps and path not in users]
         slopes = [path for path, step in steps.items() if path in sites and path not in users and _is_slopes(step)]
         fixed = [path for path in steps if path in sites and path not in slopes]
         self._most = {path: _most(steps[path]) for path in slopes}
@@ -246,10 +257,12 @@ class Quantized(Trainee):
         plan, graph = self._work.plan(at, self._work.request.overrides), self._work.graph
         known = self._known(self._work, plan)
         trained = [path for path in self._trained if self._trains(path, known[path])]
-        start = {**{path: graph.values(path) for path in trained}, **self._values}
+        scales = [path for path in self._ranges.values if path not in self.frozen]
+        start = {path: graph.values(path) for path in trained} | {path: known[path].values() for path in scales}
         kinds = [Weight.of(path, known[path], most=self._most.get(path, 0)) for path in trained]
-        weights = Weights(kinds, start, near=not self._values)
-        fixed = {path: one.values() for path, one in known.items() if path not in trained}
+        kinds += [self._ranges.weight(path, known[path]) for path in scales]
+        weights = Weights(kinds, {**start, **self._values}, near=not self._values)
+        fixed = {path: one.values() for path, one in known.items() if path not in start}
 
         def measured() -> int:
             return self._size(plan, weights.stored())
@@ -257,18 +270,13 @@ class Quantized(Trainee):
         self._train(plan, weights, fixed, Price(at, size, measured), advance)
         if size is not None:
             cut_to(size, weights, measured)
-        self._values, values = weights.values(), weights.stored()
-        return self._work.with_tuned(values), planned(plan, values)
+        self._values = weights.values()
+        return self._tuned(plan, weights.stored())
 
     def _trains(self, path: str, stored: Encoding) -> bool:
         if path in self.frozen:
             return False
         return path in self._floats or isinstance(stored, Affine)  # a weight of zeros, say, stays as it came
-
-
-def biases(work: Workspace) -> list[str]:
-    """Paths of the biases of layers, each once."""
-    return list(dict.fromkeys(one.bias for uses in work.graph.linears().values() for one in uses if one.bias))
 
 
 def planned(plan: Plan, values: Mapping[str, Encoding]) -> Plan:
@@ -299,8 +307,10 @@ def _most(step: Step) -> int:
     return 2 ** (bits - 1) - 1 if bits else 0
 
 
-def _as_it_runs(model: onnx.ModelProto, steps: Mapping[str, Step]) -> None:
-    """Rounds values as these steps do. A value that only some nodes read in integers is rounded for all."""
+def _as_it_runs(model: onnx.ModelProto, steps: Mapping[str, Step]) -> tuple[onnx.ModelProto, Ranges]:
+    """The model that rounds values as these steps do. A value that only some nodes read in integers is rounded for all,
+    but by its range in each run only for the products."""
+    ranges, integers = Ranges.of(model, steps), [path for path, step in steps.items() if Integers().step() in step]
+    dynamic_int8.round_inputs(model, [value for value, step in steps.items() if is_dynamic(step)], integers)
     prelu_as_convs(model, {value for value, step in steps.items() if is_for_value(step) and is_depthwise(step)})
-    pairs = {value: rounding(step) for value, step in steps.items() if is_for_value(step)}
-    round_outputs.insert(model, {value: pair for value, pair in pairs.items() if pair is not None})
+    return ranges.rounded(model, steps), ranges

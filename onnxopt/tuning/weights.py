@@ -16,10 +16,13 @@ from onnxopt.tuning.optimizer import Vector
 _INSIDE = 0.35
 """Steps from an integer within which a weight starts that feedback has rounded to it: many would be at the edge of 0.5,
 and go over it together."""
-_SHARE, _SHARE_OF_WEIGHT = 16, 8
-"""Of the root mean square of a bias, and of pruned or shared weights, the part that its unit is."""
+_SHARE, _SHARE_OF_WEIGHT, _SHARE_OF_SCALE = 16, 8, 4
+"""Of the root mean square of a bias, of pruned or shared weights, and of the scale of a range, the part that its unit
+is."""
 _LEAST = 1e-4
 """Unit of a bias of zeros."""
+_FURTHEST = 8
+"""Times as large or as small as at first, at most, a scale becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class Weight(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest number, in units; None where they may be any."""
+        return None
 
     @abstractmethod
     def units(self) -> Vector:
@@ -80,6 +88,11 @@ class Rounded(Weight):
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
         return self.start.q.shape
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of the integers."""
+        return (-self.most, self.most) if self.most else None
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -192,6 +205,45 @@ class Shared(Weight):
         return table
 
 
+@dataclass(frozen=True, slots=True)
+class Scale(Weight):
+    """Of a value that is rounded at run time: one number above 0."""
+
+    start: Array
+    grows: bool
+    """Whether it may become larger than at first."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a scalar."""
+        return self.start.shape
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """A few times smaller or larger than at first."""
+        return _SHARE_OF_SCALE / _FURTHEST, _SHARE_OF_SCALE * (_FURTHEST if self.grows else 1)
+
+    def units(self) -> Vector:
+        """[1]: a part of its size."""
+        return np.asarray(self.start.reshape(1) / np.float32(_SHARE_OF_SCALE), np.float32)
+
+    def numbers(self, values: Array) -> Vector:
+        """[1]."""
+        return values.reshape(1)
+
+    def tensor(self, numbers: Vector) -> Array:
+        """The scale."""
+        return numbers.reshape(())
+
+    def gradient(self, of_tensor: Array) -> Vector:
+        """[1]."""
+        return of_tensor.reshape(1)
+
+    def stored(self, numbers: Vector) -> Raw:
+        """As a float."""
+        return Raw(numbers.reshape(()))
+
+
 def _part_of_size(values: Array, share: float) -> Vector:
     """[values]: the same for all."""
     size = float(np.sqrt(np.square(values, dtype=np.float64).mean())) if values.size else 0.0
@@ -227,17 +279,15 @@ class Weights:
         """Rows and columns of each rounded weight."""
         self.rounded = self.masters[: sum(map(prod, self.matrices))]
         """The masters of rounded weights, a view."""
-        limits = [np.full(prod(one.shape), one.most or np.inf, np.float32) for one in rounded]
-        self._limits = np.concatenate(limits) if any(one.most for one in rounded) else np.zeros(0, np.float32)
-        """[rounded masters]: their largest magnitudes; empty where all may be any."""
+        self._bounds = [(part, one.bounds) for one, part in zip(self._weights, self._parts, strict=True) if one.bounds]
         if near and rounded:
             q = np.concatenate([one.start.q.ravel() for one in rounded]).astype(np.float32)
             np.clip(self.rounded, q - _INSIDE, q + _INSIDE, out=self.rounded)
 
     def bound(self) -> None:
-        """Moves masters back whose integers would be too large."""
-        if self._limits.size:
-            np.clip(self.rounded, -self._limits, self._limits, out=self.rounded)
+        """Moves masters back that are out of their bounds."""
+        for part, (least, most) in self._bounds:
+            np.clip(self.masters[part], least, most, out=self.masters[part])
 
     def seen(self) -> dict[str, Array]:
         """What the model sees, by path."""

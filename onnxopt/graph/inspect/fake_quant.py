@@ -37,6 +37,31 @@ def with_dynamic_rounding(model: onnx.ModelProto, values: Iterable[str]) -> onnx
     return _through(model, values, _dynamically_rounded)
 
 
+def with_trained_rounding(
+    model: onnx.ModelProto, values: Mapping[str, QuantParams], scales: Mapping[str, str]
+) -> onnx.ModelProto:
+    """A copy in which these float values of the main graph pass through QuantizeLinear and DequantizeLinear, whose
+    scales are initializers, so that gradients reach them.
+
+    All readers of a value, the user included, get the result; of a model input, all nodes do. Needs opset 10.
+
+    Arguments:
+        values: in the types of QuantizeLinear.
+        scales: by value, the name of its scale. Values of one scale have the same parameters.
+    """
+
+    def chain(value: str, x: str, y: str) -> list[NodeProto]:
+        integers, scale, zero = f"{value}@int", scales[value], f"{value}@zero"
+        return [helper.make_node("QuantizeLinear", [x, scale, zero], [integers]),
+                helper.make_node("DequantizeLinear", [integers, scale, zero], [y])]  # fmt: skip
+
+    made = _through(model, values, chain)
+    constants = {f"{value}@zero": np.asarray(one.zero, one.type) for value, one in values.items()}
+    constants |= {scales[value]: np.asarray(one.scale, np.float32) for value, one in values.items()}
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    return made
+
+
 def with_zeros_added(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:

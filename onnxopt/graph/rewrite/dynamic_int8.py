@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxopt.encoding import Affine, Encoding, Raw, narrowed
 from onnxopt.errors import OnnxoptError
-from onnxopt.graph.normalise import fresh, names_taken
+from onnxopt.graph.normalise import fresh, names_taken, set_nodes
 from onnxopt.graph.rewrite.fusion import FusedOp
 from onnxopt.graph.rewrite.opset import OPSET, version
 from onnxopt.graph.rewrite.smooth import products
@@ -65,6 +65,31 @@ def insert(
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return integers, scales
+
+
+def round_inputs(model: onnx.ModelProto, values: Collection[str], weights: Collection[str]) -> None:
+    """Rounds these values for their products with these weights as `insert` does, in place, but leaves the products in
+    floats, which gradients can pass."""
+    reading = {
+        op.first: value
+        for value, ops in products(model).items()
+        if value in values
+        for op in ops
+        if op.weight in weights
+    }
+    taken, nodes, rounded = names_taken(model), list[NodeProto](), dict[str, str]()
+    for index, node in enumerate(model.graph.node):
+        if (value := reading.get(index)) is not None:
+            if value not in rounded:
+                *grid, rounded[value] = (
+                    fresh(f"{value}@{part}", taken) for part in ("int", "scale", "zero", "rounded")
+                )
+                nodes.append(helper.make_node("DynamicQuantizeLinear", [value], grid))
+                nodes.append(helper.make_node("DequantizeLinear", grid, [rounded[value]]))
+            for place, name in enumerate(node.input):
+                node.input[place] = rounded[value] if name == value else name
+        nodes.append(node)
+    set_nodes(model.graph, nodes)
 
 
 def _laid_out(node: NodeProto, weight: Affine) -> Affine:
