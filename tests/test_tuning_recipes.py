@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def test_a_centroid_gets_the_sum_of_its_members_gradients_and_zeros_get_none() -
 @pytest.mark.slow  # 3 s: two whole runs
 def test_a_recipe_trains_after_its_steps(small: tuple[Path, Path], tmp_path: Path) -> None:
     np.save(small[1], weights(2048, 64, seed=5))
-    contract, recipe = Contract(target_ratio=8), Recipe.open("deep-compression")
+    contract = Contract(target_ratio=8)
+    recipe = replace(Recipe.open("deep-compression"), tune=("prune", "codebook"))
     plain = onnxopt.optimize(small[0], tmp_path / "plain", contract, small[1], recipe=recipe)
     tuned = onnxopt.optimize(small[0], tmp_path / "tuned", contract, small[1], recipe=recipe, tune="20epochs")
     assert "tuned" not in plain.plan.to_json()
@@ -67,6 +69,21 @@ def test_a_recipe_trains_after_its_steps(small: tuple[Path, Path], tmp_path: Pat
     assert noise_of(small[0], tmp_path / "tuned") < 0.97 * noise_of(small[0], tmp_path / "plain")
     onnxopt.apply(small[0], tuned.plan, tmp_path / "applied", small[1], tuned.values)
     assert (tmp_path / "applied").read_bytes() == (tmp_path / "tuned").read_bytes()
+
+
+@pytest.mark.slow  # 2 s: a whole run
+def test_a_step_that_is_named_twice_is_taken_gently_first_and_fills_the_size(
+    small: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = Recipe.open("deep-compression")
+    size = small[0].stat().st_size / 8
+    done = onnxopt.optimize(small[0], tmp_path / "out", Contract(target_ratio=8), small[1], recipe=recipe,
+                            tune="6epochs")  # fmt: skip
+    for step in done.plan.steps.values():
+        assert [one.name for one in step] == ["prune", "tuned", "prune", "tuned", "codebook", "tuned"]
+        gently, fully = (dict(one.args)["noise"] for one in step if one.name == "prune")
+        assert 0.5 < gently / fully < 0.9
+    assert 0.95 * size < done.bytes_after <= size
 
 
 def test_later_steps_change_tuned_values_and_factors_are_trained(tmp_path: Path) -> None:

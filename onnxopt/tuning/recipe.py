@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from onnxopt.encoding import Encoding
 from onnxopt.passes.quantise.tuned import Tuned
 from onnxopt.search.knobs import Knobs
 from onnxopt.spec.plan import Plan, Step
-from onnxopt.spec.recipes import MIDDLE, STEP, STRONGEST, Recipe
+from onnxopt.spec.recipes import GENTLEST, MIDDLE, STEP, STRONGEST, Recipe
 from onnxopt.tuning.floats import biases
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.trainee import Advance, Setting, Trainee, planned
@@ -22,6 +22,10 @@ from onnxopt.tuning.weights import Weight, Weights
 _TUNED = Tuned().step()
 _FILL = 0.998
 """Share of the size that a file may have before its last training, which changes no index, but makes other floats."""
+_STEP = STEP**0.25
+"""Factor between strengths that are tried for the size."""
+_GENTLER = 3
+"""Steps of a knob by which a step that is taken again is gentler before: seven tenths of the noise, of 0.01 to 2."""
 
 
 class Staged(Trainee):
@@ -43,11 +47,11 @@ class Staged(Trainee):
 
     def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
         """See `Trainee.tune`."""
-        plan, values = self._plan(at), dict[str, Encoding]()
+        plan, values = marked_plan(self._work, self._recipe, at, self._fixed), dict[str, Encoding]()
         count = _trainings(plan)
         for stage in range(1, count + 1):
-            if stage == count and size is not None:
-                plan = self._fitting(plan, values, at, size)
+            if values and size is not None:
+                plan, at = self._fitting(plan, values, at, size, stage)
             part = _until(plan, stage)
             after = max((" > ".join(one.name for one in step) for step in part.steps.values()), key=len, default="")
             text = f"training {stage} of {count}, after {after}"
@@ -61,22 +65,27 @@ class Staged(Trainee):
             values = weights.stored()
         return self._work.with_tuned(values), planned(plan, values)
 
-    def _plan(self, at: float) -> Plan:
-        """Of a strength; it says what is tuned."""
-        plan = recipe_plan(self._work, self._recipe, at)
-        return replace(plan, steps={path: step if path in self._fixed else _marked(step, self._recipe)
-                                    for path, step in plan.steps.items()})  # fmt: skip
+    def _fitting(
+        self, plan: Plan, values: dict[str, Encoding], at: float, size: int, training: int
+    ) -> tuple[Plan, float]:
+        """The plan with the steps since the last training as strong as the size asks for, and that strength: what was
+        pruned and then trained has not the bytes of what was pruned only."""
+        work, made = self._work.with_tuned(values), digest(values)  # as long as that of the values to come
 
-    def _fitting(self, plan: Plan, values: dict[str, Encoding], at: float, size: int) -> Plan:
-        """The plan with the steps before its last training as strong as the size asks for: what was pruned and then
-        trained has not the bytes of what was pruned only."""
-        work, last = self._work.with_tuned(values), _trainings(plan)
-        part = replace(_until(plan, last), values=digest(values))  # as long as that of the values to come
-        while work.try_plan(part, None)[0] > _FILL * size and (at := at * STEP) < STRONGEST:
-            stronger = self._plan(at).steps
-            plan = replace(plan, steps={path: _joined(step, stronger[path], last) for path, step in plan.steps.items()})
-            part = replace(_until(plan, last), values=part.values)
-        return plan
+        def fits(plan: Plan) -> bool:
+            return work.try_plan(replace(_untrained(plan, training), values=made), None)[0] <= _FILL * size
+
+        def as_strong(at: float) -> Plan:
+            other = marked_plan(self._work, self._recipe, at, self._fixed).steps
+            return replace(
+                plan, steps={path: _joined(step, other[path], training) for path, step in plan.steps.items()}
+            )
+
+        while not fits(plan) and at * _STEP < STRONGEST:
+            plan, at = as_strong(at * _STEP), at * _STEP
+        while at / _STEP > GENTLEST and fits(gentler := as_strong(at / _STEP)):
+            plan, at = gentler, at / _STEP
+        return plan, at
 
 
 def _told(advance: Advance, where: str, what: str) -> None:
@@ -88,10 +97,20 @@ def recipe_plan(work: Workspace, recipe: Recipe, at: float) -> Plan:
     return work.plan(at, Knobs(recipe).rules(at, work.steps_at, work.request.overrides))
 
 
+def marked_plan(work: Workspace, recipe: Recipe, at: float, fixed: Collection[str] = ()) -> Plan:
+    """The same; it says what is tuned, but of `fixed` weights.
+
+    A step that the recipe names twice is taken twice, first gently (iterative pruning: Han et al. 2015, section 3.4).
+    """
+    most = max(map(recipe.tune.count, recipe.tune), default=1)
+    plans = [recipe_plan(work, recipe, at / STEP ** (_GENTLER * gentler)) for gentler in range(most)]
+    return replace(plans[0], steps={path: step if path in fixed else _marked([one.steps[path] for one in plans], recipe)
+                                    for path, step in plans[0].steps.items()})  # fmt: skip
+
+
 def trainings(work: Workspace, recipe: Recipe) -> int:
     """How many there are in a round."""
-    plan = recipe_plan(work, recipe, MIDDLE)
-    return _trainings(replace(plan, steps={path: _marked(step, recipe) for path, step in plan.steps.items()}))
+    return _trainings(marked_plan(work, recipe, MIDDLE))
 
 
 def _trainings(plan: Plan) -> int:
@@ -99,11 +118,19 @@ def _trainings(plan: Plan) -> int:
     return max(1, *(list(step).count(_TUNED) for step in plan.steps.values()))
 
 
-def _marked(step: Step, recipe: Recipe) -> Step:
-    """A step with training after those that the recipe names."""
-    if is_structural(step):
-        return step
-    return _chain([one for each in step for one in ((each, _TUNED) if each.name in recipe.tune else (each,))])
+def _marked(steps: Sequence[Step], recipe: Recipe) -> Step:
+    """A step with training after those that the recipe names.
+
+    Arguments:
+        steps: the same at strengths that decrease.
+    """
+    if is_structural(steps[0]):
+        return steps[0]
+    found: list[Step] = []
+    for same in zip(*steps, strict=True):
+        times = recipe.tune.count(same[0].name)
+        found += [one for each in reversed(same[:times]) for one in (each, _TUNED)] or same[:1]
+    return _chain(found)
 
 
 def _until(plan: Plan, training: int) -> Plan:
@@ -111,6 +138,13 @@ def _until(plan: Plan, training: int) -> Plan:
     return replace(
         plan, steps={path: _chain(list(step)[: _place(step, training)]) for path, step in plan.steps.items()}
     )
+
+
+def _untrained(plan: Plan, training: int) -> Plan:
+    """The whole plan without this training and later ones."""
+    return replace(plan, steps={path: _chain([one for place, one in enumerate(step)
+                                              if one != _TUNED or place < _place(step, training)])
+                                for path, step in plan.steps.items()})  # fmt: skip
 
 
 def _joined(step: Step, other: Step, training: int) -> Step:

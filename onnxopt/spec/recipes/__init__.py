@@ -3,7 +3,7 @@
     title = "Deep Compression"
     source = "Han, Mao & Dally 2016"
     table = "deep-compression"      # the paper's table, which the report shows
-    tune = ["prune", "codebook"]    # with --tune, weights are trained after these steps
+    tune = ["prune", "prune", "codebook"]  # with --tune, weights are trained after these steps
 
     [knobs]                         # each from its gentlest to its strongest setting
     q = [0.3, 1.8]
@@ -12,6 +12,8 @@
     op = "Conv"
     axes = 2
     step = "prune{sigma=$q} > codebook{k=256}"
+
+A step that `tune` names twice is taken twice then: with its knobs some steps back, and as it is.
 
 Weights that no rule matches stay as they are. One *strength* turns all knobs together until the contract is met. Then
 each weight (with ``layers = true``) and each knob is turned further alone, in turn, as far as the contract allows.
