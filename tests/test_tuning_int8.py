@@ -76,8 +76,8 @@ def test_inputs_that_each_run_rounds_by_its_range_are_rounded_in_training(
 def test_integers_stay_in_their_range() -> None:
     grid = Affine(np.array([[120, -127]], np.int32), np.array([-8], np.int16), 0, np.dtype(np.float32))
     found = Weights([Weight.of("w", grid, most=127)], {"w": grid.values()}, near=True)
-    found.masters += np.array([20, -20], np.float32)
-    found.bound()
+    found.rounded += np.array([20, -20], np.float32)
+    found.settle()
     np.testing.assert_array_equal(found.stored()["w"].symbols().values, [[127, -127]])
 
 

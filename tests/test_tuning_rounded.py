@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import onnxopt
 from onnxopt import Contract
-from onnxopt.encoding import Raw
+from onnxopt.encoding import Affine, Raw, step_of
 from onnxopt.graph.rewrite import dynamic_int8
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.spec.plan import Plan, Step
@@ -22,7 +22,7 @@ from onnxopt.tuning import stage
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.ranges import Ranges
 from onnxopt.tuning.student import Lesson, Student
-from onnxopt.tuning.weights import Scale, Weights
+from onnxopt.tuning.weights import Scale, Weight, Weights
 
 Array = np.ndarray[Any, Any]
 
@@ -122,7 +122,7 @@ def test_moved_values_share_a_scale_and_clipped_ones_do_not_grow() -> None:
     scales = {path: ranges.weight(path, one) for path, one in ranges.stored(steps).items()}
     trained = Weights(list(scales.values()), {path: one.start for path, one in scales.items()}, near=False)
     trained.masters += 1
-    trained.bound()
+    trained.settle()
     plan = ranges.planned(Plan("", steps), trained.stored())
     assert plan.steps["b"] == plan.steps["c"] == QuantParams(float(np.float32(6 / 255)), 0, "uint8").step()
     assert str(plan.steps["y"]).startswith("equalize > qdq{scale=0.125")
@@ -131,7 +131,7 @@ def test_moved_values_share_a_scale_and_clipped_ones_do_not_grow() -> None:
 def test_scales_stay_above_zero() -> None:
     trained = Weights([Scale("s", np.float32(0.5).reshape(()), True)], {"s": np.asarray(0.5, np.float32)}, near=False)
     trained.masters -= 1000
-    trained.bound()
+    trained.settle()
     assert trained.stored()["s"].values() > 0
 
 
@@ -157,3 +157,49 @@ def test_slopes_and_parameters_of_normalizations_are_tuned(tmp_path: Path, monke
         assert (done.values[path].values() != tensors[path]).any()
     onnxopt.apply(tmp_path / "in.onnx", done.plan, tmp_path / "applied.onnx", tmp_path / "x.npy", done.values)
     assert (tmp_path / "applied.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gradients_of_steps_are_those_of_rounding_straight_through(steps: int) -> None:
+    w, k = weights(4, 3), np.array([-3, -1, 2][:steps], np.int16)
+    grid = Affine(np.rint(w / step_of(k)).astype(np.int32), k, 1, np.dtype(np.float32))
+    trained = Weights([Weight.of("w", grid)], {"w": w}, near=False)
+    g, bits = weights(4, 3, seed=1), weights(12, seed=2)
+    found = trained.gradient({"w": g}, bits)[12:]
+    assert found.shape == (steps,)
+    rest, double = np.rint(w / step_of(k)) - w / step_of(k), w.astype(np.float64)
+
+    def loss(moved: Array) -> float:
+        s = step_of(k) * 2.0 ** (moved * 0.3 / 4)  # a unit is 0.3 quarters of an octave
+        return float((g * (double + rest * s)).sum() + (bits.reshape(4, 3) * (double / s)).sum())
+
+    for index in range(steps):
+        ends = [loss(np.eye(steps)[index] * end) for end in (-1e-6, 1e-6)]
+        assert found[index] == pytest.approx((ends[1] - ends[0]) / 2e-6, rel=1e-4)
+
+
+def test_steps_move_in_quarters_of_an_octave_and_leave_weights_where_they_are() -> None:
+    w, k = weights(40, 3), np.array([-20, -18, -22], np.int16)
+    grid = Affine(np.rint(w / step_of(k)).astype(np.int32), k, 1, np.dtype(np.float32))
+    trained = Weights([Weight.of("w", grid)], {"w": w}, near=False)
+    start = trained.masters.copy()
+    trained.masters[-3:] = np.array([0.5, 0.7, -1.1]) / 0.3
+    trained.settle()
+    np.testing.assert_array_equal(trained.steps, [0, 1, -1])
+    np.testing.assert_allclose(trained.values()["w"], w, rtol=1e-5)
+    stored = trained.stored()["w"]
+    assert isinstance(stored, Affine)
+    np.testing.assert_array_equal(stored.k - k, [0, 1, -1])
+    np.testing.assert_array_equal(stored.values(), trained.seen()["w"])
+    masters, steps = trained.masters.copy(), trained.steps
+    trained.restore(start)
+    np.testing.assert_array_equal(trained.masters, start)
+    np.testing.assert_array_equal(trained.steps, 0)
+    trained.restore(masters, steps)
+    np.testing.assert_array_equal(trained.stored()["w"].values(), stored.values())
+
+
+def test_steps_that_a_recipe_decides_on_stay() -> None:
+    grid = Affine(np.array([[1, 2]], np.int32), np.array([-8], np.int16), 0, np.dtype(np.float32))
+    trained = Weights([Weight.of("w", grid, fixed=True)], {"w": grid.values() + 0.1}, near=False)
+    assert trained.gradient({"w": weights(1, 2)}, weights(2))[-1] == 0

@@ -39,4 +39,4 @@ def cut_to(size: int, weights: Weights, measured: Callable[[], int]) -> None:
         if not chosen.size:
             return
         weights.rounded[chosen] = np.rint(weights.rounded[chosen]) + moves[chosen]
-        weights.bound()
+        weights.settle()

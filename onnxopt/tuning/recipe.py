@@ -59,7 +59,8 @@ class Staged(Trainee):
             known = self._known(self._work.with_tuned(values), part)
             trained = [path for path in self._trained if path not in self.frozen]
             start = {path: known[path].values() for path in trained}
-            weights = Weights([Weight.of(path, known[path], path in plan.steps) for path in trained], start, near=False)
+            kinds = [Weight.of(path, known[path], path in plan.steps, fixed=True) for path in trained]
+            weights = Weights(kinds, start, near=False)
             fixed = {path: one.values() for path, one in known.items() if path not in trained}
             self._train(part, weights, fixed, Price(0.0), partial(_told, advance, text))
             values = weights.stored()

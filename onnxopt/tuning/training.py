@@ -74,27 +74,28 @@ class _Run:
             if not weights.matrices:
                 self.speed = max(self.speed, _FLOATS * min(1.0, loss**0.5))
         if share < _EARLY and not loss <= _BROKEN * self.at_first:
-            weights.masters[:] = self.start
+            weights.restore(self.start)
             self.begin()
             self.speed /= _SLOWER
         else:
-            gradient = weights.gradient(by_path)
-            gradient[: len(weights.rounded)] += np.float32(self.price.value) * rate.gradient(weights.rounded)
+            gradient = weights.gradient(by_path, np.float32(self.price.value) * rate.gradient(weights.rounded))
             self.adam.update(weights.masters, gradient, scheduled(self.speed, share))
-            weights.bound()
+            weights.settle()
         self.updates += 1
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Stores the state."""
         checkpoint.keep(
-            masters=self.weights.masters, start=self.start, mean=self.adam.mean, square=self.adam.square,
+            masters=self.weights.masters, steps=self.weights.steps, start=self.start,
+            mean=self.adam.mean, square=self.adam.square,
             price=np.array(self.price.state), speeds=np.array([self.speed, self.recent, self.at_first]),
             numbers=np.array([self.adam.updates, self.updates, self.ended]),
         )  # fmt: skip
 
     def restore(self, state: State) -> None:
         """Goes back to a state."""
-        self.weights.masters[:], self.start = state["masters"], state["start"]
+        self.weights.restore(state["masters"], state["steps"])
+        self.start = state["start"]
         self.adam.mean[:], self.adam.square[:] = state["mean"], state["square"]
         self.price.state = state["price"].tolist()
         self.adam.updates, self.updates, ended = state["numbers"].tolist()
