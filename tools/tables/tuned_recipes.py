@@ -34,7 +34,7 @@ SYSTEMS = (
     System("lenet5", "deep-compression", 39, "20epochs", "noise"),
     System("lenet5", "hessian-kmeans", 47.16, "10epochs", "noise"),
     System("lenet5", "iterative-ecsq", 49.01, "10epochs", "noise"),
-    System("lenet5", "uniform-ecsq", 51.25, "10epochs", "noise"),
+    System("lenet5", "uniform-ecsq", 51.25, "20epochs", "noise"),
 )
 
 
