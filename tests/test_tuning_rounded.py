@@ -171,7 +171,7 @@ def test_gradients_of_steps_are_those_of_rounding_straight_through(steps: int) -
 
     def loss(moved: Array) -> float:
         s = step_of(k) * 2.0 ** (moved * 0.3 / 4)  # a unit is 0.3 quarters of an octave
-        return float((g * (double + rest * s)).sum() + (bits.reshape(4, 3) * (double / s)).sum())
+        return float((g * (double + rest * s)).sum() + 0.5 * (bits.reshape(4, 3) * (double / s)).sum())
 
     for index in range(steps):
         ends = [loss(np.eye(steps)[index] * end) for end in (-1e-6, 1e-6)]

@@ -259,7 +259,8 @@ class Quantized(Trainee):
         trained = [path for path in self._trained if self._trains(path, known[path])]
         scales = [path for path in self._ranges.values if path not in self.frozen]
         start = {path: graph.values(path) for path in trained} | {path: known[path].values() for path in scales}
-        kinds = [Weight.of(path, known[path], most=self._most.get(path, 0)) for path in trained]
+        most = {path: self._most.get(path, 0) for path in trained}
+        kinds = [Weight.of(path, known[path], most=most[path], fixed=most[path] > 0) for path in trained]
         kinds += [self._ranges.weight(path, known[path]) for path in scales]
         weights = Weights(kinds, {**start, **self._values}, near=not self._values)
         fixed = {path: one.values() for path, one in known.items() if path not in start}

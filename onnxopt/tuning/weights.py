@@ -35,6 +35,8 @@ _LEAST = 1e-4
 """Unit of a bias of zeros."""
 _STEP = 0.3
 """Quarters of an octave that are a unit of a step. At 1, steps move so often that their weights do not follow."""
+_OF_BITS = 0.5
+"""Share of the gradient of the bits that steps get: with all of it, they grow before their weights could save bits."""
 _OVER = 0.6
 """Quarters of an octave from where it is that a step has to be to be stored as another one. At 0.5, many would go back
 and forth, and all their weights be rounded anew each time."""
@@ -360,7 +362,7 @@ class Weights:
         of_steps = own * (np.rint(self.rounded) - self.rounded)
         if of_bits is not None:
             own += of_bits
-            of_steps -= of_bits * self.rounded
+            of_steps -= np.float32(_OF_BITS) * of_bits * self.rounded
         of_steps *= np.float32(_STEP * log(2) / STEPS_PER_OCTAVE)
         sums = (self._rounded(i).by_step(of_steps[self._parts[i]]) for i in range(len(self._begun)))
         return np.concatenate([found, *sums])
