@@ -134,7 +134,7 @@ def stamp(model: Model, contract: Contract | None = None, data: Spec | None = No
     request = Request.of(contract, data, options)
     path, _folder = on_disk(model)
     with custom_ops(request.custom_ops):
-        return Stamp.of(plain_source(path), request)
+        return Stamp.of(plain_source(path, request), request)
 
 
 def apply(

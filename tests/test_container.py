@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,9 @@ from hypothesis.extra import numpy as hnp
 
 from onnxopt import native
 from onnxopt.build import container
+from onnxopt.build.packed import Packed
 from onnxopt.encoding import STORABLE, Affine, Codebook, Encoding, Raw, nearest_log_step, step_of
+from onnxopt.files import Spool
 
 
 def read_back(encodings: dict[str, Encoding], **options: str) -> native.Container:
@@ -127,10 +130,21 @@ def test_two_writes_give_the_same_bytes(prefer: str) -> None:
 def test_what_is_known_is_not_coded_again(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).integers(-8, 8, (64, 40)).astype(getattr(ml_dtypes, dtype, dtype))
     every, known = {"w": Raw(values), "v": Raw(values.reshape(40, 64))}, container.Known()
-    packed = container.write(b"", every, "{}", known=known)
-    assert packed == container.write(b"", every, "{}")
+    plain = container.write(b"", every, "{}")
+    assert plain == _joined(container.packed(b"", every, "{}", known=known))
     monkeypatch.setattr(native, "lossless_stream", None)
-    assert packed == container.write(b"", every, "{}", known=known)
+    assert plain == _joined(container.packed(b"", every, "{}", known=known))
+
+
+def test_chunks_on_the_disk_are_the_same(tmp_path: Path) -> None:
+    every: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": Raw(weights(1200, 1000))}
+    packed = container.packed(b"m", every, "{}", known=container.Known(Spool(tmp_path)))
+    assert _joined(packed) == container.write(b"m", every, "{}")
+    assert packed.size == len(_joined(packed))
+
+
+def _joined(packed: Packed) -> bytes:
+    return b"".join(packed.pieces())
 
 
 def test_preferences_keep_their_word() -> None:

@@ -18,7 +18,7 @@ from onnxopt.encoding import narrowed
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import set_aside
 from onnxopt.files.set_aside import Shelf, elements_of, is_set_aside, tensor_of, whole, with_elements
-from onnxopt.graph import onnx_file, read
+from onnxopt.graph import light_message, onnx_file, read
 from onnxopt.graph.autodiff import Gradient, segments
 from onnxopt.search import kept
 from onnxopt.search.kept import Kept
@@ -29,6 +29,7 @@ def always(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Sets aside the weights of small models, too; gives the folder of the cache."""
     monkeypatch.setattr(onnx_file, "_SET_ASIDE", 0)
     monkeypatch.setattr(set_aside, "LEAST", 4096)
+    monkeypatch.setattr(light_message, "LEAST", 4096)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxopt.build.packed import Packed
 from onnxopt.encoding import Encoding
 from onnxopt.graph import LARGEST_INLINE
 from onnxopt.results.events import Event
@@ -19,7 +20,7 @@ class Built:
 
     plan: Plan
     inner: onnx.ModelProto
-    packed: bytes
+    packed: Packed
     """The container."""
     encodings: dict[str, Encoding]
     events: list[Event]
@@ -32,4 +33,4 @@ class Built:
 
     def data_name(self, path: Path) -> str:
         """Name of the separate data file beside the model; empty if one file holds all."""
-        return f"{path.name}.data" if len(self.packed) > LARGEST_INLINE else ""
+        return f"{path.name}.data" if self.packed.size > LARGEST_INLINE else ""

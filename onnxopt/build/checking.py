@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
 from onnxopt import runtime
+from onnxopt.build.resting import Resting
 from onnxopt.build.running import Running
 from onnxopt.data import CannotRun, Hints, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
@@ -38,7 +39,9 @@ def source_session(source: Source, exact: bool = False) -> onnxruntime.Inference
     """
     path = source.path
     try:
-        return quiet_session(str(path) if exact or source.shelf is None else source.model.SerializeToString())
+        if exact:
+            return quiet_session(str(path), packs=source.shelf is None)
+        return quiet_session(str(path) if source.shelf is None else source.model.SerializeToString())
     except Exception as error:  # the runtime's own types, which share no base class
         raise OnnxoptError(f"{path}: ONNX Runtime does not load the original model, so it would not load a compressed "
                            f"one: {first_line(error)}; nothing was written") from error  # fmt: skip
@@ -77,6 +80,10 @@ class Checking:
         Missed if it misses the contract; OnnxoptError if the source does not load.
         """
         first: list[Any] = []
+        _ = self._session, self.evaluator  # the source first: if it does not load, that is the reason
+        if isinstance(self._session, Resting):
+            self._session.rest()
+        self.source.rest()
         for how, session in self._sessions(path):
             if fault := interface_fault(self._session, session):
                 raise Unsound(self.source.path, f"{how}, {fault}")
@@ -90,19 +97,21 @@ class Checking:
                 raise Unsound(self.source.path, f"{how}, output {name!r} is not the same as in ONNX Runtime with the "
                                                 "library registered")  # fmt: skip
             del session, running  # before the next one: each is as large as the model
+            self.source.rest()
 
     def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
-        _ = self._session  # the source first: if it does not load, that is the reason
         try:
-            yield from runtime.sessions(path)
+            yield from runtime.sessions(path, packs=not self.lossless or self.source.shelf is None)
         except (OnnxoptError, MemoryError):
             raise
         except Exception as error:  # the runtime's own types
             raise Unsound(self.source.path, f"it does not load: {first_line(error)}") from error
 
     @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
-        return source_session(self.source, self.lossless) if self.original is None else self.original.session
+    def _session(self) -> onnxruntime.InferenceSession | Resting:
+        if self.original is not None:
+            return self.original.session
+        return Resting(partial(source_session, self.source, self.lossless))
 
     @cached_property
     def _opened(self) -> tuple[str, Evaluator]:
@@ -148,7 +157,7 @@ class Checking:
     def _own_error(self, evaluator: Evaluator) -> float:
         """Noise over signal between runs of the source: -1 if they give the same bits, as they do unless it draws
         random numbers."""
-        others = self._session, onnxruntime.InferenceSession(str(self.source.path))
+        others = self._session, source_session(self.source, exact=True)
         found = (Running(self.source.path, other) for other in others)
         return max((evaluator.compare(one).error or 0.0 for one in found if evaluator.difference(one)), default=-1.0)
 

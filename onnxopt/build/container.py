@@ -9,18 +9,21 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from struct import pack
+from typing import Self
 
 import numpy as np
 import onnx
 
 from onnxopt import native
+from onnxopt.build.packed import Chunk, Packed
 from onnxopt.build.relatives import Relation, relations
 from onnxopt.build.splicing import acceptable, splice
 from onnxopt.encoding import Array, Encoding, Reconstruction, UncodedEntry
 from onnxopt.errors import OnnxoptError
+from onnxopt.files import Spool
 from onnxopt.native import varint
 
 MAGIC = b"onnxopt\0"
@@ -70,20 +73,54 @@ class _Coded:
         return sum(map(len, self.chunks))
 
 
-_Rows = Sequence[tuple[_Record, _Coded]]
-Known = dict[tuple[object, ...], _Coded]
-"""Chunks of elements that are stored as they are, by what decides on them: trials of one model have most in common."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An entry's chunks, kept until they are written."""
+
+    codec: str
+    chunk_rows: int
+    chunks: list[Chunk]
+    version: int
+    """Of the format, at least."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(chunk.size for chunk in self.chunks)
+
+    @classmethod
+    def of(cls, coded: _Coded, spool: Spool | None = None) -> Self:
+        """Keeps chunks, on the disk if there is a spool."""
+        return cls(coded.codec, coded.chunk_rows, [Chunk.of(one, spool) for one in coded.chunks], coded.version)
 
 
-def write(
+_Rows = Sequence[tuple[_Record, _Kept]]
+
+
+@dataclass(slots=True)
+class Known:
+    """Chunks of elements that are stored as they are: trials of one model have most in common."""
+
+    spool: Spool | None = None
+    """Where chunks of a large model are kept; by default, in memory."""
+    kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
+    """By what decides on them."""
+
+
+def write(model: bytes, weights: Mapping[str, Encoding], plan: str, prefer: str = "balanced") -> bytes:
+    """`packed`, as bytes."""
+    return b"".join(packed(model, weights, plan, prefer).pieces())
+
+
+def packed(
     model: bytes,
     weights: Mapping[str, Encoding],
     plan: str,
     prefer: str = "balanced",
     advance: Callable[[str], None] | None = None,
     known: Known | None = None,
-) -> bytes:
-    """Writes the container of an inner model, its weights and the plan that produced them.
+) -> Packed:
+    """The container of an inner model, its weights and the plan that produced them.
 
     Arguments:
         model: the inner ONNX model, serialized; its initializers named in `weights` are external-data references.
@@ -92,39 +129,45 @@ def write(
         prefer: what codec selection favours, one of `native.PREFERENCES`.
         advance: called with the name of each stored weight after coding.
         known: of earlier containers; this one adds its own.
+
+    Raises OnnxoptError if the disk is full.
     """
-    records, known = list(_records(weights)), {} if known is None else known
+    records, known = list(_records(weights)), known or Known()
     with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(_code, record, prefer, known) for record in records]
-        coded = []
-        for record, future in zip(records, futures, strict=True):
-            coded.append(future.result())
-            if advance and record.name:
-                advance(record.name)
+        futures = {pool.submit(_code, record, prefer, known): record for record in records}
+        for future in as_completed(futures):
+            if future.result() and advance and (name := futures[future].name):
+                advance(name)
+    rows = [(record, future.result()) for future, record in futures.items()]
     values_crc = 0
     for weight in weights.values():
         values_crc = zlib.crc32(native.file_bytes(weight.run_time_tensor()), values_crc)
-    head, rows = min(
-        _forms(model, plan.encode(), records, coded, values_crc),
-        key=lambda form: len(form[0]) + sum(entry.size for _, entry in form[1]),
-    )
-    return b"".join([head, *(chunk for _, entry in rows for chunk in entry.chunks)])
+    forms = _forms(model, plan.encode(), rows, values_crc)
+    return min((_joined(head, of) for head, of in forms), key=lambda one: one.size)
 
 
-def _forms(
-    model: bytes, plan: bytes, records: list[_Record], coded: list[_Coded], values_crc: int
-) -> Iterator[tuple[bytes, _Rows]]:
+def _joined(head: bytes, rows: _Rows) -> Packed:
+    sizes, codecs, counted = dict[str, int](), dict[str, str](), set[int]()
+    for record, kept in rows:
+        if record.name:
+            sizes[record.name], codecs[record.name] = kept.size, kept.codec
+            if record.auxiliary is not None and record.relation is None and record.auxiliary not in counted:
+                counted.add(record.auxiliary)
+                sizes[record.name] += rows[record.auxiliary][1].size
+    return Packed(head, [chunk for _, kept in rows for chunk in kept.chunks], sizes, codecs)
+
+
+def _forms(model: bytes, plan: bytes, rows: _Rows, values_crc: int) -> Iterator[tuple[bytes, _Rows]]:
     """Containers: of version 1 if possible, and with numbers of the inner model in entries.
 
-    Yields what precedes the data, and the entries whose chunks are the data.
+    Yields what precedes the data, and the rows whose chunks are the data.
     """
-    rows = list(zip(records, coded, strict=True))
     yield _head(VERSIONS[0], (model, b"", plan), rows, values_crc), rows
-    spliced = splice(model, len(records))
+    spliced = splice(model, len(rows))
     pieces = [_Record("", entry) for entry in spliced.entries]
-    coded_pieces = [_code(piece, "smallest", {}) for piece in pieces]
-    if pieces and all(acceptable(piece.entry, one.size) for piece, one in zip(pieces, coded_pieces, strict=True)):
-        rows = [*rows, *zip(pieces, coded_pieces, strict=True)]
+    added = [(piece, _Kept.of(_chosen(piece, "smallest"))) for piece in pieces]
+    if added and all(acceptable(piece.entry, kept.size) for piece, kept in added):
+        rows = [*rows, *added]
         yield _head(VERSIONS[1], (spliced.rest, spliced.splices, plan), rows, values_crc), rows
 
 
@@ -134,15 +177,15 @@ def _head(oldest: int, inner: tuple[bytes, bytes, bytes], rows: _Rows, values_cr
     `inner` is the model, its splices and the plan.
     """
     model, splices, plan = inner
-    version = max([oldest, *(max(record.version, entry.version) for record, entry in rows)])
+    version = max([oldest, *(max(record.version, kept.version) for record, kept in rows)])
     table = b"".join(itertools.starmap(_table_row, rows))
-    size = sum(entry.size for _, entry in rows)
+    size = sum(kept.size for _, kept in rows)
     sizes = [len(table), len(model), *([] if version == VERSIONS[0] else [len(splices)])]
     meta = b"".join(map(varint, sizes)) + table + model + splices + plan
-    packed = _deflate(meta)
-    header = MAGIC + pack("<HHI", version, 0, len(rows)) + pack("<QQQ", len(packed), len(meta), size)
-    header += pack("<II", zlib.crc32(packed), values_crc)
-    return header + pack("<I", zlib.crc32(header)) + packed
+    deflated = _deflate(meta)
+    header = MAGIC + pack("<HHI", version, 0, len(rows)) + pack("<QQQ", len(deflated), len(meta), size)
+    header += pack("<II", zlib.crc32(deflated), values_crc)
+    return header + pack("<I", zlib.crc32(header)) + deflated
 
 
 def _deflate(data: bytes) -> bytes:
@@ -176,16 +219,16 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
         count += 1
 
 
-def _code(record: _Record, prefer: str, known: Known) -> _Coded:
+def _code(record: _Record, prefer: str, known: Known) -> _Kept:
     """`_chosen`, unless it is known."""
     entry = record.entry
     if entry.reconstruction or not record.name:
-        return _chosen(record, prefer)
+        return _Kept.of(_chosen(record, prefer), known.spool)
     digest = hashlib.sha256(entry.matrix.view(np.uint8).data).digest()
     asked = digest, entry.dtype, entry.elements.dtype, entry.elements.shape, entry.axis, entry.dims, prefer
-    if asked not in known:
-        known[asked] = _chosen(record, prefer)
-    return known[asked]
+    if asked not in known.kept:
+        known.kept[asked] = _Kept.of(_chosen(record, prefer), known.spool)
+    return known.kept[asked]
 
 
 def _chosen(record: _Record, prefer: str) -> _Coded:
@@ -235,14 +278,13 @@ def _parts(matrix: Array, rows: int) -> list[Array]:
     return [matrix[at : at + rows] for at in range(0, len(matrix), rows)]
 
 
-def _table_row(record: _Record, coded: _Coded) -> bytes:
-    name = record.name.encode()
-    entry = record.entry
+def _table_row(record: _Record, kept: _Kept) -> bytes:
+    entry, name = record.entry, record.name.encode()
     dtype, dims = onnx.helper.np_dtype_to_tensor_dtype(entry.dtype), entry.shape
-    row = varint(len(name)) + name + bytes((dtype, len(dims)))
-    row += b"".join(map(varint, dims))
-    row += bytes((entry.reconstruction, entry.axis, native.CODECS[coded.codec]))
-    row += b"" if record.auxiliary is None else varint(record.auxiliary)
-    row += b"" if record.relation is None else record.relation.fields()
-    row += varint(coded.chunk_rows)
-    return row + b"".join(varint(len(chunk)) + pack("<I", zlib.crc32(chunk)) for chunk in coded.chunks)
+    out = varint(len(name)) + name + bytes((dtype, len(dims)))
+    out += b"".join(map(varint, dims))
+    out += bytes((entry.reconstruction, entry.axis, native.CODECS[kept.codec]))
+    out += b"" if record.auxiliary is None else varint(record.auxiliary)
+    out += b"" if record.relation is None else record.relation.fields()
+    out += varint(kept.chunk_rows)
+    return out + b"".join(varint(chunk.size) + pack("<I", chunk.crc) for chunk in kept.chunks)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxopt import native
 from onnxopt.build.built import Built
 from onnxopt.build.workspace import Workspace
 from onnxopt.graph import Users
@@ -40,7 +39,7 @@ def events(work: Workspace, built: Built, file_size: int) -> Iterator[Event]:
     factored = work.form.factored
     for gone in factored.events:
         yield replace(gone, macs=work.macs.get(gone.path))
-    sizes, codecs = coded(built)
+    sizes, codecs = built.packed.sizes, built.packed.codecs
     named = {event.path: event for event in built.events}
     source, inner, written = Users(work.source.model), Users(work.graph.model), Users(built.exported)
     linears = work.graph.linears()
@@ -81,18 +80,3 @@ def _reasons(work: Workspace, built: Built) -> dict[str, str]:
     without = {site.path: "its floats were tuned" if site.path in work.tuned else "the plan has no step for it"
                for site in work.sites if steps and site.path not in steps}  # fmt: skip
     return {**without, **work.graph.kept(), **work.form.factored.reasons}
-
-
-def coded(built: Built) -> tuple[dict[str, int], dict[str, str]]:
-    """Bytes in the file, scales included, and codec of each stored weight."""
-    sizes, codecs = {}, {}
-    seen: set[int] = set()
-    with native.Container(built.packed) as stored:
-        for entry in stored.entries:
-            if entry.hidden:
-                continue
-            sizes[entry.name], codecs[entry.name] = entry.coded_size, entry.codec
-            if entry.auxiliary is not None and entry.auxiliary not in seen:  # equal scales are stored once
-                seen.add(entry.auxiliary)
-                sizes[entry.name] += stored.entries[entry.auxiliary].coded_size
-    return sizes, codecs

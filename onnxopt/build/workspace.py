@@ -42,10 +42,10 @@ from onnxopt.graph import (
     Neighbours,
     Site,
     Source,
+    around,
     embed,
     strip,
     weight_macs,
-    wrap,
 )
 from onnxopt.request import Request
 from onnxopt.runtime.archive import decompress
@@ -69,7 +69,7 @@ class _Shared:
     """Statistics caches, by key."""
     latest: Workspace | None = None
     """The workspace whose structural steps were applied last. The same steps are often requested again."""
-    coded: container.Known = field(default_factory=dict)
+    coded: container.Known = field(default_factory=container.Known)
     """What earlier containers of this model hold as it is."""
     built: tuple[Graph, Built] | None = None
     """What a fast run tried last, and of which graph, so as not to build it again. It is as large as the model."""
@@ -273,13 +273,17 @@ class Workspace:
 
         def step(path: str) -> None:
             advance(min(1.0, next(done) / steps))
+            self.source.rest()
 
         events = execute_plan(self.graph, plan, self.statistics, step, self.tuned, self.request.pool)
         exported, encodings = self.graph.export()
         grids = {path: self.graph.encoding(path) for path in self.graph.integers}
         inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
-        packed = container.write(model, encodings, plan.to_json(), self.request.decode, step, self._shared.coded)
+        known = self._shared.coded
+        if self.source.shelf is not None and known.spool is None:
+            known.spool = self.source.shelf.spool()
+        packed = container.packed(model, encodings, plan.to_json(), self.request.decode, step, known)
         return Built(plan, inner, packed, encodings, events, exported, grids, frozenset(self.graph.quantized))
 
     def try_plan(
@@ -321,13 +325,17 @@ class Workspace:
     def _put(self, built: Built, path: Path) -> tuple[int, bool]:
         """`write`, straight to a path that is nobody's yet."""
         name = built.data_name(path)
-        compressed = self._outer(built, name)
-        copy = self.source.copy() if not name and len(compressed) >= self.source.size else None
-        unchanged = copy is not None and len(copy) <= len(compressed)
-        size = path.write_bytes(compressed if copy is None or not unchanged else copy)
+        before, after = around(self.source.model, built.inner, *self.outside, built.packed.size, name)
+        size = len(before) + built.packed.size + len(after)
+        if not name and size >= self.source.size and len(copy := self.source.copy()) <= size:
+            return path.write_bytes(copy), True
+        with path.open("wb") as file:
+            inside = () if name else built.packed.pieces()
+            file.writelines(itertools.chain([before], inside, [after]))
         if name:
-            size += path.with_name(name).write_bytes(built.packed)
-        return size, unchanged
+            with path.with_name(name).open("wb") as file:
+                file.writelines(built.packed.pieces())
+        return size, False
 
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
@@ -360,10 +368,6 @@ class Workspace:
         embed(inner, {name: one.run_time_tensor() for name, one in encodings.items()})
         self.graph.reset()
         return inner
-
-    def _outer(self, built: Built, location: str = "") -> bytes:
-        model = wrap(self.source.model, built.inner, *self.outside, built.packed, location)
-        return bytes(model.SerializeToString(deterministic=True))
 
     # ---- statistics on disk ----------------------------------------------------------------------------------------
 

@@ -39,9 +39,13 @@ class CannotRun(OnnxoptError):
     """The model runs on no random input; the text holds the runtime's message."""
 
 
-def quiet_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """A session on the CPU that logs nothing: callers expect that a model may fail to run."""
-    return _quiet(model, ["CPUExecutionProvider"])
+def quiet_session(model: bytes | str, packs: bool = True) -> onnxruntime.InferenceSession:
+    """A session on the CPU that logs nothing: callers expect that a model may fail to run.
+
+    Arguments:
+        packs: see `spare`.
+    """
+    return _quiet(model, ["CPUExecutionProvider"], packs=packs)
 
 
 def chosen_session(model: bytes | str, keeps: bool = False) -> onnxruntime.InferenceSession:
@@ -56,8 +60,9 @@ def chosen_session(model: bytes | str, keeps: bool = False) -> onnxruntime.Infer
     return on_providers(partial(_quiet, model, keeps=keeps))
 
 
-def _quiet(model: bytes | str, providers: list[str], keeps: bool = False) -> onnxruntime.InferenceSession:
-    options = session_options(sparing=True)
+def _quiet(model: bytes | str, providers: list[str], keeps: bool = False, packs: bool = True
+           ) -> onnxruntime.InferenceSession:  # fmt: skip
+    options = session_options(sparing=True, packs=packs)
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = keeps
     options.use_deterministic_compute = True

@@ -56,16 +56,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_options(sparing: bool = False) -> onnxruntime.SessionOptions:
+def session_options(sparing: bool = False, packs: bool = True) -> onnxruntime.SessionOptions:
     """New options; raises as `custom_ops` does.
 
     Arguments:
         sparing: see `spare`.
+        packs: see `spare`.
     """
     options = onnxruntime.SessionOptions()
     keep_to_cores(options)
     if sparing:
-        spare(options)
+        spare(options, packs)
     for path in _libraries.get():
         if not Path(path).is_file():
             raise OnnxoptError(f"--custom-ops is {path!r}, which is no file; expected a library of custom operators")
@@ -85,12 +86,18 @@ def keep_to_cores(options: onnxruntime.SessionOptions) -> None:
         options.intra_op_num_threads = cores()
 
 
-def spare(options: onnxruntime.SessionOptions) -> None:
+def spare(options: onnxruntime.SessionOptions, packs: bool = True) -> None:
     """Makes sessions with these options take no more than they need, for runs that are not timed; outputs are the same.
 
     Threads that wait for work sleep: spinning, as they do by default, they take the time of whole cores between small
     runs. What a batch took is given back after it: the runtime's arena keeps up to twice that of the largest one.
+
+    Arguments:
+        packs: whether kernels may copy weights into an order of their own. Without these copies sessions take half the
+            memory, sums differ in the last bits from those with them, and are the same in all sessions without.
     """
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
 

@@ -25,6 +25,7 @@ from onnx import TensorProto, numpy_helper
 from onnxopt.errors import OnnxoptError
 from onnxopt.files.claims import locked
 from onnxopt.files.places import cache_folder
+from onnxopt.files.spool import Spool
 
 Array = npt.NDArray[Any]
 
@@ -76,7 +77,9 @@ class Shelf:
         self._lock = locked(Path(self._folder.name) / "lock")  # see `forget_old`
         self._files: list[_File] = []
 
-    def take(self, tensors: Iterable[TensorProto], content: Callable[[TensorProto], bytes] | None = None) -> None:
+    def take(
+        self, tensors: Iterable[TensorProto], content: Callable[[TensorProto], bytes | memoryview] | None = None
+    ) -> None:
         """Sets aside those of the tensors that are large, as a new file, in place.
 
         Arguments:
@@ -104,6 +107,10 @@ class Shelf:
         """The model with its large tensors set aside: another message, as one keeps the memory of what it has had."""
         self.take(model.graph.initializer)
         return onnx.load_model_from_string(model.SerializeToString())
+
+    def spool(self) -> Spool:
+        """A place on the same disk for what is made of the tensors. Raises OnnxoptError if there is none."""
+        return Spool(Path(self._folder.name))
 
     def rest(self) -> None:
         """Gives the memory back until a tensor is used again."""

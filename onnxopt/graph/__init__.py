@@ -22,7 +22,7 @@ from onnxopt.graph.inspect.partwise import Partwise
 from onnxopt.graph.inspect.unsure_shape import of_unsure_shape
 from onnxopt.graph.linear import Linear
 from onnxopt.graph.normalise import fix_initializers, hoist, normalise, tie
-from onnxopt.graph.onnx_file import LARGEST_INLINE, STAMP, Source, is_compressed, payload, read
+from onnxopt.graph.onnx_file import LARGEST_INLINE, STAMP, Source, is_compressed, open_compressed, payload, read
 from onnxopt.graph.rewrite.batchnorm_to_conv import batchnorm_to_conv
 from onnxopt.graph.rewrite.equalise import Neighbours, channel_peaks, equalize, neighbours
 from onnxopt.graph.rewrite.fusion import FusedOp, QdqSupport, fused_ops, is_quantized, runs_in_integers
@@ -41,7 +41,7 @@ from onnxopt.graph.rewrite.value_steps import (
 )
 from onnxopt.graph.sites import Site
 from onnxopt.graph.strip import strip
-from onnxopt.graph.wrapper import embed, is_only_wrapped, join, split, wrap
+from onnxopt.graph.wrapper import around, embed, is_only_wrapped, join, split, wrap
 
 __all__ = [
     "LARGEST_INLINE",
@@ -64,6 +64,7 @@ __all__ = [
     "Source",
     "Stored",
     "Users",
+    "around",
     "batchnorm_to_conv",
     "channel_peaks",
     "channel_ranges",
@@ -93,6 +94,7 @@ __all__ = [
     "observe",
     "of_unsure_shape",
     "on_disk",
+    "open_compressed",
     "own_copies",
     "parameters",
     "payload",

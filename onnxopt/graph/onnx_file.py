@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxopt import native
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
 from onnxopt.files.set_aside import Shelf, is_set_aside, with_elements
 from onnxopt.graph.constants import repeated, tie
+from onnxopt.graph.light_message import Light, light
 from onnxopt.graph.scopes import separate
 from onnxopt.graph.walk import tensors, texts
 
@@ -56,6 +59,7 @@ class Source:
         """Gives back the memory of weights that are set aside until they are used again."""
         if self.shelf is not None:
             self.shelf.rest()
+            native.return_memory()
 
     def copy(self) -> bytes:
         """The model as one file: the source's own bytes or, if it has external data, a model with that data inside.
@@ -81,11 +85,43 @@ class Source:
 
 def payload(model: onnx.ModelProto) -> bytes:
     """The container in a model that onnxopt wrote. Raises ContainerError if there is none."""
+    return bytes(model.graph.initializer[_payload_index(model)].raw_data)
+
+
+def _payload_index(model: onnx.ModelProto) -> int:
     names = [node.input[0] for node in model.graph.node if (node.domain, node.op_type) == (DOMAIN, OP) and node.input]
-    for tensor in model.graph.initializer:
+    for index, tensor in enumerate(model.graph.initializer):
         if tensor.name in names:
-            return bytes(tensor.raw_data)
+            return index
     raise ContainerError(f"the model has no {DOMAIN}::{OP} node whose first input is an initializer")
+
+
+def open_compressed(source: str | bytes) -> tuple[onnx.ModelProto, memoryview] | None:
+    """The message of a compressed model without its container, and the container, which stays in the file.
+
+    Arguments:
+        source: a file or its content.
+
+    Gives None for other models. Raises protobuf's DecodeError where it is no model, ContainerError, and OSError or
+    ValueError where the container is in a file that cannot be read.
+    """
+    content = memoryview(source) if isinstance(source, bytes) else _mapped(Path(source))
+    found = light(content) or Light(onnx.load_model_from_string(bytes(content)), {})
+    if not is_compressed(found.model):
+        return None
+    index = _payload_index(found.model)
+    tensor = found.model.graph.initializer[index]
+    if isinstance(source, str) and _location(tensor) is not None:
+        ((file, _),) = _external(Path(source), found.model).items()
+        content = _mapped(file)
+        offset, length = _place(tensor, len(content))
+        return found.model, content[offset : offset + length]
+    return found.model, found.elements.get(index, memoryview(tensor.raw_data))
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ))
 
 
 def is_compressed(model: onnx.ModelProto) -> bool:
@@ -104,19 +140,19 @@ def read(path: str | os.PathLike[str], set_aside: bool = False) -> Source:
     path = Path(path)
     reading([path])
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model, inside = _parsed(path, set_aside)
         external = _external(path, model)
         files = (path, *external)
         reading(external)
         size = sum(file.stat().st_size for file in files)
         shelf = Shelf() if set_aside and size >= _SET_ASIDE else None
+        if shelf is not None:
+            _shelve(shelf, model, inside)
         for file, members in external.items():
             _read_in(file, members, model.graph.initializer, shelf)
         for tensor in tensors(model):
-            if tensor.raw_data and len(tensor.raw_data) != _size(tensor):
-                raise ValueError(
-                    f"tensor {tensor.name!r} takes {_size(tensor)} bytes, but it has {len(tensor.raw_data)}"
-                )
+            if tensor.raw_data:
+                _check_size(tensor, len(tensor.raw_data))
         if shelf is not None:
             model = shelf.taken(model)
         sha256 = _digest(files)
@@ -132,6 +168,33 @@ def read(path: str | os.PathLike[str], set_aside: bool = False) -> Source:
         raise OnnxoptError(f"{path}: two different constants are called {name!r}, and ONNX Runtime takes the first or "
                            "the last, depending on their size; expected unique names")  # fmt: skip
     return Source(path, model, size, sha256, files, shelf)
+
+
+def _parsed(path: Path, set_aside: bool) -> tuple[onnx.ModelProto, Mapping[int, memoryview]]:
+    """The message of a file and, by index of an initializer that lacks them, elements that were left in the file."""
+    if set_aside and path.stat().st_size >= _SET_ASIDE:
+        found = light(_mapped(path))
+        if found is not None:
+            return found.model, found.elements
+    return onnx.load_model_from_string(path.read_bytes()), {}
+
+
+def _shelve(shelf: Shelf, model: onnx.ModelProto, elements: Mapping[int, memoryview]) -> None:
+    """Sets aside, or else reads in, elements that were left in the file. Raises ValueError if a tensor's do not fit."""
+    found = ((model.graph.initializer[index], content) for index, content in elements.items())
+    owners = [(tensor, content) for tensor, content in found if _location(tensor) is None]
+    for tensor, content in owners:
+        _check_size(tensor, len(content))
+    known = {id(tensor): content for tensor, content in owners}
+    shelf.take((tensor for tensor, _ in owners), lambda tensor: known[id(tensor)])
+    for tensor, content in owners:
+        if not is_set_aside(tensor):
+            tensor.raw_data = bytes(content)
+
+
+def _check_size(tensor: onnx.TensorProto, length: int) -> None:
+    if length != _size(tensor):
+        raise ValueError(f"tensor {tensor.name!r} takes {_size(tensor)} bytes, but it has {length}")
 
 
 def _reason(error: Exception) -> str:
@@ -194,8 +257,9 @@ def _read_in(
                 tensor.data_location = onnx.TensorProto.DEFAULT
 
 
-def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:
-    """The bytes of a tensor in an open file of this size. Raises ValueError if they are not all there."""
+def _place(tensor: onnx.TensorProto, size: int) -> tuple[int, int]:
+    """Where the bytes of a tensor begin in a file of this size, and how many they are. Raises ValueError if they are
+    not all there."""
     given = {entry.key: entry.value for entry in tensor.external_data}
     wanted = _size(tensor)
     numbers = {key: given.get(key, default) for key, default in (("offset", "0"), ("length", str(wanted)))}
@@ -205,6 +269,12 @@ def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:
     if length != wanted or offset + wanted > size:
         raise ValueError(f"tensor {tensor.name!r} takes {wanted} bytes, but its region is {length} bytes from "
                          f"{offset} on, in {given['location']!r} of {size} bytes")  # fmt: skip
+    return offset, wanted
+
+
+def _region(tensor: onnx.TensorProto, stream: BinaryIO, size: int) -> bytes:
+    """The bytes of a tensor in an open file of this size. Raises ValueError if they are not all there."""
+    offset, wanted = _place(tensor, size)
     stream.seek(offset)
     return stream.read(wanted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
+from google.protobuf.message import Message
 from onnx import helper
 
 from onnxopt.encoding import Array
@@ -13,6 +14,7 @@ from onnxopt.files.set_aside import tensor_of, whole
 from onnxopt.graph.inspect.expose import runtime_types, without_weights
 from onnxopt.graph.normalise import fresh, subgraphs
 from onnxopt.graph.onnx_file import DOMAIN, OP, PAYLOAD, STAMP
+from onnxopt.native import varint
 
 _OPSET = 1
 
@@ -100,6 +102,55 @@ def wrap(
     at_border = {value.name for value in source.graph.output}
     graph.value_info.extend(value for value in inner.graph.output if value.name not in at_border)
     return outer
+
+
+def around(
+    source: onnx.ModelProto,
+    inner: onnx.ModelProto,
+    outside: Sequence[onnx.NodeProto],
+    tensors: Iterable[onnx.TensorProto],
+    size: int,
+    location: str = "",
+) -> tuple[bytes, bytes]:
+    """What precedes and what follows the container's bytes in the file of `wrap`, which so need not be in a message.
+
+    Arguments:
+        size: of the container, in bytes.
+        location: if there is one, all of the file precedes them.
+    """
+    outer = wrap(source, inner, outside, tensors, b"", location)
+    payload = outer.graph.initializer[0]
+    payload.dims[:] = [size]
+    if location:
+        return outer.SerializeToString(deterministic=True), b""
+    payload.ClearField("raw_data")
+    tensor = payload.SerializeToString(deterministic=True) + _head(payload, "raw_data", size)  # its last field
+    del outer.graph.initializer[0]
+    first, others = _halves(outer.graph, "initializer")
+    begin = first + _head(outer.graph, "initializer", len(tensor) + size) + tensor
+    head = _head(outer, "graph", len(begin) + size + len(others))
+    outer.ClearField("graph")
+    before, after = _halves(outer, "graph")
+    return before + head + begin, others + after
+
+
+def _halves(message: Message, field: str) -> tuple[bytes, bytes]:
+    """The fields of a serialized message before one, and those from there on."""
+    number, halves = message.DESCRIPTOR.fields_by_name[field].number, []
+    for low, high in ((0, number), (number, 2**29)):
+        half = type(message)()
+        half.CopyFrom(message)
+        for other in message.DESCRIPTOR.fields:
+            if not low <= other.number < high:
+                half.ClearField(other.name)
+        halves.append(half)
+    first, rest = (half.SerializeToString(deterministic=True) for half in halves)
+    return first, rest
+
+
+def _head(message: Message, field: str, size: int) -> bytes:
+    """What precedes a field of so many bytes in a serialized message."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2) + varint(size)
 
 
 def embed(inner: onnx.ModelProto, weights: Mapping[str, Array]) -> None:

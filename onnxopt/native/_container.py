@@ -16,7 +16,7 @@ import onnx
 
 from onnxopt.errors import ContainerError
 from onnxopt.native._elements import PAIRED, unpaired
-from onnxopt.native._library import Array, EntryInfo, check, library
+from onnxopt.native._library import Array, EntryInfo, check, library, pointer
 
 RECONSTRUCTIONS = ("raw", "affine", "codebook", "relative")
 """Their numbers are those of FORMAT.md."""
@@ -57,9 +57,9 @@ class Container:
     Raises ContainerError where `data` is damaged or no container.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data  # the reader keeps views into it
-        self._handle = library().onnxopt_open(data, len(data))
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = np.frombuffer(data, np.uint8)  # the reader keeps views into it
+        self._handle = library().onnxopt_open(pointer(self._data), self._data.size)
         if not self._handle:
             check(-1, ContainerError)
         self.entries: Sequence[Entry] = [self._entry(i) for i in range(library().onnxopt_entry_count(self._handle))]
@@ -153,7 +153,7 @@ def _empty(entry: Entry) -> Array:
 
 
 @contextmanager
-def prepared(data: bytes) -> Iterator[tuple[str, bytes]]:
+def prepared(data: bytes | memoryview) -> Iterator[tuple[str, bytes]]:
     """Decodes the weights for one session, which the caller creates in this context.
 
     Yields the value of the session config entry ``onnxopt.prepared``, to be set before the library is registered, and

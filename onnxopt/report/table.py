@@ -202,7 +202,9 @@ def print_inspection(console: Console, info: Inspection) -> None:
     table = columns("weight", "shape", "coded", "codec", "step")
     for e in info.entries:
         if not e.hidden:
-            scales = 0 if e.auxiliary is None else info.entries[e.auxiliary].coded_size
+            scales = (
+                0 if e.auxiliary is None or e.reconstruction == "relative" else info.entries[e.auxiliary].coded_size
+            )
             step = str(info.plan.steps.get(e.name, "lossless"))
             dims = "x".join(map(str, e.dims))
             table.add_row(_name(console, e.name), dims, size(e.coded_size + scales), e.codec, step)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from onnxopt.data import (
     used_in_place,
 )
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.graph import Source, embed, foreign_domains, is_compressed, is_only_wrapped, payload
+from onnxopt.graph import Source, embed, foreign_domains, is_only_wrapped, open_compressed
 from onnxopt.graph.onnx_file import PAYLOAD
 from onnxopt.runtime.unpacked import unpacked
 
@@ -64,25 +65,29 @@ def load(
     return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
 
 
-def load_to_compare(model: str | os.PathLike[str] | bytes, in_place: bool = False) -> onnxruntime.InferenceSession:
+def load_to_compare(
+    model: str | os.PathLike[str] | bytes, in_place: bool = False, packs: bool = True
+) -> onnxruntime.InferenceSession:
     """`load`, with options that spare time and memory: its outputs are the same, and it is not to be timed.
 
     Arguments:
         in_place: whether the outputs may differ by rounding, as kernels use weights where they are decoded to, where
             that is possible.
+        packs: see `spare`.
     """
-    return _load(model if isinstance(model, bytes) else os.fspath(model), sparing=True, in_place=in_place)
+    own = partial(session_options, sparing=True, packs=packs)
+    return _load(model if isinstance(model, bytes) else os.fspath(model), own=own, in_place=in_place)
 
 
 def _load(
     source: str | bytes,
     sess_options: onnxruntime.SessionOptions | None = None,
     providers: Providers | None = None,
-    sparing: bool = False,
+    own: Callable[[], onnxruntime.SessionOptions] = session_options,
     in_place: bool = False,
 ) -> onnxruntime.InferenceSession:
     chosen = providers_in_use() if providers is None else ()
-    session = _created(source, sess_options, chosen or providers, sparing, in_place)
+    session = _created(source, sess_options, chosen or providers, own, in_place)
     check_used(session, chosen)
     return session
 
@@ -91,29 +96,29 @@ def _created(
     source: str | bytes,
     sess_options: onnxruntime.SessionOptions | None,
     providers: Providers | None,
-    sparing: bool,
+    own: Callable[[], onnxruntime.SessionOptions],
     in_place: bool,
 ) -> onnxruntime.InferenceSession:
     if not _is_compressed(source):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(sparing), providers=providers)
-    outer = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(source)
-    if not is_compressed(outer):
-        return onnxruntime.InferenceSession(source, sess_options or session_options(sparing), providers=providers)
+        return onnxruntime.InferenceSession(source, sess_options or own(), providers=providers)
+    opened = open_compressed(source)
+    if opened is None:
+        return onnxruntime.InferenceSession(source, sess_options or own(), providers=providers)
+    outer, data = opened
+    del opened
     if not is_only_wrapped(outer) or (sess_options and _entry(sess_options, RESIDENCE)):
         # The outer graph has nodes for sequences or maps, or returns an input: it has to run. It also holds the
         # container, from which weights may be decoded in every run.
-        del outer
+        del data
         _check_shares()
-        options = sess_options or session_options(sparing)
+        options = sess_options or own()
         if providers and not options.has_providers():
             _add(providers, options)
         _register(options)
         return onnxruntime.InferenceSession(source, options)
-    data = payload(outer)
-    del outer
     with unpacked(data) as path:
         if path is not None:
-            options = sess_options or session_options(sparing)
+            options = sess_options or own()
             if in_place:
                 return used_in_place(str(path), options, providers)
             return onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -123,34 +128,42 @@ def _created(
     prepared = native.prepared(data)
     del data
     with prepared as (key, inner):
-        options = session_options(sparing)
+        options = own()
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
 
 
-def sessions(model: str | os.PathLike[str]) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
+def sessions(model: str | os.PathLike[str], packs: bool = True) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
     """The sessions that users can get of a file, one at a time, each with the words for how it was created. They spare
     time and memory, which changes no output.
 
     The first is stock ONNX Runtime's with the library registered, where the installed version allows that. `load`
     follows where it skips the outer graph. Of a model that is not compressed there is only one session.
 
+    Arguments:
+        packs: see `spare`.
+
     Raises as `register` and `load` do, and what ONNX Runtime raises if it rejects the file.
     """
     path = os.fspath(model)
     if not _is_compressed(path):
-        yield "loaded", load_to_compare(path)
+        yield "loaded", load_to_compare(path, packs=packs)
         return
     shares = _version() >= _FIRST_SHARING
     if shares:
         options = onnxruntime.SessionOptions()
         keep_to_cores(options)
-        spare(options)
+        spare(options, packs)
         register(options)
         yield "loaded by registering the library", onnxruntime.InferenceSession(path, options)
-    if not shares or is_only_wrapped(onnx.load(path, load_external_data=False)):
-        yield "loaded by onnxopt.load", load_to_compare(path)
+    if not shares or _is_only_wrapped(path):
+        yield "loaded by onnxopt.load", load_to_compare(path, packs=packs)
+
+
+def _is_only_wrapped(path: str) -> bool:
+    opened = open_compressed(path)
+    return opened is not None and is_only_wrapped(opened[0])
 
 
 def load_checked(path: Path) -> onnxruntime.InferenceSession:
@@ -246,7 +259,7 @@ def _entry(sess_options: onnxruntime.SessionOptions, name: str) -> str | None:
         return None
 
 
-def _embed(data: bytes) -> bytes:
+def _embed(data: memoryview) -> bytes:
     """The inner model with its weights, as an ordinary model."""
     with native.Container(data) as container:
         weights = container.decode()

@@ -19,7 +19,7 @@ _WEIGHTS = "weights"
 
 
 @contextmanager
-def unpacked(data: bytes) -> Iterator[Path | None]:
+def unpacked(data: memoryview) -> Iterator[Path | None]:
     """The inner model of a container as a file, whose weights lie in another one.
 
     The runtime maps the weights, and packs one after the other for its kernels. The files are deleted at the end; what
@@ -32,7 +32,7 @@ def unpacked(data: bytes) -> Iterator[Path | None]:
         yield _written(data, Path(name))
 
 
-def _written(data: bytes, folder: Path) -> Path | None:
+def _written(data: memoryview, folder: Path) -> Path | None:
     with native.Container(data) as container:
         size = sum(entry.size for entry in container.entries if not entry.hidden)
         if os.name != "posix" or size < _SMALLEST or shutil.disk_usage(folder).free < 2 * size:

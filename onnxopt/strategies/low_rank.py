@@ -14,7 +14,6 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from onnxopt.build.describe_events import coded
 from onnxopt.build.observing import difference
 from onnxopt.graph import Site
 from onnxopt.measure.clock import Clock
@@ -84,8 +83,8 @@ class LowRank(Strategy):
         file must get smaller than without factor chains; with such a bound, its outputs must have less noise."""
         assert outcome.searched is not None
         goal, kept, found = base.request.wanted, base.kept, outcome.searched
-        before = coded(base.work.build(kept.plan))[0]
-        after = coded(outcome.work.build(found.plan))[0]
+        before = base.work.build(kept.plan).packed.sizes
+        after = outcome.work.build(found.plan).packed.sizes
         rows = list[LayerOutcome]()
         for row in outcome.variant.layers:
             if row["path"] in outcome.variant.steps:

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint32_t kNone = UINT32_MAX;
 constexpr size_t kMostHashed = 8;    // elements that a hash sees
+constexpr unsigned kMostBits = 24;  // of a hash: of longer arrays, places begin to share theirs
 constexpr size_t kMostTried = 16;    // places with the same hash, the newest first
 constexpr size_t kLongEnough = 256;  // nobody looks for a longer one
 constexpr size_t kAhead = 8;  // places, half of the slots: memory takes about as long as so many searches
@@ -28,7 +29,7 @@ class Finder {
  public:
   Finder(const Word* words, size_t n, size_t shortest)
       : words_(words), n_(n), shortest_(shortest), hashed_(std::min(shortest, kMostHashed)) {
-    while (bits_ < 20 && (size_t{1} << bits_) < n) ++bits_;
+    while (bits_ < kMostBits && (size_t{1} << bits_) < n) ++bits_;
     newest_.assign(size_t{1} << bits_, kNone);
     before_.assign(n, kNone);
   }
