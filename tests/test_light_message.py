@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxopt
-from onnxopt.build.resting import Resting
-from onnxopt.data import quiet_session
+from onnxopt.data import Resting, quiet_session
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import Spool
 from onnxopt.graph import light_message, open_compressed, payload, split, wrap

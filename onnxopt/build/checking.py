@@ -11,9 +11,8 @@ from typing import Any
 import onnxruntime
 
 from onnxopt import runtime
-from onnxopt.build.resting import Resting
 from onnxopt.build.running import Running
-from onnxopt.data import CannotRun, Hints, quiet_session, synthetic
+from onnxopt.data import CannotRun, Hints, Resting, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
 from onnxopt.graph import Source
 from onnxopt.results.result import Check
@@ -31,12 +30,20 @@ _LUCK = 2.0
 """Factor by which a lossless file may differ more from the source than the source does from one run to the next."""
 
 
-def source_session(source: Source, exact: bool = False) -> onnxruntime.InferenceSession:
-    """Stock ONNX Runtime's session of the source. Raises OnnxoptError if it does not load it.
+def source_session(source: Source, exact: bool = False) -> onnxruntime.InferenceSession | Resting:
+    """Stock ONNX Runtime's session of the source, which rests with it. Raises OnnxoptError if it does not load it.
 
     Arguments:
         exact: whether every bit of its outputs counts. Else it uses weights in place that are set aside.
     """
+    if source.shelf is None:
+        return _session_of(source, exact)
+    session = Resting(partial(_session_of, source, exact))
+    source.sessions.add(session)
+    return session
+
+
+def _session_of(source: Source, exact: bool) -> onnxruntime.InferenceSession:
     path = source.path
     try:
         if exact:
@@ -81,8 +88,6 @@ class Checking:
         """
         first: list[Any] = []
         _ = self._session, self.evaluator  # the source first: if it does not load, that is the reason
-        if isinstance(self._session, Resting):
-            self._session.rest()
         self.source.rest()
         for how, session in self._sessions(path):
             if fault := interface_fault(self._session, session):
@@ -109,9 +114,7 @@ class Checking:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession | Resting:
-        if self.original is not None:
-            return self.original.session
-        return Resting(partial(source_session, self.source, self.lossless))
+        return source_session(self.source, self.lossless) if self.original is None else self.original.session
 
     @cached_property
     def _opened(self) -> tuple[str, Evaluator]:

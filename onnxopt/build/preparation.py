@@ -143,6 +143,7 @@ class Reference:
         return self._fault(work, self._fixed) if reason and self._fixed is not None else reason
 
     def _fault(self, work: Workspace, evaluator: Evaluator) -> str:
+        self.source.rest()  # the evaluator has its outputs
         try:
             model = _whole(work)
             if evaluator.hidden and model.ByteSize() < LARGEST_INLINE:

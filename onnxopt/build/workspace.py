@@ -191,6 +191,7 @@ class Workspace:
             return self._measured.statistics
         if self.data is None:
             return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
+        self.source.rest()
         native.return_memory()
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
         text += " fast" * self.request.fast + f" of {self.stands_for}" * bool(self.stands_for)

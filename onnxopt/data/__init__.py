@@ -6,6 +6,7 @@ from onnxopt.data.preprocess import PRESETS, ImageOptions
 from onnxopt.data.providers import check_used, providers, providers_in_use, went_without
 from onnxopt.data.random import Array, CannotRun, chosen_session, quiet_session, runnable_feeds
 from onnxopt.data.readers import Spec
+from onnxopt.data.resting import Resting
 from onnxopt.data.sessions import (
     cores,
     custom_ops,
@@ -32,6 +33,7 @@ __all__ = [
     "ImageOptions",
     "Part",
     "Pending",
+    "Resting",
     "Spec",
     "blamed",
     "by_law",

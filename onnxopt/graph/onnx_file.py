@@ -10,11 +10,13 @@ from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from weakref import WeakSet
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from onnxopt import native
+from onnxopt.data import Resting
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
 from onnxopt.files.set_aside import Shelf, is_set_aside, with_elements
@@ -54,10 +56,14 @@ class Source:
     """The file and its external data."""
     shelf: Shelf | None = field(default=None, repr=False)
     """Where the model's large weights are; None if they are in `model`."""
+    sessions: WeakSet[Resting] = field(default_factory=WeakSet, repr=False, compare=False)
+    """Those of a model whose weights are set aside."""
 
     def rest(self) -> None:
-        """Gives back the memory of weights that are set aside until they are used again."""
+        """Gives back the memory of weights that are set aside, and of sessions, until they are used again."""
         if self.shelf is not None:
+            for session in self.sessions:
+                session.rest()
             self.shelf.rest()
             native.return_memory()
 

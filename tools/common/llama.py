@@ -1,4 +1,5 @@
-"""A Llama decoder with its cache as inputs and outputs, as exporters write it, of the weights in a GGUF file.
+"""A Llama decoder with its cache as inputs and outputs, as exporters write it, of the weights in a GGUF file or of
+random ones.
 
 The package `gguf` reads these files: `pip install gguf`.
 """
@@ -16,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from common.bert import drawn
 from common.writer import Array, Writer, number
 from tables import CannotMeasureError
 
@@ -84,9 +86,29 @@ class Shape:
         return self.width // self.heads
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Random weights, in the place of a file."""
+
+    shape: Shape
+    wide: int
+    """Outputs of the layers that a gate multiplies."""
+    words: int
+
+    def weight(self, name: str) -> Array:
+        """A weight [outputs, inputs], or a vector."""
+        shape = self.shape
+        width, shared = shape.width, shape.shared * shape.head
+        outputs, inputs = {
+            "token_embd": (self.words, width), "attn_k": (shared, width), "attn_v": (shared, width),
+            "ffn_gate": (self.wide, width), "ffn_up": (self.wide, width), "ffn_down": (width, self.wide),
+        }.get(name.split(".")[-2], (width, width))  # fmt: skip
+        return np.ones(width, np.float32) if "norm" in name else drawn(name, outputs, inputs)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Writer(Writer):
-    file: File
+    file: File | Drawn
     shape: Shape
 
     def linear(self, x: str, name: str, heads: int = 0) -> str:
@@ -168,7 +190,7 @@ class _Writer(Writer):
         return self.node("Add", x, self.linear(wide, f"{name}.ffn_down"))
 
 
-def llama(file: File) -> onnx.ModelProto:
+def llama(file: File | Drawn) -> onnx.ModelProto:
     """The decoder of `input_ids[batch, new]`, `attention_mask[batch, all]`, `position_ids[batch, new]` and caches.
 
     Outputs are `logits[batch, new, words]` and the grown caches. Its table of words is its last layer, too.

@@ -8,29 +8,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from onnxruntime.transformers import float16
 
 import onnxopt
-from common import bert, realdata, vit
+from common import bert, llama, realdata, vit
 from common.kept import ONNXOPT, fresh
 from common.packaged import packaged, sentences
 from common.pages import machine, markdown
+from common.writer import Array
 from onnxopt.data import Spec
 from onnxopt.graph import LARGEST_INLINE
 from onnxopt.spec.effort import Effort
 from tables import Scope, Table
+from tables.decoder import empty, feeds
 
 SENTENCES = 600
 SHAPES = {"MiniLM-L6": bert.MINILM, "BERT-base": bert.BASE, "BERT, 24 x 1408": bert.Shape(24, 1408, 16)}
 IMAGES = {"resnet50v2_imagenette": 400}
 """Real models, and the training images that they are compressed on."""
+LANGUAGE, LANGUAGE_OPTIONS = "Llama, 24 x 896, float16", ("--data --effort fast", "--lossless")
+"""A language model of random weights, with external data."""
 VISION = "ViT-S"
 """A vision transformer of random weights."""
 _PHOTOGRAPHS = 300
+WORDS = llama.Drawn(llama.Shape(24, 896, 14, 2, 1e6, 1e-6), 4864, 151_936)
+"""A language model of half a billion random weights."""
+_WINDOWS, _TOKENS = 24, 64
 FACTOR, MORE = 1.5, 1e9
 """Of the source's bytes that a run may take as memory, and further bytes."""
 LOSSLESS = 1.2, 0.5e9
@@ -51,7 +61,9 @@ ASKS = (
     Ask("MiniLM-L6", "--data --effort fast", True),
     Ask("MiniLM-L6", "--lossless", False),
     Ask("BERT-base", "--data --effort fast", True),
+    Ask("BERT-base", "--lossless", False),
     Ask("BERT, 24 x 1408", "--data --effort fast", True),
+    Ask("BERT, 24 x 1408", "--lossless", False),
 )
 
 
@@ -90,11 +102,11 @@ def run(ask: Ask) -> Row:
     return Row(done["bytes_before"], done["bytes_after"], seconds, done["peak_memory"])
 
 
-def _here(source: Path, data: Spec, effort: Effort = Effort.DEFAULT) -> Row:
+def _here(source: Path, data: Spec | None, **options: Any) -> Row:
     """One run in this process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        done = onnxopt.optimize(source, Path(folder) / "small.onnx", data=data, effort=effort)
+        done = onnxopt.optimize(source, Path(folder) / "small.onnx", data=data, **options)
         return Row(done.bytes_before, done.bytes_after, time.process_time() - started, done.peak_memory or 0)
 
 
@@ -109,7 +121,30 @@ def vision(effort: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         fresh(write_vision, source)
-        return _here(source, data, Effort(effort))
+        return _here(source, data, effort=Effort(effort))
+
+
+def language(options: str) -> Row:
+    """The language model, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "model.onnx"
+        fresh(write_language, source)
+        if "--lossless" in options:
+            return _here(source, None, lossless=True)
+        return _here(source, _windows, effort=Effort.FAST)
+
+
+def _windows() -> Iterator[dict[str, Array]]:
+    """Random tokens, before which there is nothing."""
+    tokens = np.random.default_rng(0).integers(0, WORDS.words, (_WINDOWS, 1, _TOKENS))
+    for window in tokens:
+        yield feeds(window, empty(WORDS.shape, 1))
+
+
+def write_language(path: Path) -> None:
+    """Writes the language model in float16, its inputs and outputs in float32, with external data."""
+    model = float16.convert_float_to_float16(llama.llama(WORDS), keep_io_types=True, disable_shape_infer=True)
+    onnx.save(model, path, save_as_external_data=True, location="weights.data")
 
 
 def write_vision(path: Path) -> None:
@@ -121,6 +156,7 @@ def measure(scope: Scope) -> list[tuple[str, str, Row]]:
     """Each run: the model, its options, and what it took."""
     rows = [(ask.shape, f"`{ask.options}`", ONNXOPT.once(run, ask)) for ask in ASKS]
     rows.append((VISION, "`--data --effort fast`", ONNXOPT.once(vision, "fast")))
+    rows += [(LANGUAGE, f"`{options}`", ONNXOPT.once(language, options)) for options in LANGUAGE_OPTIONS]
     return rows + [(model, "`--data`", ONNXOPT.once(real, model, IMAGES[model])) for model in scope.models]
 
 

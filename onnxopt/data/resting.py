@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
+import numpy.typing as npt
 import onnxruntime
 
-from onnxopt.encoding import Array
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Resting:
     """
 
     def __init__(self, open_session: Callable[[], onnxruntime.InferenceSession]) -> None:
-        self._open = open_session
+        self._open, self._lock = open_session, Lock()
         self._session: onnxruntime.InferenceSession | None = open_session()
         self._inputs = [_Port(one.name, one.type, one.shape) for one in self._session.get_inputs()]
         self._outputs = [_Port(one.name, one.type, one.shape) for one in self._session.get_outputs()]
@@ -45,9 +47,9 @@ class Resting:
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Any]:
         """As the runtime's."""
-        if self._session is None:
-            self._session = self._open()
-        return list(self._session.run(names, feeds))
+        with self._lock:
+            session = self._session = self._session or self._open()
+        return list(session.run(names, feeds))
 
     def rest(self) -> None:
         """Closes the session until it has to run again."""
