@@ -48,6 +48,14 @@ def test_a_system_is_as_its_paper_says_where_it_loses_nothing() -> None:
         assert "| conv | 500 |" in tuned_recipes.render_layers(rows)
 
 
+def test_a_ratio_that_no_paper_reports_is_held_against_none() -> None:
+    system = System("lenet5", "hierarchical", 20, "9epochs", "noise", reported=False)
+    for metric, said in ((98.0, "| 0.10 |  |"), (98.1, "| 0.00 |  |")):
+        row = tuned_recipes.Row(system, found(80.0), found(metric, 40_000), None, 98.1, [])
+        assert "| hierarchical | none; 20x asked | 40,000 |" in tuned_recipes.render([row])
+        assert said in tuned_recipes.render([row])
+
+
 def test_a_factored_network_is_shown_after_every_number_of_passes() -> None:
     def rows(last: float) -> list[factors.Row]:
         found = [Factored(12_000, 9.5, 8.25, 8.3, metric, 700.4, 10**9) for metric in (10.0, 80.0, last)]
