@@ -9,9 +9,12 @@ import onnx
 
 from onnxopt.build.packed import Packed
 from onnxopt.encoding import Encoding
-from onnxopt.graph import LARGEST_INLINE
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan
+
+LARGEST_INLINE = 2**30
+"""Bytes of a container in the model's own file. Of a larger one, ONNX Runtime would hold two copies while it reads that
+file; one beside it is mapped into memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ class Workspace:
             return size, compare_observed(evaluator, plain, self.source.path, self.request.pool)
 
     def write(self, built: Built, output: Path, check: Callable[[Path], None] | None = None) -> tuple[int, bool]:
-        """Writes the file, and a separate data file if it is over 2 GB.
+        """Writes the file, and a separate data file if it is over 1 GiB.
 
         Returns the total size, and whether the file is a copy of the source, which happens if compression does not make
         it smaller. `check` runs on the file before it is moved into place; if it raises, no file is left.
