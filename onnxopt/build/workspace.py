@@ -56,7 +56,7 @@ from onnxopt.spec.overrides import Overrides
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.progress import Advance, Progress
 
-_STATISTICS = 3
+_STATISTICS = 4
 """Version of the cache contents. Increase it when `Stats` or its measurement changes."""
 _ANY_GRID = Step.parse("fixedpoint{bits=7} > integers")  # for timing, where weight values do not matter
 
@@ -199,7 +199,7 @@ class Workspace:
         if key not in self._shared.caches:
             self._shared.caches[key] = Cache(key)
         told: Callable[[str, float], None] = lambda what, share: self.progress(what, 0.4 * share)  # noqa: E731
-        return calibrate(self.graph.in_floats, self.sites, self.data, self._shared.caches[key], self.budget, told)
+        return calibrate(self.graph.measured, self.sites, self.data, self._shared.caches[key], self.budget, told)
 
     @property
     def budget(self) -> Budget:

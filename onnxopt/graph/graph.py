@@ -14,13 +14,14 @@ from onnx import numpy_helper
 
 from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Grid, InPlace, Raw
 from onnxopt.errors import OnnxoptError
-from onnxopt.files.set_aside import elements_of, whole
+from onnxopt.files.set_aside import Shelf, elements_of, whole
 from onnxopt.graph.float_twin import Twin, float_twin
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
 from onnxopt.graph.rewrite import dynamic_int8, low_rank_chain, matmul_nbits, qdq_insert, round_outputs
 from onnxopt.graph.rewrite.prelu_to_conv import channelwise_prelus, prelu_as_convs
 from onnxopt.graph.rewrite.qdq import QuantParams
+from onnxopt.graph.single import in_single
 from onnxopt.graph.sites import FLOATS, Site, float_sites, tensor_bytes
 
 _LEAST_SHARE = 0.01
@@ -65,6 +66,8 @@ class Graph:
         """Values that products round by their range in each run."""
         self.integers: set[str] = set()
         """Weights that stay int8 at run time."""
+        self.shelf: Shelf | None = None
+        """Where weights lie that only this graph has."""
         self._tensors = {t.name: t for t in model.graph.initializer}
         self._adjusted: dict[str, Array] = {}
 
@@ -95,8 +98,19 @@ class Graph:
 
     @cached_property
     def in_floats(self) -> Graph:
-        """The graph that statistics are measured on: this one, with floats in place of integers that passes move."""
+        """This graph, with floats in place of integers that passes move."""
         return Graph(self._twin.model, deep=False) if self._twin is not None else self
+
+    @cached_property
+    def measured(self) -> Graph:
+        """The graph that statistics are measured on: `in_floats`, in single precision."""
+        single = in_single(self.in_floats.model)
+        if single is None:
+            return self.in_floats
+        model, shelf = single
+        made = Graph(model, deep=False)
+        made.shelf = shelf
+        return made
 
     @cached_property
     def _twin(self) -> Twin | None:
@@ -257,7 +271,7 @@ class Graph:
         Raises OnnxoptError if a name is taken.
         """
         low_rank_chain.replace(self.model, path, tensors, chain)
-        for known in ("_twin", "in_floats"):
+        for known in ("_twin", "in_floats", "measured"):
             self.__dict__.pop(known, None)
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
