@@ -35,6 +35,7 @@ SYSTEMS = (
     System("lenet_300_100", "deep-compression", 40, "60epochs", "noise"),
     System("lenet_300_100", "hierarchical", 20, "30epochs", "noise", reported=False),
     System("lenet5", "deep-compression", 39, "20epochs", "noise"),
+    System("lenet5", "kmeans", 44.58, "10epochs", "noise"),
     System("lenet5", "hessian-kmeans", 47.16, "10epochs", "noise"),
     System("lenet5", "iterative-ecsq", 49.01, "10epochs", "noise"),
     System("lenet5", "uniform-ecsq", 51.25, "20epochs", "noise"),
