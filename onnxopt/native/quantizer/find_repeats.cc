@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kNone = UINT32_MAX;
 constexpr size_t kMostHashed = 8;    // elements that a hash sees
-constexpr unsigned kMostBits = 24;  // of a hash: of longer arrays, places begin to share theirs
+constexpr unsigned kMostBits = 24;   // of a hash: of longer arrays, places begin to share theirs
 constexpr size_t kMostTried = 16;    // places with the same hash, the newest first
 constexpr size_t kLongEnough = 256;  // nobody looks for a longer one
 constexpr size_t kAhead = 8;  // places, half of the slots: memory takes about as long as so many searches
