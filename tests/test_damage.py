@@ -158,11 +158,11 @@ from onnxopt import runtime
 wanted = sys.argv.pop(1)
 
 def slow(load):
-    def slowly(path, *more):
+    def slowly(path, *more, **options):
         if path.name == wanted:
             print("loading", file=sys.stderr, flush=True)
             time.sleep(60)
-        return load(path, *more)
+        return load(path, *more, **options)
     return slowly
 
 runtime.load_to_compare, runtime.sessions = slow(runtime.load_to_compare), slow(runtime.sessions)

@@ -136,7 +136,8 @@ def packed(
     with ThreadPoolExecutor() as pool:
         futures = {pool.submit(_code, record, prefer, known): record for record in records}
         for future in as_completed(futures):
-            if future.result() and advance and (name := futures[future].name):
+            future.result()  # raises what went wrong
+            if advance and (name := futures[future].name):
                 advance(name)
     rows = [(record, future.result()) for future, record in futures.items()]
     values_crc = 0

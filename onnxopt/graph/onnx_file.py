@@ -30,8 +30,7 @@ DOMAIN, OP, PAYLOAD = "onnxopt", "CompressedModel", "onnxopt.container"
 STAMP = "onnxopt_request"
 """The key of a file's metadata under which it says what request made it."""
 LARGEST_INLINE = 2**31 - 2**24
-"""Largest container, in bytes, that fits into a protobuf with the outer graph; larger ones become external data. Also
-the largest model that can be given further outputs."""
+"""Bytes of the largest model that is one message, with room for further outputs."""
 _SET_ASIDE = 1 << 26
 """Bytes of a model whose weights are worth setting aside."""
 _PIECE = 1 << 24
