@@ -80,7 +80,8 @@ def packages(version: str, package: str = "onnxruntime") -> Path:
         if not folder.exists():
             unfinished = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(unfinished, ignore_errors=True)
-            wanted = [f"{package}=={version}", *(["numpy<2"] if version < "1.19" else [])]
+            old = package == "onnxruntime" and version < "1.19"
+            wanted = [f"{package}=={version}", *(["numpy<2", "ml_dtypes<0.6"] if old else [])]
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(unfinished)]
             fetched([*pip, *wanted], FOLDER)
             unfinished.rename(folder)
