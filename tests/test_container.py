@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_what_is_known_is_not_coded_again(dtype: str, monkeypatch: pytest.Monkey
 
 def test_chunks_on_the_disk_are_the_same(tmp_path: Path) -> None:
     every: dict[str, Encoding] = {"w": scaled((200, 300), 0), "x": Raw(weights(1200, 1000))}
-    packed = container.packed(b"m", every, "{}", known=container.Known(Spool(tmp_path)))
+    packed = container.packed(b"m", every, "{}", known=container.Known(partial(Spool, tmp_path)))
     assert _joined(packed) == container.write(b"m", every, "{}")
     assert packed.size == len(_joined(packed))
 

@@ -271,7 +271,7 @@ def test_float16_models_stay_float16(tmp_path: Path) -> None:
 def test_a_container_too_large_for_protobuf_lies_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxopt.build.built.LARGEST_INLINE", 1000)
+    monkeypatch.setattr("onnxopt.build.built.LARGEST_INSIDE", 1000)
     source, small, plain = tmp_path / "m.onnx", tmp_path / "small.onnx", tmp_path / "plain.onnx"
     onnx.save(mlp(128), source)
     result = optimize(source, small)

@@ -60,9 +60,9 @@ def test_no_file_makes_the_reader_fail_otherwise(data: st.DataObject) -> None:
 def test_the_pieces_around_a_container_are_those_of_the_message(size: int) -> None:
     model, container = cnn(), np.random.default_rng(0).bytes(size)
     parts = model, *split(model)
-    before, after = around(*parts, len(container))
+    before, after = around(wrap(*parts, b""), len(container))
     assert before + container + after == wrap(*parts, container).SerializeToString(deterministic=True)
-    beside, nothing = around(*parts, len(container), "weights")
+    beside, nothing = around(wrap(*parts, b"", "weights"), len(container))
     assert (beside, nothing) == (wrap(*parts, container, "weights").SerializeToString(deterministic=True), b"")
 
 

@@ -12,7 +12,7 @@ from onnxopt.encoding import Encoding
 from onnxopt.results.events import Event
 from onnxopt.spec.plan import Plan
 
-LARGEST_INLINE = 2**30
+LARGEST_INSIDE = 2**30
 """Bytes of a container in the model's own file. Of a larger one, ONNX Runtime would hold two copies while it reads that
 file; one beside it is mapped into memory."""
 
@@ -36,4 +36,4 @@ class Built:
 
     def data_name(self, path: Path) -> str:
         """Name of the separate data file beside the model; empty if one file holds all."""
-        return f"{path.name}.data" if self.packed.size > LARGEST_INLINE else ""
+        return f"{path.name}.data" if self.packed.size > LARGEST_INSIDE else ""

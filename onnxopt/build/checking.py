@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from onnxopt import runtime
+from onnxopt import native, runtime
 from onnxopt.build.running import Running
 from onnxopt.data import CannotRun, Hints, Resting, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
@@ -88,7 +88,7 @@ class Checking:
         """
         first: list[Any] = []
         _ = self._session, self.evaluator  # the source first: if it does not load, that is the reason
-        self.source.rest()
+        self._rest()
         for how, session in self._sessions(path):
             if fault := interface_fault(self._session, session):
                 raise Unsound(self.source.path, f"{how}, {fault}")
@@ -102,7 +102,13 @@ class Checking:
                 raise Unsound(self.source.path, f"{how}, output {name!r} is not the same as in ONNX Runtime with the "
                                                 "library registered")  # fmt: skip
             del session, running  # before the next one: each is as large as the model
-            self.source.rest()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Gives back what the next session would stand beside."""
+        self.source.rest()
+        if self.source.shelf is not None:
+            native.return_memory()
 
     def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
         try:

@@ -101,8 +101,10 @@ _Rows = Sequence[tuple[_Record, _Kept]]
 class Known:
     """Chunks of elements that are stored as they are: trials of one model have most in common."""
 
-    spool: Spool | None = None
-    """Where chunks of a large model are kept; by default, in memory."""
+    spool: Callable[[], Spool] | None = None
+    """Makes a place for chunks of a large model; by default, they stay in memory."""
+    lasting: Spool | None = None
+    """The place of those that are known."""
     kept: dict[tuple[object, ...], _Kept] = field(default_factory=dict)
     """By what decides on them."""
 
@@ -133,8 +135,11 @@ def packed(
     Raises OnnxoptError if the disk is full.
     """
     records, known = list(_records(weights)), known or Known()
+    spool = None if known.spool is None else known.spool()  # of this container alone
+    if known.spool is not None and known.lasting is None:
+        known.lasting = known.spool()
     with ThreadPoolExecutor() as pool:
-        futures = {pool.submit(_code, record, prefer, known): record for record in records}
+        futures = {pool.submit(_code, record, prefer, known, spool): record for record in records}
         for future in as_completed(futures):
             future.result()  # raises what went wrong
             if advance and (name := futures[future].name):
@@ -220,15 +225,15 @@ def _records(weights: Mapping[str, Encoding]) -> Iterator[_Record]:
         count += 1
 
 
-def _code(record: _Record, prefer: str, known: Known) -> _Kept:
+def _code(record: _Record, prefer: str, known: Known, spool: Spool | None) -> _Kept:
     """`_chosen`, unless it is known."""
     entry = record.entry
     if entry.reconstruction or not record.name:
-        return _Kept.of(_chosen(record, prefer), known.spool)
+        return _Kept.of(_chosen(record, prefer), spool)
     digest = hashlib.sha256(entry.matrix.view(np.uint8).data).digest()
     asked = digest, entry.dtype, entry.elements.dtype, entry.elements.shape, entry.axis, entry.dims, prefer
     if asked not in known.kept:
-        known.kept[asked] = _Kept.of(_chosen(record, prefer), known.spool)
+        known.kept[asked] = _Kept.of(_chosen(record, prefer), known.lasting)
     return known.kept[asked]
 
 

@@ -46,6 +46,7 @@ from onnxopt.graph import (
     embed,
     strip,
     weight_macs,
+    wrap,
 )
 from onnxopt.request import Request
 from onnxopt.runtime.archive import decompress
@@ -282,8 +283,8 @@ class Workspace:
         inner = strip(exported, self.source.model)
         model = inner.SerializeToString(deterministic=True)
         known = self._shared.coded
-        if self.source.shelf is not None and known.spool is None:
-            known.spool = self.source.shelf.spool()
+        if self.source.shelf is not None:
+            known.spool = self.source.shelf.spool
         packed = container.packed(model, encodings, plan.to_json(), self.request.decode, step, known)
         return Built(plan, inner, packed, encodings, events, exported, grids, frozenset(self.graph.quantized))
 
@@ -326,7 +327,8 @@ class Workspace:
     def _put(self, built: Built, path: Path) -> tuple[int, bool]:
         """`write`, straight to a path that is nobody's yet."""
         name = built.data_name(path)
-        before, after = around(self.source.model, built.inner, *self.outside, built.packed.size, name)
+        outer = wrap(self.source.model, built.inner, *self.outside, b"", name)
+        before, after = around(outer, built.packed.size)
         size = len(before) + built.packed.size + len(after)
         if not name and size >= self.source.size and len(copy := self.source.copy()) <= size:
             return path.write_bytes(copy), True

@@ -15,7 +15,6 @@ from weakref import WeakSet
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxopt import native
 from onnxopt.data import Resting
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
@@ -64,7 +63,6 @@ class Source:
             for session in self.sessions:
                 session.rest()
             self.shelf.rest()
-            native.return_memory()
 
     def copy(self) -> bytes:
         """The model as one file: the source's own bytes or, if it has external data, a model with that data inside.

@@ -104,24 +104,17 @@ def wrap(
     return outer
 
 
-def around(
-    source: onnx.ModelProto,
-    inner: onnx.ModelProto,
-    outside: Sequence[onnx.NodeProto],
-    tensors: Iterable[onnx.TensorProto],
-    size: int,
-    location: str = "",
-) -> tuple[bytes, bytes]:
-    """What precedes and what follows the container's bytes in the file of `wrap`, which so need not be in a message.
+def around(outer: onnx.ModelProto, size: int) -> tuple[bytes, bytes]:
+    """What precedes and what follows the container's bytes in an outer model's file: no message has to hold them.
 
     Arguments:
+        outer: of `wrap`, with an empty container; it is used up. If the container has a file of its own, all of the
+            outer model's precedes it.
         size: of the container, in bytes.
-        location: if there is one, all of the file precedes them.
     """
-    outer = wrap(source, inner, outside, tensors, b"", location)
     payload = outer.graph.initializer[0]
     payload.dims[:] = [size]
-    if location:
+    if payload.data_location == onnx.TensorProto.EXTERNAL:
         return outer.SerializeToString(deterministic=True), b""
     payload.ClearField("raw_data")
     tensor = payload.SerializeToString(deterministic=True) + _head(payload, "raw_data", size)  # its last field

@@ -202,9 +202,8 @@ def print_inspection(console: Console, info: Inspection) -> None:
     table = columns("weight", "shape", "coded", "codec", "step")
     for e in info.entries:
         if not e.hidden:
-            scales = (
-                0 if e.auxiliary is None or e.reconstruction == "relative" else info.entries[e.auxiliary].coded_size
-            )
+            shared = None if e.reconstruction == "relative" else e.auxiliary
+            scales = 0 if shared is None else info.entries[shared].coded_size
             step = str(info.plan.steps.get(e.name, "lossless"))
             dims = "x".join(map(str, e.dims))
             table.add_row(_name(console, e.name), dims, size(e.coded_size + scales), e.codec, step)
