@@ -70,7 +70,7 @@ class Options(BuildOptions, Bounds, total=False):
     clock: Clock
     pool: Pool
     tune: Tuning | str | None
-    augment: Sequence[Augment] | str
+    augment: Sequence[Augment] | str | None
     tune_labels: float
 
 
@@ -94,7 +94,7 @@ class Request:
     decode: str = "balanced"
     """What codec selection favours: "smallest" file, "balanced", or "fastest" to decode."""
     max_ram: int = MAX_RAM
-    """Memory limit for statistics, in bytes."""
+    """Memory limit for statistics, and for the activations of an update of `tune`, in bytes."""
     progress: Progress = _quiet
     """Progress callback."""
     custom_ops: Sequence[str | os.PathLike[str]] = ()
@@ -118,8 +118,8 @@ class Request:
     tune: Tuning | str | None = None
     """A `Tuning`, or its text, such as "10m", "30epochs" or "auto": train the weights for so long, towards the
     outputs of the original on `data`."""
-    augment: Sequence[Augment] | str = ()
-    """What is done to images that train, or its text, such as "flip,crop"."""
+    augment: Sequence[Augment] | str | None = None
+    """What is done to images that train, or its text, such as "flip,crop" or "none"; None leaves it to the data."""
     tune_labels: float = 0.0
     """Share of the labels of `data` in what training aims at, 0 to 1; the rest is the original's outputs."""
     started: float = field(default_factory=time.monotonic)
@@ -150,7 +150,7 @@ class Request:
             raise OnnxoptError(f"--lossless and --effort {self.effort} contradict each other: a lossless file takes no "
                                "search")  # fmt: skip
         tune = Tuning.parse(self.tune) if isinstance(self.tune, str) else self.tune
-        augment = parse_augment(self.augment) if isinstance(self.augment, str) else tuple(self.augment)
+        augment = parse_augment(self.augment) if isinstance(self.augment, str) else self.augment
         if tune is not None:
             self._check_tuning()
         elif augment:

@@ -13,6 +13,7 @@ import pytest
 from builders import cnn, model, tuning_case, weights
 from commanding import refused, run
 from onnx import helper
+from PIL import Image
 
 import onnxopt
 from onnxopt import Contract, OnnxoptError, native
@@ -257,6 +258,7 @@ def test_without_such_data_a_quarter_is_held_back(small: tuple[Path, Path]) -> N
 
 def test_names_of_changes_are_read() -> None:
     assert parse(" Flip, crop,flip") == (Augment.FLIP, Augment.CROP)
+    assert parse("None") == ()
     with pytest.raises(OnnxoptError, match="--augment is 'spin', expected some of flip, crop, noise, blend"):
         parse("spin")
 
@@ -279,3 +281,21 @@ def test_a_model_without_images_is_refused(small: tuple[Path, Path], tmp_path: P
     with pytest.raises(OnnxoptError, match="--augment changes images, and no input has any"):
         onnxopt.optimize(small[0], tmp_path / "o", Contract(target_ratio=8), small[1], tune="1epochs", augment="flip")
     assert not (tmp_path / "o").exists()
+
+
+def test_square_colour_images_are_changed_unless_the_user_says_no(tmp_path: Path) -> None:
+    onnx.save(cnn(), tmp_path / "cnn.onnx")
+    (tmp_path / "images").mkdir()
+    for index in range(48):
+        pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index:02}.png")
+    data = open_data(tmp_path / "images", onnxruntime.InferenceSession(tmp_path / "cnn.onnx"), "tensorflow")
+    said = dict[Any, list[str]]()
+    for augment in (None, "flip,crop,blend", "none", ()):
+        told = said.setdefault(augment, [])
+        onnxopt.optimize(tmp_path / "cnn.onnx", tmp_path / "o", Contract(error=0.3), data, tune="2epochs",
+                         augment=augment, progress=lambda what, share, told=told: told.append(what))  # fmt: skip
+    assert any("changed at random, as by --augment flip,crop,blend" in line for line in said[None])
+    assert not any("changed at random" in line for augment in ("none", ()) for line in said[augment])
+    passes = {augment: [line for line in lines if "pass " in line] for augment, lines in said.items()}
+    assert passes[None] == passes["flip,crop,blend"] != passes["none"] == passes[()]

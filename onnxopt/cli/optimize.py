@@ -100,7 +100,8 @@ class Writing(Reporting, Checked, Measuring):
     ] = None  # fmt: skip
     augment: Annotated[
         str | None,
-        option(metavar="HOW", help="With --tune: change images at random; some of flip, crop, noise, blend."),
+        option(metavar="HOW", help="With --tune: change images at random; some of flip, crop, noise, blend, or none. "
+                                   "Without it, flip,crop,blend for square colour images."),
     ] = None  # fmt: skip
     tune_labels: Annotated[
         float | None, option(metavar="SHARE", help="With --tune: train towards labels, too; their share, 0 to 1.")
@@ -139,7 +140,7 @@ def _options(
     options: Options = {
         **chosen, "evaluation": checked, "allow_miss": writing.allow_miss, "decode": writing.favoured,
         "max_ram": writing.ram, "custom_ops": writing.custom_ops or (),
-        "tune": writing.tune, "augment": () if writing.augment is None else writing.augment,
+        "tune": writing.tune, "augment": writing.augment,
         "tune_labels": writing.tune_labels or 0.0,
     }  # fmt: skip
     return contract, data, options

@@ -222,7 +222,7 @@ class Decisions:
 class Memory:
     """Memory limit of measurements."""
 
-    max_ram: Annotated[str, typer.Option(help="Memory limit for statistics.")] = "512MiB"
+    max_ram: Annotated[str, typer.Option(help="Memory limit for statistics and for training.")] = "512MiB"
 
     @property
     def ram(self) -> int:

@@ -72,6 +72,8 @@ class Data:
     row_noise: float = float("inf")
     """The most noise over signal in a row of a weight, because real samples may be like none of these; infinite if the
     samples say enough."""
+    pictures: bool = False
+    """Whether the samples are square colour images, prepared by their means and deviations."""
 
     @property
     def by_law(self) -> tuple[Data, ...]:
@@ -79,7 +81,7 @@ class Data:
         return self.laws or (self,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _travelled, (self.name, self.pending, self.digest(), self.laws, self.row_noise)
+        return _travelled, (self.name, self.pending, self.digest(), self.laws, self.row_noise, self.pictures)
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch.read() for batch in self.pending())
@@ -110,9 +112,9 @@ class Data:
 
 
 def _travelled(name: str, pending: Callable[[], Iterator[Pending]], digest: str, laws: tuple[Data, ...],
-               row_noise: float) -> Data:  # fmt: skip
+               row_noise: float, pictures: bool) -> Data:  # fmt: skip
     """Data in another process, which knows its digest already."""
-    return Data(name, pending, lambda: digest, laws, row_noise)
+    return Data(name, pending, lambda: digest, laws, row_noise, pictures)
 
 
 def _first(batch: Pending, samples: int) -> Pending:

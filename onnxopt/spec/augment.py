@@ -20,11 +20,17 @@ class Augment(StrEnum):
     """With a fifth of another image, in half of the images: a network does not know these by heart."""
 
 
+USUAL = (Augment.FLIP, Augment.CROP, Augment.BLEND)
+"""Of pictures, where the user does not say what to do."""
+
+
 def parse(text: str) -> tuple[Augment, ...]:
-    """Reads ``flip,crop``. Raises OnnxoptError for anything else."""
+    """Reads ``flip,crop``, or ``none``. Raises OnnxoptError for anything else."""
+    if text.strip().lower() == "none":
+        return ()
     names = [name.strip().lower() for name in text.split(",")]
     try:
         return tuple(dict.fromkeys(map(Augment, names)))
     except ValueError:
-        raise OnnxoptError(f"--augment is {text!r}, expected some of {', '.join(Augment)}, as in --augment flip,crop"
-                           ) from None  # fmt: skip
+        raise OnnxoptError(f"--augment is {text!r}, expected some of {', '.join(Augment)}, as in --augment flip,crop, "
+                           "or none") from None  # fmt: skip

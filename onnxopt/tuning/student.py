@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import onnx
@@ -103,9 +104,12 @@ class Student:
 
     Arguments:
         model: normalised; changed.
+        room: bytes that the activations of an update may take; see `Gradient`.
     """
 
-    def __init__(self, model: onnx.ModelProto, paths: Sequence[str], trained: Sequence[str], loss: Loss) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, paths: Sequence[str], trained: Sequence[str], loss: Loss, room: float = inf
+    ) -> None:
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         inputs = {value.name for value in model.graph.input}
         model.graph.input.extend(
@@ -114,7 +118,7 @@ class Student:
             if path not in inputs
         )
         self._types = {path: onnx.helper.tensor_dtype_to_np_dtype(tensors[path].data_type) for path in paths}
-        self._gradient, self._loss = Gradient(model, trained, keeps=True), loss
+        self._gradient, self._loss = Gradient(model, trained, keeps=True, room=room), loss
         without_defaults(model, paths)  # by which the gradient has found what is observed
 
     def survey(self, feeds: Mapping[str, Array], weights: Mapping[str, Array]) -> tuple[list[Start], dict[str, str]]:

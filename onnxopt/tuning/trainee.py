@@ -13,7 +13,7 @@ from onnxopt.build.schedule import Schedule
 from onnxopt.build.tuned_values import digest
 from onnxopt.build.workspace import Workspace
 from onnxopt.calibration.chunks import any_batch, cut
-from onnxopt.data import Batch
+from onnxopt.data import Batch, Data
 from onnxopt.encoding import Affine, Array, Encoding, Raw
 from onnxopt.errors import OnnxoptError
 from onnxopt.graph import is_depthwise, is_dynamic, is_for_value
@@ -25,7 +25,7 @@ from onnxopt.passes.quantise.integers import Integers
 from onnxopt.passes.quantise.tuned import Tuned
 from onnxopt.search.evaluator import Evaluator
 from onnxopt.search.original import Parts
-from onnxopt.spec.augment import Augment
+from onnxopt.spec.augment import USUAL, Augment
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.tuning.augmented import is_images
 from onnxopt.tuning.budget import Budget, duration
@@ -103,12 +103,12 @@ class Trainee(ABC):
         model.CopyFrom(work.graph.model)
         model, self._ranges = _as_it_runs(model, steps)
         wanted = [*self._trained, *self._ranges.values]
-        self._student = Student(model, self._paths, wanted, setting.loss)
+        self._student = Student(model, self._paths, wanted, setting.loss, work.request.max_ram)
         self.stopped = False
         """Whether the user has stopped the last training, whose weights are then as they were at that time."""
         original = {path: work.graph.values(path) for path in (*self._trained, *self._fixed)}
         original |= {path: one.values() for path, one in self._ranges.stored(steps).items()}
-        teacher, augment = work.origin.graph.model, tuple(map(Augment, work.request.augment))
+        teacher, augment = work.origin.graph.model, _augment(work, data)
         first = next(cut(next(iter(data)), setting.batch if any_batch(teacher) else 0))  # no more memory than an update
         if augment and not any(map(is_images, first.feeds.values())):
             raise OnnxoptError(f"{work.name}: --augment changes images, and no input has any (floats [n, channels, "
@@ -231,6 +231,16 @@ class Trainee(ABC):
         """Of the file with these values, in bytes."""
         work, tuned = self._tuned(plan, values)
         return work.try_plan(tuned, None)[0]
+
+
+def _augment(work: Workspace, data: Data) -> tuple[Augment, ...]:
+    """What the user wants to be done to images, or what is usual for these."""
+    if work.request.augment is not None:
+        return tuple(map(Augment, work.request.augment))
+    if not data.pictures:
+        return ()
+    work.progress(f"images that train are changed at random, as by --augment {','.join(USUAL)}", 0.9)
+    return USUAL
 
 
 class Quantized(Trainee):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from onnxopt.data.folders import files_in, folder_labels, identity
 from onnxopt.data.inputs import Input, only
-from onnxopt.data.preprocess import Preparation, preparation
+from onnxopt.data.preprocess import Affine, Preparation, preparation
 from onnxopt.data.random import Array
 from onnxopt.data.readers.base import Options, Reader, Spec, path_of
 from onnxopt.data.stream import Batch, Data, in_batches, sha256
@@ -63,7 +63,9 @@ def _open(folder: Path, entry: Input, prepare: Preparation) -> Data:
         first = _prepared(files[0], prepare)
         return sha256(repr(prepare).encode(), first.tobytes(), *(identity(path, folder) for path in files))
 
-    return Data(str(folder), lambda: in_batches(len(files), _BATCH, entry.batch, read), cache(digest))
+    pictures = isinstance(prepare, Affine) and prepare.channels > 1 and prepare.height == prepare.width
+    stream = partial(in_batches, len(files), _BATCH, entry.batch, read)
+    return Data(str(folder), stream, cache(digest), pictures=pictures)
 
 
 def _prepared(path: Path, prepare: Preparation) -> Array:

@@ -11,7 +11,8 @@ from onnxopt.graph.autodiff import algebra, elementwise, fused, movement, window
 from onnxopt.graph.autodiff.tape import FLOATS, RULES, Forward, Node, NoGradient, Tape, Var
 from onnxopt.graph.normalise import subgraphs
 
-_CHANCE = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+CHANCE = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+"""Operators that give something else in every run."""
 _SHAPES = ("Shape", "Size")
 """Operators to which elements do not matter."""
 
@@ -33,7 +34,7 @@ def constants(nodes: Sequence[Node], weights: set[str]) -> set[str]:
     """Values that are the same for all inputs of one shape: weights, shapes, and what is computed from them."""
     known = set(weights)
     for node in nodes:
-        if node.op in _SHAPES or (node.op not in _CHANCE and reads(node) <= known):
+        if node.op in _SHAPES or (node.op not in CHANCE and reads(node) <= known):
             known.update(node.outputs)
     return known - {""}
 

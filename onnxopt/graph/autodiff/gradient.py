@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from onnxopt.encoding import Array
 from onnxopt.files.set_aside import elements_of
 from onnxopt.graph.autodiff.backward import Backward, constants, cotangent, differentiate, gradient, nodes_of
 from onnxopt.graph.autodiff.blocked import with_blocks
+from onnxopt.graph.autodiff.sections import Again, above, cut_out, divided, planned
 from onnxopt.graph.autodiff.segments import segments
 from onnxopt.graph.autodiff.tape import FLOATS, Forward
-from onnxopt.graph.inspect.expose import with_outputs
+from onnxopt.graph.inspect.expose import expose, runtime_types
 from onnxopt.graph.inspect.observe import observe
 
 _PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
@@ -40,26 +41,44 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class _Run:
+    """A part of a pass."""
+
+    session: InferenceSession
+    takes: list[str]
+    gives: list[str]
+    is_forward: bool
+
+    def values(self, given: Mapping[str, OrtValue]) -> dict[str, OrtValue]:
+        """What it gives, by name."""
+        feeds = {name: given[name] for name in self.takes if name in given}
+        return dict(zip(self.gives, self.session.run_with_ort_values(self.gives, feeds), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class _Pass:
     """The sessions for inputs of one shape."""
 
     plan: Backward
     starts: list[Start]
     shapes: dict[str, tuple[int, ...]]
-    """Of the values that the backward model takes. They may depend on the data, too."""
-    forward: InferenceSession
-    backward: list[tuple[InferenceSession, list[str], list[str]]]
-    """Run one after the other: sessions, and what each takes and gives."""
+    """Of the values that `forward` gives. They may depend on the data, too."""
+    forward: list[_Run]
+    backward: list[_Run]
+    """Run one after the other, with what has to be computed again between."""
 
     def step(self, index: int, given: dict[str, OrtValue]) -> dict[str, Array]:
-        """Runs one of the backward models. Returns gradients by weight, and puts the values that later models take in
-        the place of the `given` ones."""
-        session, takes, gives = self.backward[index]
-        run = session.run_with_ort_values(gives, {name: given[name] for name in takes or given})
-        later = {name for _, taken, _ in self.backward[index + 1 :] for name in taken}
+        """Does one of the backward runs. Returns gradients by weight, and puts the values that later ones take in the
+        place of the `given` ones."""
+        run = self.backward[index]
+        values = run.values(given)
+        later = {name for one in self.backward[index + 1 :] for name in one.takes}
         for name in given.keys() - later:
             del given[name]
-        made = {name: value.numpy() for name, value in zip(gives, run, strict=True)}
+        if run.is_forward:
+            given.update(values)
+            return {}
+        made = {name: value.numpy() for name, value in values.items()}
         # A value keeps all others of its run, so what later models take is copied.
         given.update((name, OrtValue.ortvalue_from_numpy(np.array(made[name]))) for name in made.keys() & later)
         wanted = [(name, gradient(name)) for name in self.plan.weights]
@@ -79,16 +98,19 @@ class Gradient:
 
     For each shape of inputs a backward model is built from the rules in this package, and kept until `forget`. If an
     operator has no rule, weights before it have no gradient, not even that of other paths, which would say too little.
-    All activations of a batch are in memory, so keep batches small.
 
     Arguments:
         model: normalised (see `onnxopt.graph.normalise`); it is not changed.
         weights: names of initializers.
         keeps: whether the sessions for the first shape keep the memory of a run; see `chosen_session`.
+        room: bytes that the activations of a batch may take. If they would take more, the forward model runs in
+            sections, and runs again when the backward model comes to them; see `sections`.
     """
 
-    def __init__(self, model: onnx.ModelProto, weights: Sequence[str], keeps: bool = False) -> None:
-        self._keeps, self._model, self._weights = keeps, model, list(dict.fromkeys(weights))
+    def __init__(
+        self, model: onnx.ModelProto, weights: Sequence[str], keeps: bool = False, room: float = inf
+    ) -> None:  # fmt: skip
+        self._keeps, self._room, self._model, self._weights = keeps, room, model, list(dict.fromkeys(weights))
         self._nodes = nodes_of(model)
         self._producers = {name: node for node in self._nodes for name in node.outputs if name}
         self._observed = observe(model)
@@ -166,11 +188,12 @@ class Gradient:
             return
         self.unsupported = now.plan.unsupported
         found = cotangents(now.starts, {start.name: values[start.name].numpy() for start in now.starts})
-        given = {name: values[name] for name in now.plan.fetched}
+        given = {name: values[name] for run in now.backward for name in run.takes if name in values}
         given |= {cotangent(name): OrtValue.ortvalue_from_numpy(found[name]) for name in now.plan.cotangents}
         del values, found
         for index in range(len(now.backward)):
-            yield now.step(index, given)
+            if part := now.step(index, given):
+                yield part
 
     def forget(self) -> None:
         """Closes the sessions, which hold all weights for each shape of inputs."""
@@ -185,9 +208,8 @@ class Gradient:
             now, values = self._passes[key], dict(feeds)
             if isinstance(now, dict):
                 break
-            wanted = sorted(now.shapes.keys() & self._producers.keys())
-            if wanted:
-                values |= zip(wanted, now.forward.run_with_ort_values(wanted, values), strict=True)
+            for run in now.forward:
+                values |= run.values(values)
             if all(tuple(values[name].shape()) == shape for name, shape in now.shapes.items()):
                 break
         return now, values
@@ -195,27 +217,38 @@ class Gradient:
     def _build(self, feeds: Mapping[str, OrtValue]) -> _Pass | dict[str, str]:
         """The sessions for inputs of the shapes of `feeds`, or by weight the reason why there are none."""
         try:
-            forward = self._observe(feeds)
-            starts = self._starts(forward)
-            model, plan = differentiate(self._nodes, forward, [start.name for start in starts], self._weights)
-            names = {*plan.fetched, *(start.name for start in starts)}
-            shapes = {name: forward.shapes[name] for name in names}
-            known = forward.shapes
-            del forward  # each of these holds all weights
-            if not plan.weights:
-                return plan.unsupported
-            sizes = {gradient(name): 4 * prod(known[name]) for name in plan.weights}
-            parts = segments(model, sizes)
-            del model
-            keeps = self._keeps and not self._passes
-            backward = [(chosen_session(part.model, keeps), part.takes, part.gives) for part in parts]
-            del parts
-            return _Pass(plan, starts, shapes, self._session(names, known, keeps), backward)
+            return self._sessions(self._observe(feeds))
         except Exception as error:  # a model that no rule foresaw must not stop its compression
             quiet_session(self._model.SerializeToString()).run_with_ort_values(
                 None, feeds
             )  # raises if the feeds are the cause
             return dict.fromkeys(self._weights, str(error))
+
+    def _sessions(self, forward: Forward) -> _Pass | dict[str, str]:
+        """The same, from what a run has shown."""
+        nodes, starts = self._nodes, self._starts(forward)
+        model, plan = differentiate(nodes, forward, [start.name for start in starts], self._weights)
+        if not plan.weights:
+            return plan.unsupported
+        sizes = {gradient(name): 4 * prod(forward.shapes[name]) for name in plan.weights}
+        bytes_ = {name: forward.bytes_of(name) for name in forward.types}
+        sections = divided(nodes, bytes_, plan.fetched, self._room)
+        last, keeps = sections.count - 1, self._keeps and not self._passes and sections.count == 1
+        parts = segments(model, plan, sizes, sections)
+        del model
+        kept, again = planned(nodes, sections, [(last, [one.name for one in starts]),
+                                                *((part.section, part.takes) for part in parts)])  # fmt: skip
+        forward.constants.clear()  # each session holds all weights
+        first = [above(nodes, range(len(nodes)), kept, ())] if kept else []
+        first += [again.pop(last)] if last in again else []
+        made, backward = [self._part(part, forward, keeps) for part in first], list[_Run]()
+        while parts:
+            part = parts.pop(0)
+            if part.section in again:
+                backward.append(self._part(again.pop(part.section), forward, keeps))
+            backward.append(_Run(chosen_session(part.model, keeps), part.takes, part.gives, is_forward=False))
+        shapes = {name: forward.shapes[name] for run in made for name in run.gives}
+        return _Pass(plan, starts, shapes, made, backward)
 
     def _observe(self, feeds: Mapping[str, OrtValue]) -> Forward:
         """Shapes and types of all values, and the constants among them."""
@@ -223,30 +256,31 @@ class Gradient:
         arrays = {name: elements_of(tensor) for name, tensor in weights.items()}
         turned = {node.outputs[0]: node for node in self._nodes if node.op == "Transpose" and node.inputs[0] in arrays}
         made = sorted(self._producers.keys() - turned.keys())
-        run = self._session(made).run_with_ort_values(made, dict(feeds)) if made else []
-        values = {name: value for name, value in (*feeds.items(), *zip(made, run, strict=True)) if value.is_tensor()}
-        known = constants(self._nodes, set(weights))
-        arrays |= {name: value.numpy() for name, value in values.items() if name in known}
+        types = {name: kind.tensor_type.elem_type for name, kind in runtime_types(self._model, made).items() if kind}
+        known = constants(self._nodes, set(weights)) & types.keys()
+        shape_of = {name: f"shape of {name}" for name in types.keys() - known}  # as all values would not fit in memory
+        more = [onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shape_of.items()]
+        wanted = [*sorted(known), *shape_of.values()]
+        session = chosen_session(expose(self._model, wanted, more))
+        run = {n: v.numpy() for n, v in zip(wanted, session.run_with_ort_values(wanted, dict(feeds)), strict=True)}
+        arrays |= {name: run[name] for name in known}
         # Views: the table of words is as large as many layers.
         arrays |= {name: arrays[node.inputs[0]].transpose(node.attr("perm")) for name, node in turned.items()}
         return Forward(
-            shapes={name: tuple(value.shape()) for name, value in values.items()}
+            shapes={name: tuple(value.shape()) for name, value in feeds.items()}
+            | {name: tuple(run[shape].tolist()) for name, shape in shape_of.items()}
             | {name: array.shape for name, array in arrays.items()},
-            types={name: value.element_type() for name, value in values.items()}
+            types={name: value.element_type() for name, value in feeds.items()}
+            | types
             | {name: tensor.data_type for name, tensor in weights.items()}
             | {name: weights[node.inputs[0]].data_type for name, node in turned.items()},
             constants=arrays,
         )
 
-    def _session(
-        self, names: Iterable[str], shapes: Mapping[str, tuple[int, ...]] | None = None, keeps: bool = False
-    ) -> InferenceSession:
-        """A session of the model with these values as further outputs; for inputs of one shape if all are given."""
-        model = with_blocks(self._model, shapes) if shapes else self._model
-        there = list(self._model.graph.output)
-        more = sorted(self._producers.keys() & set(names) - {output.name for output in there})
-        outputs = [*there, *(onnx.ValueInfoProto(name=name) for name in more)]
-        return chosen_session(with_outputs(model, outputs), keeps)
+    def _part(self, part: Again, forward: Forward, keeps: bool) -> _Run:
+        """A run of some of the model's nodes."""
+        model = with_blocks(cut_out(self._model, part, forward), forward.shapes)
+        return _Run(chosen_session(model.SerializeToString(), keeps), part.takes, part.gives, is_forward=True)
 
     def _starts(self, forward: Forward) -> list[Start]:
         """The observed values, or the scores that they are computed from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class Forward:
     """Element types, as in onnx.TensorProto."""
     constants: dict[str, Array]
     """Values that depend on no input's elements: weights, shapes, and what is computed from them."""
+
+    def bytes_of(self, name: str) -> int:
+        """Of a value."""
+        return prod(self.shapes[name]) * helper.tensor_dtype_to_np_dtype(self.types[name]).itemsize
 
 
 class Tape:
