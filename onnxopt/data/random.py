@@ -48,24 +48,29 @@ def quiet_session(model: bytes | str, packs: bool = True) -> onnxruntime.Inferen
     return _quiet(model, ["CPUExecutionProvider"], packs=packs)
 
 
-def chosen_session(model: bytes | str, keeps: bool = False) -> onnxruntime.InferenceSession:
+def chosen_session(model: bytes | str, keeps: bool = False, measures: bool = False) -> onnxruntime.InferenceSession:
     """A quiet session for what runs on much data: on the providers that the command was given, or else on the CPU.
 
     Arguments:
         keeps: whether it keeps the memory of a run for the next one. That is a quarter faster where runs follow each
             other at once, and takes the memory of the largest batch in every session.
+        measures: whether the model has a Shape node for each value. They run as soon as they can then. By default they
+            run last, with all values in memory.
 
     Raises OnnxoptError if one of them cannot be used; see `providers`.
     """
-    return on_providers(partial(_quiet, model, keeps=keeps))
+    return on_providers(partial(_quiet, model, keeps=keeps, measures=measures))
 
 
-def _quiet(model: bytes | str, providers: list[str], keeps: bool = False, packs: bool = True
-           ) -> onnxruntime.InferenceSession:  # fmt: skip
+def _quiet(
+    model: bytes | str, providers: list[str], keeps: bool = False, packs: bool = True, measures: bool = False
+) -> onnxruntime.InferenceSession:
     options = session_options(sparing=True, packs=packs)
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = keeps
     options.use_deterministic_compute = True
+    if measures:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if isinstance(model, str):
         return onnxruntime.InferenceSession(model, options, providers=providers)
     with loadable(model, options) as (content, held):

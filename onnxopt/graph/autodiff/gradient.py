@@ -261,7 +261,7 @@ class Gradient:
         shape_of = {name: f"shape of {name}" for name in types.keys() - known}  # as all values would not fit in memory
         more = [onnx.helper.make_node("Shape", [name], [shape]) for name, shape in shape_of.items()]
         wanted = [*sorted(known), *shape_of.values()]
-        session = chosen_session(expose(self._model, wanted, more))
+        session = chosen_session(expose(self._model, wanted, more), measures=True)
         run = {n: v.numpy() for n, v in zip(wanted, session.run_with_ort_values(wanted, dict(feeds)), strict=True)}
         arrays |= {name: run[name] for name in known}
         # Views: the table of words is as large as many layers.
