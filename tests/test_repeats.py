@@ -24,6 +24,7 @@ from onnxopt import native
 from onnxopt.build import container
 from onnxopt.encoding import Encoding, Raw
 from onnxopt.errors import ContainerError
+from onnxopt.native import _repeats
 
 DTYPES = ("uint8", "float16", "bfloat16", "float32", "float64", "int64")
 
@@ -66,6 +67,31 @@ def test_a_row_that_is_another_costs_next_to_nothing(kind: str) -> None:
     far = np.random.default_rng(1).normal(0, 0.1, (50, 200)).astype(np.float32)
     without = len(native.encode_lossless(np.vstack([ROW, far])))
     assert len(native.encode_lossless(np.vstack([ROW, far, KINDS[kind]]))) < without + 64
+
+
+def on_grids(rows: int, columns: int) -> np.ndarray:
+    """Floats that were integers of 4 bits, with a scale and an offset for each 32 in a column."""
+    rng = np.random.default_rng(6)
+    q = rng.normal(8, 2.5, (rows // 32, 32, columns)).round().clip(0, 15)
+    scale, offset = (rng.uniform(0.01, 0.03, (rows // 32, 1, columns)).astype(np.float16) for _ in range(2))
+    return (q * scale - 8 * offset).astype(np.float32).reshape(rows, columns)
+
+
+def test_a_large_matrix_is_made_in_the_form_that_is_best_for_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, looked_at = on_grids(1024, 640), list[int]()
+    find = _repeats.find
+
+    def finding(flat: np.ndarray, shortest: int) -> _repeats.Matches:
+        looked_at.append(flat.size)
+        return find(flat, shortest)
+
+    monkeypatch.setattr(_repeats, "find", finding)
+    coded = native.encode_lossless(values)
+    assert looked_at.count(values.size) == 1
+    assert native.decode_lossless(coded, values.dtype, *values.shape).tobytes() == values.tobytes()
+    monkeypatch.setattr(_repeats, "_SAMPLE", 0)
+    assert len(coded) <= 1.002 * len(native.encode_lossless(values))
+    assert looked_at.count(values.size) > 3
 
 
 @pytest.mark.parametrize("turned", [False, True])

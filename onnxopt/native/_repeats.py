@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import c_size_t, c_ssize_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ _SHORTEST = {1: (6, 16, 64), 2: (3, 8, 32), 4: (2, 4, 16), 8: (2, 8, 32)}
 are cheap: small integers, or a palette."""
 _FEW = 64
 """One element in so many: where fewer repeat, 1 % of the bytes is not worth the time."""
+_SAMPLE = 1 << 16
+"""Elements of a large matrix that are tried in each form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +89,68 @@ def streams(
     """
     if not 0 < values.size < np.iinfo(np.int32).max:
         return
-    yield from _repeating(values.reshape(-1), coded, single)
-    for length in columns:
-        if 1 < length < values.size:
-            turned = np.ascontiguousarray(values.reshape(-1, length).T)
-            for form in (*_repeating(turned.reshape(-1), coded, single), single(turned)):
-                yield form.behind(bytes((TRANSPOSED,)) + varint(length))
+    coders = coded, single
+    lengths = [0, *(length for length in columns if 1 < length < values.size)]
+    form = _promising(values, lengths, coders)
+    if form is None:
+        yield from (stream for _, stream in _every(values, lengths, coders))
+    elif (found := _made(values, form, coders)) is not None:
+        yield found
 
 
-def _repeating(flat: Array, coded: Callable[[Array], bytes], single: Callable[[Array], Stream]) -> Iterator[Stream]:
-    """Mode 4; nothing where few elements repeat."""
-    for shortest in _SHORTEST[flat.itemsize]:
-        found = find(flat, shortest)
-        if int(found.lengths.sum()) * _FEW < flat.size:
-            return
-        rows = (found.gaps, found.lengths, found.distances, found.ways)
-        matches = b"".join(coded(row.reshape(1, -1)) for row in rows)
-        stored = single(flat[found.stored(flat.size)].reshape(1, -1))
-        yield stored.behind(bytes((REPEATS,)) + varint(len(found.gaps)) + matches)
+_Coders = tuple[Callable[[Array], bytes], Callable[[Array], Stream]]
+
+
+class _Form(NamedTuple):
+    length: int
+    """Of a row in mode 5; 0: the elements are as they were."""
+    shortest: int
+    """Elements of a repeat in mode 4; 0: none are looked for."""
+
+
+def _promising(values: Array, lengths: Sequence[int], coders: _Coders) -> _Form | None:
+    """The form in which a few rows in the middle of a large matrix are smallest, if repeats make them so: then the
+    others need not be tried on all of it. None if they do not, as repeats may be further apart."""
+    rows, middle = _SAMPLE // values.shape[1], len(values) // 2
+    if not 0 < rows <= len(values) // 4:
+        return None
+    sample = values[middle : middle + rows]
+    every = [(len(stream.data), form) for form, stream in _every(sample, lengths, coders)]
+    size, form = min(every, default=(0, _Form(0, 0)))
+    _, single = coders
+    return form if form.shortest and 20 * size < 19 * len(single(sample).data) else None
+
+
+def _every(values: Array, lengths: Sequence[int], coders: _Coders) -> Iterator[tuple[_Form, Stream]]:
+    for length in lengths:
+        for shortest in _SHORTEST[values.itemsize]:
+            form = _Form(length, shortest)
+            if (found := _made(values, form, coders)) is None:
+                break
+            yield form, found
+        if length and (found := _made(values, form := _Form(length, 0), coders)) is not None:
+            yield form, found
+
+
+def _made(values: Array, form: _Form, coders: _Coders) -> Stream | None:
+    """The elements in a form; None where few of them repeat."""
+    _, single = coders
+    if not form.length:
+        return _repeating(values.reshape(-1), form.shortest, coders)
+    turned = np.ascontiguousarray(values.reshape(-1, form.length).T)
+    found = _repeating(turned.reshape(-1), form.shortest, coders) if form.shortest else single(turned)
+    return None if found is None else found.behind(bytes((TRANSPOSED,)) + varint(form.length))
+
+
+def _repeating(flat: Array, shortest: int, coders: _Coders) -> Stream | None:
+    """Mode 4."""
+    coded, single = coders
+    found = find(flat, shortest)
+    if int(found.lengths.sum()) * _FEW < flat.size:
+        return None
+    matches = b"".join(coded(row.reshape(1, -1)) for row in (found.gaps, found.lengths, found.distances, found.ways))
+    stored = single(flat[found.stored(flat.size)].reshape(1, -1))
+    return stored.behind(bytes((REPEATS,)) + varint(len(found.gaps)) + matches)
 
 
 def repeats_far(values: Array, chunk: int) -> bool:

@@ -217,7 +217,8 @@ std::vector<Classes> propose_classes(const Symbols& symbols, Shape shape, bool w
     row_energy[r] = sum;
   }
 
-  std::vector<Grid> grids{{1, shape.cols}};
+  // One row has one element at each position: a map of these would tell more than it saves, and take a sort.
+  std::vector<Grid> grids{shape.rows == 1 ? Grid{shape.cols, 1} : Grid{1, shape.cols}};
   for (const size_t k : kKernels) {
     if (shape.cols % k != 0 || shape.cols == k) continue;
     grids.push_back({k, shape.cols / k});
