@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxopt
+from onnxopt.data import session_options
 from onnxopt.encoding import narrowed
 from onnxopt.errors import OnnxoptError
 from onnxopt.files import set_aside
@@ -175,3 +176,22 @@ def test_a_session_uses_the_weights_in_place(always: Path, tmp_path: Path) -> No
     x = np.ones((3, 512), np.float32)
     np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ weight, rtol=1e-4, atol=1e-4)
     assert isinstance(session, onnxruntime.InferenceSession)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_check_holds_a_table_of_words_once(dtype: type, packs: bool, tmp_path: Path) -> None:
+    """The table is also the last layer, transposed; products in half precision are made in single precision."""
+    table = np.random.default_rng(0).normal(size=(4096, 256)).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(table.dtype)
+    nodes = [helper.make_node("Gather", ["w", "ids"], ["x"]), helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+             helper.make_node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
+    graph = helper.make_graph(nodes, "g", [ids], [helper.make_tensor_value_info("y", kind, None)],
+                              [numpy_helper.from_array(table, "w")])  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    options = session_options(sparing=True, packs=packs)
+    options.optimized_model_filepath = str(tmp_path / "held.onnx")
+    onnxruntime.InferenceSession(tmp_path / "m.onnx", options)
+    held = sum(numpy_helper.to_array(one).nbytes for one in onnx.load(tmp_path / "held.onnx").graph.initializer)
+    assert (held < 1.1 * table.nbytes) == (not packs)

@@ -112,7 +112,7 @@ class Checking:
 
     def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
         try:
-            yield from runtime.sessions(path, packs=not self.lossless or self.source.shelf is None)
+            yield from runtime.sessions(path, packs=self.source.shelf is None)
         except (OnnxoptError, MemoryError):
             raise
         except Exception as error:  # the runtime's own types
@@ -128,7 +128,12 @@ class Checking:
         if self.original is not None:
             return self._on_data(self.original)
         try:
-            data = synthetic(self._session, Hints(self.source.model), _CHECKED)
+            session = self._session
+            if self.source.shelf is not None:  # inputs that are tried on it are longer than those of the check
+                self._rest()
+                session = source_session(self.source)
+            data = synthetic(session, Hints(self.source.model), _CHECKED)
+            self._rest()
             return data.name, evaluator_of(self._session, data)
         except MemoryError:
             raise

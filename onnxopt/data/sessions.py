@@ -16,6 +16,13 @@ from onnxopt.errors import OnnxoptError, first_line
 
 _libraries: ContextVar[tuple[str, ...]] = ContextVar("custom_ops", default=())
 _one_core: ContextVar[bool] = ContextVar("one_core", default=False)
+_FOLDED = 1 << 20
+"""Bytes of what sessions that hold no copies of weights may compute in advance: masks and scales, but no matrices."""
+_WIDENS = "FuseFp16InitializerToFp32NodeTransformer"
+"""The runtime's optimizer that makes weights of half precision twice as large."""
+_AS_NEEDED = onnxruntime.ExecutionOrder.PRIORITY_BASED
+"""Nodes in the order of the model. By default, those come first that read weights alone: all weights of half precision
+would be widened before the first product."""
 
 
 @contextmanager
@@ -93,11 +100,15 @@ def spare(options: onnxruntime.SessionOptions, packs: bool = True) -> None:
     runs. What a batch took is given back after it: the runtime's arena keeps up to twice that of the largest one.
 
     Arguments:
-        packs: whether kernels may copy weights into an order of their own. Without these copies sessions take half the
-            memory, sums differ in the last bits from those with them, and are the same in all sessions without.
+        packs: whether sessions may hold weights in forms of their own. Without these copies they take half the memory.
+            Sums differ in the last bits from those with them, and are the same in all sessions without.
     """
     if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED))
+        options.add_session_config_entry("optimization.disable_specified_optimizers", _WIDENS)
+        options.execution_order = _AS_NEEDED
+        options.log_severity_level = 3  # it warns of each node that it computes in every run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
 
@@ -108,7 +119,9 @@ def used_in_place(
     """A session that copies no weights: it packs none for its kernels, and computes nothing of them in advance. Sums
     may differ in the last bits."""
     options.add_session_config_entry("session.disable_prepacking", "1")
-    return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=["ConstantFolding"])
+    options.execution_order = _AS_NEEDED
+    without = ["ConstantFolding", _WIDENS]
+    return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=without)
 
 
 _TRAVEL = ("use_deterministic_compute", "enable_cpu_mem_arena", "log_severity_level")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.files.pages import give_back
+
 Array = np.ndarray[Any, Any]
 
 
@@ -29,6 +31,5 @@ class Mapped:
         self.values: Array = np.frombuffer(self._map, array.dtype).reshape(array.shape)
 
     def rest(self) -> None:
-        """Gives the memory back until the array is used again. Windows takes it when it wants."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        """Gives the memory back until the array is used again."""
+        give_back(self._map)

@@ -24,6 +24,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.files.claims import locked
+from onnxopt.files.pages import give_back, watch
 from onnxopt.files.places import cache_folder
 from onnxopt.files.spool import Spool
 
@@ -51,6 +52,7 @@ class _File:
         self.folder, self.name = path.parent, path.name
         with path.open("rb") as file:
             self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        watch(self.map)
         self.start = np.frombuffer(self.map, np.uint8).ctypes.data
         _open[self.name] = self
 
@@ -115,8 +117,7 @@ class Shelf:
     def rest(self) -> None:
         """Gives the memory back until a tensor is used again."""
         for file in self._files:
-            if hasattr(mmap, "MADV_DONTNEED"):
-                file.map.madvise(mmap.MADV_DONTNEED)
+            give_back(file.map)
 
 
 def _temporary(place: Path | None) -> tempfile.TemporaryDirectory[str]:

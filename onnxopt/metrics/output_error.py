@@ -13,6 +13,8 @@ import numpy as np
 
 from onnxopt.data import Array
 
+_AT_ONCE = 1 << 20
+"""Elements of a value that are looked at together."""
 _ALIKE = 1e-6
 """Share of the power, below which columns hold the same but for rounding."""
 
@@ -62,15 +64,15 @@ def _power(wanted: list[Array], got: list[Array], classes: int | None) -> float 
     if [a.shape for a in wanted] != [b.shape for b in got]:
         return float("inf")
     noise, signal, wrong, differing, elements = 0.0, 0.0, 0, 0, 0
-    for a, b in zip(wanted, got, strict=True):
+    for a, b, axis in (piece for pair in zip(wanted, got, strict=True) for piece in _pieces(*pair, classes)):
         x, y = a.astype(np.float64), b.astype(np.float64)
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             wrong += int((~finite & (x != y) & ~(np.isnan(x) & np.isnan(y))).sum())
             x, y = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
         error = y - x
-        if classes is not None:
-            error, x = (part - part.mean(classes, keepdims=True) for part in (error, x))
+        if axis is not None:
+            error, x = (part - part.mean(axis, keepdims=True) for part in (error, x))
         noise += float(np.square(error).sum())
         signal += float(np.square(x).sum())
         differing += int(np.count_nonzero(error))
@@ -81,6 +83,18 @@ def _power(wanted: list[Array], got: list[Array], classes: int | None) -> float 
     if signal > 0:
         return max(noise / signal, _between_columns(wanted, got, signal)) + wrong / every
     return (differing + wrong) / every if differing or wrong else None
+
+
+def _pieces(a: Array, b: Array, classes: int | None) -> Iterator[tuple[Array, Array, int | None]]:
+    """A few rows of large values at a time, as copies in float64 are larger still; and the axis of classes in them.
+    Whole values where classes are along another axis than rows are."""
+    if a.size <= _AT_ONCE or classes not in (None, -1, a.ndim - 1):
+        yield a, b, classes
+        return
+    rows, others = (one.reshape(-1, a.shape[-1]) for one in (a, b))
+    step = max(1, _AT_ONCE // a.shape[-1])
+    for at in range(0, len(rows), step):
+        yield rows[at : at + step], others[at : at + step], None if classes is None else -1
 
 
 def _between_columns(wanted: list[Array], got: list[Array], signal: float) -> float:
