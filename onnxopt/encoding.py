@@ -197,7 +197,9 @@ class Affine(Encoding):
     def values(self) -> Array:
         """The integers times their scales, rounded to `dtype`."""
         scales = step_of(self.k).reshape(along_axis(self.q.ndim, self.axis))
-        return (self.q.astype(np.float32) * scales).astype(self.dtype)
+        made = self.q.astype(np.float32)
+        made *= scales  # in place, as a table of words is large
+        return made.astype(self.dtype, copy=False)
 
     def entries(self) -> tuple[UncodedEntry, ...]:
         """Scales, then integers."""

@@ -14,7 +14,7 @@ import numpy as np
 from onnxopt.build.decisions import is_structural, output_power
 from onnxopt.build.factorise import check_path
 from onnxopt.calibration.collect import Statistics
-from onnxopt.calibration.stats import Stats
+from onnxopt.calibration.stats import Stats, in_parts
 from onnxopt.calibration.targets import Targets
 from onnxopt.encoding import Array, Encoding, relative_error
 from onnxopt.errors import OnnxoptError
@@ -225,6 +225,9 @@ def _output_error(values: Array, got: Array, stats: Stats) -> float | None:
     """Root of noise over signal in the node's outputs, on held-back inputs."""
     if stats.linear is None or stats.moments is None or not stats.moments.held_back.shape[1]:
         return None
-    w, q = (stats.linear.matrix(a.astype(np.float32)) for a in (values, got))
-    signal, noise = stats.moments.noise(w), stats.moments.noise(w - q)
+    signal = noise = 0.0
+    rows, other = (stats.linear.matrix(a) for a in (values, got))
+    for part in in_parts(rows.shape):
+        w, q = (a[:, part].astype(np.float32) for a in (rows, other))
+        signal, noise = signal + stats.moments.noise(w), noise + stats.moments.noise(w - q)
     return (noise / signal) ** 0.5 if signal > 0 else None

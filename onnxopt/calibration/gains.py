@@ -11,7 +11,7 @@ import numpy as np
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import Chunks
 from onnxopt.calibration.moments import NOISE, Subject, key, white_noise
-from onnxopt.calibration.stats import Moments, Probe, in_blocks, out_of_blocks
+from onnxopt.calibration.stats import Moments, Probe, in_blocks, in_parts, out_of_blocks
 from onnxopt.encoding import Array, square_sum
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.graph import Gradient, Graph, Linear, Site
@@ -229,15 +229,18 @@ def _mean_power(path: str, linears: Sequence[Linear] | None, gradients: Mapping[
     stored = cache.get(key(path)) if linears else None
     if stored is None or linears is None:
         return square_sum(gradients[path]) / max(1, gradients[path].size)
-    rows = linears[0].matrix(gradients[path])
-    bias = linears[0].bias
-    if bias is not None and bias in gradients and len(linears) == 1:
-        rows = rows - gradients[bias].reshape(*rows.shape[:2], 1) * stored["mean"][:, None].astype(np.float32)
-    moments = Moments.of(stored)
-    if moments.feedback is not None:
-        fed = in_blocks(rows, moments.blocks) @ moments.feedback.swapaxes(1, 2)
-        rows = rows - out_of_blocks(fed, moments.blocks)
-    powers = np.square(rows, dtype=np.float64).sum(2)
+    rows, moments = linears[0].matrix(gradients[path]), Moments.of(stored)
+    of_bias = gradients.get(linears[0].bias or "") if len(linears) == 1 else None
+    powers = np.empty(rows.shape[:2])
+    for part in in_parts(rows.shape):
+        own = rows[:, part]
+        if of_bias is not None:
+            mean = stored["mean"][:, None].astype(np.float32)
+            own = own - of_bias.reshape(*rows.shape[:2], 1)[:, part] * mean
+        if moments.feedback is not None:
+            fed = in_blocks(own, moments.blocks) @ moments.feedback.swapaxes(1, 2)
+            own = own - out_of_blocks(fed, moments.blocks)
+        powers[:, part] = np.square(own, dtype=np.float64).sum(2)
     power = float((powers / stored["variance"].sum(1, dtype=np.float64)[:, None]).mean())
     return power * float(stored.get("optimism", 1.0))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,6 +24,8 @@ _WHOLE = 2**27
 """Bytes of the feedback of a weight that is put together of blocks."""
 _AT_A_TIME = 1 << 17
 """Elements that are moved at a time, so that copies are small."""
+_PART = 1 << 25
+"""Elements of a weight that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,14 @@ class Stats:
     real ones."""
     grid: Grid | None = None
     """Of integers that the model came with; None for floats."""
+
+
+def in_parts(shape: Sequence[int]) -> Iterator[slice]:
+    """The outputs of a matrix ``[groups, outputs, inputs]`` in parts. What is made of each is a copy of it, often in
+    float64: of a whole table of words, these would be larger than all else in memory."""
+    groups, outputs, inputs = shape
+    step = max(1, _PART // max(1, groups * inputs))
+    yield from (slice(at, at + step) for at in range(0, outputs, step))
 
 
 def in_blocks(rows: Array, blocks: int) -> Array:

@@ -26,20 +26,24 @@ class Skip(Exception):
 
 
 def finite(values: Array, any_size: bool = False) -> Floats:
-    """The weight in float64. Raises Skip if it holds infinities or NaNs, or only zeros, or is out of `_RANGE`.
+    """The weight in float64. Raises as `require_finite` does."""
+    require_finite(values, any_size)
+    return values.astype(np.float64)
+
+
+def require_finite(values: Array, any_size: bool = False) -> None:
+    """Raises Skip if a weight holds infinities or NaNs, or only zeros, or is out of `_RANGE`.
 
     Arguments:
         any_size: whether the range does not matter, as no squares of the weight meet statistics.
     """
-    w = values.astype(np.float64)
-    if not np.isfinite(w).all():
+    if not np.isfinite(values).all():
         raise Skip("holds infinities or NaNs")
-    if not w.any():
+    if not values.any():
         raise Skip("all zeros")
-    largest, (low, high) = max(w.max(), -w.min()), _RANGE
+    largest, (low, high) = max(float(values.max()), -float(values.min())), _RANGE
     if not any_size and not low <= largest <= high:
         raise Skip(f"its largest element is {largest:.3g}, expected {low:g} to {high:g}")
-    return w
 
 
 def integer_length(largest: float) -> int:

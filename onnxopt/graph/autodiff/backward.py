@@ -132,8 +132,22 @@ def _total(grads: dict[str, list[Var]], name: str) -> Var | None:
     if not parts:
         return None
     if len(parts) > 1:
-        grads[name] = [parts[0].apply("Sum", *parts[1:])]
+        grads[name] = [_sum(parts)]
     return grads[name][0]
+
+
+def _sum(parts: Sequence[Var]) -> Var:
+    """The sum. What is added to zeros, as rows that were gathered are, is added to the others instead: of a table of
+    words, zeros are as large as many layers."""
+    tape = parts[0].tape
+    added = [tape.added[part.name] for part in parts if part.name in tape.added]
+    whole = [part for part in parts if part.name not in tape.added]
+    if not whole:
+        return parts[0].apply("Sum", *parts[1:])
+    total = whole[0].apply("Sum", *whole[1:]) if whole[1:] else whole[0]
+    for indices, grad, axis in added:
+        total = total.apply("ScatterElements", indices, grad, axis=axis, reduction="add")
+    return total
 
 
 def _descendants(nodes: Sequence[Node], values: set[str]) -> set[str]:

@@ -79,8 +79,11 @@ class _Pass:
             given.update(values)
             return {}
         made = {name: value.numpy() for name, value in values.items()}
-        # A value keeps all others of its run, so what later models take is copied.
-        given.update((name, OrtValue.ortvalue_from_numpy(np.array(made[name]))) for name in made.keys() & later)
+        # A value keeps all others of its run, so what later models take is copied, unless it is most of them.
+        half = sum(array.nbytes for array in made.values()) / 2
+        for name in made.keys() & later:
+            is_most = made[name].nbytes > half
+            given[name] = values[name] if is_most else OrtValue.ortvalue_from_numpy(np.array(made[name]))
         wanted = [(name, gradient(name)) for name in self.plan.weights]
         return {name: made[output] for name, output in wanted if output in made}
 

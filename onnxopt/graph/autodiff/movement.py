@@ -134,7 +134,9 @@ def _apart(grad: Var, shape: list[int], axis: int, step: int) -> Var:
 
 def add_at(n: Node, indices: Var, grad: Var, shape: Sequence[int], axis: int) -> Var:
     """Zeros of `shape`, to which `grad` is added at `indices` along `axis`."""
-    return n.tape.var(0.0).expand(shape).apply("ScatterElements", indices, grad, axis=axis, reduction="add")
+    made = n.tape.var(0.0).expand(shape).apply("ScatterElements", indices, grad, axis=axis, reduction="add")
+    n.tape.added[made.name] = indices, grad, axis
+    return made
 
 
 def _along(axis: int, rank: int) -> list[int]:

@@ -55,6 +55,8 @@ class Tape:
         self._used: dict[str, Var] = {}
         self.blocked: dict[str, Var] = {}
         """Values in blocks of channels, by name; see `blocked`."""
+        self.added: dict[str, tuple[Var, Var, int]] = {}
+        """By name of a value that is zeros but for what was added: indices, that, and their axis."""
 
     def op(self, op: str, *inputs: Operand | None, **attributes: Any) -> Var:
         """The output of a new node."""

@@ -9,7 +9,7 @@ minimises its error plus `_RATE` times the price of its bits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log
 from typing import Any, ClassVar, Self
 
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxopt import native
-from onnxopt.calibration.stats import Floats, Moments, Stats, in_blocks, out_of_blocks
+from onnxopt.calibration.stats import Floats, Moments, Stats, in_blocks, in_parts, out_of_blocks
 from onnxopt.encoding import STEPS_PER_OCTAVE, Affine, Array, Raw, narrowed, nearest_log_step, step_of
 from onnxopt.graph import Graph, Site
-from onnxopt.passes.base import Pass, Skip, channel_rms, correct_bias, finite, matrix, tensor
+from onnxopt.passes.base import Pass, Skip, channel_rms, correct_bias, finite, matrix, require_finite, tensor
 
 _RATE = 0.25
 """Price of a bit when an integer is chosen, as a share of the slope. At 1, the price would equal that of the step size,
@@ -68,8 +68,31 @@ class Feedback(Pass):
 
     def apply(self, graph: Graph, site: Site, stats: Stats) -> tuple[Site, ...]:
         """Stores the quantized weight, and corrects the bias for the mean remaining error."""
-        values = graph.values(site.path)
-        w, variance = self._matrix(values, site, stats)
+        values, unit = graph.values(site.path), _unit(site, stats)
+        made = [self._rounded(w, of, stats) for w, of in _parts(values, site, stats)]
+        q, k, step = (np.concatenate(each, 1) if len(made) > 1 else each[0] for each in zip(*made, strict=True))
+        if unit is None:
+            graph.store(site.path, _leaf(q, k, values, site, stats))
+        else:
+            graph.store(site.path, Raw(tensor((q * step[..., None]).astype(values.dtype), site, stats)))
+        if stats.linear is not None and stats.linear.bias is not None:  # what follows is as large as the weight, twice
+            error = matrix(finite(values), site, stats) - matrix(graph.encoding(site.path).values(), site, stats)
+            correct_bias(graph, error, stats, about_mean=True)
+        return ()
+
+    def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
+        """Root of noise over signal in the node's own outputs, from the steps alone."""
+        if stats.moments is None or stats.signal <= 0:
+            return None
+        made = [self._steps(w, stats.moments.variance, of, stats)[1] for w, of in _parts(values, site, stats)]
+        step = np.concatenate(made, 1)
+        return float(np.sqrt((np.square(step) / 12 * stats.moments.variance.sum(1)[:, None]).sum() / stats.signal))
+
+    def _rounded(self, w: Floats, site: Site, stats: Stats) -> tuple[Array, Array, Floats]:
+        """Integers of ``W[groups, outputs, inputs]``; the step of each row, as its place on the grid of steps, and as a
+        number. Raises Skip if a weight of integers stays as it is."""
+        moments = stats.moments
+        variance = moments.variance if moments else np.ones((len(w), w.shape[2]), np.float32)
         asked, step = self._steps(w, variance, site, stats)
         unit = _unit(site, stats)
         if unit is not None and (step == unit).all():
@@ -86,32 +109,12 @@ class Feedback(Pass):
         if unit is None:
             step = step_of(k).astype(np.float64)
         options = native.QuantizerOptions(max_level=2 ** (self.max_bits - 1) - 1 if self.max_bits else None)
-        moments = stats.moments
         price = np.minimum(price, _DEAREST)
         q = _fed(w, moments, variance, step, price, options)
         if moments is not None and moments.held_back.shape[1]:
             other, _, _ = native.quantize(w, None, moments.power, step, price, options)
             q = min(q, other, key=lambda q: moments.noise(w - q * step[..., None]))
-        if unit is None:
-            graph.store(site.path, _leaf(q, k, values, site, stats))
-        else:
-            graph.store(site.path, Raw(tensor((q * step[..., None]).astype(values.dtype), site, stats)))
-        if stats.linear is not None:  # what follows is as large as the weight, twice
-            correct_bias(graph, w - matrix(graph.encoding(site.path).values(), site, stats), stats, about_mean=True)
-        return ()
-
-    def predict(self, values: Array, site: Site, stats: Stats) -> float | None:
-        """Root of noise over signal in the node's own outputs, from the steps alone."""
-        if stats.moments is None or stats.signal <= 0:
-            return None
-        w, variance = self._matrix(values, site, stats)
-        _, step = self._steps(w, variance, site, stats)
-        return float(np.sqrt((np.square(step) / 12 * variance.sum(1)[:, None]).sum() / stats.signal))
-
-    def _matrix(self, values: Array, site: Site, stats: Stats) -> tuple[Floats, npt.NDArray[Any]]:
-        """The weight as W[groups, outputs, inputs], and the variance of each group's columns."""
-        w = matrix(finite(values), site, stats)
-        return w, stats.moments.variance if stats.moments else np.ones((len(w), w.shape[2]), np.float32)
+        return narrowed(q), k, step
 
     def _steps(self, w: Floats, variance: npt.NDArray[Any], site: Site, stats: Stats) -> tuple[Floats, Floats]:
         """Step of each row, [groups, outputs]: what the slope asks for, and what the row gets.
@@ -136,6 +139,22 @@ class Feedback(Pass):
         if (unit := _unit(site, stats)) is not None:
             given = unit * _times(given / unit, stats.moments is not None, bounded=bool(self.max_bits))
         return step, np.asarray(given)
+
+
+def _parts(values: Array, site: Site, stats: Stats) -> Iterator[tuple[Floats, Site]]:
+    """Parts of the weight as ``W[groups, outputs, inputs]``, and a site of the shape of each; all of one whose rows
+    depend on each other. Raises Skip as `finite` does."""
+    require_finite(values)
+    rows = matrix(values, site, stats)
+    if stats.grid is not None:
+        yield rows.astype(np.float64), site
+        return
+    for part in in_parts(rows.shape):
+        w = rows[:, part].astype(np.float64)
+        shape = list(site.shape)
+        if site.axis is not None:
+            shape[site.axis] = shape[site.axis] * w.shape[1] // rows.shape[1]
+        yield w, replace(site, shape=tuple(shape))
 
 
 def _unit(site: Site, stats: Stats) -> Floats | None:
