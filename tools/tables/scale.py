@@ -1,9 +1,10 @@
-"""Time and memory of models, against what they may take: transformers of random weights, and a real network."""
+"""Time and memory of models, against what they may take: transformers of random weights, and real networks."""
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from onnxopt.data import Spec
 from onnxopt.graph import LARGEST_INLINE
 from onnxopt.spec.effort import Effort
 from tables import Scope, Table
-from tables.decoder import empty, feeds
+from tables.decoder import MODEL, empty, feeds, path_of
 
 SENTENCES = 600
 SHAPES = {"MiniLM-L6": bert.MINILM, "BERT-base": bert.BASE, "BERT, 24 x 1408": bert.Shape(24, 1408, 16)}
@@ -52,7 +53,7 @@ class Ask:
     """A run at the command line."""
 
     shape: str
-    """A key of `SHAPES`; weights are random."""
+    """A key of `SHAPES`, with random weights; or `MODEL`."""
     options: str
     data: bool
 
@@ -64,6 +65,7 @@ ASKS = (
     Ask("BERT-base", "--lossless", False),
     Ask("BERT, 24 x 1408", "--data --effort fast", True),
     Ask("BERT, 24 x 1408", "--lossless", False),
+    Ask(MODEL, "--lossless", False),
 )
 
 
@@ -81,6 +83,9 @@ class Row:
 
 def write(path: Path, shape: str) -> None:
     """Writes the model, with external data if it is over 2 GB."""
+    if shape == MODEL:
+        shutil.copyfile(path_of(MODEL), path)
+        return
     model = bert.bert(SHAPES[shape], bert.drawn)
     external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGEST_INLINE
     onnx.save(model, path, save_as_external_data=external, location="weights.data")
