@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from onnxopt import native, runtime
+from onnxopt import runtime
 from onnxopt.build.running import Running
 from onnxopt.data import CannotRun, Hints, Resting, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
@@ -106,9 +106,7 @@ class Checking:
 
     def _rest(self) -> None:
         """Gives back what the next session would stand beside."""
-        self.source.rest()
-        if self.source.shelf is not None:
-            native.return_memory()
+        self.source.rest(trims=True)
 
     def _sessions(self, path: Path) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
         try:

@@ -20,7 +20,7 @@ from types import TracebackType
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnxopt import native, runtime
+from onnxopt import runtime
 from onnxopt.build import container
 from onnxopt.build.built import Built
 from onnxopt.build.decisions import INT32, candidates, in_eight_bits, quantizing_steps, with_int8
@@ -192,8 +192,7 @@ class Workspace:
             return self._measured.statistics
         if self.data is None:
             return Statistics(None, {}, {}, inf if self._size_counts else ROW_NOISE)
-        self.source.rest()
-        native.return_memory()
+        self.source.rest(trims=True)
         text = f"{_STATISTICS} {self.source.sha256} {self.digest} {self.form.key}{''.join(self.left_out)}"
         text += " fast" * self.request.fast + f" of {self.stands_for}" * bool(self.stands_for)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -276,6 +275,7 @@ class Workspace:
         def step(path: str) -> None:
             advance(min(1.0, next(done) / steps))
             self.source.rest()
+            self.graph.set_aside(path, self.source.shelf)
 
         events = execute_plan(self.graph, plan, self.statistics, step, self.tuned, self.request.pool)
         exported, encodings = self.graph.export()
@@ -298,7 +298,7 @@ class Workspace:
         built = self.build(plan, advance)
         if self.request.fast:
             self._shared.built = self.graph, built
-        self.source.rest()
+        self.source.rest(trims=True)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             size, unchanged = self._put(built, path)  # nothing forces it to the disk

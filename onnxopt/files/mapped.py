@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.files.pages import give_back
+from onnxopt.files.pages import give_back, watch
 
 Array = np.ndarray[Any, Any]
 
@@ -28,6 +28,7 @@ class Mapped:
             file.write(array.data.cast("B"))  # says so if the disk is full, which a map cannot
             file.flush()
             self._map = mmap.mmap(file.fileno(), array.nbytes)
+        watch(self._map)
         self.values: Array = np.frombuffer(self._map, array.dtype).reshape(array.shape)
 
     def rest(self) -> None:

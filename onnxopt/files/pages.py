@@ -10,8 +10,8 @@ from __future__ import annotations
 import mmap
 import time
 from pathlib import Path
-from threading import Thread
-from weakref import ReferenceType, ref
+from threading import Event, Lock, Thread
+from weakref import WeakSet
 
 MOST = 1 << 28
 """Bytes of files in the memory of this process, from which on pages go back."""
@@ -19,6 +19,9 @@ _EVERY = 0.05
 """Seconds."""
 _RESIDENT = Path("/proc/self/statm")
 """Its third number is the pages of files. Other systems than Linux do not have it."""
+_maps: WeakSet[mmap.mmap] = WeakSet()
+_lock = Lock()
+_watching = Event()
 
 
 def give_back(pages: mmap.mmap) -> None:
@@ -28,14 +31,26 @@ def give_back(pages: mmap.mmap) -> None:
 
 
 def watch(pages: mmap.mmap) -> None:
-    """Gives the pages of a large map back whenever those of files are more than `MOST`, for as long as it lives."""
-    if len(pages) > MOST and _RESIDENT.is_file():
-        Thread(target=_watch, args=(ref(pages),), daemon=True).start()
+    """Gives the pages of a map back whenever those of files are more than `MOST`, for as long as it lives."""
+    if not _RESIDENT.is_file():
+        return
+    with _lock:
+        _maps.add(pages)
+        if not _watching.is_set():
+            _watching.set()
+            Thread(target=_watch, daemon=True).start()
 
 
-def _watch(of: ReferenceType[mmap.mmap]) -> None:
-    while (pages := of()) is not None:
+def _watch() -> None:
+    while True:
+        with _lock:
+            maps = list(_maps)
+            if not maps:
+                _watching.clear()
+                return
         if int(_RESIDENT.read_text(encoding="ascii").split()[2]) * mmap.PAGESIZE > MOST:
-            give_back(pages)
-        del pages
+            for pages in maps:
+                give_back(pages)
+            del pages
+        del maps
         time.sleep(_EVERY)

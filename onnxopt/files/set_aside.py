@@ -9,11 +9,11 @@ from __future__ import annotations
 import mmap
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,6 +24,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxopt.errors import OnnxoptError
 from onnxopt.files.claims import locked
+from onnxopt.files.mapped import Mapped
 from onnxopt.files.pages import give_back, watch
 from onnxopt.files.places import cache_folder
 from onnxopt.files.spool import Spool
@@ -97,13 +98,29 @@ class Shelf:
                         file.write(bytes(-file.tell() % _ALIGNED))
                         at = file.tell()
                         file.write(content(tensor) if content else numpy_helper.to_array(tensor).tobytes())
-                        _refer(tensor, path.name, at)
+                        _refer(tensor, path.name, at, _size(tensor))
                 written = file.tell()
             if written:
                 self._files.append(_File(path))
         except OSError as error:
-            raise OnnxoptError(f"{path.parent}: the weights cannot be set aside: {error.strerror or error}; "
-                               "XDG_CACHE_HOME names another place for them") from error  # fmt: skip
+            raise self._fault(error) from error
+
+    def fill(self, tensors: Iterable[TensorProto], write: Callable[[BinaryIO], Mapping[str, tuple[int, int]]]) -> None:
+        """Makes a new file of what `write` writes, and the tensors that it names refer to it, in place.
+
+        Arguments:
+            write: tells where the bytes of a tensor begin and how many they are, by its name.
+
+        Raises OSError if the disk is full, and what `write` raises.
+        """
+        path = Path(self._folder.name) / f"{_PREFIX}{secrets.token_hex(8)}"
+        with path.open("wb") as file:
+            places = write(file)
+        if places:
+            self._files.append(_File(path))
+        for tensor in tensors:
+            if tensor.data_location == TensorProto.EXTERNAL and tensor.name in places:
+                _refer(tensor, path.name, *places[tensor.name])
 
     def taken(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The model with its large tensors set aside: another message, as one keeps the memory of what it has had."""
@@ -114,10 +131,22 @@ class Shelf:
         """A place on the same disk for what is made of the tensors. Raises OnnxoptError if there is none."""
         return Spool(Path(self._folder.name))
 
+    def keep(self, array: Array) -> Array:
+        """The same elements on the disk, where they are for as long as they are referred to. Raises OnnxoptError if it
+        is full."""
+        try:
+            return Mapped(np.ascontiguousarray(array), Path(self._folder.name)).values
+        except OSError as error:
+            raise self._fault(error) from error
+
     def rest(self) -> None:
         """Gives the memory back until a tensor is used again."""
         for file in self._files:
             give_back(file.map)
+
+    def _fault(self, error: OSError) -> OnnxoptError:
+        return OnnxoptError(f"{self._folder.name}: the weights cannot be set aside: {error.strerror or error}; "
+                            "XDG_CACHE_HOME names another place for them")  # fmt: skip
 
 
 def _temporary(place: Path | None) -> tempfile.TemporaryDirectory[str]:
@@ -148,7 +177,7 @@ def tensor_of(array: Array, name: str) -> TensorProto:
             if 0 <= at < len(file.map):
                 kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
                 tensor = TensorProto(name=name, data_type=kind, dims=array.shape)
-                _refer(tensor, file.name, at)
+                _refer(tensor, file.name, at, array.nbytes)
                 return tensor
     return numpy_helper.from_array(array, name)
 
@@ -180,10 +209,11 @@ def loadable(model: bytes, options: onnxruntime.SessionOptions) -> Iterator[tupl
     for tensor in light.graph.initializer:
         file = _file_of(tensor)
         if file is not None:
+            folder = file.folder
+        if file is not None and tensor.data_type in _TYPES and _size(tensor) >= LEAST:  # the runtime reads the others
             value = onnxruntime.OrtValue.ortvalue_from_numpy(file.view(tensor))
             options.add_initializer(tensor.name, value)
             held += [value, file]
-            folder = file.folder
     path = folder / f"{secrets.token_hex(8)}.onnx"
     try:
         path.write_bytes(model)
@@ -199,11 +229,11 @@ def _file_of(tensor: TensorProto) -> _File | None:
     return None
 
 
-def _refer(tensor: TensorProto, name: str, at: int) -> None:
-    """Makes a tensor one whose elements are in a file from there on."""
+def _refer(tensor: TensorProto, name: str, at: int, size: int) -> None:
+    """Makes a tensor one whose elements are so many bytes of a file from there on."""
     for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
         tensor.ClearField(field)
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    for key, value in (("location", name), ("offset", str(at)), ("length", str(_size(tensor)))):
+    for key, value in (("location", name), ("offset", str(at)), ("length", str(size))):
         tensor.external_data.add(key=key, value=value)

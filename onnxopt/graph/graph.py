@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from onnxopt.encoding import STORABLE, Affine, Array, Encoding, Grid, InPlace, Raw
 from onnxopt.errors import OnnxoptError
-from onnxopt.files.set_aside import Shelf, elements_of, whole
+from onnxopt.files.set_aside import LEAST, Shelf, elements_of, whole
 from onnxopt.graph.float_twin import Twin, float_twin
 from onnxopt.graph.linear import Linear, linear_use
 from onnxopt.graph.normalise import hoist, subgraphs
@@ -275,6 +275,14 @@ class Graph:
             self.__dict__.pop(known, None)
         self._tensors = {t.name: t for t in self.model.graph.initializer}
         return tuple(site for site in self.sites() if site.path.startswith(f"{path}@") and site.path in tensors)
+
+    def set_aside(self, path: str, shelf: Shelf | None) -> None:
+        """Leaves the integers of a weight on the disk, where there is a place for them, if they are many."""
+        stored = self.encodings.get(path)
+        if shelf is None or not isinstance(stored, Affine):
+            return
+        if stored.q.nbytes >= LEAST and stored.q.flags.owndata:
+            self.encodings[path] = replace(stored, q=shelf.keep(stored.q))
 
     def encoding(self, path: str) -> Encoding:
         """How the weight at `path` is stored now: as the last pass left it, or as it came."""

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxopt import native
 from onnxopt.data import Resting
 from onnxopt.errors import ContainerError, OnnxoptError
 from onnxopt.files import reading
@@ -57,12 +58,18 @@ class Source:
     sessions: WeakSet[Resting] = field(default_factory=WeakSet, repr=False, compare=False)
     """Those of a model whose weights are set aside."""
 
-    def rest(self) -> None:
-        """Gives back the memory of weights that are set aside, and of sessions, until they are used again."""
+    def rest(self, trims: bool = False) -> None:
+        """Gives back the memory of weights that are set aside, and of sessions, until they are used again.
+
+        Arguments:
+            trims: whether memory that was freed goes back to the system, too.
+        """
         if self.shelf is not None:
             for session in self.sessions:
                 session.rest()
             self.shelf.rest()
+        if trims:
+            native.return_memory()
 
     def copy(self) -> bytes:
         """The model as one file: the source's own bytes or, if it has external data, a model with that data inside.

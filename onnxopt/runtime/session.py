@@ -23,9 +23,10 @@ from onnxopt.data import (
     used_in_place,
 )
 from onnxopt.errors import OnnxoptError, first_line
+from onnxopt.files.set_aside import Shelf, loadable
 from onnxopt.graph import Source, embed, foreign_domains, is_only_wrapped, open_compressed
 from onnxopt.graph.onnx_file import PAYLOAD
-from onnxopt.runtime.unpacked import unpacked
+from onnxopt.runtime.unpacked import set_aside, unpacked
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -116,11 +117,11 @@ def _created(
             _add(providers, options)
         _register(options)
         return onnxruntime.InferenceSession(source, options)
+    if in_place and (found := set_aside(data)) is not None:
+        return _in_place(*found, own(), providers)
     with unpacked(data) as path:
         if path is not None:
             options = sess_options or own()
-            if in_place:
-                return used_in_place(str(path), options, providers)
             return onnxruntime.InferenceSession(str(path), options, providers=providers)
     if sess_options is not None:
         embedded = _embed(data)
@@ -132,6 +133,16 @@ def _created(
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
+
+
+def _in_place(
+    model: bytes, shelf: Shelf, options: onnxruntime.SessionOptions, providers: Providers | None
+) -> onnxruntime.InferenceSession:
+    """A session that uses what is on the shelf."""
+    with loadable(model, options) as (content, held):
+        session = used_in_place(content, options, providers)
+    session.held = held
+    return session
 
 
 def sessions(model: str | os.PathLike[str], packs: bool = True) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:
