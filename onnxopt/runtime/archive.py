@@ -18,8 +18,8 @@ from onnxopt import native, runtime
 from onnxopt.data import CannotRun, quiet_session, runnable_feeds
 from onnxopt.encoding import Array
 from onnxopt.errors import ContainerError, OnnxoptError, first_line
-from onnxopt.files import write_atomically, writing
-from onnxopt.graph import Source, embed, is_compressed, join, payload, read
+from onnxopt.files import reading, write_atomically, writing
+from onnxopt.graph import embed, join, open_compressed, read
 from onnxopt.search.identity import first_difference, interface_fault
 from onnxopt.spec.plan import Plan
 
@@ -55,13 +55,26 @@ class Verification:
     """Whether plain and compressed model gave the same bits on random inputs; None if they run on none."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Compressed:
+    """A compressed model's file."""
+
+    path: Path
+    size: int
+    """Bytes, with its external data."""
+    outer: onnx.ModelProto
+    """Without the container."""
+    container: memoryview
+    """Where it is in the file."""
+
+
 def inspect(model: str | os.PathLike[str]) -> Inspection:
     """Contents of the compressed model at `model`. Raises OnnxoptError if it is not compressed, or is damaged."""
-    source = _compressed(model)
-    with _open(source) as stored:
+    file = _compressed(model)
+    with _open(file) as stored:
         return Inspection(
-            path=source.path,
-            file_size=source.size,
+            path=file.path,
+            file_size=file.size,
             version=stored.version,
             entries=tuple(stored.entries),
             model_size=len(stored.model),
@@ -141,9 +154,9 @@ def decompress(model: str | os.PathLike[str], output: str | os.PathLike[str] | N
     return plain
 
 
-def _decompressed(source: Source) -> onnx.ModelProto:
+def _decompressed(file: _Compressed) -> onnx.ModelProto:
     """The plain model in a compressed one; see `decompress`."""
-    with _open(source) as stored:
+    with _open(file) as stored:
         try:
             inner = onnx.load_model_from_string(stored.model)
         except DecodeError as error:
@@ -156,22 +169,35 @@ def _decompressed(source: Source) -> onnx.ModelProto:
             raise ContainerError("decoded weights are not those that were stored (checksum mismatch)")
     embed(inner, weights)
     if missing := [t.name for t in inner.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
-        raise ContainerError(f"{source.path}: the model inside has weights that the container lacks: {missing[0]!r}")
-    return join(source.model, inner)
+        raise ContainerError(f"{file.path}: the model inside has weights that the container lacks: {missing[0]!r}")
+    return join(file.outer, inner)
 
 
-def _compressed(model: str | os.PathLike[str]) -> Source:
-    source = read(model)
-    if not is_compressed(source.model):
-        raise OnnxoptError(f"{source.path}: is a plain ONNX model; expected one that `onnxopt optimize` wrote")
-    return source
+def _compressed(model: str | os.PathLike[str]) -> _Compressed:
+    path = Path(model)
+    reading([path])
+    try:
+        opened = open_compressed(os.fspath(path))
+    except (DecodeError, OSError, ValueError):
+        opened = None
+    except OnnxoptError as error:
+        raise ContainerError(f"{path}: {error}") from error
+    if opened is None:
+        read(path)  # which says what is wrong with it
+        raise OnnxoptError(f"{path}: is a plain ONNX model; expected one that `onnxopt optimize` wrote")
+    outer, container = opened
+    names = {entry.value for tensor in outer.graph.initializer for entry in tensor.external_data
+             if entry.key == "location"}  # fmt: skip
+    files = [path, *(path.parent / name for name in names)]
+    reading(files)
+    return _Compressed(path, sum(file.stat().st_size for file in files), outer, container)
 
 
 @contextmanager
-def _open(source: Source) -> Iterator[native.Container]:
+def _open(file: _Compressed) -> Iterator[native.Container]:
     """The container in a compressed model; its errors are raised with the name of the file."""
     try:
-        with native.Container(payload(source.model)) as stored:
+        with native.Container(file.container) as stored:
             yield stored
     except OnnxoptError as error:
-        raise ContainerError(f"{source.path}: {error}") from error
+        raise ContainerError(f"{file.path}: {error}") from error
