@@ -173,7 +173,8 @@ class _Powers:
 
     def add(self, gradients: Mapping[str, Array]) -> None:
         """Takes some of them. A weight waits for that of its bias."""
-        self._vectors |= {path: array for path, array in gradients.items() if array.ndim < 2}
+        # Copies, as an array keeps all values of the run that gave it.
+        self._vectors |= {path: array.copy() for path, array in gradients.items() if array.ndim < 2}
         self._waiting |= gradients
         for path in list(self._waiting):
             uses = self._uses.get(path)
