@@ -196,3 +196,20 @@ def test_a_dead_output_costs_nothing() -> None:
 def test_wrong_arguments_are_named(text: str) -> None:
     with pytest.raises(OnnxoptError, match=r"slope|max_bits"):
         Feedback.from_step(Step.parse(text))
+
+
+def test_a_weight_in_parts_is_as_good_as_in_one(
+    measured: tuple[Graph, Statistics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part has a histogram of its own, so integers differ a little."""
+    graph, statistics = measured
+    site = max(graph.sites(), key=lambda one: one.elements)
+    values, decision = graph.values(site.path), Feedback(1e-6)
+    stats = statistics.of(site, values)
+    whole, predicted = applied(graph, site, decision, stats), decision.predict(values, site, stats)
+    monkeypatch.setattr("onnxopt.calibration.stats._PART", site.elements // 3)
+    parts = applied(graph, site, decision, stats)
+    assert parts.q.shape == whole.q.shape and len(parts.k) == len(whole.k)
+    assert decision.predict(values, site, stats) == pytest.approx(predicted, rel=1e-6)
+    errors = [noise(values - one.values(), stats) for one in (whole, parts)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)

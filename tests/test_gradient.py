@@ -35,6 +35,29 @@ def test_the_seed_decides_the_projection() -> None:
     assert first.dtype == np.float32
 
 
+def table_of_words(first: str, last: str) -> onnx.ModelProto:
+    """ids[n] -> rows of a table -> products with all rows of a table, which may be the same."""
+    nodes = [node("Gather", [first, "ids"], ["x"]), node("Transpose", [last], ["t"], perm=[1, 0]),
+             node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    table = weights(12, 6)
+    tensors = [numpy_helper.from_array(table, name) for name in dict.fromkeys((first, last))]
+    ids, y = (
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("y", FLOAT, None),
+    )
+    graph = helper.make_graph(nodes, "g", [ids], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_table_that_is_also_the_last_layer_has_the_gradients_of_both() -> None:
+    ids = {"ids": np.array([3, 7, 3, 0])}
+    (tied, signal), (apart, same) = (
+        Gradient(table_of_words(*names), sorted(set(names))).weights(ids, 1) for names in (("w", "w"), ("v", "w"))
+    )
+    assert signal == same
+    np.testing.assert_allclose(tied["w"], apart["v"] + apart["w"], rtol=1e-5, atol=1e-6)
+
+
 def test_outputs_count_relative_to_their_size() -> None:
     x = {"x": weights(4, 8)}
     (small, signal), (large, same) = (Gradient(two_outputs(factor), ["w"]).weights(x, 0) for factor in (1, 1000))

@@ -89,3 +89,14 @@ def test_a_common_part_hides_no_noise_between_columns() -> None:
     assert output_error([scores], [scores + 0.03 * X]) == pytest.approx(0.03, rel=0.2)
     alike = np.repeat(X[:, :1], 2, 1)
     assert output_error([alike], [1.03 * alike]) == pytest.approx(0.03, rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [None, -1, 0])
+def test_values_in_pieces_have_the_error_of_the_whole(classes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.normal(3, 1, (5, 4, 30)).astype(np.float32)
+    got = wanted + rng.normal(0, 0.1, wanted.shape).astype(np.float32)
+    got[1, 2, 3] = np.nan
+    whole = output_error([wanted], [got], [classes])
+    monkeypatch.setattr("onnxopt.metrics.output_error._AT_ONCE", 64)
+    assert output_error([wanted], [got], [classes]) == pytest.approx(whole, rel=1e-9)
