@@ -40,6 +40,21 @@ class Start:
     """The axis of scores that count only relative to each other, so that a common shift has no effect; else None."""
 
 
+class _Memory:
+    """A value's memory, for numpy."""
+
+    def __init__(self, value: OrtValue) -> None:
+        self.value = value
+        """It lives as long as this."""
+        self.__array_interface__ = {"version": 3, "shape": tuple(value.shape()), "typestr": np.dtype(np.float32).str,
+                                    "data": (value.data_ptr(), False)}  # fmt: skip
+
+
+def in_place(value: OrtValue) -> Array:
+    """The elements of a value, in its memory if they are floats."""
+    return np.asarray(_Memory(value)) if value.data_type() == "tensor(float)" else np.asarray(value.numpy())
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """A part of a pass."""
@@ -78,12 +93,12 @@ class _Pass:
         if run.is_forward:
             given.update(values)
             return {}
-        made = {name: value.numpy() for name, value in values.items()}
-        # A value keeps all others of its run, so what later models take is copied, unless it is most of them.
-        half = sum(array.nbytes for array in made.values()) / 2
+        # An array in place keeps all values of its run, as a value does: only what is most of them is not copied.
+        sizes = {name: prod(value.shape()) for name, value in values.items()}
+        most = {name for name, size in sizes.items() if 2 * size > sum(sizes.values())}
+        made = {name: in_place(value) if name in most else value.numpy() for name, value in values.items()}
         for name in made.keys() & later:
-            is_most = made[name].nbytes > half
-            given[name] = values[name] if is_most else OrtValue.ortvalue_from_numpy(np.array(made[name]))
+            given[name] = values[name] if name in most else OrtValue.ortvalue_from_numpy(np.array(made[name]))
         wanted = [(name, gradient(name)) for name in self.plan.weights]
         return {name: made[output] for name, output in wanted if output in made}
 
