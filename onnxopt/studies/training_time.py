@@ -62,7 +62,7 @@ def training_time(
     cache = Cache(f"forecast-{secrets.token_hex(8)}")
     try:
         short = Budget(Tuning(epochs=_PASSES * budget.stages), 1, budget.stages)
-        one = trainee(work, few, contract, short, Checkpoints(cache), whole.calibration.count())
+        one = trainee(work, few, contract, short, Checkpoints(cache), whole.calibration.count(), slope)
         began = time.monotonic()
         one.tune(slope, contract.size(work.bytes_before), advance)
         took = time.monotonic() - began

@@ -1,10 +1,15 @@
-"""Weights that stay floats and are trained beside those that are rounded."""
+"""Which weights are trained beside those that a slope decides on, and which are not."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx
 
 from onnxopt.build.workspace import Workspace
 from onnxopt.encoding import Array
 from onnxopt.graph.functions import RUNTIME, STANDARD
+from onnxopt.graph.normalise import subgraphs
 from onnxopt.graph.sites import FLOATS
 
 _PARAMETERS = {
@@ -36,6 +41,28 @@ def parameters(work: Workspace) -> list[str]:
         if index < len(node.input)
     )
     return [name for name in dict.fromkeys(found) if name in floats and not _is_uniform(work.graph.values(name))]
+
+
+def tables(work: Workspace) -> set[str]:
+    """Paths of the weights of which inputs only look up rows, as of words.
+
+    Few of the rows are in the samples. On the others, the price of their bits alone would decide.
+    """
+    model = work.graph.model
+    constants = {tensor.name for tensor in model.graph.initializer}
+    looked_up, read = set[str](), set[str]()
+    for graph in subgraphs(model.graph):
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                (looked_up if _looks_up(node, index, constants) else read).add(name)
+    return (looked_up - read) & constants
+
+
+def _looks_up(node: onnx.NodeProto, index: int, constants: Collection[str]) -> bool:
+    """Whether a node takes rows of an operand, and inputs say which."""
+    if node.domain == RUNTIME:
+        return node.op_type == "EmbedLayerNormalization" and index in (2, 3, 4)
+    return node.op_type.startswith("Gather") and index == 0 and node.input[1] not in constants
 
 
 def _is_uniform(values: Array) -> bool:

@@ -106,17 +106,20 @@ def budget_of(work: Workspace, contract: Contract, limit: Tuning) -> Budget:
     return Budget(limit, 1 if is_once(work, contract) else _ROUNDS, stages)
 
 
-def trainee(
-    work: Workspace, original: Original, contract: Contract, budget: Budget, checkpoints: Checkpoints, samples: int
-) -> Trainee:
+def trainee(  # noqa: PLR0913 - what a `Setting` is made of
+    work: Workspace, original: Original, contract: Contract, budget: Budget, checkpoints: Checkpoints, samples: int,
+    slope: float,
+) -> Trainee:  # fmt: skip
     """What is trained: the weights that a slope decides on, or those of a recipe. Raises what `Trainee` raises.
 
     Arguments:
         samples: for which the size of updates is chosen.
+        slope: of the untuned model.
     """
     loss, evaluator = Loss(contract.error is None, work.request.tune_labels), original.validation
     recipe = work.request.recipe
-    setting = Setting(original.parts, budget, loss, evaluator.memorised, evaluator, checkpoints, update_size(samples))
+    setting = Setting(original.parts, budget, loss, evaluator.memorised, evaluator, checkpoints, update_size(samples),
+                      slope)  # fmt: skip
     return Quantized(work, setting) if recipe is None else Staged(work, setting, recipe)
 
 
@@ -143,7 +146,8 @@ class _Rounds:
         self._once = is_once(self._work, contract)
         self._budget = budget_of(self._work, contract, limit)
         samples = original.parts.calibration.count()
-        self._trainee = trainee(self._work, original, contract, self._budget, checkpoints, samples)
+        slope = decided.kept.slope if decided.kept else 1.0
+        self._trainee = trainee(self._work, original, contract, self._budget, checkpoints, samples, slope)
         self._done: list[_Round] = []
         self._curve: list[TunedPass] = []
         self._epochs = 0

@@ -31,7 +31,7 @@ from onnxopt.tuning.augmented import is_images
 from onnxopt.tuning.budget import Budget, duration
 from onnxopt.tuning.checkpoint import Checkpoints
 from onnxopt.tuning.cut import cut_to
-from onnxopt.tuning.floats import biases, parameters
+from onnxopt.tuning.floats import biases, parameters, tables
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.ranges import Ranges
@@ -62,6 +62,8 @@ class Setting:
     checkpoints: Checkpoints
     batch: int
     """Samples of an update, at most."""
+    slope: float
+    """At which the model keeps the contract, or is nearest to it, untuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,11 @@ def _augment(work: Workspace, data: Data) -> tuple[Augment, ...]:
 
 class Quantized(Trainee):
     """The weights that the slope decides on, the scales of values in 8 bits, and the biases, slopes and parameters of
-    normalizations that stay floats. Every round begins where the one before it has ended."""
+    normalizations that stay floats. Every round begins where the one before it has ended.
+
+    Weights of which inputs look up rows stay as they are untuned, whatever the slope: what is trained makes up for the
+    rows that are in the samples alone.
+    """
 
     def __init__(self, work: Workspace, setting: Setting) -> None:
         work.graph.reset()
@@ -254,17 +260,20 @@ class Quantized(Trainee):
         users = {path for path, one in overrides.decided(work.sites).items() if not one.says_nothing}
         floats = dict.fromkeys([*biases(work), *parameters(work)])
         self._floats = [path for path in floats if path not in steps and path not in users]
-        slopes = [path for path, step in steps.items() if path in sites and path not in users and _is_slopes(step)]
+        self._looked_up = sorted(tables(work) & steps.keys() - users)
+        left = {*users, *self._looked_up}
+        slopes = [path for path, step in steps.items() if path in sites and path not in left and _is_slopes(step)]
         fixed = [path for path in steps if path in sites and path not in slopes]
         self._most = {path: _most(steps[path]) for path in slopes}
         self._values: Mapping[str, Array] = {}
         """What the last round has found, by path."""
         super().__init__(work, setting, [*slopes, *self._floats], fixed, steps)
+        self.frozen |= dict.fromkeys(self._looked_up, "inputs look up its rows, and samples few of them")
 
     def tune(self, at: float, size: int | None, advance: Advance) -> tuple[Workspace, Plan]:
         """See `Trainee.tune`."""
         advance("quantizing")
-        plan, graph = self._work.plan(at, self._work.request.overrides), self._work.graph
+        graph, plan = self._work.graph, self._plan(at)
         known = self._known(self._work, plan)
         trained = [path for path in self._trained if self._trains(path, known[path])]
         scales = [path for path in self._ranges.values if path not in self.frozen]
@@ -283,6 +292,10 @@ class Quantized(Trainee):
             cut_to(size, weights, measured)
         self._values = weights.values()
         return self._tuned(plan, weights.stored())
+
+    def _plan(self, at: float) -> Plan:
+        plan, untuned = (self._work.plan(one, self._work.request.overrides) for one in (at, self._setting.slope))
+        return replace(plan, steps={**plan.steps, **{path: untuned.steps[path] for path in self._looked_up}})
 
     def _trains(self, path: str, stored: Encoding) -> bool:
         if path in self.frozen:
