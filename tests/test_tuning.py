@@ -20,13 +20,14 @@ from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending
 from onnxopt.encoding import Affine, Raw
 from onnxopt.spec.tuning import Tuning
+from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.optimizer import Adam, scheduled
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.training import Course, _Run, train
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 Array = np.ndarray[Any, Any]
 

@@ -21,8 +21,9 @@ from onnxopt.graph.rewrite import round_outputs
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.search.slope import Trial
 from onnxopt.tuning import stage, trainee
+from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.student import Lessons
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 
 @pytest.mark.slow  # 3 s: a whole run

@@ -20,7 +20,8 @@ from onnxopt.spec.recipes import Recipe
 from onnxopt.spec.tuning import Tuning
 from onnxopt.studies.compare import compare
 from onnxopt.tuning.budget import Budget
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.kinds import Weight
+from onnxopt.tuning.weights import Weights
 
 Array = np.ndarray[Any, Any]
 

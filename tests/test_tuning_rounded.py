@@ -19,10 +19,11 @@ from onnxopt.graph.rewrite import dynamic_int8
 from onnxopt.graph.rewrite.qdq import QuantParams
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.tuning import stage
+from onnxopt.tuning.kinds import Scale, Weight
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.ranges import Ranges
 from onnxopt.tuning.student import Lesson, Student
-from onnxopt.tuning.weights import Scale, Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 Array = np.ndarray[Any, Any]
 

@@ -27,11 +27,12 @@ from onnxopt.search.original import Original, Parts
 from onnxopt.spec.augment import Augment, parse
 from onnxopt.tuning.augmented import augmented, is_images
 from onnxopt.tuning.cut import cut_to
+from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.rate import Rate
 from onnxopt.tuning.stage import held_out
 from onnxopt.tuning.student import Lessons, update_size
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,7 @@ from onnxopt.graph import QdqSupport, QuantParams, fused_ops, is_for_value, roun
 from onnxopt.graph.rewrite import round_outputs
 from onnxopt.graph.rewrite.qdq import STANDARD_TYPES
 from onnxopt.spec.plan import Plan, Step
-from onnxopt.tuning.weights import Scale
+from onnxopt.tuning.kinds import Scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from onnxopt.search.knobs import Knobs
 from onnxopt.spec.plan import Plan, Step
 from onnxopt.spec.recipes import GENTLEST, MIDDLE, STEP, STRONGEST, Recipe
 from onnxopt.tuning.floats import biases
+from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.trainee import Advance, Setting, Trainee, planned
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 _TUNED = Tuned().step()
 _FILL = 0.998

@@ -32,12 +32,13 @@ from onnxopt.tuning.budget import Budget, duration
 from onnxopt.tuning.checkpoint import Checkpoints
 from onnxopt.tuning.cut import cut_to
 from onnxopt.tuning.floats import biases, parameters, tables
+from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.price import Price
 from onnxopt.tuning.ranges import Ranges
 from onnxopt.tuning.student import Lessons, Student
 from onnxopt.tuning.training import Course, Pass, train
-from onnxopt.tuning.weights import Weight, Weights
+from onnxopt.tuning.weights import Weights
 
 _POWER = 8
 """Batches that show the power of the outputs."""
