@@ -69,6 +69,7 @@ def _quiet(
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = keeps
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # from the second run on, all of a batch would be there once more, in one piece
     if measures:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if isinstance(model, str):
