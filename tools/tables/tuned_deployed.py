@@ -20,7 +20,7 @@ from onnxopt.spec.effort import Effort
 from tables import Scope, Table
 from tables.transformers import Cell, measured
 
-MODELS, RATIO, PASSES = ("paraphrase-MiniLM-L3-v2", "all-MiniLM-L6-v2"), 8.0, 4
+MODELS, RATIO, PASSES = ("paraphrase-MiniLM-L3-v2", "all-MiniLM-L6-v2"), 8.0, 10
 
 
 @dataclass(frozen=True, slots=True)
