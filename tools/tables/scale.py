@@ -170,9 +170,10 @@ def render(rows: Sequence[tuple[str, str, Row]]) -> str:
     lines = []
     for name, options, row in rows:
         most = LOSSLESS[0] * row.before + LOSSLESS[1] if "--lossless" in options else FACTOR * row.before + MORE
+        weights = row.before / (2e6 if name == LANGUAGE else 4e6)  # in millions
         lines.append(
             [name, options, f"{row.before / 1e6:.0f}", f"{row.before / row.after:.2f}x", f"{row.seconds:.0f}",
-             f"{row.seconds / (row.before / 4e6):.2f}", f"{row.memory / 1e6:.0f}", f"{most / 1e6:.0f}"]
+             f"{row.seconds / weights:.2f}", f"{row.memory / 1e6:.0f}", f"{most / 1e6:.0f}"]
         )  # fmt: skip
     columns = ["model", "options", "source MB", "ratio", "CPU s", "a million weights", "peak MB", "may take MB"]
     return markdown(columns, "llrrrrrr", lines) + f"\n\nOn {machine()}, with other work beside it."
