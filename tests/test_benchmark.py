@@ -199,10 +199,10 @@ def test_a_real_model_against_itself_and_a_slower_one(tmp_path: Path) -> None:
     onnx.save(chain(20), tmp_path / "a.onnx")
     onnx.save(chain(22), tmp_path / "b.onnx")
     paths = [tmp_path / "a.onnx", tmp_path / "a.onnx", tmp_path / "b.onnx"]
-    alike, slower = benchmark(paths, threads=[1], batches=[32]).paired
+    alike, slower = benchmark(paths, threads=[1], batches=[32], seconds=30).paired
     assert not alike.significant or alike.ratio == pytest.approx(1, abs=0.02)  # one interval in twenty lies, by chance
     assert slower.significant
-    assert slower.low <= 1.1 <= slower.high or slower.ratio == pytest.approx(1.1, abs=0.02)
+    assert slower.low <= 1.1 <= slower.high or slower.ratio == pytest.approx(1.1, abs=0.05)
 
 
 @pytest.mark.alone
