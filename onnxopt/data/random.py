@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from onnxopt.data.providers import on_providers
-from onnxopt.data.sessions import session_options, used_in_place
+from onnxopt.data.sessions import AS_NEEDED, session_options, used_in_place
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files.set_aside import loadable
 
@@ -71,7 +71,7 @@ def _quiet(
     options.use_deterministic_compute = True
     options.enable_mem_pattern = False  # from the second run on, all of a batch would be there once more, in one piece
     if measures:
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.execution_order = AS_NEEDED
     if isinstance(model, str):
         return onnxruntime.InferenceSession(model, options, providers=providers)
     with loadable(model, options) as (content, held):

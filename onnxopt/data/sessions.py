@@ -20,7 +20,7 @@ _FOLDED = 1 << 20
 """Bytes of what sessions that hold no copies of weights may compute in advance: masks and scales, but no matrices."""
 _WIDENS = "FuseFp16InitializerToFp32NodeTransformer"
 """The runtime's optimizer that makes weights of half precision twice as large."""
-_AS_NEEDED = onnxruntime.ExecutionOrder.PRIORITY_BASED
+AS_NEEDED = onnxruntime.ExecutionOrder.PRIORITY_BASED
 """Nodes in the order of the model. By default, those come first that read weights alone: all weights of half precision
 would be widened before the first product."""
 
@@ -107,7 +107,7 @@ def spare(options: onnxruntime.SessionOptions, packs: bool = True) -> None:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED))
         options.add_session_config_entry("optimization.disable_specified_optimizers", _WIDENS)
-        options.execution_order = _AS_NEEDED
+        options.execution_order = AS_NEEDED
         options.log_severity_level = 3  # it warns of each node that it computes in every run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
@@ -119,7 +119,7 @@ def used_in_place(
     """A session that copies no weights: it packs none for its kernels, and computes nothing of them in advance. Sums
     may differ in the last bits."""
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.execution_order = _AS_NEEDED
+    options.execution_order = AS_NEEDED
     without = ["ConstantFolding", _WIDENS]
     return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=without)
 

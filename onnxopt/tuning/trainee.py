@@ -295,8 +295,11 @@ class Quantized(Trainee):
         return self._tuned(plan, weights.stored())
 
     def _plan(self, at: float) -> Plan:
-        plan, untuned = (self._work.plan(one, self._work.request.overrides) for one in (at, self._setting.slope))
-        return replace(plan, steps={**plan.steps, **{path: untuned.steps[path] for path in self._looked_up}})
+        plan = self._work.plan(at, self._work.request.overrides)
+        if not self._looked_up:
+            return plan
+        untuned = self._work.plan(self._setting.slope, self._work.request.overrides).steps
+        return replace(plan, steps={**plan.steps, **{path: untuned[path] for path in self._looked_up}})
 
     def _trains(self, path: str, stored: Encoding) -> bool:
         if path in self.frozen:
