@@ -16,6 +16,7 @@ import onnxopt
 from onnxopt import OnnxoptError
 from onnxopt.calibration import collect
 from onnxopt.calibration.cache import Cache
+from onnxopt.files.set_aside import Shelf
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,3 +115,20 @@ def test_what_a_failed_run_left_is_forgotten_after_a_week(tmp_path: Path, monkey
     assert "a" in running
     assert "a" in Cache("recent")
     assert "a" not in Cache("old")
+
+
+def test_weights_of_a_killed_run_are_forgotten_at_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    killed, beginning = (tmp_path / "onnxopt" / f"weights-{name}" for name in ("killed", "beginning"))
+    for folder in (killed, beginning):
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+    running = Shelf()
+    (kept,) = {*(tmp_path / "onnxopt").iterdir()} - {killed, beginning}
+    for folder in (killed, kept):
+        os.utime(folder / "lock", (time.time() - 120,) * 2)
+    Shelf()
+    assert not killed.exists()
+    assert beginning.exists()
+    assert kept.exists()
+    del running

@@ -18,7 +18,7 @@ from rich.console import Console
 import onnxopt
 from onnxopt.build import observing
 from onnxopt.data import quiet_session
-from onnxopt.graph import observe
+from onnxopt.graph import expose, observe
 from onnxopt.report.table import print_result
 
 TENSORS = {"w": weights(32, 48, seed=1), "v": weights(48, 10, seed=2)}
@@ -353,3 +353,30 @@ def test_a_mask_of_minus_infinity_hides_nothing(tmp_path: Path) -> None:
     result = onnxopt.optimize(source, output)
     assert result.check is not None
     assert 0 < (result.check.found.error or 0) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "kinds"),
+    [
+        (scored([], ["s"]), "a", ["MatMul", "Relu"]),
+        (scored([], ["s"]), "s", ["MatMul", "Relu", "MatMul"]),
+        (FORMS["rows through a branch"][0], "m", ["MatMul", "Relu", "MatMul", "ReduceMax"]),
+        (
+            FORMS["rows through a branch"][0],
+            "y",
+            ["MatMul", "Relu", "MatMul", "ReduceMax", "Greater", "Compress", "If"],
+        ),
+    ],
+)
+def test_an_exposed_value_takes_no_node_that_it_does_not_need(
+    model: onnx.ModelProto, value: str, kinds: Sequence[str]
+) -> None:
+    before = model.SerializeToString()
+    found = onnx.load_model_from_string(expose(model, [value]))
+    assert [one.op_type for one in found.graph.node] == kinds
+    assert found.graph.initializer == model.graph.initializer
+    feeds = {"x": weights(4, 32, seed=3)}
+    whole = onnx.load_model_from_string(before)
+    whole.graph.output.add(name=value)
+    assert np.array_equal(session(found).run([value], feeds)[0], session(whole).run([value], feeds)[0])
+    assert model.SerializeToString() == before

@@ -184,15 +184,16 @@ def _one_sample(graph: Graph, uses: Uses, data: Data, budget: Budget) -> tuple[d
 
 
 def _groups(paths: Sequence[str], sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
-    """Runs of paths that together take at most `most` bytes."""
+    """Runs of paths that together take at most `most` bytes, the last one first: its pass needs the whole model, those
+    for earlier layers do not, and where a run is short, it is the one of the first layers."""
     group: list[str] = []
-    for path in paths:
+    for path in reversed(paths):
         if group and sum(sizes[p] for p in group) + sizes[path] > most:
-            yield group
+            yield group[::-1]
             group = []
         group.append(path)
     if group:
-        yield group
+        yield group[::-1]
 
 
 def _peaks(model: Shared[Graph], uses: Uses, chunks: Chunks, cache: Cache) -> dict[str, float]:

@@ -16,15 +16,18 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-_KEPT = 7 * 24 * 3600
-"""Seconds after which the files of a failed run are deleted."""
+OF_ONE_RUN = "weights-"
+"""Prefix of folders that no later run goes on from."""
+_KEPT, _OF_ONE_RUN_KEPT = 7 * 24 * 3600, 60
+"""Seconds after which the files of a failed run are deleted. Those of one run may take gigabytes."""
 
 
 def forget_old() -> None:
-    """Deletes what failed runs left in the cache long ago: folders with a file `lock` that nobody has."""
+    """Deletes what failed runs have left in the cache: folders with a file `lock` that nobody has."""
     with suppress(OSError):
         for lock in cache_folder().glob("*/lock"):
-            if time.time() - lock.stat().st_mtime > _KEPT:
+            kept = _OF_ONE_RUN_KEPT if lock.parent.name.startswith(OF_ONE_RUN) else _KEPT
+            if time.time() - lock.stat().st_mtime > kept:
                 with suppress(OSError), locked(lock):
                     shutil.rmtree(lock.parent, ignore_errors=True)
 

@@ -23,7 +23,7 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from onnxopt.errors import OnnxoptError
-from onnxopt.files.claims import locked
+from onnxopt.files.claims import OF_ONE_RUN, forget_old, locked
 from onnxopt.files.mapped import Mapped
 from onnxopt.files.pages import give_back, watch
 from onnxopt.files.places import cache_folder
@@ -72,6 +72,7 @@ class Shelf:
     """
 
     def __init__(self) -> None:
+        forget_old()
         try:
             cache_folder().mkdir(parents=True, exist_ok=True)
             self._folder = _temporary(cache_folder())
@@ -150,7 +151,7 @@ class Shelf:
 
 
 def _temporary(place: Path | None) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="weights-", dir=place, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix=OF_ONE_RUN, dir=place, ignore_cleanup_errors=True)
 
 
 def is_set_aside(tensor: TensorProto) -> bool:

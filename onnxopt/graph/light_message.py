@@ -1,4 +1,4 @@
-"""ONNX files without the bytes of their large tensors, which stay where they are in the file.
+"""ONNX messages in pieces: without the bytes of large tensors, which stay where they are in the file, or without nodes.
 
 A parser holds a message twice: as the bytes it reads, and as what it makes of them. Here it reads the little that is
 left once the large initializers of the main graph are taken out
@@ -7,7 +7,7 @@ left once the large initializers of the main graph are taken out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,7 @@ import onnx
 from onnxopt.files.set_aside import LEAST
 from onnxopt.native import varint
 
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+_GRAPH, _NODE, _INITIALIZER, _RAW_DATA = 7, 1, 5, 9
 """Fields of ModelProto, GraphProto and TensorProto (onnx.proto)."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """Wire types."""
@@ -44,6 +44,22 @@ def light(content: memoryview) -> Light | None:
     except ValueError:
         return None
     return Light(onnx.load_model_from_string(rest), elements)
+
+
+def with_nodes(content: bytes, nodes: Collection[int]) -> bytes:
+    """A serialized model with some nodes of its main graph only, by their indices."""
+    return b"".join(
+        _field(_GRAPH, b"".join(_some(value, nodes))) if number == _GRAPH and value is not None else whole
+        for number, whole, value in _fields(memoryview(content))
+    )
+
+
+def _some(graph: memoryview, nodes: Collection[int]) -> Iterator[memoryview]:
+    count = 0
+    for number, whole, _ in _fields(graph):
+        if number != _NODE or count in nodes:
+            yield whole
+        count += number == _NODE
 
 
 def _model(content: memoryview, elements: dict[int, memoryview]) -> Iterator[bytes]:

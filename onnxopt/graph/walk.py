@@ -23,6 +23,14 @@ def branches(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, in its subgraphs too, where some are of values inside them."""
+    yield from filter(None, node.input)
+    for graph in (inner for branch in branches(node) for inner in subgraphs(branch)):
+        yield from (name for one in graph.node for name in one.input if name)
+        yield from (value.name for value in graph.output)
+
+
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every constant of the model: initializers and attributes, in subgraphs and functions too."""
     for graph in subgraphs(model.graph):

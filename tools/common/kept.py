@@ -35,9 +35,18 @@ FOLDER = pages.ROOT / "build" / "measured"
 
 
 def fresh(function: Callable[Arguments, Value], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
-    """What a module's function returns, called in a process of its own, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    """What a module's function returns, called in a process of its own, so that its peak memory is its own. So is its
+    cache: a run that was killed has left statistics, and one that finds them takes too few seconds."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="cache-", dir=FOLDER) as cached,
+        ProcessPoolExecutor(1, get_context("spawn"), _with_cache, (cached,)) as process,
+    ):
         return process.submit(function, *args, **kwargs).result()
+
+
+def _with_cache(folder: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = folder
 
 
 @dataclass(frozen=True, slots=True)

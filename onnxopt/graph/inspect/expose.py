@@ -10,6 +10,8 @@ from onnx import NodeProto, helper
 from onnxopt.data import quiet_session
 from onnxopt.errors import OnnxoptError, first_line
 from onnxopt.files.set_aside import is_set_aside
+from onnxopt.graph.light_message import with_nodes
+from onnxopt.graph.walk import reads
 
 _SMALL = 4096
 """Bytes of a constant on whose values types and shapes may depend."""
@@ -23,9 +25,10 @@ def expose(model: onnx.ModelProto, values: Sequence[str], more: Sequence[NodePro
 def with_outputs(
     model: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto], more: Sequence[NodeProto] = ()
 ) -> bytes:
-    """The model, serialized, with other outputs and with the nodes `more`.
+    """The model, serialized, with other outputs and with the nodes `more`, but without nodes that these outputs do not
+    need: the runtime would run them.
 
-    The model has them for that moment, as a copy would hold all weights once more.
+    The model has the outputs for that moment, as a copy would hold all weights once more.
     """
     graph, before = model.graph, onnx.GraphProto(output=model.graph.output)
     count = len(graph.node)
@@ -33,10 +36,23 @@ def with_outputs(
         graph.node.extend(more)
         del graph.output[:]
         graph.output.extend(outputs)
-        return bytes(model.SerializeToString())
+        needed, content = _needed(graph), bytes(model.SerializeToString())
+        return content if len(needed) == len(graph.node) else with_nodes(content, needed)
     finally:
         del graph.node[count:], graph.output[:]
         graph.output.extend(before.output)
+
+
+def _needed(graph: onnx.GraphProto) -> set[int]:
+    """The indices of nodes that outputs need."""
+    producers = {output: index for index, node in enumerate(graph.node) for output in node.output}
+    stack, found = [value.name for value in graph.output], set[int]()
+    while stack:
+        index = producers.get(stack.pop())
+        if index is not None and index not in found:
+            found.add(index)
+            stack.extend(reads(graph.node[index]))
+    return found
 
 
 def without_defaults(model: onnx.ModelProto, inputs: Iterable[str]) -> None:

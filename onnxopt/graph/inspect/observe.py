@@ -11,14 +11,13 @@ values would hide the noise of the others, until no object is found. So what is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cached_property
 from math import prod
 
 import onnx
 
 from onnxopt.graph.inspect.expose import types
-from onnxopt.graph.normalise import subgraphs
+from onnxopt.graph.walk import reads
 from onnxopt.metrics.observed import Observed
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
@@ -41,7 +40,7 @@ def observe(model: onnx.ModelProto) -> Observed:
     search, outputs = _Search(model), [value.name for value in graph.output]
     for name in outputs:
         search.add(name)
-    readers = Counter(read for node in graph.node for read in _reads(node))
+    readers = Counter(read for node in graph.node for read in reads(node))
     alone = {name: axis for name, axis in search.classes.items() if readers[name] == 1 and name not in outputs}
     values = tuple(search.values)
     hidden = tuple(name for name in values if name not in outputs)
@@ -100,7 +99,7 @@ class _Search:
 
     def _follow(self, node: onnx.NodeProto) -> None:
         """Takes one node's outputs into the sets of values."""
-        every = set(_reads(node))
+        every = set(reads(node))
         if node.op_type in _OF_SHAPE or every.isdisjoint(self._dynamic):
             if any(_is_weight(a.t) or a.HasField("sparse_tensor") for a in node.attribute) or not every.isdisjoint(
                 self._weights
@@ -129,7 +128,7 @@ class _Search:
     def _reads_that_count(self, node: onnx.NodeProto, output: str) -> list[str]:
         """What changes with an input; of an output that no input changes, what nodes make of weights."""
         made = self._dynamic if output in self._dynamic else self._weights & self._producers.keys()
-        return [name for name in dict.fromkeys(_reads(node)) if name in made]
+        return [name for name in dict.fromkeys(reads(node)) if name in made]
 
     def _joined(self, output: str) -> list[str]:
         """What an output joins, if different operators made it."""
@@ -154,7 +153,7 @@ class _Search:
             node = self._producers.get(stack.pop())
             if node is None or node.op_type in _SELECTING:
                 continue
-            every = set(_reads(node))
+            every = set(reads(node))
             if _may_weigh(node) or not self._weights.isdisjoint(every):
                 return True
             rows = [read for read in every if read in self.selected and read not in seen]
@@ -171,13 +170,3 @@ def _may_weigh(node: onnx.NodeProto) -> bool:
     """Whether weights may be inside a node: in its subgraphs, or in what a custom operator does."""
     has_graph = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
     return has_graph or node.domain not in _STANDARD
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, in its subgraphs too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []), *attribute.graphs):
-            for inner in subgraphs(graph):
-                yield from (name for n in inner.node for name in n.input if name)
-                yield from (value.name for value in inner.output)

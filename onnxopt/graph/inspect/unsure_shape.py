@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxopt.graph.walk import branches, subgraphs
+from onnxopt.graph.walk import reads
 
 _SHAPING = {
     "AffineGrid": 1, "BlackmanWindow": 0, "CenterCropPad": 1, "Col2Im": 1, "Compress": 0, "ConstantOfShape": 0,
@@ -28,11 +28,11 @@ def of_unsure_shape(model: onnx.ModelProto) -> frozenset[str]:
     """What follows from the values of an input, and not just from its shape."""
     unsure = set[str]()
     for node in graph.node:  # in the order of execution
-        reads = _reads(node)
+        read = set(reads(node))
         shaping = node.input[_first_shaping(node) :]
-        if not unsure.isdisjoint(reads) or not by_value.isdisjoint(shaping):
+        if not unsure.isdisjoint(read) or not by_value.isdisjoint(shaping):
             unsure.update(node.output)
-        if node.op_type not in _OF_SHAPE and not by_value.isdisjoint(reads):
+        if node.op_type not in _OF_SHAPE and not by_value.isdisjoint(read):
             by_value.update(node.output)
     return frozenset(value.name for value in graph.output if value.name in unsure - {""})
 
@@ -40,11 +40,3 @@ def of_unsure_shape(model: onnx.ModelProto) -> frozenset[str]:
 def _first_shaping(node: onnx.NodeProto) -> int:
     """The index of the node's first input whose values say how large its result is."""
     return 1 if node.op_type.startswith("Reduce") else _SHAPING.get(node.op_type, len(node.input))
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, in its subgraphs too."""
-    inner = [graph for branch in branches(node) for graph in subgraphs(branch)]
-    names = {name for graph in inner for one in graph.node for name in one.input}
-    names.update(value.name for graph in inner for value in graph.output)
-    return (names | set(node.input)) - {""}
