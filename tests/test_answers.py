@@ -10,10 +10,12 @@ import pytest
 from differences import build, node, session
 
 from onnxopt.data import Array, Batch, Data, Pending
+from onnxopt.data.stream import joined
 from onnxopt.pool import Threads
 from onnxopt.search import answers
 from onnxopt.search.answers import Question, takes_parts
 from onnxopt.search.evaluator import Evaluator
+from onnxopt.search.worst_law import evaluator_of
 
 DOUBLED = [node("Add", ["x", "x"], ["y"])]
 
@@ -27,6 +29,12 @@ class Counting:
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Any]:
         self.sizes.append(len(feeds["x"]))
         return [2 * feeds["x"]]
+
+
+class Elsewhere(Threads):
+    """Threads that pass for other machines."""
+
+    here = False
 
 
 def one_batch(samples: int) -> Data:
@@ -65,3 +73,19 @@ def test_an_evaluator_compares_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator, runner = Evaluator(session(build(DOUBLED, ["n", 4])), one_batch(8)), Counting()
     assert evaluator.compare(runner).error == 0.0 and runner.sizes == [3, 3, 2]
     assert len(evaluator.feeds["x"]) == 3
+
+
+@pytest.mark.parametrize("laws", [1, 2])
+def test_the_same_file_is_compared_once(laws: int) -> None:
+    data = joined([one_batch(8)] * laws, "x", 0.1)
+    evaluator, runner = evaluator_of(session(build(DOUBLED, ["n", 4])), data), Counting()
+    found = [evaluator.compare_file(file, runner) for file in ("a", "a", "b")]
+    assert runner.sizes == [8] * 2 * laws
+    assert found[0] is found[1] and found[0] == found[2]
+
+
+def test_what_another_machine_has_run_runs_here() -> None:
+    evaluator, runner = Evaluator(session(build(DOUBLED, ["n", 4])), one_batch(8)), Counting()
+    evaluator.compare_file("a", runner, Elsewhere())
+    evaluator.compare_file("a", runner)
+    assert runner.sizes == [8, 8]

@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime
 
 from onnxopt import runtime
-from onnxopt.build.running import Running
+from onnxopt.build.running import Running, identity
 from onnxopt.data import CannotRun, Hints, Resting, quiet_session, synthetic
 from onnxopt.errors import Missed, OnnxoptError, Unsound, first_line
 from onnxopt.graph import Source
@@ -148,7 +148,10 @@ class Checking:
             raise OnnxoptError(f"{self.source.path}: does not run on {name}: {first_line(error)}") from error
 
     def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
-        found, promise = evaluator.compare(running), self.contract.promise if self.contract else None
+        found, promise = (
+            evaluator.compare_file(identity(path), running),
+            self.contract.promise if self.contract else None,
+        )
         self.found = Check(self._opened[0], found)
         name = evaluator.difference(running) if self.lossless else ""
         if name and (found.error or 0.0) > _LUCK * self._own_error(evaluator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,16 @@ class Running:
             return list(self.session.run(list(names), dict(feeds)))
         except Exception as error:  # the runtime's own types, which share no base class
             raise Unsound(self.source, f"it does not run: {first_line(error)}") from error
+
+
+def identity(file: Path) -> str:
+    """Tells a compressed file, with its data, and what runs it from all others."""
+    digest = hashlib.sha256(" ".join(runtime.providers_in_use()).encode())
+    for part in (file, file.with_name(f"{file.name}.data")):
+        if part.is_file():
+            with part.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _loaded(source: Path, content: bytes) -> Running:

@@ -27,7 +27,7 @@ from onnxopt.build.decisions import INT32, candidates, in_eight_bits, quantizing
 from onnxopt.build.execute_plan import execute_plan
 from onnxopt.build.forms import Form
 from onnxopt.build.observing import compare_observed
-from onnxopt.build.running import Running
+from onnxopt.build.running import Running, identity
 from onnxopt.calibration.budget import Budget
 from onnxopt.calibration.cache import Cache
 from onnxopt.calibration.chunks import one_sample
@@ -305,7 +305,7 @@ class Workspace:
             if evaluator is None:
                 return size, None
             if not evaluator.hidden:
-                return size, evaluator.compare(self._loaded(path), pool=self.request.pool)
+                return size, evaluator.compare_file(identity(path), self._loaded(path), self.request.pool)
             plain = self.source.model if unchanged else decompress(path)
             return size, compare_observed(evaluator, plain, self.source.path, self.request.pool)
 
@@ -343,7 +343,7 @@ class Workspace:
     def _loaded(self, path: Path) -> Running:
         """The session that a user would get. Raises Unsound if the runtime rejects the file."""
         try:
-            return Running(self.source.path, runtime.load_to_compare(path, self.source.shelf is not None), path)
+            return Running(self.source.path, runtime.load_to_compare(path, packs=self.source.shelf is None), path)
         except OnnxoptError:
             raise
         except Exception as error:

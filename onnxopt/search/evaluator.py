@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,24 @@ class Evaluator:
     def hidden(self) -> int:
         """How many of the observed values are not outputs."""
         return len(self._hidden)
+
+    @cached_property
+    def _compared(self) -> dict[str, Comparison]:
+        """What is known of files, by digest."""
+        return {}
+
+    def compare_file(self, digest: str, session: Runner, pool: Pool | None = None) -> Comparison:
+        """`compare`, once for a file that is always loaded in the same way, unless another machine has run it.
+
+        Arguments:
+            digest: of the file and of what runs it.
+        """
+        if digest in self._compared:
+            return self._compared[digest]
+        found = self.compare(session, pool=pool)
+        if pool is None or pool.here:
+            self._compared[digest] = found
+        return found
 
     def compare(self, session: Runner, hidden: Sequence[str] = (), pool: Pool | None = None) -> Comparison:
         """Compares a model with the same inputs and outputs on the same data.
