@@ -19,7 +19,10 @@ import onnxopt
 from onnxopt import Contract, OnnxoptError, native
 from onnxopt.data import Batch, Data, Pending
 from onnxopt.encoding import Affine, Raw
+from onnxopt.search.slope import Trial
+from onnxopt.spec.promise import Promise
 from onnxopt.spec.tuning import Tuning
+from onnxopt.tuning import stage
 from onnxopt.tuning.kinds import Weight
 from onnxopt.tuning.loss import Loss
 from onnxopt.tuning.optimizer import Adam, scheduled
@@ -225,6 +228,32 @@ def test_the_same_passes_give_the_same_bytes(small: tuple[Path, Path], tmp_path:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     plain = onnxopt.optimize(small[0], tmp_path / "plain", Contract(error=0.2), small[1])
     assert (tmp_path / "a").stat().st_size <= plain.bytes_after
+
+
+def test_a_round_that_missed_leaves_nothing_behind(
+    small: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(first: float) -> list[str]:
+        monkeypatch.setattr(stage, "_NOISIER", first)
+        said = list[str]()
+        onnxopt.optimize(small[0], tmp_path / "out", Contract(error=0.02), small[1], tune="8epochs",
+                         progress=lambda what, share: said.append(what))  # fmt: skip
+        return [line.partition("slope ")[2] for line in said if line.endswith((": missed", ": kept"))]
+
+    from_afar, from_near = ends(2.0), ends(2.0**0.5)
+    assert from_afar[0].endswith(": missed")
+    assert from_afar[1] == from_near[0]
+
+
+@pytest.mark.parametrize(
+    ("drop", "spread", "nearer", "wanted"),
+    [(0.2, 0.1, False, True), (0.4, 0.2, False, False), (0.4, 0.2, True, True), (0.8, 0.2, True, False)],
+)
+def test_a_file_that_is_nearer_keeps_what_few_samples_cannot_show(
+    drop: float, spread: float, nearer: bool, wanted: bool
+) -> None:
+    trial = Trial(1e-6, 1000, 0.1, drop, uncertainty=spread, likely=drop, spread=spread)
+    assert stage.keeps(Promise(allowed=0.5, confidence=0.9), trial, nearer) == wanted
 
 
 def test_an_interrupt_keeps_the_best_so_far(small: tuple[Path, Path], tmp_path: Path) -> None:

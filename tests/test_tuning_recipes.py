@@ -165,9 +165,11 @@ def test_an_open_budget_doubles() -> None:
     assert budget.next_training(100)(250) == 0.25
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(1, 1), (4, 1), (8, 2), (100, 4)])
-def test_a_round_has_two_passes_where_there_is_time(seconds: float, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "updates", "rounds"), [(1, 1500, 1), (4, 1500, 1), (8, 1500, 2), (100, 1500, 4), (100, 100, 3)]
+)
+def test_a_round_has_two_passes_and_many_updates_where_there_is_time(seconds: float, updates: int, rounds: int) -> None:
     budget = Budget(Tuning(seconds=seconds), rounds=4)
-    budget.take(budget.rounds_of(pass_seconds=2))
+    budget.take(budget.rounds_of(updates, pass_seconds=2))
     assert budget.rounds == rounds
     assert Budget(Tuning(epochs=6), rounds=4, stages=2).rounds == 1

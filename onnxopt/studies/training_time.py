@@ -84,6 +84,7 @@ def _all_of(budget: Budget, limit: Tuning, pass_seconds: float, updates: int, ov
         overhead: seconds of a round beside its passes.
     """
     if limit.seconds is not None:
-        return Training(limit.seconds, False, pass_seconds, max(1, min(budget.rounds, budget.rounds_of(pass_seconds))))
+        rounds = max(1, min(budget.rounds, budget.rounds_of(updates, pass_seconds)))
+        return Training(limit.seconds, False, pass_seconds, rounds)
     search = budget.rounds * (budget.stages * budget.passes(updates) * pass_seconds + overhead)
     return Training(search * (_DOUBLED if limit.is_open else 1), limit.is_open, pass_seconds, budget.rounds)

@@ -10,9 +10,9 @@ from onnxopt.spec.tuning import Tuning
 _SHORTEST = 500
 """Updates of a training, at least, where no limit is given."""
 
-_PASSES = 2
-"""Over the data, in a training, where that leaves one round at least. After less than one pass, weights are worse than
-they were, and so is where the next round begins."""
+_PASSES, _UPDATES = 2, 1500
+"""Over the data, in a training, and updates of it where seconds are given, where that leaves one round at least. After
+less than one pass, weights are worse than they were; after few updates, they are hardly better."""
 _MINUTES = 120
 """Seconds from which minutes are said."""
 
@@ -35,9 +35,10 @@ class Budget:
         self._started, self._longer = time.monotonic(), 1
         self.take(rounds if limit.epochs is None else limit.epochs // (_PASSES * stages))
 
-    def rounds_of(self, pass_seconds: float) -> int:
-        """How many there is time for, if a pass over the data takes so long."""
-        return round((self._limit.seconds or 0.0) / max(_PASSES * self.stages * pass_seconds, 1e-9))
+    def rounds_of(self, updates: int, pass_seconds: float) -> int:
+        """How many there is time for, if a pass over the data has so many updates and takes so long."""
+        passes = self.stages * max(_PASSES, _UPDATES / updates)
+        return round((self._limit.seconds or 0.0) / max(passes * pass_seconds, 1e-9))
 
     def take(self, rounds: int) -> None:
         """Divides the limit by so many rounds; by one at least."""

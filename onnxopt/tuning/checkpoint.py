@@ -18,7 +18,7 @@ from onnxopt.calibration.cache import Cache
 from onnxopt.encoding import Array
 from onnxopt.search.original import Parts
 
-_VERSION = 6
+_VERSION = 7
 """Of the contents. Increase it when a training has another state, or takes other steps."""
 
 State = Mapping[str, Array]

@@ -67,6 +67,9 @@ class Staged(Trainee):
             values = weights.stored()
         return self._work.with_tuned(values), planned(plan, values)
 
+    def forget(self) -> None:
+        """See `Trainee.forget`. Every round begins where this one did anyway."""
+
     def _fitting(
         self, plan: Plan, values: dict[str, Encoding], at: float, size: int, training: int
     ) -> tuple[Plan, float]:

@@ -2,13 +2,14 @@
 
 The search has found the slope at which the contract is just met without training. A coarser one is tuned and measured
 on samples that nothing was trained on; the next slope follows from that, as in the search itself. Every round begins
-with the weights that the one before it has found.
+with the weights of the last one that kept the contract.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, sqrt
 
 from onnxopt.build.schedule import Schedule
@@ -23,6 +24,7 @@ from onnxopt.search.original import HELD_BACK, VALIDATION, Original, Parts
 from onnxopt.search.slope import Trial
 from onnxopt.spec.contract import Contract
 from onnxopt.spec.plan import Plan
+from onnxopt.spec.promise import Promise
 from onnxopt.spec.recipes import STRONGEST
 from onnxopt.spec.tuning import Tuning
 from onnxopt.tuning.budget import Budget
@@ -123,6 +125,16 @@ def trainee(  # noqa: PLR0913 - what a `Setting` is made of
     return Quantized(work, setting) if recipe is None else Staged(work, setting, recipe)
 
 
+def keeps(promise: Promise, trial: Trial, nearer: bool) -> bool:
+    """Whether a tuned file keeps a promise. Few samples tell little of a drop, but much of a distance: a file that is
+    nearer to the original than an untuned one that keeps the promise does so, too, unless its own drop denies it.
+
+    Arguments:
+        nearer: whether it is, by more than chance.
+    """
+    return promise.safe(trial) or (nearer and not promise.failed(trial))
+
+
 @dataclass(frozen=True, slots=True)
 class _Round:
     """A tuned model."""
@@ -131,7 +143,7 @@ class _Round:
     plan: Plan
     trial: Trial
     distance: float
-    """See `Trainee.distance`; measured where one slope is enough."""
+    """See `Trainee.distance`; not measured where the contract bounds noise, and slopes are searched."""
 
 
 class _Rounds:
@@ -188,7 +200,11 @@ class _Rounds:
             return
         low, high, at = start, inf, start * self._first()
         while len(self._done) < self._began + self._budget.rounds and high / low > _NARROW:
-            low, high = (at, high) if self._is_met(self._measure(at)) else (low, at)
+            if self._is_met(self._measure(at)):
+                low = at
+            else:
+                high = at
+                self._trainee.forget()  # between coarse steps, weights are far from the finer ones that were good
             at = low * _STRIDE if high == inf else max(sqrt(low * high), high / _STRIDE)
             if self._recipe and at >= STRONGEST:
                 return
@@ -213,7 +229,7 @@ class _Rounds:
         old, new = (before.distance, now.distance) if self._once else (before.trial.size, now.trial.size)
         return new < (1 - _WORTH) * old
 
-    def _measure(self, at: float) -> Trial:
+    def _measure(self, at: float) -> _Round:
         """Tunes at a slope, and measures the file."""
         of = "" if self._budget.is_open else f" of {self._budget.rounds}"
         what = "slope" if self._recipe is None else "strength"
@@ -226,15 +242,16 @@ class _Rounds:
             work, plan = self._trainee.tune(at, self._size, advance)
         finally:
             self._noted()
-        size, found = work.try_plan(plan, self._original.validation)
-        trial = trial_of(at, size, found)
-        distance = self._trainee.distance(work, plan) if self._once else 0.0
-        self._done.append(_Round(work, plan, trial, distance))
+        size, compared = work.try_plan(plan, self._original.validation)
+        trial = trial_of(at, size, compared)
+        distance = self._trainee.distance(work, plan) if self._once or self._contract.promise else 0.0
+        found = _Round(work, plan, trial, distance)
+        self._done.append(found)
         lost = "" if trial.drop is None else f", drop {trial.likely:.3g} +- {trial.uncertainty:.2g}"
-        advance(f"{size:,} bytes, noise {slope.noise(trial):.3g}{lost}: {'kept' if self._is_met(trial) else 'missed'}")
+        advance(f"{size:,} bytes, noise {slope.noise(trial):.3g}{lost}: {'kept' if self._is_met(found) else 'missed'}")
         if self._trainee.stopped:
             raise KeyboardInterrupt
-        return trial
+        return found
 
     def _noted(self) -> None:
         """Adds what the last round has measured to the curve. Passes are counted over all trainings."""
@@ -250,22 +267,32 @@ class _Rounds:
     def _best(self, among: Sequence[_Round] | None = None) -> _Round | None:
         """Of rounds that meet the contract, the one with the smallest file or, where one slope is enough, the one that
         is nearest to the original."""
-        met = [one for one in (self._done if among is None else among) if self._is_met(one.trial)]
+        met = [one for one in (self._done if among is None else among) if self._is_met(one)]
         return min(met, key=lambda one: one.distance if self._once else one.trial.size, default=None)
 
-    def _is_met(self, trial: Trial) -> bool:
+    def _is_met(self, one: _Round) -> bool:
+        """Whether a file keeps the contract."""
         if self._size is not None:
-            return trial.size <= self._size
+            return one.trial.size <= self._size
         if not self._contract.bounded:
             return True
-        promise = self._contract.promise
-        return promise.safe(trial) if promise else slope.noise(trial) <= (self._contract.error or 0.0)
+        if (promise := self._contract.promise) is None:
+            return slope.noise(one.trial) <= (self._contract.error or 0.0)
+        return keeps(promise, one.trial, self._decided.met and self._is_nearer(one))
+
+    def _is_nearer(self, one: _Round) -> bool:
+        """Whether a file is nearer to the original than the one without tuning, by more than chance."""
+        return one.distance < (1 - self._trainee.doubt) * self._untuned
+
+    @cached_property
+    def _untuned(self) -> float:
+        """Distance of the file without tuning."""
+        return self._trainee.distance(self._work, self._decided.plan)
 
     def _is_better(self, best: _Round, kept: Trial) -> bool:
         """Whether a file is better than the one without tuning."""
         if not self._decided.met:
             return True
         if self._once:
-            before = self._trainee.distance(self._work, self._decided.plan)
-            return best.distance < (1 - self._trainee.doubt) * before
+            return self._is_nearer(best)
         return best.trial.size < kept.size

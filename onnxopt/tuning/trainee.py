@@ -133,7 +133,8 @@ class Trainee(ABC):
             for one in few:
                 self._student.gradient(one, original)
             passed = (time.monotonic() - begun) * len(self._lessons) / len(few)
-            setting.budget.take(setting.checkpoints.same("rounds", setting.budget.rounds_of(passed)))
+            rounds = setting.budget.rounds_of(len(self._lessons), passed)
+            setting.budget.take(setting.checkpoints.same("rounds", rounds))
 
     def _require_labels(self, batch: Batch, starts: Sequence[Start]) -> None:
         """Raises OnnxoptError if the data has no labels, or no output has scores for them."""
@@ -153,6 +154,10 @@ class Trainee(ABC):
 
         Returns the workspace with the values, and its plan.
         """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Lets the next round begin where the last one did."""
 
     def distance(self, work: Workspace, plan: Plan) -> float:
         """Of the outputs of a plan's file from the original's, on samples that are held back; see `Loss`."""
@@ -248,7 +253,7 @@ def _augment(work: Workspace, data: Data) -> tuple[Augment, ...]:
 
 class Quantized(Trainee):
     """The weights that the slope decides on, the scales of values in 8 bits, and the biases, slopes and parameters of
-    normalizations that stay floats. Every round begins where the one before it has ended.
+    normalizations that stay floats. Every round begins where the last one that is not forgotten has ended.
 
     Weights of which inputs look up rows stay as they are untuned, whatever the slope: what is trained makes up for the
     rows that are in the samples alone.
@@ -266,8 +271,9 @@ class Quantized(Trainee):
         slopes = [path for path, step in steps.items() if path in sites and path not in left and _is_slopes(step)]
         fixed = [path for path in steps if path in sites and path not in slopes]
         self._most = {path: _most(steps[path]) for path in slopes}
+        self._before: Mapping[str, Array] = {}
         self._values: Mapping[str, Array] = {}
-        """What the last round has found, by path."""
+        """What the last round has found, by path, and before it what it began with."""
         super().__init__(work, setting, [*slopes, *self._floats], fixed, steps)
         self.frozen |= dict.fromkeys(self._looked_up, "inputs look up its rows, and samples few of them")
 
@@ -291,8 +297,12 @@ class Quantized(Trainee):
         self._train(plan, weights, fixed, Price(at, size, measured), advance)
         if size is not None:
             cut_to(size, weights, measured)
-        self._values = weights.values()
+        self._before, self._values = self._values, weights.values()
         return self._tuned(plan, weights.stored())
+
+    def forget(self) -> None:
+        """See `Trainee.forget`."""
+        self._values = self._before
 
     def _plan(self, at: float) -> Plan:
         plan = self._work.plan(at, self._work.request.overrides)
