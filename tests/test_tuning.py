@@ -247,7 +247,7 @@ def test_a_round_that_missed_leaves_nothing_behind(
 
 @pytest.mark.parametrize(
     ("drop", "spread", "nearer", "wanted"),
-    [(0.2, 0.1, False, True), (0.4, 0.2, False, False), (0.4, 0.2, True, True), (0.8, 0.2, True, False)],
+    [(0.2, 0.1, False, True), (0.4, 0.2, False, False), (0.4, 0.2, True, True), (0.6, 0.2, True, False)],
 )
 def test_a_file_that_is_nearer_keeps_what_few_samples_cannot_show(
     drop: float, spread: float, nearer: bool, wanted: bool

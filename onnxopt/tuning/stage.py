@@ -126,13 +126,15 @@ def trainee(  # noqa: PLR0913 - what a `Setting` is made of
 
 
 def keeps(promise: Promise, trial: Trial, nearer: bool) -> bool:
-    """Whether a tuned file keeps a promise. Few samples tell little of a drop, but much of a distance: a file that is
-    nearer to the original than an untuned one that keeps the promise does so, too, unless its own drop denies it.
+    """Whether a tuned file keeps a promise. Few samples tell little of a drop, but much of a distance: where a file is
+    nearer to the original than an untuned one that keeps the promise, its drop needs to be within the bound only as it
+    is expected, and not with the confidence that is asked for.
 
     Arguments:
         nearer: whether it is, by more than chance.
     """
-    return promise.safe(trial) or (nearer and not promise.failed(trial))
+    expected = replace(trial, uncertainty=0.0)
+    return promise.safe(expected if nearer else trial)
 
 
 @dataclass(frozen=True, slots=True)
