@@ -29,6 +29,8 @@ class Ask:
 
 
 ASKS = (
+    Ask("lenet_300_100", 25, 0.0, "20epochs", "noise"),
+    Ask("lenet_300_100", 42, 0.15, "20epochs", "noise"),
     Ask("lenet_300_100", 50, 0.08, "20epochs", "noise"),
     Ask("lenet_300_100", 80, 0.2, "20epochs", "noise"),
     Ask("lenet_300_100", 130, 0.2, "20epochs", "noise"),
