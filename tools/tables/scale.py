@@ -60,6 +60,7 @@ class Ask:
 
 ASKS = (
     Ask("MiniLM-L6", "--data --effort fast", True),
+    Ask("MiniLM-L6", "--data", True),
     Ask("MiniLM-L6", "--lossless", False),
     Ask("BERT-base", "--data --effort fast", True),
     Ask("BERT-base", "--lossless", False),
