@@ -136,10 +136,8 @@ def test_a_table_goes_between_its_markers(tmp_path: Path) -> None:
         pages.rewrite(page, "", opening, closing)
 
 
-def test_a_fresh_process_has_memory_and_a_cache_of_its_own() -> None:
-    assert fresh(len, "abc") == 3
-    cached = {os.environ.get("XDG_CACHE_HOME"), *(fresh(os.getenv, "XDG_CACHE_HOME") for _ in range(2))}
-    assert len(cached) == 3
+def test_a_fresh_process_has_a_cache_of_its_own() -> None:
+    assert fresh(os.getenv, "XDG_CACHE_HOME") not in (None, os.getenv("XDG_CACHE_HOME"))
     assert fresh(downloaded) == downloaded()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def identity(file: Path) -> str:
     """Tells a compressed file, with its data, and what runs it from all others."""
     digest = hashlib.sha256(" ".join(runtime.providers_in_use()).encode())
     for part in (file, file.with_name(f"{file.name}.data")):
-        if part.is_file():
+        if os.path.isfile(part):  # noqa: PTH113 - `Path.is_file` raises an error where the name is too long
             with part.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
