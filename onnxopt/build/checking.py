@@ -148,10 +148,8 @@ class Checking:
             raise OnnxoptError(f"{self.source.path}: does not run on {name}: {first_line(error)}") from error
 
     def _measure(self, path: Path, how: str, running: Running, evaluator: Evaluator) -> None:
-        found, promise = (
-            evaluator.compare_file(identity(path), running),
-            self.contract.promise if self.contract else None,
-        )
+        found = evaluator.compare_file(identity(path), running)
+        promise = self.contract.promise if self.contract else None
         self.found = Check(self._opened[0], found)
         name = evaluator.difference(running) if self.lossless else ""
         if name and (found.error or 0.0) > _LUCK * self._own_error(evaluator):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import mmap
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -105,23 +105,6 @@ class Shelf:
                 self._files.append(_File(path))
         except OSError as error:
             raise self._fault(error) from error
-
-    def fill(self, tensors: Iterable[TensorProto], write: Callable[[BinaryIO], Mapping[str, tuple[int, int]]]) -> None:
-        """Makes a new file of what `write` writes, and the tensors that it names refer to it, in place.
-
-        Arguments:
-            write: tells where the bytes of a tensor begin and how many they are, by its name.
-
-        Raises OSError if the disk is full, and what `write` raises.
-        """
-        path = Path(self._folder.name) / f"{_PREFIX}{secrets.token_hex(8)}"
-        with path.open("wb") as file:
-            places = write(file)
-        if places:
-            self._files.append(_File(path))
-        for tensor in tensors:
-            if tensor.data_location == TensorProto.EXTERNAL and tensor.name in places:
-                _refer(tensor, path.name, *places[tensor.name])
 
     def taken(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The model with its large tensors set aside: another message, as one keeps the memory of what it has had."""

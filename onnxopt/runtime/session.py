@@ -20,13 +20,11 @@ from onnxopt.data import (
     quiet_session,
     session_options,
     spare,
-    used_in_place,
 )
 from onnxopt.errors import OnnxoptError, first_line
-from onnxopt.files.set_aside import Shelf, loadable
 from onnxopt.graph import Source, embed, foreign_domains, is_only_wrapped, open_compressed
 from onnxopt.graph.onnx_file import PAYLOAD
-from onnxopt.runtime.unpacked import set_aside, unpacked
+from onnxopt.runtime.unpacked import unpacked
 
 Providers = Sequence[str | tuple[str, dict[Any, Any]]]
 
@@ -66,18 +64,14 @@ def load(
     return _load(model if isinstance(model, bytes) else os.fspath(model), sess_options, providers)
 
 
-def load_to_compare(
-    model: str | os.PathLike[str] | bytes, in_place: bool = False, packs: bool = True
-) -> onnxruntime.InferenceSession:
+def load_to_compare(model: str | os.PathLike[str] | bytes, packs: bool = True) -> onnxruntime.InferenceSession:
     """`load`, with options that spare time and memory: its outputs are the same, and it is not to be timed.
 
     Arguments:
-        in_place: whether the outputs may differ by rounding, as kernels use weights where they are decoded to, where
-            that is possible.
         packs: see `spare`.
     """
     own = partial(session_options, sparing=True, packs=packs)
-    return _load(model if isinstance(model, bytes) else os.fspath(model), own=own, in_place=in_place)
+    return _load(model if isinstance(model, bytes) else os.fspath(model), own=own)
 
 
 def _load(
@@ -85,10 +79,9 @@ def _load(
     sess_options: onnxruntime.SessionOptions | None = None,
     providers: Providers | None = None,
     own: Callable[[], onnxruntime.SessionOptions] = session_options,
-    in_place: bool = False,
 ) -> onnxruntime.InferenceSession:
     chosen = providers_in_use() if providers is None else ()
-    session = _created(source, sess_options, chosen or providers, own, in_place)
+    session = _created(source, sess_options, chosen or providers, own)
     check_used(session, chosen)
     return session
 
@@ -98,7 +91,6 @@ def _created(
     sess_options: onnxruntime.SessionOptions | None,
     providers: Providers | None,
     own: Callable[[], onnxruntime.SessionOptions],
-    in_place: bool,
 ) -> onnxruntime.InferenceSession:
     if not _is_compressed(source):
         return onnxruntime.InferenceSession(source, sess_options or own(), providers=providers)
@@ -117,8 +109,6 @@ def _created(
             _add(providers, options)
         _register(options)
         return onnxruntime.InferenceSession(source, options)
-    if in_place and (found := set_aside(data)) is not None:
-        return _in_place(*found, own(), providers)
     with unpacked(data) as path:
         if path is not None:
             options = sess_options or own()
@@ -133,16 +123,6 @@ def _created(
         options.add_session_config_entry("onnxopt.prepared", key)
         _register(options)
         return onnxruntime.InferenceSession(inner, options, providers=providers)
-
-
-def _in_place(
-    model: bytes, shelf: Shelf, options: onnxruntime.SessionOptions, providers: Providers | None
-) -> onnxruntime.InferenceSession:
-    """A session that uses what is on the shelf."""
-    with loadable(model, options) as (content, held):
-        session = used_in_place(content, options, providers)
-    session.held = held
-    return session
 
 
 def sessions(model: str | os.PathLike[str], packs: bool = True) -> Iterator[tuple[str, onnxruntime.InferenceSession]]:

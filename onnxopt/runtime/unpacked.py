@@ -12,7 +12,6 @@ from pathlib import Path
 import onnx
 
 from onnxopt import native
-from onnxopt.files.set_aside import Shelf
 
 _SMALLEST = 16 << 20
 """Bytes of decoded weights that are worth writing files: less fits any memory twice."""
@@ -31,21 +30,6 @@ def unpacked(data: memoryview) -> Iterator[Path | None]:
     """
     with tempfile.TemporaryDirectory(prefix="onnxopt-", ignore_cleanup_errors=True) as name:
         yield _written(data, Path(name))
-
-
-def set_aside(data: memoryview) -> tuple[bytes, Shelf] | None:
-    """The inner model of a container, serialized, with its weights set aside; None where there is no room for them.
-
-    Raises ContainerError.
-    """
-    with native.Container(data) as container:
-        model = onnx.load_model_from_string(container.model)
-        try:
-            shelf = Shelf()
-            shelf.fill(model.graph.initializer, container.write)
-        except OSError:
-            return None
-    return model.SerializeToString(), shelf
 
 
 def _written(data: memoryview, folder: Path) -> Path | None:
